@@ -1,0 +1,20 @@
+//! The words and decisions of roost.
+//!
+//! Ids, validated names, domain types, limits and every decision that can be
+//! taken without looking at the outside world. Nothing here is async, does
+//! I/O, reads a clock, draws a random number or logs; a caller passes `now`
+//! and gets a value back. Only ids and names know serde: what goes over a wire
+//! or to disk lives in `roost-proto`.
+
+pub mod digest;
+pub mod error;
+pub mod id;
+pub mod image_ref;
+pub mod limits;
+pub mod machine;
+pub mod name;
+pub mod nearest;
+pub mod restart;
+pub mod rollout;
+pub mod size;
+pub mod time;

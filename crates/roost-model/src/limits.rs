@@ -1,0 +1,26 @@
+//! Bounds that more than one crate must agree on.
+
+/// Longest app name: one DNS label, short enough for prefixes in front of it.
+pub const APP_NAME_BYTES_MAX: usize = 50;
+/// Longest machine name.
+pub const MACHINE_NAME_BYTES_MAX: usize = 63;
+/// Longest secret or environment variable name.
+pub const ENV_NAME_BYTES_MAX: usize = 255;
+/// Largest secret value.
+pub const SECRET_VALUE_BYTES_MAX: usize = 64 * 1024;
+/// Most environment variables in one machine config.
+pub const ENV_VARS_MAX: usize = 1_000;
+/// Largest app configuration file.
+pub const APP_CONFIG_BYTES_MAX: usize = 256 * 1024;
+/// Most services in one machine config.
+pub const SERVICES_MAX: usize = 16;
+/// Most health checks in one machine config.
+pub const CHECKS_MAX: usize = 32;
+/// Largest JSON body of the REST API.
+pub const API_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Longest grace time between the stop signal and the kill (Fly.io: 300 s).
+pub const STOP_TIMEOUT_MAX_SECONDS: u64 = 300;
+/// Smallest machine memory.
+pub const MEMORY_MIB_MIN: u64 = 16;
+/// Largest output of one `exec` that is kept, per stream.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 1024 * 1024;

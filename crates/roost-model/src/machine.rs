@@ -1,0 +1,412 @@
+//! Machines: what one is asked to be (spec), and the states it goes through.
+//!
+//! ```text
+//!             create                 start ok
+//!   (none) ──────────▶ Created ─▶ Starting ─────▶ Started ──▶ Stopping ──▶ Stopped
+//!                                    │ ▲             │  exits by itself       │
+//!                         start fails│ │ restart     ▼                       │
+//!                                    │ └──────── (policy) ──▶ Stopped/Failed │
+//!                                    ▼                                       │
+//!                                  Failed ◀──────────────────────────────────┘
+//!   any but Destroyed ── destroy ──▶ Destroying ──▶ Destroyed
+//! ```
+//!
+//! The states and their words are those of the Machines API. `updating` is not
+//! a state here: an update writes a new version of the spec and goes through
+//! `Stopping` and `Starting`.
+
+use crate::image_ref::ImageRef;
+use crate::name::{AppName, MachineName, RegionCode};
+use crate::size::ByteSize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a machine is asked to be. Immutable: an update makes a new version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// The app it belongs to.
+    pub app: AppName,
+    /// Its name, unique within the app.
+    pub name: MachineName,
+    /// Where it runs.
+    pub region: RegionCode,
+    /// The image as the user named it; the worker pins its digest.
+    pub image: ImageRef,
+    /// What to run in it.
+    pub process: ProcessSpec,
+    /// How much it may use.
+    pub guest: Guest,
+    /// Where it takes traffic.
+    pub services: Vec<Service>,
+    /// Health checks that do not belong to a service, by name.
+    pub checks: BTreeMap<String, Check>,
+    /// Files written before start.
+    pub files: Vec<MachineFile>,
+    /// What to do when its process ends by itself.
+    pub restart: RestartPolicy,
+    /// How to stop it.
+    pub stop: StopConfig,
+    /// Whether to remove it once it has ended.
+    pub auto_destroy: bool,
+    /// Labels of the user and of the deploy (`roost_release_id`, …).
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The program of a machine; `None` means what the image says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProcessSpec {
+    /// Replaces entrypoint and command.
+    pub exec: Option<Vec<String>>,
+    /// Replaces the image's entrypoint.
+    pub entrypoint: Option<Vec<String>>,
+    /// Replaces the image's command.
+    pub cmd: Option<Vec<String>>,
+    /// Replaces the image's user: `user[:group]`, names or numbers.
+    pub user: Option<String>,
+    /// Replaces the image's working directory.
+    pub workdir: Option<String>,
+    /// Variables above the image's own.
+    pub env: BTreeMap<String, String>,
+}
+
+/// The processor class of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuKind {
+    /// A share of a core: 1/16 per CPU guaranteed, more while the host is idle.
+    Shared,
+    /// A whole core per CPU.
+    Performance,
+}
+
+/// The size of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guest {
+    /// The processor class.
+    pub cpu_kind: CpuKind,
+    /// Number of CPUs.
+    pub n_cpus: u32,
+    /// Memory.
+    pub memory: ByteSize,
+}
+
+impl Guest {
+    /// `shared-cpu-1x`: one shared CPU, 256 MiB.
+    pub const DEFAULT: Self =
+        Self { cpu_kind: CpuKind::Shared, n_cpus: 1, memory: ByteSize::mib(256) };
+
+    /// The names of the presets, smallest first.
+    pub const PRESETS: [&'static str; 14] = [
+        "shared-cpu-1x",
+        "shared-cpu-2x",
+        "shared-cpu-4x",
+        "shared-cpu-6x",
+        "shared-cpu-8x",
+        "performance-1x",
+        "performance-2x",
+        "performance-4x",
+        "performance-6x",
+        "performance-8x",
+        "performance-10x",
+        "performance-12x",
+        "performance-14x",
+        "performance-16x",
+    ];
+
+    /// The size that a preset name stands for.
+    ///
+    /// Shared presets have 256 MiB per CPU, performance presets 2 GiB.
+    pub fn preset(name: &str) -> Option<Self> {
+        if !Self::PRESETS.contains(&name) {
+            return None;
+        }
+        let (kind, rest) = match name.strip_prefix("shared-cpu-") {
+            Some(rest) => (CpuKind::Shared, rest),
+            None => (CpuKind::Performance, name.strip_prefix("performance-")?),
+        };
+        let n_cpus: u32 = rest.strip_suffix('x')?.parse().ok()?;
+        let mib_per_cpu = match kind {
+            CpuKind::Shared => 256,
+            CpuKind::Performance => 2048,
+        };
+        let memory = ByteSize::mib(mib_per_cpu * u64::from(n_cpus));
+        Some(Self { cpu_kind: kind, n_cpus, memory })
+    }
+}
+
+/// A port of a machine that takes traffic through the edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// The port the app listens on.
+    pub internal_port: u16,
+    /// What the edge speaks on this service.
+    pub protocol: ServiceProtocol,
+    /// Whether plain HTTP is answered with a redirect to HTTPS.
+    pub force_https: bool,
+    /// Whether the edge speaks HTTP/2 with prior knowledge to the app.
+    pub h2_backend: bool,
+    /// Checks that take the machine out of routing while they fail.
+    pub checks: Vec<Check>,
+}
+
+/// What the edge speaks on a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceProtocol {
+    /// HTTP by host name, on the shared HTTP and HTTPS ports.
+    Http,
+}
+
+/// A health check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// The port asked.
+    pub port: u16,
+    /// Time between two checks.
+    pub interval: Duration,
+    /// Time that one check may take.
+    pub timeout: Duration,
+    /// Time after start in which failures do not count.
+    pub grace_period: Duration,
+}
+
+/// What a health check asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A TCP connection is accepted.
+    Tcp,
+    /// A request is answered with a status of 2xx.
+    Http {
+        /// The request method.
+        method: String,
+        /// The request path, starting with a slash.
+        path: String,
+        /// Request headers.
+        headers: BTreeMap<String, String>,
+    },
+}
+
+/// A file written into a machine before it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineFile {
+    /// Absolute path in the machine.
+    pub guest_path: String,
+    /// The content.
+    pub content: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// What to do when a machine's process ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// When to restart.
+    pub when: RestartWhen,
+    /// Most restarts within the window of `restart::WINDOW` (`OnFailure` only).
+    pub retries_max: u32,
+}
+
+/// When to restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartWhen {
+    /// Never.
+    No,
+    /// After a non-zero exit code or a signal.
+    OnFailure,
+    /// After any exit.
+    Always,
+}
+
+impl RestartPolicy {
+    /// On failure, ten times within five minutes.
+    pub const DEFAULT: Self = Self { when: RestartWhen::OnFailure, retries_max: 10 };
+}
+
+/// How to stop a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopConfig {
+    /// The first signal; `None` means what the image says, else SIGINT.
+    pub signal: Option<StopSignal>,
+    /// Time between the signal and SIGKILL.
+    pub timeout: Duration,
+}
+
+impl StopConfig {
+    /// The image's signal or SIGINT, then five seconds.
+    pub const DEFAULT: Self = Self { signal: None, timeout: Duration::from_secs(5) };
+}
+
+macro_rules! signals {
+    ($($variant:ident = $number:literal $text:literal),* $(,)?) => {
+        /// A signal that a stop may begin with.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum StopSignal {
+            $(#[doc = $text] $variant),*
+        }
+
+        impl StopSignal {
+            /// All of them by name, for messages.
+            pub const NAMES: &'static [&'static str] = &[$($text),*];
+
+            /// Reads `SIGTERM`, `TERM`, `sigterm` or `15`.
+            pub fn parse(text: &str) -> Option<Self> {
+                let upper = text.trim().to_ascii_uppercase();
+                let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+                match full.as_str() {
+                    $($text => Some(Self::$variant),)*
+                    other => match other.strip_prefix("SIG").and_then(|n| n.parse::<i32>().ok()) {
+                        $(Some($number) => Some(Self::$variant),)*
+                        _ => None,
+                    },
+                }
+            }
+
+            /// The number on Linux (x86 and ARM).
+            pub fn number(self) -> i32 {
+                match self { $(Self::$variant => $number),* }
+            }
+
+            /// The name.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+    };
+}
+
+signals! {
+    Hup = 1 "SIGHUP",
+    Int = 2 "SIGINT",
+    Quit = 3 "SIGQUIT",
+    Kill = 9 "SIGKILL",
+    Usr1 = 10 "SIGUSR1",
+    Usr2 = 12 "SIGUSR2",
+    Term = 15 "SIGTERM",
+    Winch = 28 "SIGWINCH",
+    RtMin3 = 37 "SIGRTMIN+3",
+}
+
+/// Where a machine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MachineState {
+    /// Recorded, never started.
+    Created,
+    /// Being started.
+    Starting,
+    /// Its process runs.
+    Started,
+    /// Being stopped.
+    Stopping,
+    /// Not running; can be started.
+    Stopped,
+    /// Could not be started, or gave up restarting; can be started again.
+    Failed,
+    /// Being removed.
+    Destroying,
+    /// Removed; kept as a record for a while.
+    Destroyed,
+}
+
+impl MachineState {
+    /// All states.
+    pub const ALL: [Self; 8] = [
+        Self::Created,
+        Self::Starting,
+        Self::Started,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Failed,
+        Self::Destroying,
+        Self::Destroyed,
+    ];
+
+    /// The word of the Machines API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Started => "started",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Destroying => "destroying",
+            Self::Destroyed => "destroyed",
+        }
+    }
+
+    /// The state with this word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// Whether the machine has come to rest: no transition is under way.
+    pub fn is_settled(self) -> bool {
+        match self {
+            Self::Created | Self::Started | Self::Stopped | Self::Failed | Self::Destroyed => true,
+            Self::Starting | Self::Stopping | Self::Destroying => false,
+        }
+    }
+}
+
+/// How a machine's process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineExit {
+    /// The exit code, or 128 + the signal.
+    pub exit_code: i32,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// Whether the kernel ended it for using too much memory.
+    pub oom_killed: bool,
+}
+
+/// The rung of the isolation ladder that a machine runs on (design 3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// A hardened container: shared kernel, user namespace, seccomp.
+    Container,
+    /// A microVM: its own kernel.
+    Vm,
+}
+
+impl Rung {
+    /// The word in configs and statuses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Vm => "vm",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CpuKind, Guest, MachineState, StopSignal};
+    use crate::size::ByteSize;
+
+    #[test]
+    fn every_preset_has_a_size() {
+        for name in Guest::PRESETS {
+            assert!(Guest::preset(name).is_some(), "{name}");
+        }
+        let guest = Guest::preset("performance-4x").unwrap();
+        assert_eq!(guest.cpu_kind, CpuKind::Performance);
+        assert_eq!((guest.n_cpus, guest.memory), (4, ByteSize::gib(8)));
+        assert_eq!(Guest::preset("shared-cpu-3x"), None);
+    }
+
+    #[test]
+    fn every_state_reads_back() {
+        for state in MachineState::ALL {
+            assert_eq!(MachineState::parse(state.as_str()), Some(state));
+        }
+    }
+
+    #[test]
+    fn a_signal_is_read_in_all_its_spellings() {
+        for text in ["SIGTERM", "term", "TERM", "15", "sigterm"] {
+            assert_eq!(StopSignal::parse(text), Some(StopSignal::Term), "{text}");
+        }
+        assert_eq!(StopSignal::parse("SIGRTMIN+3"), Some(StopSignal::RtMin3));
+        assert_eq!(StopSignal::parse("SIGNOPE"), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! Rolling deploys as a pure plan.

@@ -1,0 +1,14 @@
+//! What crosses a boundary: JSON of the REST API, log records, the shim's
+//! control messages, and the traits by which services call each other.
+//!
+//! Wire types are not domain types: each has an explicit conversion to
+//! `roost-model`, which is where validation happens. Fields are only added;
+//! their meaning never changes in place.
+
+pub mod duration;
+pub mod logs;
+pub mod machine_config;
+pub mod rest;
+pub mod shim;
+pub mod traffic;
+pub mod worker;

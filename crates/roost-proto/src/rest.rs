@@ -1,0 +1,489 @@
+//! JSON of the REST API under `/v1`.
+//!
+//! Names and shapes follow the Machines API of Fly.io where it has them;
+//! releases, deployments, builds and logs are roost's own.
+
+use crate::machine_config::{ConfigFault, MachineConfig};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// Header by which a client makes a repeated `POST` harmless.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Header of each answer that names the request.
+pub const REQUEST_ID: &str = "roost-request-id";
+
+/// Every error answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What happened and why, in one sentence.
+    pub error: String,
+    /// A stable code with a page in `docs/errors/`.
+    pub code: String,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Each thing that is wrong with the body, for code `invalid-request`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<ConfigFault>,
+    /// The request, for `roostd`'s log.
+    #[serde(default)]
+    pub request_id: String,
+}
+
+/// `POST /v1/apps`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateAppRequest {
+    /// The app's name; `name` is accepted too.
+    #[serde(alias = "name")]
+    pub app_name: String,
+    /// The organisation; only `personal` exists.
+    #[serde(default)]
+    pub org_slug: Option<String>,
+}
+
+/// An app.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct App {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `pending` (never deployed), `deployed` or `suspended` (no machine runs).
+    pub status: String,
+    /// Number of machines.
+    pub machine_count: u64,
+    /// Number of the current release, once there is one.
+    #[serde(default)]
+    pub current_release: Option<u64>,
+    /// Where it answers, best first.
+    pub urls: Vec<String>,
+    /// When it was created, milliseconds since the epoch.
+    pub created_at: u64,
+}
+
+/// `GET /v1/apps`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppList {
+    /// Number of apps.
+    pub total_apps: u64,
+    /// The apps by name.
+    pub apps: Vec<App>,
+}
+
+/// `POST /v1/apps/{app}/machines`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateMachineRequest {
+    /// What the machine should be.
+    pub config: MachineConfig,
+    /// Its name; generated when absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Where; the node's own region when absent.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Record it without starting it.
+    #[serde(default)]
+    pub skip_launch: bool,
+}
+
+/// `POST /v1/apps/{app}/machines/{id}`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateMachineRequest {
+    /// What the machine should be from now on: replaces the whole config.
+    pub config: MachineConfig,
+    /// The `instance_id` that the caller has seen; another one is a conflict.
+    #[serde(default)]
+    pub current_version: Option<String>,
+    /// Write the new version without (re)starting.
+    #[serde(default)]
+    pub skip_launch: bool,
+}
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Machine {
+    /// Its id: 14 hex digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The app.
+    pub app: String,
+    /// `created`, `starting`, `started`, `stopping`, `stopped`, `failed`, `destroying`, `destroyed`.
+    pub state: String,
+    /// Why it is in that state, when there is something to say.
+    #[serde(default)]
+    pub state_reason: Option<String>,
+    /// Its region.
+    pub region: String,
+    /// The id of this version of its config.
+    pub instance_id: String,
+    /// Its private IPv6 address.
+    pub private_ip: String,
+    /// Its private IPv4 address.
+    pub private_ipv4: String,
+    /// The image it runs.
+    pub image_ref: MachineImage,
+    /// What it should be.
+    pub config: MachineConfig,
+    /// The rung of the isolation ladder: `container` or `vm`.
+    pub isolation: String,
+    /// Process id of its first process on the node, while it runs.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Health checks.
+    pub checks: Vec<MachineCheck>,
+    /// Whether new traffic is kept from it.
+    pub cordoned: bool,
+    /// The newest events, newest first (in answers about one machine).
+    #[serde(default)]
+    pub events: Vec<MachineEvent>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub updated_at: String,
+}
+
+/// The image of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MachineImage {
+    /// The registry named in the reference, if any.
+    #[serde(default)]
+    pub registry: Option<String>,
+    /// The repository.
+    pub repository: String,
+    /// The tag, if any.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// Digest of the manifest, once resolved.
+    #[serde(default)]
+    pub digest: Option<String>,
+}
+
+/// A health check's last result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MachineCheck {
+    /// Its name.
+    pub name: String,
+    /// `passing`, `warning` (not decided yet) or `critical`.
+    pub status: String,
+    /// What it saw.
+    pub output: String,
+    /// RFC 3339.
+    pub updated_at: String,
+}
+
+/// Something that happened to a machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MachineEvent {
+    /// Position in the machine's history.
+    pub seq: u64,
+    /// `launch`, `start`, `stop`, `exit`, `restart`, `update`, `destroy`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The state after it.
+    pub status: String,
+    /// Who asked: `user` or `worker`.
+    pub source: String,
+    /// Milliseconds since the epoch.
+    pub timestamp: u64,
+    /// Details; `exit_event` for type `exit`.
+    #[schema(value_type = Object)]
+    pub request: serde_json::Value,
+}
+
+/// `POST …/start`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct StartResponse {
+    /// The state before.
+    pub previous_state: String,
+    /// Always false: machines do not move yet.
+    pub migrated: bool,
+}
+
+/// `POST …/stop`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StopRequest {
+    /// The first signal; the config's own when absent.
+    pub signal: Option<String>,
+    /// Seconds or Go-style text between the signal and SIGKILL.
+    #[schema(value_type = Option<String>)]
+    pub timeout: Option<serde_json::Value>,
+}
+
+/// Answers that say nothing but yes.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OkResponse {
+    /// Always true.
+    pub ok: bool,
+}
+
+/// `POST …/exec`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// The same as one line, split by shell-word rules; not together with `command`.
+    #[serde(default)]
+    pub cmd: Option<String>,
+    /// Text for its standard input.
+    #[serde(default)]
+    pub stdin: Option<String>,
+    /// Seconds it may run; 30 by default, at most 600.
+    #[serde(default)]
+    pub timeout: Option<u64>,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ExecResponse {
+    /// Its exit code, or 128 + the signal.
+    pub exit_code: i32,
+    /// Its standard output; bytes that are not UTF-8 are replaced.
+    pub stdout: String,
+    /// Its standard error; bytes that are not UTF-8 are replaced.
+    pub stderr: String,
+    /// Whether output was cut.
+    #[serde(default)]
+    pub truncated: bool,
+}
+
+/// `POST /v1/apps/{app}/deployments`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateDeploymentRequest {
+    /// The machine config of the new release; `image` is required in it.
+    pub config: MachineConfig,
+    /// How many machines to run; the number that run now, or 1, when absent.
+    #[serde(default)]
+    pub count: Option<u32>,
+    /// Most machines replaced at once: a number from 1, or a fraction below 1; 0.33 by default.
+    #[serde(default)]
+    pub max_unavailable: Option<f64>,
+    /// Seconds that each machine may take to become healthy; 300 by default.
+    #[serde(default)]
+    pub wait_timeout: Option<u64>,
+    /// Text for the release list.
+    #[serde(default)]
+    pub description: Option<String>,
+}
+
+/// `POST /v1/apps/{app}/rollback`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The release to go back to; the one before the current when absent.
+    pub version: Option<u64>,
+}
+
+/// A release: an immutable image and config.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Release {
+    /// Its id.
+    pub id: String,
+    /// Its number within the app, from 1.
+    pub version: u64,
+    /// The image as the user named it.
+    pub image: String,
+    /// The digest it was pinned to.
+    #[serde(default)]
+    pub image_digest: Option<String>,
+    /// `pending`, `running`, `succeeded`, `failed` (undone).
+    pub status: String,
+    /// Whether it is the one that serves.
+    pub current: bool,
+    /// Text given with it.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// The config.
+    pub config: MachineConfig,
+    /// Milliseconds since the epoch.
+    pub created_at: u64,
+}
+
+/// The act of moving to a release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Deployment {
+    /// Its id.
+    pub id: String,
+    /// The app.
+    pub app: String,
+    /// The release it moves to.
+    pub release: u64,
+    /// `pending`, `running`, `undoing`, `succeeded`, `failed`.
+    pub status: String,
+    /// What went wrong, on one screen, when it failed.
+    #[serde(default)]
+    pub error: Option<DeploymentError>,
+    /// What happened so far, oldest first.
+    pub steps: Vec<DeploymentStep>,
+    /// Where the app answers.
+    pub urls: Vec<String>,
+    /// Milliseconds since the epoch.
+    pub created_at: u64,
+    /// Milliseconds since the epoch, when it ended.
+    #[serde(default)]
+    pub finished_at: Option<u64>,
+}
+
+/// Why a deployment failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentError {
+    /// A stable code.
+    pub code: String,
+    /// What happened and why.
+    pub message: String,
+    /// What to do next.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// The machine that failed, if one did.
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// Its last log lines.
+    #[serde(default)]
+    pub log_tail: Vec<String>,
+    /// The sockets it listened on, when its port did not answer.
+    #[serde(default)]
+    pub listening: Vec<String>,
+}
+
+/// One step of a deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentStep {
+    /// Position, from 1.
+    pub seq: u64,
+    /// `plan`, `create`, `start`, `healthy`, `shift`, `drain`, `stop`, `undo`, `retire`, …
+    pub name: String,
+    /// The machine it is about, if one.
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// `started`, `done`, `failed`.
+    pub status: String,
+    /// A sentence for people.
+    pub message: String,
+    /// Milliseconds since the epoch.
+    pub at: u64,
+}
+
+/// A secret as it can be seen: never its value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Secret {
+    /// Its name.
+    pub name: String,
+    /// The start of a keyed hash of its value: equal values look equal.
+    pub digest: String,
+    /// Milliseconds since the epoch.
+    pub created_at: u64,
+    /// Milliseconds since the epoch.
+    pub updated_at: u64,
+}
+
+/// `GET /v1/apps/{app}/secrets`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SecretList {
+    /// The secrets by name.
+    pub secrets: Vec<Secret>,
+    /// Grows with each change.
+    pub version: u64,
+}
+
+/// `POST /v1/apps/{app}/secrets`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetSecretsRequest {
+    /// Values by name; `null` removes.
+    pub values: BTreeMap<String, Option<String>>,
+}
+
+/// The answer to a finished build (the last line of its progress stream).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum BuildEvent {
+    /// A line of the build's output or progress.
+    Progress {
+        /// A sentence for people.
+        message: String,
+    },
+    /// The image is in the built-in registry.
+    Done {
+        /// The reference to deploy, with its digest.
+        image: String,
+        /// Compressed size of its layers.
+        size_bytes: u64,
+    },
+    /// The build failed.
+    Failed {
+        /// What and why.
+        error: ErrorBody,
+    },
+}
+
+/// `POST /v1/apps/{app}/builds`: how to build, as the query `plan` (JSON); the body is a tar of the folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum BuildPlan {
+    /// A static site: the folder `root` is served on port 8080.
+    Static {
+        /// Folder within the upload.
+        root: String,
+    },
+    /// One static executable.
+    Binary {
+        /// File within the upload.
+        path: String,
+        /// Arguments.
+        #[serde(default)]
+        args: Vec<String>,
+    },
+    /// A Dockerfile, built with buildah on the node.
+    Dockerfile {
+        /// File within the upload.
+        dockerfile: String,
+        /// Build arguments.
+        #[serde(default)]
+        args: BTreeMap<String, String>,
+        /// The stage to stop at.
+        #[serde(default)]
+        target: Option<String>,
+    },
+}
+
+/// `GET /v1/token`: who the caller is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TokenInfo {
+    /// The token's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it may do: `admin`.
+    pub scope: String,
+    /// Milliseconds since the epoch.
+    pub created_at: u64,
+}
+
+/// `GET /v1/node`: what this platform is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NodeInfo {
+    /// Version of `roostd`.
+    pub version: String,
+    /// The node's region.
+    pub region: String,
+    /// The isolation rung in use.
+    pub isolation: String,
+    /// The domains under which every app has a name.
+    pub domains: Vec<String>,
+    /// The edge's HTTP port.
+    pub http_port: u16,
+    /// The edge's HTTPS port.
+    pub https_port: u16,
+    /// Number of machines that run.
+    pub machines_running: u64,
+    /// Host and port of the built-in registry.
+    pub registry: String,
+}

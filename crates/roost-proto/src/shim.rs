@@ -1,0 +1,1 @@
+//! Control messages between the worker and the shim of one machine.

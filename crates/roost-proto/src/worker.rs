@@ -1,0 +1,311 @@
+//! The worker's interface: what the API may ask of the owner of machines.
+//!
+//! Today it is called in-process; its shape is that of an RPC: whole values
+//! in, whole values out, a request id for repetition, no shared state. The
+//! worker has the last word: it may refuse anything with a reason.
+
+use async_trait::async_trait;
+use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, Retry};
+use roost_model::id::{InstanceId, MachineId};
+use roost_model::machine::{MachineExit, MachineSpec, MachineState, Rung, StopSignal};
+use roost_model::name::AppName;
+use roost_model::time::Timestamp;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// Environment variables from secrets. `Debug` hides the values.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SecretEnv(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for SecretEnv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// A request for a new machine.
+#[derive(Debug, Clone)]
+pub struct CreateMachine {
+    /// Repeating a request with the same id returns the machine of the first; chosen by the caller.
+    pub request_id: String,
+    /// What it should be.
+    pub spec: MachineSpec,
+    /// Secrets of the app, put above the spec's environment.
+    pub secrets: SecretEnv,
+    /// Whether to start it at once.
+    pub launch: Launch,
+}
+
+/// Whether a new machine is started at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Launch {
+    /// Record and start.
+    Start,
+    /// Record only.
+    Skip,
+}
+
+/// A request to replace a machine's spec.
+#[derive(Debug, Clone)]
+pub struct UpdateMachine {
+    /// The version that the caller has seen; another one is a conflict.
+    pub current_version: Option<InstanceId>,
+    /// The new spec; app, name and region must be those of the old one.
+    pub spec: MachineSpec,
+    /// Secrets of the app.
+    pub secrets: SecretEnv,
+    /// Whether to (re)start it with the new spec.
+    pub launch: Launch,
+}
+
+/// A machine as the worker sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineStatus {
+    /// Its id.
+    pub id: MachineId,
+    /// The id of this version of its spec.
+    pub instance_id: InstanceId,
+    /// What it should be.
+    pub spec: MachineSpec,
+    /// Where it is in its life.
+    pub state: MachineState,
+    /// Why it is in that state, for people, when there is something to say.
+    pub state_reason: Option<String>,
+    /// Digest of the image manifest it runs, once resolved.
+    pub image_digest: Option<String>,
+    /// Its private IPv4 address.
+    pub private_ipv4: Ipv4Addr,
+    /// Its private IPv6 address.
+    pub private_ipv6: Ipv6Addr,
+    /// The rung of the isolation ladder.
+    pub rung: Rung,
+    /// The process id of its first process on the host, while it runs.
+    pub pid: Option<u32>,
+    /// Its health checks and their last results.
+    pub checks: Vec<CheckStatus>,
+    /// Whether new traffic is kept from it.
+    pub cordoned: bool,
+    /// The last end of its process.
+    pub last_exit: Option<MachineExit>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When its state or spec last changed.
+    pub updated_at: Timestamp,
+}
+
+/// The last result of one health check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckStatus {
+    /// Its name; service checks are named `servicecheck-<idx>-<kind>-<port>`.
+    pub name: String,
+    /// The result.
+    pub result: CheckResult,
+    /// What the check saw, for people.
+    pub output: String,
+    /// When it last ran or changed.
+    pub updated_at: Timestamp,
+}
+
+/// The result of a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckResult {
+    /// It has not passed or failed yet (grace period).
+    Waiting,
+    /// The last run passed.
+    Passing,
+    /// The last run failed.
+    Critical,
+}
+
+/// Something that happened to a machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MachineEvent {
+    /// Position in the machine's history, growing.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// What: `launch`, `start`, `stop`, `exit`, `restart`, `update`, `destroy`, `cordon`, `adopt`, …
+    pub kind: String,
+    /// The state after it.
+    pub state: MachineState,
+    /// Who asked: `user`, `worker`.
+    pub source: String,
+    /// Details for people and programs.
+    pub detail: serde_json::Value,
+}
+
+/// What to wait for.
+#[derive(Debug, Clone)]
+pub struct WaitFor {
+    /// Any of these states.
+    pub states: Vec<MachineState>,
+    /// Of this version only.
+    pub instance_id: Option<InstanceId>,
+    /// For how long; at most 60 s.
+    pub timeout: Duration,
+}
+
+/// A command to run in a machine.
+#[derive(Debug, Clone)]
+pub struct ExecCommand {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Bytes for its standard input.
+    pub stdin: Vec<u8>,
+    /// For how long it may run.
+    pub timeout: Duration,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutcome {
+    /// Its exit code, or 128 + the signal.
+    pub exit_code: i32,
+    /// Its standard output, cut at `EXEC_OUTPUT_BYTES_MAX`.
+    pub stdout: Vec<u8>,
+    /// Its standard error, cut at `EXEC_OUTPUT_BYTES_MAX`.
+    pub stderr: Vec<u8>,
+    /// Whether output was cut.
+    pub truncated: bool,
+}
+
+/// A socket that a machine listens on: for "wrong port" diagnoses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListeningSocket {
+    /// `tcp` or `tcp6`.
+    pub protocol: String,
+    /// Address and port, such as `127.0.0.1:3000` or `[::]:80`.
+    pub address: std::net::SocketAddr,
+    /// The name of the process, when known.
+    pub process: Option<String>,
+}
+
+/// Why the worker did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// No such machine.
+    #[error("machine {0} does not exist")]
+    NotFound(MachineId),
+    /// The machine's state or version forbids it.
+    #[error("{0}")]
+    Conflict(String),
+    /// The request is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// The image could not be had or cannot run here.
+    #[error("{message}")]
+    Image {
+        /// What is wrong with which image.
+        message: String,
+        /// The error's own code.
+        code: ErrorCode,
+        /// Whether trying again may help.
+        retry: Retry,
+    },
+    /// The machine could not be started.
+    #[error("start machine {machine}: {reason}")]
+    Start {
+        /// The machine.
+        machine: MachineId,
+        /// Why.
+        reason: String,
+    },
+    /// The wait ended before the state was reached.
+    #[error("machine {machine} is {state}, not {wanted}, after {seconds} s")]
+    WaitTimeout {
+        /// The machine.
+        machine: MachineId,
+        /// Its state now.
+        state: &'static str,
+        /// What was waited for.
+        wanted: String,
+        /// How long.
+        seconds: u64,
+    },
+    /// No room for another machine.
+    #[error("this node has no room: {0}")]
+    NoCapacity(String),
+    /// The worker itself failed.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Classify for WorkerError {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::NotFound(_) => Blame::Caller(CallerFault::NotFound),
+            Self::Conflict(_) | Self::WaitTimeout { .. } => Blame::Caller(CallerFault::Conflict),
+            Self::Invalid(_) => Blame::Caller(CallerFault::Invalid),
+            Self::Image { .. } => Blame::Caller(CallerFault::Invalid),
+            Self::Start { .. } | Self::NoCapacity(_) => Blame::Environment,
+            Self::Internal(_) => Blame::Internal,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::NotFound(_) | Self::Conflict(_) | Self::Invalid(_) => Retry::Never,
+            Self::Image { retry, .. } => *retry,
+            Self::NoCapacity(_) => Retry::ElsewhereNow,
+            Self::Start { .. } | Self::WaitTimeout { .. } | Self::Internal(_) => Retry::Backoff,
+        }
+    }
+
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound(_) => ErrorCode("machine-not-found"),
+            Self::Conflict(_) => ErrorCode("machine-conflict"),
+            Self::Invalid(_) => ErrorCode("machine-invalid"),
+            Self::Image { code, .. } => *code,
+            Self::Start { .. } => ErrorCode("machine-start-failed"),
+            Self::WaitTimeout { .. } => ErrorCode("wait-timeout"),
+            Self::NoCapacity(_) => ErrorCode("no-capacity"),
+            Self::Internal(_) => ErrorCode("internal"),
+        }
+    }
+}
+
+/// The owner of the machines of one node.
+///
+/// Every method may be called again after a lost answer. Dropping a future
+/// changes nothing: the worker carries a begun action to its end by itself.
+#[async_trait]
+pub trait WorkerApi: Send + Sync + 'static {
+    /// Records a machine and, if asked, begins to start it.
+    ///
+    /// Returns once the machine is recorded; `wait` tells when it runs.
+    async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError>;
+    /// Replaces the spec; a running machine is restarted with it.
+    async fn update_machine(&self, id: &MachineId, request: UpdateMachine) -> Result<MachineStatus, WorkerError>;
+    /// One machine.
+    async fn machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
+    /// All machines, or those of one app; destroyed ones are left out.
+    async fn machines(&self, app: Option<&AppName>) -> Result<Vec<MachineStatus>, WorkerError>;
+    /// Begins to start it; starting a started machine is nothing.
+    async fn start_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
+    /// Begins to stop it: withdraw, drain, signal, time-out, kill.
+    async fn stop_machine(
+        &self,
+        id: &MachineId,
+        signal: Option<StopSignal>,
+        timeout: Option<Duration>,
+    ) -> Result<MachineStatus, WorkerError>;
+    /// Stops and starts it.
+    async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
+    /// Sends a signal to its first process.
+    async fn signal_machine(&self, id: &MachineId, signal: StopSignal) -> Result<(), WorkerError>;
+    /// Removes it. A machine that runs is refused unless `force`, which stops it first.
+    async fn destroy_machine(&self, id: &MachineId, force: bool) -> Result<(), WorkerError>;
+    /// Takes it out of routing, or puts it back.
+    async fn set_cordoned(&self, id: &MachineId, cordoned: bool) -> Result<MachineStatus, WorkerError>;
+    /// Waits for a state.
+    async fn wait_machine(&self, id: &MachineId, wait: WaitFor) -> Result<MachineStatus, WorkerError>;
+    /// Its history, newest first, at most `limit`.
+    async fn machine_events(&self, id: &MachineId, limit: usize) -> Result<Vec<MachineEvent>, WorkerError>;
+    /// Runs a command in it.
+    async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError>;
+    /// The sockets it listens on.
+    async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, WorkerError>;
+}

@@ -1,0 +1,7 @@
+//! The plumbing that every service uses: supervised tasks, the clock, files
+//! whose errors name the path, log set-up, shutdown.
+
+pub mod clock;
+pub mod fs;
+pub mod tasks;
+pub mod telemetry;
