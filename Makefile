@@ -1,0 +1,68 @@
+# Two commands do everything: `make up` and `make test`. See README.md.
+
+SHELL := /bin/bash
+TARGET ?= $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+DATA_DIR ?= $(CURDIR)/.roost
+UP_FLAGS ?=
+GUEST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+GUEST_DIR := $(TARGET)/$(GUEST_TRIPLE)/guest
+# roostd needs root for namespaces, mounts, cgroups and nftables.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help setup setup-tests guest build up down test lint bench release clean
+
+help:
+	@echo "make up       build, start a one-node platform, deploy the example, print its URL"
+	@echo "make down     stop it and remove every trace (keeps the build)"
+	@echo "make test     every check and every test"
+	@echo "make lint     format, tidy, clippy, docs: warnings are errors"
+	@echo "make bench    ratios against named peers"
+	@echo "make release  an archive with the programs in dist/"
+
+setup:
+	@scripts/setup
+
+setup-tests:
+	@scripts/setup --tests
+
+# Programs that are put into images: one static executable each.
+guest:
+	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --locked --profile guest \
+		--target $(GUEST_TRIPLE) -p roost-serve -p hello
+	@mkdir -p examples/hello/dist
+	@cp $(GUEST_DIR)/hello examples/hello/dist/hello.new && mv examples/hello/dist/hello.new examples/hello/dist/hello
+
+build: setup guest
+	@echo "build: release programs (the first time takes some minutes)"
+	@cargo build --locked --release -p roostd -p roost-cli -p roost-shim
+	@cp $(GUEST_DIR)/roost-serve $(TARGET)/release/roost-serve.new && mv $(TARGET)/release/roost-serve.new $(TARGET)/release/roost-serve
+
+up: build
+	@$(SUDO) $(TARGET)/release/roost up --data-dir $(DATA_DIR) --deploy examples/hello $(UP_FLAGS)
+
+down:
+	@$(SUDO) $(TARGET)/release/roost down --data-dir $(DATA_DIR) --yes
+
+lint:
+	@cargo xtask ci
+
+# Clippy and docs first, then debug programs for the end-to-end tests, then all tests.
+test: setup-tests
+	@cargo xtask ci
+	@$(MAKE) --no-print-directory guest
+	@cargo build --locked --workspace
+	@cp $(GUEST_DIR)/roost-serve $(TARGET)/debug/roost-serve.new && mv $(TARGET)/debug/roost-serve.new $(TARGET)/debug/roost-serve
+	@$(SUDO) env "PATH=$$PATH" cargo test --locked --workspace
+
+bench: build setup-tests
+	@$(SUDO) env "PATH=$$PATH" scripts/bench $(TARGET)/release
+
+release: build
+	@rm -rf dist && mkdir -p dist/roost
+	@cp $(TARGET)/release/{roostd,roost,roost-shim,roost-serve} LICENSE README.md dist/roost/
+	@tar --sort=name --owner=0 --group=0 --numeric-owner -C dist -czf dist/roost-$(GUEST_TRIPLE).tar.gz roost
+	@(cd dist && sha256sum roost-$(GUEST_TRIPLE).tar.gz | tee SHA256SUMS)
+
+clean:
+	@cargo clean
+	@rm -rf dist examples/hello/dist
