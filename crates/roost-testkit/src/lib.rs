@@ -1,1 +1,12 @@
-//! placeholder
+//! What tests share: a whole platform from the real programs, images made on
+//! the spot, waiting for conditions, a simulated worker.
+//!
+//! A dev-dependency only; nothing of it ships.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+pub mod images;
+pub mod platform;
+pub mod program;
+pub mod wait;

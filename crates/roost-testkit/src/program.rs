@@ -1,0 +1,68 @@
+//! Finding and running the real programs.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// The folder with the programs of this build: `target/debug`.
+pub fn build_dir() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    // target/debug/deps/e2e-0123 → target/debug
+    test.ancestors().nth(2).expect("tests lie in target/<profile>/deps").to_owned()
+}
+
+/// The root of the checkout.
+pub fn checkout() -> PathBuf {
+    let crate_dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    crate_dir.ancestors().nth(2).expect("crates/roost-testkit lies in the checkout").to_owned()
+}
+
+/// A program of this build; panics with the remedy when it was not built.
+pub fn built(name: &str) -> PathBuf {
+    let path = build_dir().join(name);
+    assert!(path.exists(), "{} is missing: run `make test`, or `make guest` and `cargo build`", path.display());
+    path
+}
+
+/// Why end-to-end tests cannot run here; `None` when they can.
+pub fn why_not() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("not root: machines need namespaces, mounts and cgroups".into());
+    }
+    ["nft", "skopeo", "mmdebstrap"]
+        .into_iter()
+        .find(|name| find_in_path(name).is_none())
+        .map(|name| format!("`{name}` is not installed: run `scripts/setup --tests`"))
+}
+
+/// Looks a program up as a shell would.
+pub fn find_in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(name))
+        .find(|candidate| candidate.exists())
+}
+
+/// Runs a command to its end; panics with its output when it fails.
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?} failed: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Returns from the test with a printed reason when it cannot run here.
+#[macro_export]
+macro_rules! skip_unless_possible {
+    () => {
+        if let Some(reason) = $crate::program::why_not() {
+            println!("skipped: {reason}");
+            return;
+        }
+    };
+}
