@@ -1,0 +1,103 @@
+//! The command line of `roostd`.
+
+use clap::{Args, Parser, Subcommand};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// The node daemon of roost: owns machines, proxies traffic, serves the API.
+///
+/// `roost up` starts it in the background; a service manager runs it as `roostd run`.
+#[derive(Debug, Parser)]
+#[command(name = "roostd", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the node in the foreground until SIGTERM or SIGINT. Machines outlive it.
+    Run(Box<RunArgs>),
+    /// Checks what this host can do.
+    Doctor(DoctorArgs),
+    /// Stops the daemon and removes its machines, devices, rules, mounts and cgroups.
+    Teardown(TeardownArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    /// Everything the node keeps: databases, images, logs, keys.
+    #[arg(long, default_value = "/var/lib/roost")]
+    pub(crate) data_dir: PathBuf,
+    /// Address the edge and the API listen on; loopback only unless said otherwise.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) listen: IpAddr,
+    /// Port of the REST API and the built-in registry.
+    #[arg(long, default_value_t = 4280)]
+    pub(crate) api_port: u16,
+    /// Port of the edge for HTTP.
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) http_port: u16,
+    /// Port of the edge for HTTPS.
+    #[arg(long, default_value_t = 8443)]
+    pub(crate) https_port: u16,
+    /// A domain under which each app answers as APP.DOMAIN; may be repeated.
+    #[arg(long = "domain")]
+    pub(crate) domains: Vec<String>,
+    /// The node's public address: adds a domain that encodes it, and listens on every address.
+    #[arg(long)]
+    pub(crate) public_ip: Option<IpAddr>,
+    /// The wildcard DNS zone that the name for --public-ip is made under.
+    #[arg(long, default_value = "sslip.io")]
+    pub(crate) wildcard_zone: String,
+    /// The region of this node.
+    #[arg(long, default_value = "local")]
+    pub(crate) region: String,
+    /// The container runtime: `library`, or the path of an OCI runtime such as /usr/sbin/runc.
+    #[arg(long, default_value = "library")]
+    pub(crate) runtime: String,
+    /// The shim program; beside roostd when absent.
+    #[arg(long)]
+    pub(crate) shim: Option<PathBuf>,
+    /// The file server for static sites; beside roostd when absent.
+    #[arg(long)]
+    pub(crate) serve: Option<PathBuf>,
+    /// Registries (HOST or HOST:PORT) that are spoken to in plain HTTP; loopback always is.
+    #[arg(long = "insecure-registry")]
+    pub(crate) insecure_registries: Vec<String>,
+    /// Most bytes of images kept, such as 20GiB; what machines and releases need is always kept.
+    #[arg(long, default_value = "20GiB")]
+    pub(crate) images_max: String,
+    /// Log filter, such as `info` or `roost_edge=debug,info`.
+    #[arg(long, default_value = "info")]
+    pub(crate) log: String,
+    /// Write the log as JSON lines.
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DoctorArgs {
+    /// The data directory whose disk is looked at.
+    #[arg(long, default_value = "/var/lib/roost")]
+    pub(crate) data_dir: PathBuf,
+    /// Ports that must be free, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) ports: Vec<u16>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TeardownArgs {
+    /// The data directory of the node.
+    #[arg(long, default_value = "/var/lib/roost")]
+    pub(crate) data_dir: PathBuf,
+    /// Keep the data directory: databases, images and logs.
+    #[arg(long)]
+    pub(crate) keep_data: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

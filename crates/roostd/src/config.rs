@@ -1,0 +1,218 @@
+//! The configuration of a node: checked and complete, every fault at once.
+
+use crate::args::RunArgs;
+use anyhow::{Context as _, Result, bail};
+use roost_host::instance::InstanceTag;
+use roost_model::name::RegionCode;
+use roost_model::size::ByteSize;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// What a node runs with.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeConfig {
+    pub(crate) paths: NodePaths,
+    pub(crate) tag: InstanceTag,
+    pub(crate) region: RegionCode,
+    pub(crate) api: Vec<SocketAddr>,
+    pub(crate) http: Vec<SocketAddr>,
+    pub(crate) https: Vec<SocketAddr>,
+    /// Best first: the first one is shown to users.
+    pub(crate) domains: Vec<String>,
+    pub(crate) runtime: RuntimeChoice,
+    pub(crate) shim: PathBuf,
+    pub(crate) serve: PathBuf,
+    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) images_max: ByteSize,
+}
+
+/// Which container runtime starts machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RuntimeChoice {
+    /// The library inside the shim.
+    Library,
+    /// An OCI runtime program.
+    External(PathBuf),
+}
+
+/// Where a node keeps what.
+#[derive(Debug, Clone)]
+pub(crate) struct NodePaths {
+    /// The data directory itself, absolute.
+    pub(crate) data: PathBuf,
+    /// Sockets and records of what runs; empty after a reboot.
+    pub(crate) run: PathBuf,
+}
+
+impl NodePaths {
+    /// The paths of the node with this data directory, which is made if missing.
+    pub(crate) fn of(data_dir: &Path) -> Result<(Self, InstanceTag)> {
+        roost_runtime::fs::ensure_dir(data_dir)?;
+        let data = std::fs::canonicalize(data_dir)
+            .with_context(|| format!("resolve the data directory {}", data_dir.display()))?;
+        let tag = InstanceTag::of(&data);
+        // Not under the data directory: socket paths have at most 107 bytes.
+        let run = PathBuf::from(format!("/run/roost-{tag}"));
+        Ok((Self { data, run }, tag))
+    }
+
+    pub(crate) fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+    pub(crate) fn machines(&self) -> PathBuf {
+        self.data.join("machines")
+    }
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.data.join("logs")
+    }
+    pub(crate) fn builds(&self) -> PathBuf {
+        self.data.join("builds")
+    }
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.data.join("ca")
+    }
+    pub(crate) fn sealing_key(&self) -> PathBuf {
+        self.data.join("sealing.key")
+    }
+    pub(crate) fn control_db(&self) -> PathBuf {
+        self.data.join("control.db")
+    }
+    pub(crate) fn admin_token(&self) -> PathBuf {
+        self.data.join("admin-token")
+    }
+    pub(crate) fn network(&self) -> PathBuf {
+        self.data.join("network.json")
+    }
+    pub(crate) fn pid(&self) -> PathBuf {
+        self.data.join("roostd.pid")
+    }
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.data.join("roostd.lock")
+    }
+    pub(crate) fn facts(&self) -> PathBuf {
+        self.data.join("roostd.json")
+    }
+}
+
+impl NodeConfig {
+    /// Checks the command line and fills in what it leaves open.
+    pub(crate) fn from_args(args: &RunArgs) -> Result<Self> {
+        let (paths, tag) = NodePaths::of(&args.data_dir)?;
+        let mut faults = Vec::new();
+        let mut domains = Vec::new();
+        for domain in &args.domains {
+            match check_domain(domain) {
+                Ok(domain) => domains.push(domain),
+                Err(problem) => faults.push(problem),
+            }
+        }
+        if let Some(ip) = args.public_ip {
+            domains.push(encoded_name(ip, &args.wildcard_zone));
+        }
+        domains.push("localhost".into());
+        let region = RegionCode::parse(&args.region).map_err(|error| faults.push(error.to_string())).ok();
+        let images_max = ByteSize::parse(&args.images_max);
+        if images_max.is_none() {
+            faults.push(format!("--images-max `{}` is not a size such as 20GiB", args.images_max));
+        }
+        let runtime = match args.runtime.as_str() {
+            "library" => RuntimeChoice::Library,
+            path => RuntimeChoice::External(find_program(path, "--runtime", &mut faults)),
+        };
+        let shim = sibling(args.shim.as_deref(), "roost-shim", "--shim", &mut faults)?;
+        let serve = sibling(args.serve.as_deref(), "roost-serve", "--serve", &mut faults)?;
+        let (Some(region), Some(images_max), true) = (region, images_max, faults.is_empty()) else {
+            bail!("the configuration has faults:\n  {}", faults.join("\n  "));
+        };
+        let listen = match args.public_ip {
+            Some(_) if args.listen.is_loopback() => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            _ => args.listen,
+        };
+        Ok(Self {
+            paths,
+            tag,
+            region,
+            api: addresses(args.listen, args.api_port),
+            http: addresses(listen, args.http_port),
+            https: addresses(listen, args.https_port),
+            domains,
+            runtime,
+            shim,
+            serve,
+            insecure_registries: args.insecure_registries.clone(),
+            images_max,
+        })
+    }
+}
+
+/// IPv4 loopback brings IPv6 loopback with it, since browsers resolve `*.localhost` to both.
+fn addresses(ip: IpAddr, port: u16) -> Vec<SocketAddr> {
+    let mut addresses = vec![SocketAddr::new(ip, port)];
+    if ip == IpAddr::V4(Ipv4Addr::LOCALHOST) && port != 0 {
+        addresses.push(SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), port));
+    }
+    addresses
+}
+
+/// `203-0-113-7.ZONE`: a name that leads to the address without any set-up.
+fn encoded_name(ip: IpAddr, zone: &str) -> String {
+    let encoded = ip.to_string().replace(['.', ':'], "-");
+    // An address that begins or ends with a colon would give a label that does so with a dash.
+    let encoded = encoded.trim_matches('-').to_owned();
+    format!("{encoded}.{}", zone.trim_matches('.'))
+}
+
+fn check_domain(domain: &str) -> Result<String, String> {
+    let name = domain.trim_end_matches('.').to_ascii_lowercase();
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.len() <= 190 && name.split('.').all(is_label) {
+        Ok(name)
+    } else {
+        Err(format!("--domain `{domain}` is not a domain name such as apps.example.com"))
+    }
+}
+
+fn find_program(path: &str, flag: &str, faults: &mut Vec<String>) -> PathBuf {
+    let path = PathBuf::from(path);
+    if !path.is_absolute() || !path.exists() {
+        faults.push(format!("{flag} `{}` is not the absolute path of a program", path.display()));
+    }
+    path
+}
+
+/// A program given by flag, or the one beside this program.
+fn sibling(given: Option<&Path>, name: &str, flag: &str, faults: &mut Vec<String>) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(find_program(&path.to_string_lossy(), flag, faults));
+    }
+    let own = std::env::current_exe().context("find out where roostd lies")?;
+    let path = own.with_file_name(name);
+    if !path.exists() {
+        faults.push(format!("`{}` is missing; give its path with {flag}", path.display()));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{check_domain, encoded_name};
+
+    #[test]
+    fn the_name_of_an_address_encodes_it() {
+        assert_eq!(encoded_name("203.0.113.7".parse().unwrap(), "sslip.io"), "203-0-113-7.sslip.io");
+        assert_eq!(encoded_name("2001:db8::1".parse().unwrap(), "sslip.io"), "2001-db8--1.sslip.io");
+    }
+
+    #[test]
+    fn domains_are_checked_and_lower_cased() {
+        assert_eq!(check_domain("Apps.Example.COM.").as_deref(), Ok("apps.example.com"));
+        for bad in ["", "a b", "-a.com", "a..b", "http://x"] {
+            assert!(check_domain(bad).is_err(), "{bad}");
+        }
+    }
+}
