@@ -1,0 +1,223 @@
+//! The writer of one machine's log segments. Synchronous: it lives in the shim.
+//!
+//! A line is one `write` to a file opened for appending, so a reader sees
+//! whole lines within the time of a system call, and a crash can at most
+//! leave an unfinished last line, which readers ignore and the next writer
+//! cuts away. A writer holds a lock on its segment: a second writer for the
+//! same machine (a new shim while the old one ends, the worker's own remarks)
+//! takes a segment of its own, and readers merge them by time.
+//!
+//! When the disk is full lines are dropped and counted, and the first write
+//! that succeeds again is preceded by a system record that says how many.
+
+pub use crate::limits::LogLimits;
+pub use crate::line::LogIdentity;
+use crate::line::record_of;
+use crate::segment::{repair, segment_path, segments};
+use roost_proto::logs::{LogRecord, LogStream};
+use roost_runtime::clock;
+use roost_runtime::fs::{FileError, IoContext as _, ensure_dir};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// The logs of a machine could not be opened for writing.
+#[derive(Debug, thiserror::Error)]
+#[error("open the logs in {}", dir.display())]
+pub struct OpenLogError {
+    /// The machine's log directory.
+    pub dir: PathBuf,
+    /// Why.
+    #[source]
+    pub source: FileError,
+}
+
+/// A line could not be written, for another reason than a full disk. It is counted as dropped.
+#[derive(Debug, thiserror::Error)]
+#[error("write a log line")]
+pub struct WriteLogError(#[source] FileError);
+
+/// Writes the log lines of one machine.
+#[derive(Debug)]
+pub struct LogWriter {
+    dir: PathBuf,
+    identity: LogIdentity,
+    limits: LogLimits,
+    segment: OpenSegment,
+    n_dropped: u64,
+}
+
+#[derive(Debug)]
+struct OpenSegment {
+    number: u64,
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl LogWriter {
+    /// Opens the newest segment in `dir`, repaired when a crash left half a
+    /// line in it, or begins a new one. Makes the directory.
+    pub fn open(
+        dir: &Path,
+        identity: LogIdentity,
+        limits: LogLimits,
+    ) -> Result<Self, OpenLogError> {
+        let segment = open_segment(dir, limits).map_err(|source| OpenLogError {
+            dir: dir.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            identity,
+            limits,
+            segment,
+            n_dropped: 0,
+        })
+    }
+
+    /// Writes one line; its line ending is left out.
+    ///
+    /// A full disk is no error: the line is dropped and counted.
+    pub fn write_line(&mut self, stream: LogStream, line: &[u8]) -> Result<(), WriteLogError> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let record = self.record(stream, line);
+        let result = self.append_dropped().and_then(|()| self.append(&record));
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.n_dropped = self.n_dropped.saturating_add(1);
+                if error.is_no_space() {
+                    Ok(())
+                } else {
+                    Err(WriteLogError(error))
+                }
+            }
+        }
+    }
+
+    /// How many lines were dropped and not yet reported in the log.
+    pub fn n_dropped(&self) -> u64 {
+        self.n_dropped
+    }
+
+    fn record(&self, stream: LogStream, line: &[u8]) -> LogRecord {
+        record_of(
+            &self.identity,
+            clock::now(),
+            stream,
+            line,
+            self.limits.line_bytes_max,
+        )
+    }
+
+    fn append_dropped(&mut self) -> Result<(), FileError> {
+        if self.n_dropped == 0 {
+            return Ok(());
+        }
+        let message = format!(
+            "{} log lines were dropped: they could not be written",
+            self.n_dropped
+        );
+        let record = self.record(LogStream::System, message.as_bytes());
+        self.append(&record)?;
+        self.n_dropped = 0;
+        Ok(())
+    }
+
+    fn append(&mut self, record: &LogRecord) -> Result<(), FileError> {
+        let mut text = serde_json::to_vec(record)
+            .map_err(io::Error::other)
+            .on("encode a line for", &self.dir)?;
+        text.push(b'\n');
+        if self.segment.bytes >= self.limits.segment_bytes {
+            self.segment = begin_segment(&self.dir, self.segment.number + 1, self.limits)?;
+        }
+        let OpenSegment {
+            path, file, bytes, ..
+        } = &mut self.segment;
+        if let Err(error) = file.write_all(&text) {
+            // Part of it may have been written. Should this fail as well, the
+            // next line ends the torn one, and readers skip what is no record.
+            if file.set_len(*bytes).is_err() {
+                drop(file.write_all(b"\n"));
+                *bytes = file.metadata().map_or(*bytes, |metadata| metadata.len());
+            }
+            return Err(error).on("write", path);
+        }
+        *bytes += u64::try_from(text.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+}
+
+/// Continues the newest segment when no other writer holds it and it has room.
+fn open_segment(dir: &Path, limits: LogLimits) -> Result<OpenSegment, FileError> {
+    ensure_dir(dir)?;
+    let Some(newest) = segments(dir)?.pop() else {
+        return begin_segment(dir, 0, limits);
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .open(&newest.path)
+        .on("open", &newest.path)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => return begin_segment(dir, newest.number + 1, limits),
+        Err(TryLockError::Error(error)) => return Err(error).on("lock", &newest.path),
+        Ok(()) => {}
+    }
+    let bytes = repair(&file, &newest.path)?;
+    if bytes >= limits.segment_bytes {
+        return begin_segment(dir, newest.number + 1, limits);
+    }
+    Ok(OpenSegment {
+        number: newest.number,
+        path: newest.path,
+        file,
+        bytes,
+    })
+}
+
+/// Makes a segment with the first free number from `number`, and removes those beyond the count.
+fn begin_segment(dir: &Path, mut number: u64, limits: LogLimits) -> Result<OpenSegment, FileError> {
+    let (path, file) = loop {
+        let path = segment_path(dir, number);
+        match OpenOptions::new().append(true).create_new(true).open(&path) {
+            // Another writer took the number.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => ensure_dir(dir)?,
+            file => break (path.clone(), file.on("create", &path)?),
+        }
+    };
+    match file.try_lock() {
+        // Somebody looks at it for removal or continuation: it is ours all the same.
+        Ok(()) | Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(error)) => return Err(error).on("lock", &path),
+    }
+    remove_old_segments(dir, limits.segments_max)?;
+    Ok(OpenSegment {
+        number,
+        path,
+        file,
+        bytes: 0,
+    })
+}
+
+fn remove_old_segments(dir: &Path, segments_max: usize) -> Result<(), FileError> {
+    let found = segments(dir)?;
+    let n_old = found.len().saturating_sub(segments_max.max(1));
+    for segment in &found[..n_old] {
+        let Ok(file) = File::open(&segment.path) else {
+            continue;
+        };
+        // One that a writer holds is still written to.
+        if file.try_lock().is_ok() {
+            roost_runtime::fs::ensure_no_file(&segment.path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
