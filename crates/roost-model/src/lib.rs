@@ -6,7 +6,9 @@
 //! and gets a value back. Only ids and names know serde: what goes over a wire
 //! or to disk lives in `roost-proto`.
 
+pub mod app_config;
 pub mod digest;
+pub mod duration;
 pub mod error;
 pub mod id;
 pub mod image_ref;

@@ -1,0 +1,633 @@
+//! From a checked tree to an [`AppConfig`]: values, ranges and what belongs together.
+//!
+//! Values of the wrong kind were reported before; here they read as absent.
+
+use super::tree::{Node, Value};
+use super::walk::fraction;
+use super::{
+    AppConfig, BuildSection, CheckSection, DeploySection, FileSection, FileSource, Findings,
+    RestartSection, ServiceSection, VmSection,
+};
+use crate::duration::parse_go_duration;
+use crate::limits;
+use crate::machine::{Guest, StopSignal};
+use crate::name::{AppName, check_env_name};
+use crate::size::ByteSize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The one process group that roost runs.
+const GROUP: &str = "app";
+/// The port of a service that names none (Fly.io: 8080).
+const INTERNAL_PORT_DEFAULT: u16 = 8080;
+
+/// What an integer duration counts.
+#[derive(Clone, Copy)]
+enum Unit {
+    Seconds,
+    Milliseconds,
+}
+
+pub(super) fn app_config(root: &Node, findings: &mut Findings) -> AppConfig {
+    let app = text(root, "app");
+    if let (Some(name), Some(node)) = (&app, root.get("app"))
+        && let Err(error) = AppName::parse(name)
+    {
+        findings.error(node.line, "app", error.problem);
+    }
+    let experimental = root.get("experimental");
+    let in_experimental = |key| experimental.and_then(|table| command(table, key));
+    let kill_timeout = duration(root, "kill_timeout", Unit::Seconds)
+        .or_else(|| experimental.and_then(|table| duration(table, "kill_timeout", Unit::Seconds)));
+    if let (Some(timeout), Some(node)) = (kill_timeout, root.get("kill_timeout"))
+        && timeout > Duration::from_secs(limits::STOP_TIMEOUT_MAX_SECONDS)
+    {
+        findings.error(node.line, "kill_timeout", "is longer than 300 s");
+    }
+    AppConfig {
+        app,
+        primary_region: text(root, "primary_region"),
+        kill_signal: kill_signal(root, findings),
+        kill_timeout,
+        build: build(root, findings),
+        deploy: deploy(root, findings),
+        env: env(root, findings),
+        process: process(root, findings),
+        services: services(root, findings),
+        checks: checks(root, findings),
+        vm: vm(root, findings),
+        restart: restart(root, findings),
+        files: files(root, findings),
+        cmd: in_experimental("cmd"),
+        entrypoint: in_experimental("entrypoint"),
+        exec: in_experimental("exec"),
+    }
+}
+
+fn text(table: &Node, key: &str) -> Option<String> {
+    table.get(key)?.text().map(str::to_owned)
+}
+
+fn flag(table: &Node, key: &str) -> bool {
+    table.get(key).and_then(Node::boolean).unwrap_or(false)
+}
+
+fn command(table: &Node, key: &str) -> Option<Vec<String>> {
+    let node = table.get(key)?;
+    node.texts()
+        .or_else(|| shell_words::split(node.text()?).ok())
+}
+
+fn duration(table: &Node, key: &str, unit: Unit) -> Option<Duration> {
+    match &table.get(key)?.value {
+        Value::Text(text) => parse_go_duration(text),
+        Value::Integer(number) => {
+            let number = u64::try_from(*number).ok()?;
+            Some(match unit {
+                Unit::Seconds => Duration::from_secs(number),
+                Unit::Milliseconds => Duration::from_millis(number),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The items of `[[key]]`, each with its path for people.
+fn tables<'a>(table: &'a Node, key: &str) -> Vec<(String, &'a Node)> {
+    let Some(node) = table.get(key) else {
+        return Vec::new();
+    };
+    let is_list = matches!(node.value, Value::List(_));
+    let name = |idx| {
+        if is_list {
+            format!("{key}[{idx}]")
+        } else {
+            key.to_owned()
+        }
+    };
+    node.items()
+        .iter()
+        .enumerate()
+        .map(|(idx, item)| (name(idx), item))
+        .collect()
+}
+
+/// A number within a range, or a fault.
+fn number<T: TryFrom<i64>>(
+    table: &Node,
+    key: &str,
+    path: &str,
+    range: (i64, i64),
+    findings: &mut Findings,
+) -> Option<T> {
+    let node = table.get(key)?;
+    let value = node.integer()?;
+    if !(range.0..=range.1).contains(&value) {
+        findings.error(
+            node.line,
+            format!("{path}{key}"),
+            format!(
+                "must be between {} and {}, but is {value}",
+                range.0, range.1
+            ),
+        );
+        return None;
+    }
+    T::try_from(value).ok()
+}
+
+fn kill_signal(root: &Node, findings: &mut Findings) -> Option<StopSignal> {
+    let node = root.get("kill_signal")?;
+    let signal = StopSignal::parse(node.text()?);
+    if signal.is_none() {
+        let known = StopSignal::NAMES.join(", ");
+        findings.error(node.line, "kill_signal", format!("must be one of {known}"));
+    }
+    signal
+}
+
+fn build(root: &Node, findings: &mut Findings) -> BuildSection {
+    let Some(table) = root.get("build") else {
+        return BuildSection::default();
+    };
+    let mut section = BuildSection {
+        image: text(table, "image"),
+        dockerfile: text(table, "dockerfile"),
+        ignorefile: text(table, "ignorefile"),
+        target: text(table, "build-target"),
+        static_root: text(table, "static"),
+        binary: text(table, "binary"),
+        ..BuildSection::default()
+    };
+    for (key, path) in [
+        ("dockerfile", &section.dockerfile),
+        ("ignorefile", &section.ignorefile),
+        ("static", &section.static_root),
+        ("binary", &section.binary),
+    ] {
+        if path
+            .as_ref()
+            .is_some_and(|path| path.starts_with('/') || path.split('/').any(|part| part == ".."))
+        {
+            findings.error(
+                line_of(table, key),
+                format!("build.{key}"),
+                "must be a path inside the app's folder",
+            );
+        }
+    }
+    let methods = [
+        &section.image,
+        &section.dockerfile,
+        &section.static_root,
+        &section.binary,
+    ];
+    if methods.iter().filter(|method| method.is_some()).count() > 1 {
+        let problem = "names more than one way to get an image; keep one of image, dockerfile, static, binary";
+        findings.error(table.line, "build", problem);
+    }
+    if let Some(args) = table.get("args") {
+        match (&args.value, section.binary.is_some()) {
+            (Value::Table(_), false) => section.args = scalars(table, "args"),
+            (Value::List(_), true) => match args.texts() {
+                Some(texts) => section.binary_args = texts,
+                None => findings.error(args.line, "build.args", "must be a list of text"),
+            },
+            (_, true) => findings.error(
+                args.line,
+                "build.args",
+                "must be a list of text: the arguments of `build.binary`",
+            ),
+            (_, false) => findings.error(
+                args.line,
+                "build.args",
+                "must be a table of build arguments",
+            ),
+        }
+    }
+    section
+}
+
+fn line_of(table: &Node, key: &str) -> usize {
+    table.get(key).map_or(table.line, |node| node.line)
+}
+
+fn deploy(root: &Node, findings: &mut Findings) -> DeploySection {
+    let Some(table) = root.get("deploy") else {
+        return DeploySection::default();
+    };
+    if let Some(node) = table.get("strategy")
+        && let Some(strategy) = node.text()
+    {
+        match strategy {
+            "rolling" => {}
+            "immediate" | "canary" | "bluegreen" => findings.warn(
+                node.line,
+                "deploy.strategy",
+                format!(
+                    "`{strategy}` is not supported yet: the deploy is rolling, start before stop"
+                ),
+            ),
+            _ => findings.error(
+                node.line,
+                "deploy.strategy",
+                "must be one of rolling, immediate, canary, bluegreen",
+            ),
+        }
+    }
+    DeploySection {
+        count: number(table, "count", "deploy.", (0, 1000), findings),
+        max_unavailable: table.get("max_unavailable").and_then(fraction),
+        wait_timeout: duration(table, "wait_timeout", Unit::Seconds),
+        release_command: command(table, "release_command").filter(|words| !words.is_empty()),
+    }
+}
+
+fn scalars(table: &Node, key: &str) -> BTreeMap<String, String> {
+    let Some(node) = table.get(key) else {
+        return BTreeMap::new();
+    };
+    match &node.value {
+        Value::List(items) => items
+            .iter()
+            .filter_map(|item| Some((text(item, "name")?, item.get("value")?.scalar_text()?)))
+            .collect(),
+        _ => node
+            .entries()
+            .iter()
+            .filter_map(|entry| Some((entry.key.clone(), entry.node.scalar_text()?)))
+            .collect(),
+    }
+}
+
+fn env(root: &Node, findings: &mut Findings) -> BTreeMap<String, String> {
+    for entry in root.get("env").map_or(&[][..], Node::entries) {
+        if let Err(error) = check_env_name("variable name", &entry.key) {
+            findings.error(entry.line, format!("env.{}", error.text), error.problem);
+        }
+    }
+    scalars(root, "env")
+}
+
+fn process(root: &Node, findings: &mut Findings) -> Option<Vec<String>> {
+    let table = root.get("processes")?;
+    if let Some(other) = table.entries().iter().find(|entry| entry.key != GROUP) {
+        let problem =
+            "is refused: several process groups are not supported yet; only the group `app` runs";
+        findings.error(other.line, "processes", problem);
+    }
+    let node = table.get(GROUP)?;
+    match shell_words::split(node.text()?) {
+        Ok(words) => (!words.is_empty()).then_some(words),
+        Err(_) => {
+            findings.error(node.line, "processes.app", "has a quote that is not closed");
+            None
+        }
+    }
+}
+
+/// `processes = [...]` of a section may only name the one group.
+fn check_groups(table: &Node, path: &str, findings: &mut Findings) {
+    let Some(node) = table.get("processes") else {
+        return;
+    };
+    if let Some(other) = node
+        .texts()
+        .unwrap_or_default()
+        .iter()
+        .find(|name| *name != GROUP)
+    {
+        let problem = format!("names the group `{other}`, but only the group `app` runs");
+        findings.error(node.line, format!("{path}.processes"), problem);
+    }
+}
+
+fn services(root: &Node, findings: &mut Findings) -> Vec<ServiceSection> {
+    let mut services = Vec::new();
+    if let Some(table) = root.get("http_service")
+        && matches!(table.value, Value::Table(_))
+    {
+        service_rules(table, "http_service", findings);
+        let h2_backend = table
+            .get("http_options")
+            .is_some_and(|options| flag(options, "h2_backend"));
+        let mut checks = Vec::new();
+        for (path, item) in tables(table, "checks") {
+            checks.push(check(item, &format!("http_service.{path}"), true, findings));
+        }
+        services.push(ServiceSection {
+            internal_port: internal_port(table, "http_service.", findings),
+            force_https: flag(table, "force_https"),
+            h2_backend,
+            checks,
+        });
+    }
+    for (path, table) in tables(root, "services") {
+        if !matches!(table.value, Value::Table(_)) {
+            continue;
+        }
+        service_rules(table, &path, findings);
+        services.push(tcp_service(table, &path, findings));
+    }
+    if services.len() > limits::SERVICES_MAX {
+        let line = line_of(root, "services");
+        findings.error(
+            line,
+            "services",
+            format!("has more than {} services", limits::SERVICES_MAX),
+        );
+    }
+    services
+}
+
+fn internal_port(table: &Node, path: &str, findings: &mut Findings) -> u16 {
+    number(table, "internal_port", path, (1, 65_535), findings).unwrap_or(INTERNAL_PORT_DEFAULT)
+}
+
+fn service_rules(table: &Node, path: &str, findings: &mut Findings) {
+    check_groups(table, path, findings);
+    if let Some(node) = table.get("auto_stop_machines") {
+        let path = format!("{path}.auto_stop_machines");
+        match (node.text(), node.boolean()) {
+            (Some("off"), _) | (_, Some(false)) => {}
+            (Some("stop" | "suspend"), _) | (_, Some(true)) => {
+                findings.warn(
+                    node.line,
+                    path,
+                    "machines do not stop without traffic yet: they run all the time",
+                );
+            }
+            _ => findings.error(node.line, path, "must be \"off\", \"stop\" or \"suspend\""),
+        }
+    }
+}
+
+fn tcp_service(table: &Node, path: &str, findings: &mut Findings) -> ServiceSection {
+    if let Some(node) = table.get("protocol")
+        && let Some(protocol) = node.text()
+        && protocol != "tcp"
+    {
+        let problem = format!("is refused: `{protocol}` services are not supported yet; use tcp");
+        findings.error(node.line, format!("{path}.protocol"), problem);
+    }
+    let (mut force_https, mut h2_backend) = (false, false);
+    for (port_path, port) in tables(table, "ports") {
+        let port_path = format!("{path}.{port_path}");
+        let handlers = port
+            .get("handlers")
+            .and_then(Node::texts)
+            .unwrap_or_default();
+        let mut sorted: Vec<&str> = handlers.iter().map(String::as_str).collect();
+        sorted.sort_unstable();
+        let number = port.get("port").and_then(Node::integer);
+        let fits = match number {
+            Some(80) => sorted == ["http"],
+            Some(443) => sorted == ["http", "tls"],
+            _ => false,
+        };
+        if !fits {
+            let problem = "is refused: only port 80 with handlers [\"http\"] and port 443 with [\"tls\", \"http\"] are supported";
+            findings.error(port.line, port_path, problem);
+        }
+        force_https |= flag(port, "force_https");
+        h2_backend |= port
+            .get("http_options")
+            .is_some_and(|options| flag(options, "h2_backend"));
+    }
+    let mut checks = Vec::new();
+    for (key, is_http) in [("tcp_checks", false), ("http_checks", true)] {
+        for (check_path, item) in tables(table, key) {
+            // Old generators leave empty check tables behind.
+            if !item.entries().is_empty() {
+                checks.push(check(
+                    item,
+                    &format!("{path}.{check_path}"),
+                    is_http,
+                    findings,
+                ));
+            }
+        }
+    }
+    let internal_port = internal_port(table, &format!("{path}."), findings);
+    ServiceSection {
+        internal_port,
+        force_https,
+        h2_backend,
+        checks,
+    }
+}
+
+fn check(table: &Node, path: &str, is_http: bool, findings: &mut Findings) -> CheckSection {
+    if let Some(node) = table.get("protocol")
+        && let Some(protocol) = node.text()
+        && protocol != "http"
+    {
+        let problem = "is refused: checks speak plain HTTP to the app; use \"http\"";
+        findings.error(node.line, format!("{path}.protocol"), problem);
+    }
+    let section = CheckSection {
+        is_http,
+        port: number(table, "port", &format!("{path}."), (1, 65_535), findings),
+        interval: duration(table, "interval", Unit::Milliseconds),
+        timeout: duration(table, "timeout", Unit::Milliseconds),
+        grace_period: duration(table, "grace_period", Unit::Milliseconds),
+        method: text(table, "method").map(|method| method.to_ascii_uppercase()),
+        path: text(table, "path"),
+        headers: scalars(table, "headers"),
+    };
+    if section
+        .interval
+        .is_some_and(|interval| interval < Duration::from_secs(1))
+    {
+        findings.error(
+            line_of(table, "interval"),
+            format!("{path}.interval"),
+            "is shorter than 1 s",
+        );
+    }
+    if section
+        .timeout
+        .is_some_and(|timeout| timeout.is_zero() || timeout > Duration::from_secs(60))
+    {
+        findings.error(
+            line_of(table, "timeout"),
+            format!("{path}.timeout"),
+            "is not between 1 ms and 60 s",
+        );
+    }
+    if section
+        .path
+        .as_ref()
+        .is_some_and(|path| !path.starts_with('/'))
+    {
+        findings.error(
+            line_of(table, "path"),
+            format!("{path}.path"),
+            "must start with a slash",
+        );
+    }
+    section
+}
+
+fn checks(root: &Node, findings: &mut Findings) -> BTreeMap<String, CheckSection> {
+    let fallback = root
+        .get("http_service")
+        .map(|table| internal_port(table, "http_service.", &mut Findings::default()));
+    let mut checks = BTreeMap::new();
+    for entry in root.get("checks").map_or(&[][..], Node::entries) {
+        let path = format!("checks.{}", entry.key);
+        let table = &entry.node;
+        if table.entries().is_empty() {
+            continue;
+        }
+        check_groups(table, &path, findings);
+        let is_http = match table.get("type").map(Node::text) {
+            Some(Some("http")) => true,
+            Some(Some("tcp")) => false,
+            _ => {
+                findings.error(
+                    line_of(table, "type"),
+                    format!("{path}.type"),
+                    "must be \"http\" or \"tcp\"",
+                );
+                false
+            }
+        };
+        let mut section = check(table, &path, is_http, findings);
+        section.port = section.port.or(fallback);
+        if section.port.is_none() {
+            findings.error(entry.line, format!("{path}.port"), "is missing");
+        }
+        checks.insert(entry.key.clone(), section);
+    }
+    checks
+}
+
+fn vm(root: &Node, findings: &mut Findings) -> Option<VmSection> {
+    let items = tables(root, "vm");
+    for (path, item) in items.iter().skip(1) {
+        findings.error(
+            item.line,
+            path.clone(),
+            "is one too many: there is only one process group",
+        );
+    }
+    let (path, table) = items.into_iter().next()?;
+    check_groups(table, &path, findings);
+    if let Some(node) = table.get("size")
+        && let Some(size) = node.text()
+        && Guest::preset(size).is_none()
+    {
+        let known = Guest::PRESETS.join(", ");
+        findings.error(
+            node.line,
+            format!("{path}.size"),
+            format!("must be one of {known}"),
+        );
+    }
+    if let Some(node) = table.get("persist_rootfs")
+        && node.text().is_some_and(|text| text != "never")
+    {
+        let problem = "is refused: the root file system does not outlive a machine yet, so data would be lost; only \"never\"";
+        findings.error(node.line, format!("{path}.persist_rootfs"), problem);
+    }
+    let cpu_kind = text(table, "cpu_kind");
+    if cpu_kind
+        .as_ref()
+        .is_some_and(|kind| kind != "shared" && kind != "performance")
+    {
+        findings.error(
+            line_of(table, "cpu_kind"),
+            format!("{path}.cpu_kind"),
+            "must be \"shared\" or \"performance\"",
+        );
+    }
+    let prefix = format!("{path}.");
+    let mib = number(table, "memory_mb", &prefix, (16, 131_072), findings).map(ByteSize::mib);
+    let memory = mib.or_else(|| memory(table));
+    if let Some(memory) = memory
+        && !(limits::MEMORY_MIB_MIN..=131_072).contains(&memory.as_mib())
+    {
+        findings.error(
+            line_of(table, "memory"),
+            format!("{path}.memory"),
+            "is not between 16 MiB and 128 GiB",
+        );
+    }
+    let cpus = number(table, "cpus", &prefix, (1, 16), findings);
+    Some(VmSection {
+        size: text(table, "size"),
+        memory,
+        cpus,
+        cpu_kind,
+    })
+}
+
+/// An integer counts megabytes, and so does text without a unit.
+fn memory(table: &Node) -> Option<ByteSize> {
+    let node = table.get("memory")?;
+    match node.integer() {
+        Some(mib) => u64::try_from(mib)
+            .ok()
+            .filter(|mib| *mib <= 1 << 30)
+            .map(ByteSize::mib)
+            .or(Some(ByteSize(u64::MAX))),
+        None => ByteSize::parse(node.text()?),
+    }
+}
+
+fn restart(root: &Node, findings: &mut Findings) -> Option<RestartSection> {
+    let items = tables(root, "restart");
+    for (path, item) in &items {
+        check_groups(item, path, findings);
+    }
+    // The last one that matches wins, as in flyctl; all match the one group.
+    let (path, table) = items.into_iter().next_back()?;
+    let policy = match table.get("policy").map(Node::text) {
+        Some(Some("never" | "no")) => "no",
+        Some(Some("always")) => "always",
+        None | Some(Some("on-failure")) => "on-failure",
+        _ => {
+            let problem = "must be one of always, never, on-failure";
+            findings.error(line_of(table, "policy"), format!("{path}.policy"), problem);
+            "no"
+        }
+    };
+    let retries = number(table, "retries", &format!("{path}."), (0, 10_000), findings);
+    Some(RestartSection {
+        policy: policy.to_owned(),
+        retries,
+    })
+}
+
+fn files(root: &Node, findings: &mut Findings) -> Vec<FileSection> {
+    let mut files = Vec::new();
+    for (path, table) in tables(root, "files") {
+        check_groups(table, &path, findings);
+        let guest_path = text(table, "guest_path").unwrap_or_default();
+        if !guest_path.starts_with('/') || guest_path.split('/').any(|part| part == "..") {
+            let line = line_of(table, "guest_path");
+            findings.error(
+                line,
+                format!("{path}.guest_path"),
+                "must be an absolute path without `..`",
+            );
+        }
+        let source = match (text(table, "raw_value"), text(table, "local_path")) {
+            (Some(text), None) => FileSource::Text(text),
+            (None, Some(local)) => FileSource::LocalPath(local),
+            // A secret was refused already; do not report the same item twice.
+            _ if table.get("secret_name").is_some() => continue,
+            _ => {
+                findings.error(
+                    table.line,
+                    path,
+                    "needs exactly one of raw_value and local_path",
+                );
+                continue;
+            }
+        };
+        files.push(FileSection { guest_path, source });
+    }
+    files
+}

@@ -1,0 +1,273 @@
+//! What the app configuration promises.
+
+use super::keys::{ALIASES, KEYS, Status, rule};
+use super::{AppConfig, ConfigErrors, ConfigWarning, FileSource, parse};
+use crate::size::ByteSize;
+use proptest::prelude::*;
+use std::time::Duration;
+
+fn ok(text: &str) -> (AppConfig, Vec<ConfigWarning>) {
+    parse(text, "roost.toml").unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn bad(text: &str) -> ConfigErrors {
+    parse(text, "roost.toml").expect_err("the file has faults")
+}
+
+/// Every key of the reference of fly.toml, by its path without brackets.
+const REFERENCE: &str = "
+app primary_region kill_signal kill_timeout swap_size_mb console_command host_dedication_id machine_config
+container machine_checks
+build.image build.dockerfile build.ignorefile build.build-target build.args build.builder build.buildpacks
+build.builtin build.settings build.compose build.compression build.compression_level
+deploy.strategy deploy.max_unavailable deploy.wait_timeout deploy.release_command deploy.release_command_timeout
+deploy.release_command_vm deploy.seed_command
+env processes
+http_service.internal_port http_service.force_https http_service.auto_stop_machines
+http_service.auto_start_machines http_service.min_machines_running http_service.processes
+http_service.concurrency http_service.http_options http_service.tls_options http_service.checks
+http_service.machine_checks
+http_service.http_options.idle_timeout http_service.http_options.headers_read_timeout
+http_service.http_options.compress http_service.http_options.h2_backend http_service.http_options.response
+http_service.http_options.replay_cache
+services.protocol services.internal_port services.auto_stop_machines services.auto_start_machines
+services.min_machines_running services.processes services.ports services.concurrency
+services.ports.port services.ports.start_port services.ports.end_port services.ports.handlers
+services.ports.force_https services.ports.http_options services.ports.tls_options
+services.ports.proxy_proto_options
+services.tcp_checks services.http_checks services.machine_checks
+services.tcp_checks.grace_period services.tcp_checks.interval services.tcp_checks.timeout
+services.http_checks.grace_period services.http_checks.interval services.http_checks.timeout
+services.http_checks.method services.http_checks.path services.http_checks.protocol
+services.http_checks.tls_skip_verify services.http_checks.tls_server_name services.http_checks.headers
+http_service.checks.grace_period http_service.checks.interval http_service.checks.timeout
+http_service.checks.method http_service.checks.path http_service.checks.protocol
+http_service.checks.tls_skip_verify http_service.checks.tls_server_name http_service.checks.headers
+checks.*.grace_period checks.*.interval checks.*.timeout checks.*.method checks.*.path checks.*.protocol
+checks.*.tls_skip_verify checks.*.tls_server_name checks.*.headers checks.*.port checks.*.type
+checks.*.processes
+mounts
+vm.size vm.memory vm.memory_mb vm.cpus vm.cpu_kind vm.gpu_kind vm.gpus vm.kernel_args vm.host_dedication_id
+vm.persist_rootfs vm.processes
+restart.policy restart.retries restart.processes
+metrics statics
+files.guest_path files.raw_value files.local_path files.secret_name files.processes
+experimental.cmd experimental.entrypoint experimental.exec experimental.machine_config experimental.container
+experimental.auto_rollback experimental.enable_consul experimental.enable_etcd experimental.lazy_load_images
+experimental.attached experimental.kill_timeout experimental.metrics_port experimental.metrics_path
+";
+
+#[test]
+fn every_key_of_the_reference_has_a_status() {
+    for path in REFERENCE.split_whitespace() {
+        assert!(rule(path).is_some(), "{path} is not in the table");
+    }
+}
+
+#[test]
+fn every_warned_key_warns_by_name_and_every_refused_key_is_refused_by_name() {
+    for rule in KEYS {
+        let path = rule.path.replace('*', "x");
+        match rule.status {
+            Status::Honoured => continue,
+            Status::Warned(why) => {
+                // The other members of the tables on the way are missing, which may be a fault of its own.
+                let warned = match parse(&format!("{path} = 1"), "t") {
+                    Ok((_, warnings)) => warnings
+                        .iter()
+                        .any(|warning| warning.path == path && warning.message == why),
+                    Err(errors) => !errors.errors.iter().any(|error| error.path == path),
+                };
+                assert!(warned, "{path}");
+            }
+            Status::Refused(why) => {
+                let errors = bad(&format!("{path} = 1"));
+                assert!(
+                    errors
+                        .errors
+                        .iter()
+                        .any(|error| error.path == path && error.problem.contains(why)),
+                    "{errors}"
+                );
+            }
+        }
+    }
+    assert!(
+        ALIASES
+            .iter()
+            .all(|(_, new)| KEYS.iter().any(|rule| rule.path.ends_with(new)))
+    );
+}
+
+#[test]
+fn a_whole_file_is_read() {
+    let (config, warnings) = ok(r#"
+app = "web"
+primary_region = "fra"
+kill_signal = "SIGTERM"
+kill_timeout = 30
+
+[build]
+dockerfile = "deploy/Dockerfile"
+build-target = "run"
+[build.args]
+VERSION = 3
+
+[deploy]
+strategy = "bluegreen"
+max_unavailable = "25%"
+wait_timeout = "2m"
+
+[env]
+PORT = 3000
+DEBUG = true
+
+[processes]
+app = "serve --title 'my app'"
+
+[http_service]
+internal_port = 3000
+force_https = true
+auto_stop_machines = "off"
+processes = ["app"]
+[[http_service.checks]]
+path = "/up"
+interval = 5000
+headers = { X-A = "b" }
+
+[checks.alive]
+type = "tcp"
+port = 3001
+grace_period = "1s"
+
+[[vm]]
+size = "shared-cpu-2x"
+memory = "1gb"
+
+[[restart]]
+policy = "never"
+
+[[files]]
+guest_path = "/etc/motd"
+raw_value = "hello"
+"#);
+    assert_eq!(config.app.as_deref(), Some("web"));
+    assert_eq!(config.kill_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(config.deploy.max_unavailable, Some(0.25));
+    assert_eq!(config.env["PORT"], "3000");
+    assert_eq!(config.build.args["VERSION"], "3");
+    assert_eq!(config.process.unwrap(), ["serve", "--title", "my app"]);
+    let service = &config.services[0];
+    assert!(service.force_https && service.internal_port == 3000);
+    assert_eq!(
+        service.checks[0].interval,
+        Some(Duration::from_secs(5)),
+        "integers in checks are milliseconds"
+    );
+    assert_eq!(config.checks["alive"].port, Some(3001));
+    assert_eq!(config.vm.unwrap().memory, Some(ByteSize::gib(1)));
+    assert_eq!(config.restart.unwrap().policy, "no");
+    assert_eq!(config.files[0].source, FileSource::Text("hello".into()));
+    let paths: Vec<_> = warnings
+        .iter()
+        .map(|warning| (warning.line, warning.path.as_str()))
+        .collect();
+    assert_eq!(paths, [(14, "deploy.strategy")]);
+}
+
+#[test]
+fn every_fault_is_named_at_once_with_its_line_and_the_nearest_name() {
+    let errors = bad(
+        "app = 'Not OK'\nprimary_regoin = 'x'\n[http_service]\ninternal_port = true\ninternl_port = 1\n\
+        [[mounts]]\nsource = 'data'\n[env]\nFLY_X = '1'\n[processes]\nweb = 'a'\n[[services]]\nprotocol = 'udp'\n\
+        [[services.ports]]\nport = 22\n",
+    );
+    let text = errors.to_string();
+    for part in [
+        "roost.toml:1: `app` has 'N' in it",
+        "roost.toml:2: `primary_regoin` is not a known key; did you mean `primary_region`?",
+        "roost.toml:4: `http_service.internal_port` must be a whole number, but is true",
+        "roost.toml:5: `http_service.internl_port` is not a known key; did you mean `internal_port`?",
+        "roost.toml:6: `mounts` is refused: volumes are not supported yet",
+        "roost.toml:9: `env.FLY_X` starts with FLY_",
+        "roost.toml:11: `processes` is refused: several process groups",
+        "roost.toml:13: `services[0].protocol` is refused: `udp`",
+        "roost.toml:14: `services[0].ports[0]` is refused: only port 80",
+    ] {
+        assert!(text.contains(part), "{part}\nin\n{text}");
+    }
+}
+
+#[test]
+fn old_spellings_are_tolerated() {
+    let (config, _) = ok(
+        "[[compute]]\nmemory_mb = 512\n[[processes]]\nname = 'app'\ncommand = 'run'\n\
+        [[env]]\nA = 'b'\n[build]\nbuild_target = 'x'\n[[services]]\ninternal_port = '80'\n\
+        [[services.ports]]\nport = '80'\nhandlers = ['http']\n[[services.http_checks]]\n\
+        headers = [{name = 'a', value = 'b'}]\n[[checks]]\nname = 'c'\ntype = 'tcp'\nport = 1\n",
+    );
+    assert_eq!(config.vm.unwrap().memory, Some(ByteSize::mib(512)));
+    assert_eq!(config.process.unwrap(), ["run"]);
+    assert_eq!(config.env["A"], "b");
+    assert_eq!(config.build.target.as_deref(), Some("x"));
+    assert_eq!(config.services[0].internal_port, 80);
+    assert_eq!(config.services[0].checks[0].headers["a"], "b");
+    assert!(config.checks.contains_key("c"));
+}
+
+#[test]
+fn roosts_own_builds_are_read_and_two_methods_are_refused() {
+    let (config, _) = ok("[build]\nbinary = 'bin/app'\nargs = ['-v']\n");
+    assert_eq!(config.build.binary.as_deref(), Some("bin/app"));
+    assert_eq!(config.build.binary_args, ["-v"]);
+    assert_eq!(
+        ok("[build]\nstatic = 'public'")
+            .0
+            .build
+            .static_root
+            .as_deref(),
+        Some("public")
+    );
+    assert!(
+        bad("[build]\nstatic = 'a'\nimage = 'b'")
+            .to_string()
+            .contains("more than one way")
+    );
+    assert!(
+        bad("[build]\nstatic = '../a'")
+            .to_string()
+            .contains("inside the app's folder")
+    );
+}
+
+#[test]
+fn what_is_not_toml_and_what_is_too_large_is_refused_with_the_reason() {
+    assert!(
+        bad("app = \n[x")
+            .to_string()
+            .contains("roost.toml:1: this is not TOML")
+    );
+    let large = "#".repeat(crate::limits::APP_CONFIG_BYTES_MAX + 1);
+    assert!(bad(&large).to_string().contains("is the most"));
+    let deep = format!("a = {}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    assert!(parse(&deep, "t").is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC{0,200}") {
+        let _ = parse(&text, "t");
+    }
+
+    #[test]
+    fn no_value_of_any_key_panics(idx in 0..KEYS.len(), value in prop::sample::select(vec![
+        "1", "-1", "1.5", "nan", "9223372036854775807", "99999999999999999999", "''", "'x'", "'9999999999999999h'",
+        "'99999999999gb'", "'-5%'", "true", "[]", "[1]", "['a']", "[{}]", "{}", "{a = 1}", "{a = {}}", "1979-05-27",
+        "[{a = 1}, 2]", "'\"'", "[[]]",
+    ])) {
+        let path = KEYS[idx].path.replace('*', "x");
+        let _ = parse(&format!("{path} = {value}"), "t");
+        let (head, last) = path.rsplit_once('.').unwrap_or(("env", &path));
+        let _ = parse(&format!("[[{head}]]\n{last} = {value}"), "t");
+    }
+}
