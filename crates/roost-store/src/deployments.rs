@@ -1,0 +1,332 @@
+//! Deployments and their journal in the control database.
+
+use crate::database::{to_i64, to_u64};
+use crate::error::Attempt as _;
+use crate::records::{
+    DeploymentRecord, DeploymentStatus, NewDeployment, NewRelease, ReleaseStatus, SlotPhase,
+    SlotRecord,
+};
+use crate::{Store, StoreError, limits, releases};
+use roost_model::id::MachineId;
+use roost_model::time::Timestamp;
+use roost_proto::rest::{DeploymentError, DeploymentStep};
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+use std::time::Duration;
+
+const READ: &str = "read a deployment";
+const WRITE: &str = "write a deployment";
+
+fn unreadable(value: impl Into<String>) -> StoreError {
+    StoreError::Unreadable {
+        operation: READ,
+        value: value.into(),
+    }
+}
+
+fn deployment(row: &SqliteRow) -> Result<DeploymentRecord, StoreError> {
+    let status: String = row.try_get("status").attempt(READ)?;
+    let batches: String = row.try_get("batches").attempt(READ)?;
+    let error: Option<String> = row.try_get("error").attempt(READ)?;
+    let finished_at: Option<i64> = row.try_get("finished_at").attempt(READ)?;
+    let wait_timeout: i64 = row.try_get("wait_timeout_ms").attempt(READ)?;
+    Ok(DeploymentRecord {
+        id: row.try_get("id").attempt(READ)?,
+        app_id: row.try_get("app_id").attempt(READ)?,
+        release_version: to_u64(row.try_get("release_version").attempt(READ)?),
+        status: DeploymentStatus::parse(&status).ok_or_else(|| unreadable(status))?,
+        batches: serde_json::from_str(&batches).map_err(|error| unreadable(error.to_string()))?,
+        wait_timeout: Duration::from_millis(to_u64(wait_timeout)),
+        error: match error {
+            Some(text) => {
+                let error: DeploymentError =
+                    serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+                Some(error)
+            }
+            None => None,
+        },
+        created_at: Timestamp::from_ms(to_u64(row.try_get("created_at").attempt(READ)?)),
+        finished_at: finished_at.map(|ms| Timestamp::from_ms(to_u64(ms))),
+    })
+}
+
+fn slot(row: &SqliteRow) -> Result<SlotRecord, StoreError> {
+    let machine = |column: &str| -> Result<Option<MachineId>, StoreError> {
+        let text: Option<String> = row.try_get(column).attempt(READ)?;
+        text.map(|text| MachineId::parse(&text).map_err(|error| unreadable(error.to_string())))
+            .transpose()
+    };
+    let phase: String = row.try_get("phase").attempt(READ)?;
+    Ok(SlotRecord {
+        idx: usize::try_from(row.try_get::<i64, _>("idx").attempt(READ)?).unwrap_or(0),
+        old_machine: machine("old_machine")?,
+        old_ran: row.try_get::<i64, _>("old_ran").attempt(READ)? != 0,
+        makes_new: row.try_get::<i64, _>("makes_new").attempt(READ)? != 0,
+        new_machine: machine("new_machine")?,
+        phase: SlotPhase::parse(&phase).ok_or_else(|| unreadable(phase))?,
+    })
+}
+
+fn step(row: &SqliteRow) -> Result<DeploymentStep, StoreError> {
+    Ok(DeploymentStep {
+        seq: to_u64(row.try_get("seq").attempt(READ)?),
+        name: row.try_get("name").attempt(READ)?,
+        machine: row.try_get("machine").attempt(READ)?,
+        status: row.try_get("status").attempt(READ)?,
+        message: row.try_get("message").attempt(READ)?,
+        at: to_u64(row.try_get("at").attempt(READ)?),
+    })
+}
+
+fn idx_to_i64(idx: usize) -> i64 {
+    i64::try_from(idx).unwrap_or(i64::MAX)
+}
+
+impl Store {
+    /// Records a release, the deployment to it and its slots: all or nothing.
+    ///
+    /// Fails with [`StoreError::Exists`] while another deployment of the app is unfinished.
+    pub async fn create_deployment(
+        &self,
+        app_id: &str,
+        release: &NewRelease,
+        new: &NewDeployment,
+        now: Timestamp,
+    ) -> Result<DeploymentRecord, StoreError> {
+        let mut transaction = self.begin(WRITE).await?;
+        let version = releases::insert(&mut transaction, app_id, release, now).await?;
+        let batches =
+            serde_json::to_string(&new.batches).map_err(|error| unreadable(error.to_string()))?;
+        let timeout_ms = u64::try_from(new.wait_timeout.as_millis()).unwrap_or(u64::MAX);
+        let inserted = sqlx::query(
+            "INSERT INTO deployments
+                 (id, app_id, release_version, status, batches, wait_timeout_ms, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(&new.id)
+        .bind(app_id)
+        .bind(to_i64(version))
+        .bind(DeploymentStatus::Pending.as_str())
+        .bind(batches)
+        .bind(to_i64(timeout_ms))
+        .bind(to_i64(now.as_ms()))
+        .execute(&mut *transaction)
+        .await;
+        match inserted {
+            Err(error) if StoreError::is_unique(&error) => {
+                return Err(StoreError::Exists("an unfinished deployment".into()));
+            }
+            other => other.attempt(WRITE)?,
+        };
+        for slot in &new.slots {
+            sqlx::query(
+                "INSERT INTO deployment_slots
+                     (deployment_id, idx, old_machine, old_ran, makes_new, new_machine, phase)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            )
+            .bind(&new.id)
+            .bind(idx_to_i64(slot.idx))
+            .bind(slot.old_machine.as_ref().map(MachineId::as_str))
+            .bind(i64::from(slot.old_ran))
+            .bind(i64::from(slot.makes_new))
+            .bind(slot.new_machine.as_ref().map(MachineId::as_str))
+            .bind(slot.phase.as_str())
+            .execute(&mut *transaction)
+            .await
+            .attempt(WRITE)?;
+        }
+        transaction.commit().await.attempt(WRITE)?;
+        self.deployment(app_id, &new.id).await
+    }
+
+    /// One deployment of an app.
+    pub async fn deployment(&self, app_id: &str, id: &str) -> Result<DeploymentRecord, StoreError> {
+        let row = sqlx::query("SELECT * FROM deployments WHERE app_id = $1 AND id = $2")
+            .bind(app_id)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await
+            .attempt(READ)?;
+        row.as_ref()
+            .map(deployment)
+            .transpose()?
+            .ok_or_else(|| StoreError::NotFound(format!("deployment `{id}`")))
+    }
+
+    /// The newest deployments of an app, newest first.
+    pub async fn deployments(&self, app_id: &str) -> Result<Vec<DeploymentRecord>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM deployments WHERE app_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2",
+        )
+        .bind(app_id)
+        .bind(limits::LIST_MAX)
+        .fetch_all(&self.pool)
+        .await
+        .attempt(READ)?;
+        rows.iter().map(deployment).collect()
+    }
+
+    /// Deployments that have not ended, of one app or of all.
+    pub async fn unfinished_deployments(
+        &self,
+        app_id: Option<&str>,
+    ) -> Result<Vec<DeploymentRecord>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM deployments
+             WHERE finished_at IS NULL AND ($1 IS NULL OR app_id = $1) ORDER BY created_at",
+        )
+        .bind(app_id)
+        .fetch_all(&self.pool)
+        .await
+        .attempt(READ)?;
+        rows.iter().map(deployment).collect()
+    }
+
+    /// The slots of a deployment in order.
+    pub async fn slots(&self, deployment_id: &str) -> Result<Vec<SlotRecord>, StoreError> {
+        let rows =
+            sqlx::query("SELECT * FROM deployment_slots WHERE deployment_id = $1 ORDER BY idx")
+                .bind(deployment_id)
+                .fetch_all(&self.pool)
+                .await
+                .attempt(READ)?;
+        rows.iter().map(slot).collect()
+    }
+
+    /// Journals how far a slot came.
+    pub async fn set_slot(&self, deployment_id: &str, slot: &SlotRecord) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE deployment_slots SET new_machine = $1, phase = $2 WHERE deployment_id = $3 AND idx = $4",
+        )
+        .bind(slot.new_machine.as_ref().map(MachineId::as_str))
+        .bind(slot.phase.as_str())
+        .bind(deployment_id)
+        .bind(idx_to_i64(slot.idx))
+        .execute(&self.pool)
+        .await
+        .attempt("journal a slot")?;
+        Ok(())
+    }
+
+    /// Journals a deployment that goes on: its status, and why it is undone.
+    ///
+    /// At `Retiring` its release becomes the app's current one, in the same transaction.
+    pub async fn set_deployment_status(
+        &self,
+        record: &DeploymentRecord,
+        status: DeploymentStatus,
+        error: Option<&DeploymentError>,
+    ) -> Result<(), StoreError> {
+        let error = error
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(|error| unreadable(error.to_string()))?;
+        let mut transaction = self.begin(WRITE).await?;
+        sqlx::query(
+            "UPDATE deployments SET status = $1, error = COALESCE($2, error) WHERE id = $3",
+        )
+        .bind(status.as_str())
+        .bind(error)
+        .bind(&record.id)
+        .execute(&mut *transaction)
+        .await
+        .attempt(WRITE)?;
+        let release_status = match status {
+            DeploymentStatus::Pending => ReleaseStatus::Pending,
+            DeploymentStatus::Running | DeploymentStatus::Undoing => ReleaseStatus::Running,
+            DeploymentStatus::Retiring | DeploymentStatus::Succeeded => ReleaseStatus::Succeeded,
+            DeploymentStatus::Failed => ReleaseStatus::Failed,
+        };
+        releases::set_status(
+            &mut transaction,
+            &record.app_id,
+            record.release_version,
+            release_status,
+        )
+        .await?;
+        if status == DeploymentStatus::Retiring {
+            sqlx::query("UPDATE apps SET current_release = $1 WHERE id = $2")
+                .bind(to_i64(record.release_version))
+                .bind(&record.app_id)
+                .execute(&mut *transaction)
+                .await
+                .attempt(WRITE)?;
+        }
+        transaction.commit().await.attempt(WRITE)
+    }
+
+    /// Journals the end of a deployment.
+    pub async fn finish_deployment(
+        &self,
+        record: &DeploymentRecord,
+        status: DeploymentStatus,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let release_status = match status {
+            DeploymentStatus::Succeeded => ReleaseStatus::Succeeded,
+            DeploymentStatus::Pending
+            | DeploymentStatus::Running
+            | DeploymentStatus::Retiring
+            | DeploymentStatus::Undoing
+            | DeploymentStatus::Failed => ReleaseStatus::Failed,
+        };
+        let mut transaction = self.begin(WRITE).await?;
+        sqlx::query("UPDATE deployments SET status = $1, finished_at = $2 WHERE id = $3")
+            .bind(status.as_str())
+            .bind(to_i64(now.as_ms()))
+            .bind(&record.id)
+            .execute(&mut *transaction)
+            .await
+            .attempt(WRITE)?;
+        releases::set_status(
+            &mut transaction,
+            &record.app_id,
+            record.release_version,
+            release_status,
+        )
+        .await?;
+        transaction.commit().await.attempt(WRITE)
+    }
+
+    /// Adds a step to a deployment's story and returns it with its number.
+    pub async fn add_step(
+        &self,
+        deployment_id: &str,
+        new: DeploymentStep,
+    ) -> Result<DeploymentStep, StoreError> {
+        let row = sqlx::query(
+            "INSERT INTO deployment_steps (deployment_id, seq, name, machine, status, message, at)
+             SELECT $1, COALESCE(MAX(seq), 0) + 1, $2, $3, $4, $5, $6
+             FROM deployment_steps WHERE deployment_id = $1
+             RETURNING *",
+        )
+        .bind(deployment_id)
+        .bind(&new.name)
+        .bind(&new.machine)
+        .bind(&new.status)
+        .bind(&new.message)
+        .bind(to_i64(new.at))
+        .fetch_one(&self.pool)
+        .await
+        .attempt("add a deployment step")?;
+        step(&row)
+    }
+
+    /// The steps of a deployment after number `after`, oldest first.
+    pub async fn steps(
+        &self,
+        deployment_id: &str,
+        after: u64,
+    ) -> Result<Vec<DeploymentStep>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM deployment_steps WHERE deployment_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+        )
+        .bind(deployment_id)
+        .bind(to_i64(after))
+        .bind(limits::STEPS_MAX)
+        .fetch_all(&self.pool)
+        .await
+        .attempt(READ)?;
+        rows.iter().map(step).collect()
+    }
+}

@@ -1,0 +1,120 @@
+//! Why the control database did not do what it was asked.
+
+use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, Retry};
+
+/// The control database could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no such record.
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// There is one already.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// The disk has no room.
+    #[error("{operation}: the disk that holds the control database is full")]
+    DiskFull {
+        /// What was attempted.
+        operation: &'static str,
+        /// The database's own words.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The file is not a database, or is damaged.
+    #[error("{operation}: the control database is damaged; restore it from a backup")]
+    Corrupt {
+        /// What was attempted.
+        operation: &'static str,
+        /// The database's own words.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database was written by another version of roost.
+    #[error("migrate the control database")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// A stored value cannot be read.
+    #[error("{operation}: the control database holds a value that cannot be read: {value}")]
+    Unreadable {
+        /// What was attempted.
+        operation: &'static str,
+        /// Which.
+        value: String,
+    },
+    /// Anything else.
+    #[error("{operation}")]
+    Database {
+        /// What was attempted.
+        operation: &'static str,
+        /// The database's own words.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn is_unique(error: &sqlx::Error) -> bool {
+        error
+            .as_database_error()
+            .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+    }
+}
+
+/// Adds to a database error what was attempted, and sorts it.
+pub(crate) trait Attempt<T> {
+    fn attempt(self, operation: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T> Attempt<T> for Result<T, sqlx::Error> {
+    fn attempt(self, operation: &'static str) -> Result<T, StoreError> {
+        self.map_err(|source| {
+            let code = source
+                .as_database_error()
+                .and_then(|error| error.code())
+                .unwrap_or_default();
+            // The low byte is the primary result code (sqlite.org/rescode.html).
+            match code.parse::<u32>().unwrap_or(0) & 0xff {
+                13 => StoreError::DiskFull { operation, source },
+                11 | 26 => StoreError::Corrupt { operation, source },
+                _ => StoreError::Database { operation, source },
+            }
+        })
+    }
+}
+
+impl Classify for StoreError {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::NotFound(_) => Blame::Caller(CallerFault::NotFound),
+            Self::Exists(_) => Blame::Caller(CallerFault::Conflict),
+            Self::DiskFull { .. } => Blame::Environment,
+            Self::Corrupt { .. }
+            | Self::Migrate(_)
+            | Self::Unreadable { .. }
+            | Self::Database { .. } => Blame::Internal,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::DiskFull { .. } | Self::Database { .. } => Retry::Backoff,
+            Self::NotFound(_)
+            | Self::Exists(_)
+            | Self::Corrupt { .. }
+            | Self::Migrate(_)
+            | Self::Unreadable { .. } => Retry::Never,
+        }
+    }
+
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound(_) => ErrorCode("not-found"),
+            Self::Exists(_) => ErrorCode("already-exists"),
+            Self::DiskFull { .. } => ErrorCode("disk-full"),
+            Self::Corrupt { .. }
+            | Self::Migrate(_)
+            | Self::Unreadable { .. }
+            | Self::Database { .. } => ErrorCode("internal"),
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Bounds of the control database.
+
+use std::time::Duration;
+
+/// Most connections open at once; SQLite has one writer whatever this is.
+pub const CONNECTIONS_MAX: u32 = 8;
+/// How long a statement waits for another one's lock.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a caller waits for a free connection.
+pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Most idempotency keys kept; the oldest go first.
+pub const IDEMPOTENCY_KEYS_MAX: i64 = 10_000;
+/// How long an idempotency key is remembered.
+pub const IDEMPOTENCY_KEEP: Duration = Duration::from_secs(24 * 3600);
+/// Most rows in an answer that lists releases or deployments.
+pub const LIST_MAX: i64 = 200;
+/// Most steps kept of one deployment.
+pub const STEPS_MAX: i64 = 5_000;
