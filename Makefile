@@ -55,7 +55,8 @@ test: setup-tests
 	@$(SUDO) env "PATH=$$PATH" cargo test --locked --workspace
 
 bench: build setup-tests
-	@$(SUDO) env "PATH=$$PATH" scripts/bench $(TARGET)/release
+	@cargo build --locked --release -p roost-testkit -p roost-image --example bench --example pull
+	@$(SUDO) env "PATH=$$PATH" $(TARGET)/release/examples/bench
 
 release: build
 	@rm -rf dist && mkdir -p dist/roost

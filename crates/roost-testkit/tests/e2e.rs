@@ -1,0 +1,18 @@
+//! The product as a user meets it: real programs, real images, real kernel.
+//!
+//! One file per story. Each test has its own platform on ports and folders of
+//! its own and leaves nothing behind. Without root or a needed program a test
+//! prints `skipped:` with the reason.
+
+#![forbid(unsafe_code)]
+
+#[path = "e2e/bad_input.rs"]
+mod bad_input;
+#[path = "e2e/crash.rs"]
+mod crash;
+#[path = "e2e/deploy.rs"]
+mod deploy;
+#[path = "e2e/first_run.rs"]
+mod first_run;
+#[path = "e2e/isolation.rs"]
+mod isolation;

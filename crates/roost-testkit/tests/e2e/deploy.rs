@@ -1,0 +1,204 @@
+//! Images of others: pushed with stock tools, deployed, replaced under load, undone.
+
+use roost_testkit::images::{ImageBuilder, nginx, redis};
+use roost_testkit::platform::Platform;
+use roost_testkit::program::run;
+use roost_testkit::skip_unless_possible;
+use roost_testkit::wait::wait_until;
+use serde_json::json;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// One keep-alive client that asks until told to stop.
+struct Client {
+    port: u16,
+    stream: Option<TcpStream>,
+}
+
+impl Client {
+    /// One request; the body, or what went wrong.
+    fn get(&mut self) -> Result<String, String> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|error| format!("connect: {error}"))?;
+                stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                self.stream.insert(stream)
+            }
+        };
+        let request = format!("GET / HTTP/1.1\r\nHost: web.localhost:{}\r\n\r\n", self.port);
+        stream.write_all(request.as_bytes()).map_err(|error| format!("send: {error}"))?;
+        let (head, body) = read_response(stream)?;
+        if head.to_ascii_lowercase().contains("connection: close") {
+            self.stream = None;
+        }
+        if head.starts_with("HTTP/1.1 200") { Ok(body) } else { Err(head) }
+    }
+}
+
+fn read_response(stream: &mut TcpStream) -> Result<(String, String), String> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&bytes);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+            let length: usize = length.ok_or_else(|| format!("no content-length: {head}"))?;
+            if body.len() >= length {
+                return Ok((head.to_owned(), body.to_owned()));
+            }
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) => return Err("connection closed in the middle".into()),
+            Ok(n) => bytes.extend_from_slice(&chunk[..n]),
+            Err(error) => return Err(format!("read: {error}")),
+        }
+    }
+}
+
+#[test]
+fn not_one_of_200_clients_sees_a_failure_while_a_second_release_rolls_out() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.push(&nginx("first release"), "web:1");
+    platform.push(&nginx("second release"), "web:2");
+    platform.roost(&["apps", "create", "web"]);
+    platform.roost(&["deploy", "-a", "web", "--image", "web:1", "--internal-port", "80", "--yes"]);
+    assert_eq!(platform.get("web", "/"), (200, "first release".into()));
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicU64::new(0));
+    let second = Arc::new(AtomicU64::new(0));
+    let clients: Vec<_> = (0..200)
+        .map(|_| {
+            let (stop, answered, second) = (stop.clone(), answered.clone(), second.clone());
+            let mut client = Client { port: platform.http_port, stream: None };
+            std::thread::spawn(move || -> Result<(), String> {
+                while !stop.load(Ordering::Relaxed) {
+                    let body = client.get()?;
+                    match body.as_str() {
+                        "first release" => {}
+                        "second release" => drop(second.fetch_add(1, Ordering::Relaxed)),
+                        other => return Err(format!("odd page: {other}")),
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    // Bounded load: 200 clients, each at most 20 requests a second.
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    wait_until("clients to get going", Duration::from_secs(30), || {
+        let n = answered.load(Ordering::Relaxed);
+        if n > 1_000 { Ok(()) } else { Err(n) }
+    });
+    platform.roost(&["deploy", "-a", "web", "--image", "web:2", "--internal-port", "80", "--yes"]);
+    wait_until("clients to see the second release", Duration::from_secs(30), || {
+        let n = second.load(Ordering::Relaxed);
+        if n > 1_000 { Ok(()) } else { Err(n) }
+    });
+    stop.store(true, Ordering::Relaxed);
+    let failures: Vec<String> = clients.into_iter().filter_map(|client| client.join().unwrap().err()).collect();
+    assert_eq!(failures, Vec::<String>::new(), "of {} answers", answered.load(Ordering::Relaxed));
+    assert_eq!(platform.machine_pids("web").len(), 1, "the old machine is gone");
+}
+
+#[test]
+fn a_broken_release_leaves_the_old_one_serving_and_says_why() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.push(&nginx("good"), "web:good");
+    platform.roost(&["apps", "create", "web"]);
+    platform.roost(&["deploy", "-a", "web", "--image", "web:good", "--internal-port", "80", "--yes"]);
+    let before = platform.machine_pids("web");
+
+    // A program that ends at once.
+    let broken = nginx("broken").config("Cmd", json!(["/usr/sbin/nginx", "-c", "/no/such/file"]));
+    platform.push(&broken, "web:broken");
+    let output = platform
+        .cli(&["deploy", "-a", "web", "--image", "web:broken", "--internal-port", "80", "--yes"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("/no/such/file"), "the last log lines are shown: {text}");
+    assert!(text.lines().count() < 60, "one screen: {text}");
+
+    // A program on another port than the one that was named.
+    let output = platform
+        .cli(&["deploy", "-a", "web", "--image", "web:good", "--internal-port", "8080", "--yes", "--wait-timeout", "5s"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(":80") && text.contains("8080"), "it says what listens where: {text}");
+
+    assert_eq!(platform.get("web", "/"), (200, "good".into()));
+    assert_eq!(platform.machine_pids("web"), before, "the same machine serves");
+}
+
+#[test]
+fn a_release_can_be_rolled_back_and_its_secrets_reach_the_machine() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.push(&nginx("one"), "web:1");
+    platform.push(&nginx("two"), "web:2");
+    platform.roost(&["apps", "create", "web"]);
+    platform.roost(&["secrets", "set", "-a", "web", "GREETING=salve munde"]);
+    for image in ["web:1", "web:2"] {
+        platform.roost(&["deploy", "-a", "web", "--image", image, "--internal-port", "80", "--yes"]);
+    }
+    assert_eq!(platform.get("web", "/").1, "two");
+    platform.roost(&["rollback", "-a", "web", "--yes"]);
+    assert_eq!(platform.get("web", "/").1, "one");
+
+    let secrets = platform.roost(&["secrets", "list", "-a", "web", "--json"]);
+    assert!(secrets.contains("GREETING") && !secrets.contains("salve"), "write-only: {secrets}");
+    let machine = platform.machine_pids("web").into_keys().next().unwrap();
+    let environment = platform.roost(&["exec", "-a", "web", "--machine", &machine, "--", "/bin/cat", "/proc/1/environ"]);
+    assert!(environment.contains("GREETING=salve munde"), "{environment}");
+}
+
+#[test]
+fn redis_from_debian_runs_as_its_own_user() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.push(&redis(), "cache:1");
+    platform.roost(&["apps", "create", "cache"]);
+    platform.roost(&["deploy", "-a", "cache", "--image", "cache:1", "--internal-port", "6379", "--yes"]);
+    let pong = platform.roost(&["exec", "-a", "cache", "--", "/usr/bin/redis-cli", "ping"]);
+    assert_eq!(pong.trim(), "PONG");
+    let status = platform.roost(&["exec", "-a", "cache", "--", "/bin/cat", "/proc/1/status"]);
+    assert!(status.contains("Uid:\t100\t"), "{status}");
+}
+
+#[test]
+fn stock_tools_pull_what_was_pushed() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    let image = ImageBuilder::new()
+        .files(&[("hello.txt", 0o644, b"hi")])
+        .config("Cmd", json!(["/hello"]));
+    platform.push(&image, "team/tool:v1");
+    let target = platform.scratch().join("pulled");
+    run(Command::new("skopeo")
+        .args(["copy", "--quiet", "--src-tls-verify=false"])
+        .arg(format!("--src-creds=roost:{}", platform.token()))
+        .arg(format!("docker://127.0.0.1:{}/team/tool:v1", platform.api_port))
+        .arg(format!("oci:{}:latest", target.display())));
+    assert!(target.join("index.json").exists());
+    let refused = Command::new("skopeo")
+        .args(["copy", "--quiet", "--src-tls-verify=false", "--src-creds=roost:wrong"])
+        .arg(format!("docker://127.0.0.1:{}/team/tool:v1", platform.api_port))
+        .arg(format!("oci:{}:again", target.display()))
+        .output()
+        .unwrap();
+    assert!(!refused.status.success());
+}
