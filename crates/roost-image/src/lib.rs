@@ -8,6 +8,7 @@
 pub mod limits;
 pub mod manifest;
 pub mod platform;
+pub mod registry;
 pub mod store;
 
 pub use manifest::{ImageConfig, Manifest, parse_manifest};

@@ -73,3 +73,14 @@ pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(3600);
 pub const ARCHIVE_MEMBERS_MAX: usize = 10_000;
 /// Most names that one listing returns.
 pub const LIST_MAX: usize = 1_000;
+
+/// Largest body of a request to the registry that is no push: none is needed, and some clients send a little.
+pub const NON_UPLOAD_BODY_BYTES_MAX: u64 = 64 * 1024;
+/// Most uploads that are open in the registry.
+pub const UPLOADS_MAX: usize = 256;
+/// An upload that nobody continues for this long makes room for others.
+pub const UPLOAD_AGE_MAX: Duration = Duration::from_secs(3600);
+/// An upload without a byte for this long is broken off.
+pub const UPLOAD_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of a blob that are read at a time to send it.
+pub const BLOB_READ_BYTES: usize = 256 * 1024;
