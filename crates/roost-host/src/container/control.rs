@@ -1,0 +1,156 @@
+//! The worker's side of a shim's connections.
+
+use super::limits::{CONTROL_TIMEOUT, EVENT_BYTES_MAX, LAUNCH_TIMEOUT, SHIM_LOG_BYTES_MAX};
+use crate::driver::DriverError;
+use roost_proto::shim::{LaunchFault, ShimCommand, ShimEvent, ShimLaunch, lock_path, socket_path};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::Serialize;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+/// A connection to a shim.
+#[derive(Debug)]
+pub(super) struct ShimConnection {
+    reader: BufReader<UnixStream>,
+    line: Vec<u8>,
+}
+
+impl ShimConnection {
+    fn new(stream: UnixStream) -> Self {
+        Self { reader: BufReader::new(stream), line: Vec::new() }
+    }
+
+    /// Connects to the shim of a machine that runs; returns its process id.
+    pub(super) async fn open(run_dir: &Path) -> io::Result<(Self, u32)> {
+        // Its path may be longer than a socket address may be.
+        let dir = rustix::fs::open(run_dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let greeted = async {
+            let mut connection = Self::new(UnixStream::connect(socket_path(&short)).await?);
+            match connection.receive().await? {
+                Some(ShimEvent::Running { pid }) => Ok((connection, pid)),
+                Some(_) => Err(io::Error::from(io::ErrorKind::InvalidData)),
+                None => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            }
+        };
+        match tokio::time::timeout(CONTROL_TIMEOUT, greeted).await {
+            Ok(result) => result,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// The next event; `None` when the shim has closed the connection. Cancel-safe.
+    pub(super) async fn receive(&mut self) -> io::Result<Option<ShimEvent>> {
+        // What has been read of a line stays in `self` when this is dropped.
+        let room = EVENT_BYTES_MAX.saturating_sub(u64::try_from(self.line.len()).unwrap_or(u64::MAX));
+        (&mut self.reader).take(room).read_until(b'\n', &mut self.line).await?;
+        if self.line.is_empty() {
+            return Ok(None);
+        }
+        let event = serde_json::from_slice(&self.line)?;
+        self.line.clear();
+        Ok(Some(event))
+    }
+
+    /// Sends a message as a line.
+    pub(super) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.reader.get_mut().write_all(&line).await
+    }
+}
+
+/// A shim that is starting its machine. Dropping it makes the shim undo that.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    connection: ShimConnection,
+    run_dir: PathBuf,
+}
+
+impl Handshake {
+    /// Starts a shim in a run directory that is there and empty.
+    ///
+    /// The shim gets the locked lock file as its standard output: from its
+    /// first moment on, whoever finds the file unlocked knows that it is gone.
+    pub(super) fn begin(shim: &Path, run_dir: &Path) -> io::Result<Self> {
+        let private = |path: PathBuf| {
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+        };
+        let lock = private(lock_path(run_dir))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        let log = private(log_path(run_dir))?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let child = tokio::process::Command::new(shim)
+            .arg("run")
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(lock))
+            .stderr(Stdio::from(log))
+            .spawn()?;
+        // It outlives this process; while this process lives, tokio reaps it.
+        drop(child);
+        let connection = ShimConnection::new(UnixStream::from_std(ours)?);
+        Ok(Self { connection, run_dir: run_dir.to_owned() })
+    }
+
+    /// Has the machine created; returns its process id, upon which its network can be attached.
+    pub(super) async fn create(&mut self, launch: &ShimLaunch) -> Result<u32, DriverError> {
+        match self.ask("create the machine", launch).await? {
+            ShimEvent::Created { pid } => Ok(pid),
+            other => Err(unexpected("create the machine", &other)),
+        }
+    }
+
+    /// Has its program started.
+    pub(super) async fn start(mut self) -> Result<(), DriverError> {
+        match self.ask("start the machine", &ShimCommand::Start).await? {
+            ShimEvent::Started => Ok(()),
+            other => Err(unexpected("start the machine", &other)),
+        }
+    }
+
+    async fn ask(&mut self, operation: &str, message: &impl Serialize) -> Result<ShimEvent, DriverError> {
+        let fail = |reason: String| DriverError::Host { operation: operation.to_owned(), reason };
+        let answer = async {
+            self.connection.send(message).await?;
+            self.connection.receive().await
+        };
+        match tokio::time::timeout(LAUNCH_TIMEOUT, answer).await {
+            Ok(Ok(Some(ShimEvent::Failed { fault: LaunchFault::Machine, message }))) => {
+                Err(DriverError::Refused(message))
+            }
+            Ok(Ok(Some(ShimEvent::Failed { fault: LaunchFault::Host, message }))) => Err(fail(message)),
+            Ok(Ok(Some(event))) => Ok(event),
+            Ok(Ok(None)) => Err(fail(format!("its shim ended: {}", log_tail(&self.run_dir)))),
+            Ok(Err(error)) => Err(fail(format!("its shim ended: {error}: {}", log_tail(&self.run_dir)))),
+            Err(_) => Err(fail(format!("no answer within {} s", LAUNCH_TIMEOUT.as_secs()))),
+        }
+    }
+}
+
+fn unexpected(operation: &str, event: &ShimEvent) -> DriverError {
+    DriverError::Host {
+        operation: operation.to_owned(),
+        reason: format!("unexpected answer of its shim: {event:?}"),
+    }
+}
+
+/// Where a shim writes what it has to say about itself.
+pub(super) fn log_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("shim.log")
+}
+
+fn log_tail(run_dir: &Path) -> String {
+    let text = std::fs::read_to_string(log_path(run_dir)).unwrap_or_default();
+    let skipped = text.chars().count().saturating_sub(SHIM_LOG_BYTES_MAX);
+    text.chars().skip(skipped).collect::<String>().trim().to_owned()
+}

@@ -1,0 +1,107 @@
+//! From a launch config to the message that a shim understands.
+
+use super::limits::{
+    CPU_PERIOD_US, CPU_SHARES_PER_CORE, NAMESERVERS_MAX, OPEN_FILES_MAX, PIDS_MAX,
+    SHARED_CPUS_PER_CORE,
+};
+use super::{ContainerDriver, ContainerRuntime, blocking};
+use crate::driver::{DriverError, LaunchConfig};
+use roost_model::machine::{CpuKind, Guest};
+use roost_proto::shim::{ShimFile, ShimLaunch, ShimLimits};
+use std::net::IpAddr;
+
+/// Where name servers of the host are written; the second is the one behind a local stub.
+const RESOLV_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
+/// Builds the message.
+pub(super) async fn message(
+    driver: &ContainerDriver,
+    config: &LaunchConfig,
+) -> Result<ShimLaunch, DriverError> {
+    let id = &config.machine_id;
+    let nameservers = blocking("read the host's name servers", || Ok(host_nameservers())).await?;
+    let files = config.files.iter().map(|file| ShimFile {
+        guest_path: file.guest_path.clone(),
+        content: file.content.clone(),
+        mode: file.mode,
+    });
+    Ok(ShimLaunch {
+        machine_id: id.as_str().to_owned(),
+        app: config.app.to_string(),
+        region: config.region.to_string(),
+        run_dir: driver.run_dir(id),
+        data_dir: driver.data_dir(id),
+        log_dir: config.log_dir.clone(),
+        layers: config.layers.clone(),
+        args: config.process.args.clone(),
+        env: config.process.env.clone(),
+        workdir: config.process.workdir.clone(),
+        user: config.process.user.clone(),
+        id_base: config.id_range.base,
+        id_size: config.id_range.size,
+        addresses: vec![config.addresses.ipv4.into(), config.addresses.ipv6.into()],
+        nameservers,
+        files: files.collect(),
+        limits: limits_of(config.guest),
+        cgroup: driver.cgroup_path(id),
+        runtime: match &driver.config.runtime {
+            ContainerRuntime::Library => None,
+            ContainerRuntime::External(path) => Some(path.clone()),
+        },
+    })
+}
+
+/// What a machine of this size may use.
+fn limits_of(guest: Guest) -> ShimLimits {
+    let n_cpus = u64::from(guest.n_cpus);
+    let cpu_shares = match guest.cpu_kind {
+        CpuKind::Performance => CPU_SHARES_PER_CORE * n_cpus,
+        CpuKind::Shared => CPU_SHARES_PER_CORE / SHARED_CPUS_PER_CORE * n_cpus,
+    };
+    ShimLimits {
+        memory_bytes: guest.memory.bytes(),
+        cpu_shares,
+        cpu_quota_us: CPU_PERIOD_US * n_cpus,
+        cpu_period_us: CPU_PERIOD_US,
+        pids_max: PIDS_MAX,
+        open_files_max: OPEN_FILES_MAX,
+    }
+}
+
+/// The name servers of the host that a machine can reach: not those on loopback.
+fn host_nameservers() -> Vec<IpAddr> {
+    RESOLV_FILES
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .map(|text| parse_nameservers(&text))
+        .find(|servers| !servers.is_empty())
+        .unwrap_or_default()
+}
+
+fn parse_nameservers(text: &str) -> Vec<IpAddr> {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
+        .filter(|server| !server.is_loopback() && !server.is_unspecified())
+        .take(NAMESERVERS_MAX)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{limits_of, parse_nameservers};
+    use roost_model::machine::Guest;
+
+    #[test]
+    fn a_shared_cpu_weighs_a_sixteenth_of_a_performance_cpu() {
+        let shared = limits_of(Guest::preset("shared-cpu-4x").unwrap());
+        let performance = limits_of(Guest::preset("performance-4x").unwrap());
+        assert_eq!(shared.cpu_shares * 16, performance.cpu_shares);
+        assert_eq!(shared.cpu_quota_us, 4 * shared.cpu_period_us);
+    }
+
+    #[test]
+    fn local_stubs_are_of_no_use_to_a_machine() {
+        let text = "# comment\nnameserver 127.0.0.53\nnameserver 10.0.0.2\noptions edns0\nnameserver fe80::1%eth0\n";
+        assert_eq!(parse_nameservers(text), ["10.0.0.2".parse::<std::net::IpAddr>().unwrap()]);
+    }
+}

@@ -1,0 +1,40 @@
+//! Bounds of the container driver.
+
+use std::time::Duration;
+
+/// Most processes and threads of one machine.
+pub(super) const PIDS_MAX: u64 = 4_096;
+/// Most open files of one process, where the host allows as many.
+pub(super) const OPEN_FILES_MAX: u64 = 65_536;
+/// Weight of one whole core (cgroup v1 `cpu.shares`; the runtimes convert it for v2).
+pub(super) const CPU_SHARES_PER_CORE: u64 = 1_024;
+/// A shared CPU is a sixteenth of a core while the host is busy.
+pub(super) const SHARED_CPUS_PER_CORE: u64 = 16;
+/// The period over which processor time is counted (the kernel's default).
+pub(super) const CPU_PERIOD_US: u64 = 100_000;
+/// Time for a machine to be created and started; a slow disk takes seconds.
+pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for a shim to answer on its control socket.
+pub(super) const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a shim to end once its machine has been killed.
+pub(super) const SHIM_END_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time for the processes of a killed machine to end.
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time between two looks at whether a shim has ended.
+pub(super) const SHIM_END_POLL: Duration = Duration::from_millis(5);
+/// Longest message of a shim.
+pub(super) const EVENT_BYTES_MAX: u64 = 64 * 1024;
+/// How much of a shim's own log is quoted in an error.
+pub(super) const SHIM_LOG_BYTES_MAX: usize = 2_000;
+/// Most bytes of a command given on standard input.
+pub(super) const EXEC_ARGS_MAX: usize = 1_000;
+/// Time beyond a command's own for its helper to report.
+pub(super) const EXEC_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time to read the rest of a command's output when something it left behind holds the pipe.
+pub(super) const EXEC_DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
+/// Most name servers that resolvers look at (`MAXNS`).
+pub(super) const NAMESERVERS_MAX: usize = 3;
+/// Most listening sockets that are reported.
+pub(super) const SOCKETS_MAX: usize = 256;
+/// Most processes of a machine whose descriptors are searched for a socket's owner.
+pub(super) const SOCKET_OWNERS_MAX: usize = 256;

@@ -1,0 +1,227 @@
+//! `roost-shim run`: from a launch message to the end of the machine.
+
+use crate::account;
+use crate::failure::{Attempt as _, LaunchError};
+use crate::guest_files;
+use crate::limits::CGROUP_EMPTY_TIMEOUT;
+use crate::output::{MachineLog, OutputPipe};
+use crate::program;
+use crate::root::{self, Root};
+use crate::runtime::{self, Created, Output};
+use crate::spec;
+use crate::supervise::{Supervised, send};
+use crate::sys;
+use roost_host::cgroup::Cgroup;
+use roost_observe::writer::{LogIdentity, LogLimits, LogWriter};
+use roost_proto::logs::LogStream;
+use roost_proto::shim::{
+    LINE_BYTES_MAX, ShimCommand, ShimEvent, ShimExit, ShimLaunch, ShimMachine, exit_path,
+    machine_path, socket_path,
+};
+use roost_runtime::fs::write_atomic;
+use rustix::fs::OFlags;
+use rustix::process::WaitStatus;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+/// The connection to the worker until the machine runs.
+struct Handshake {
+    reader: BufReader<UnixStream>,
+}
+
+impl Handshake {
+    fn receive<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, LaunchError> {
+        let mut line = Vec::new();
+        let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
+        (&mut self.reader).take(limit).read_until(b'\n', &mut line).attempt("hear from the worker")?;
+        if line.is_empty() {
+            return Err(LaunchError::host("the worker went away"));
+        }
+        serde_json::from_slice(&line).attempt("understand the worker")
+    }
+
+    fn send(&mut self, event: &ShimEvent) -> io::Result<()> {
+        send(self.reader.get_mut(), event)
+    }
+}
+
+/// Runs one machine from its start to its end.
+pub(crate) fn run() -> anyhow::Result<()> {
+    // Signals to roostd's group or terminal are not for this machine. It
+    // fails when this process leads a group already, which is as good.
+    let _ = rustix::process::setsid();
+    // The lock is held until this process ends; its content is for people.
+    let (stream, lock) = sys::take_standard_streams()?;
+    let mut lock = File::from(lock);
+    write!(lock, "{}", std::process::id())?;
+    let mut handshake = Handshake { reader: BufReader::new(UnixStream::from(stream)) };
+    let launch: ShimLaunch = handshake.receive()?;
+    match start(&launch, &mut handshake) {
+        Ok((machine, log)) => {
+            if handshake.send(&ShimEvent::Started).is_err() {
+                // The worker died at the last moment; it will adopt the machine.
+            }
+            drop(handshake);
+            supervise(&launch, machine, log)
+        }
+        Err(error) => {
+            clean_up(&launch);
+            handshake.send(&ShimEvent::Failed { fault: error.fault, message: error.message })?;
+            Ok(())
+        }
+    }
+}
+
+fn start(
+    launch: &ShimLaunch,
+    handshake: &mut Handshake,
+) -> Result<(Supervised, MachineLog), LaunchError> {
+    let Some(program) = launch.args.first() else {
+        return Err(LaunchError::machine("the image names no program to run, and neither does the machine"));
+    };
+    let mut log = open_log(launch)?;
+    let root = root::assemble(launch)?;
+    let account = account::resolve(&root, &launch.user, launch.id_size)?;
+    let env = spec::environment(launch, &account);
+    let workdir = spec::workdir(launch);
+    program::check(&root, program, workdir, &env)?;
+    guest_files::ensure_dir_inside(&root, workdir, launch.id_base)?;
+    guest_files::write_all(&root, launch)?;
+    let config = spec::build(launch, &root, &account, &env)?;
+
+    let (pipes, output) = open_output()?;
+    let (created, pid) = create(launch, &config, root, output)?;
+    handshake.send(&ShimEvent::Created { pid }).attempt("report to the worker")?;
+    match handshake.receive()? {
+        ShimCommand::Start => {}
+        ShimCommand::Signal { .. } => return Err(LaunchError::host("the worker sent a signal too early")),
+    }
+    let listener = listen(&launch.run_dir)?;
+    let machine = Supervised::new(pid, pipes, listener)?;
+    created.start()?;
+    log.system(&format!("machine started: {}", launch.args.join(" ")));
+    let record = ShimMachine {
+        pid,
+        cgroup: launch.cgroup.clone(),
+        env,
+        workdir: workdir.to_owned(),
+        uid: account.uid,
+        gid: account.gid,
+        additional_gids: account.additional_gids,
+    };
+    write_secret(&machine_path(&launch.run_dir), &record)?;
+    Ok((machine, log))
+}
+
+fn open_log(launch: &ShimLaunch) -> Result<MachineLog, LaunchError> {
+    let identity = LogIdentity {
+        app: launch.app.clone(),
+        machine: launch.machine_id.clone(),
+        region: launch.region.clone(),
+    };
+    let writer = LogWriter::open(&launch.log_dir, identity, LogLimits::default())
+        .attempt("open the machine's log")?;
+    Ok(MachineLog::new(writer))
+}
+
+fn open_output() -> Result<(Vec<OutputPipe>, Output), LaunchError> {
+    let (stdout_reader, stdout) = io::pipe().attempt("make a pipe")?;
+    let (stderr_reader, stderr) = io::pipe().attempt("make a pipe")?;
+    let pipes = vec![
+        OutputPipe::new(stdout_reader.into(), LogStream::Stdout).attempt("set up a pipe")?,
+        OutputPipe::new(stderr_reader.into(), LogStream::Stderr).attempt("set up a pipe")?,
+    ];
+    Ok((pipes, Output { stdout: stdout.into(), stderr: stderr.into() }))
+}
+
+fn create(
+    launch: &ShimLaunch,
+    config: &serde_json::Value,
+    root: Root,
+    output: Output,
+) -> Result<(Created, u32), LaunchError> {
+    let bundle = launch.run_dir.join("bundle");
+    let state = launch.run_dir.join("state");
+    for dir in [&bundle, &state] {
+        std::fs::create_dir_all(dir).attempt(format_args!("create {}", dir.display()))?;
+    }
+    let path = bundle.join("config.json");
+    write_secret(&path, config)?;
+    // An open directory would be a way out of the machine.
+    drop(root);
+    runtime::create(launch.runtime.as_deref(), &launch.machine_id, &bundle, &state, output)
+}
+
+/// Makes the control socket. Its path may be longer than a socket address may be.
+fn listen(run_dir: &Path) -> Result<UnixListener, LaunchError> {
+    let dir = rustix::fs::open(run_dir, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+        .attempt(format_args!("open {}", run_dir.display()))?;
+    let path = socket_path(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())));
+    let _ = std::fs::remove_file(&path);
+    UnixListener::bind(path).attempt(format_args!("make the control socket in {}", run_dir.display()))
+}
+
+fn supervise(launch: &ShimLaunch, mut machine: Supervised, mut log: MachineLog) -> anyhow::Result<()> {
+    let status = machine.run(&mut log)?;
+    let cgroup = Cgroup::at(&launch.cgroup)?;
+    let exit = describe(status, cgroup.oom_kills());
+    log.system(&match exit {
+        ShimExit { oom_killed: true, exit_code, .. } => {
+            format!("machine ran out of memory: exit code {exit_code}")
+        }
+        ShimExit { signal: Some(signal), .. } => format!("machine was ended by signal {signal}"),
+        ShimExit { exit_code, .. } => format!("machine exited with code {exit_code}"),
+    });
+    drop(log);
+    clean_up(launch);
+    let text = serde_json::to_vec(&exit)?;
+    write_atomic(&exit_path(&launch.run_dir), &text, 0o600)?;
+    machine.announce(&ShimEvent::Exited(exit));
+    Ok(())
+}
+
+fn describe(status: WaitStatus, oom_kills: u64) -> ShimExit {
+    let signal = status.terminating_signal();
+    let exit_code = signal.map_or_else(|| status.exit_status().unwrap_or(-1), |signal| 128 + signal);
+    ShimExit { exit_code, signal, oom_killed: oom_kills > 0 && exit_code != 0 }
+}
+
+/// Ends what is left of the machine and removes its records and cgroup.
+fn clean_up(launch: &ShimLaunch) {
+    let state = launch.run_dir.join("state");
+    let cgroup = Cgroup::at(&launch.cgroup);
+    let ended = cgroup.and_then(|cgroup| {
+        cgroup.kill_all(CGROUP_EMPTY_TIMEOUT)?;
+        // Those that became ours must be reaped before the cgroup is empty.
+        while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+        cgroup.remove(CGROUP_EMPTY_TIMEOUT)
+    });
+    if let Err(error) = ended {
+        eprintln!("remove the cgroup of machine {}: {error}", launch.machine_id);
+    }
+    if let Some(runtime) = &launch.runtime {
+        runtime::forget(runtime, &state, &launch.machine_id);
+    }
+    for dir in [state, launch.run_dir.join("bundle")] {
+        let _ = std::fs::remove_dir_all(dir);
+    }
+}
+
+/// Writes a file that nobody else may read; it holds the machine's environment.
+///
+/// Not synced: it is of no use after a crash of the host, and a sync is slow.
+fn write_secret(path: &Path, value: &impl serde::Serialize) -> Result<(), LaunchError> {
+    let text = serde_json::to_vec(value).attempt("write JSON")?;
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(&text))
+        .attempt(format_args!("write {}", path.display()))
+}

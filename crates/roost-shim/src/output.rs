@@ -1,0 +1,90 @@
+//! From a machine's output pipes to its log.
+
+use crate::limits::{LOG_LINE_BYTES_MAX, OUTPUT_READ_BYTES};
+use roost_observe::writer::LogWriter;
+use roost_proto::logs::LogStream;
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+
+/// Writes the log of a machine; a log that cannot be written does not stop it.
+pub(crate) struct MachineLog {
+    writer: LogWriter,
+}
+
+impl MachineLog {
+    /// A log on top of this writer.
+    pub(crate) fn new(writer: LogWriter) -> Self {
+        Self { writer }
+    }
+
+    /// Writes a line of the machine.
+    pub(crate) fn line(&mut self, stream: LogStream, line: &[u8]) {
+        // The writer counts what it could not write and says so in the log later.
+        let _ = self.writer.write_line(stream, line);
+    }
+
+    /// Writes a line about the machine.
+    pub(crate) fn system(&mut self, text: &str) {
+        self.line(LogStream::System, text.as_bytes());
+    }
+}
+
+/// Whether a pipe may have more to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PipeState {
+    /// Perhaps, later.
+    Open,
+    /// Never: all who could write have ended.
+    Ended,
+}
+
+/// One output pipe, cut into lines.
+pub(crate) struct OutputPipe {
+    /// The end to read from, not blocking.
+    pub(crate) fd: OwnedFd,
+    stream: LogStream,
+    partial: Vec<u8>,
+}
+
+impl OutputPipe {
+    /// A pipe whose lines are of this stream.
+    pub(crate) fn new(fd: OwnedFd, stream: LogStream) -> Result<Self, Errno> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Self { fd, stream, partial: Vec::new() })
+    }
+
+    /// Moves what is there, at most one buffer full, to the log.
+    pub(crate) fn pump(&mut self, log: &mut MachineLog) -> PipeState {
+        let mut buffer = vec![0; OUTPUT_READ_BYTES];
+        match rustix::io::read(&self.fd, &mut buffer) {
+            Ok(0) => {
+                self.flush(log);
+                PipeState::Ended
+            }
+            Ok(n) => {
+                self.take(&buffer[..n], log);
+                PipeState::Open
+            }
+            Err(Errno::AGAIN | Errno::INTR) => PipeState::Open,
+            Err(_) => PipeState::Ended,
+        }
+    }
+
+    /// Writes a line that has no end yet.
+    pub(crate) fn flush(&mut self, log: &mut MachineLog) {
+        if !self.partial.is_empty() {
+            log.line(self.stream, &self.partial);
+            self.partial.clear();
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], log: &mut MachineLog) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.partial.len() >= LOG_LINE_BYTES_MAX {
+                log.line(self.stream, self.partial.trim_ascii_end());
+                self.partial.clear();
+            }
+        }
+    }
+}
