@@ -1,1 +1,14 @@
-//! placeholder
+//! All privileged work on one host: machine drivers, networks, cgroups, host
+//! checks, outside programs.
+//!
+//! On a server only this crate, `roost-shim` and `roost-init` make privileged
+//! system calls or start processes.
+
+pub mod cgroup;
+pub mod container;
+pub mod driver;
+#[cfg(feature = "testing")]
+pub mod fake;
+pub mod instance;
+pub mod net;
+pub mod process;

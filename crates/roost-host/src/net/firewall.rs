@@ -1,0 +1,168 @@
+//! The node's firewall: one nftables table of its own, replaced as a whole.
+//!
+//! Rules, for packets from and to machines of this instance:
+//! - from a machine: only with the machine's own source addresses (per link);
+//! - machine → host: only answers, neighbour discovery, and echo requests;
+//! - machine → machine: nothing, of whichever instance;
+//! - outside → machine: only answers;
+//! - machine → outside: yes, with the host's address (NAT) for IPv4 and IPv6.
+//!
+//! The host itself reaches its machines: that is how the edge does.
+//!
+//! A packet has to pass the tables of all programs on the host, so a drop
+//! policy of another one (ufw, firewalld, Docker's `FORWARD`) still stops
+//! machines from reaching the outside; no table can undo that. Traffic
+//! between host and machines passes a drop policy on `input` when that table
+//! accepts answers, as all common ones do.
+
+use super::PlumbError;
+use super::addresses::{IPV4_PREFIX, IPV6_PREFIX, NodeNetwork};
+use crate::driver::MachineAddresses;
+use crate::instance::{InstanceTag, NFT_TABLE_PREFIX};
+use crate::process::{self, NFT, ProgramOutput};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// `nft` takes milliseconds; more than this means that it hangs.
+const NFT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The addresses of machines by the name of their interface.
+pub(crate) type Sources = BTreeMap<String, MachineAddresses>;
+
+/// The whole table as `nft` reads it; replaces an older one in one step.
+pub(crate) fn table_script(tag: InstanceTag, network: &NodeNetwork, sources: &Sources) -> String {
+    let table = tag.nft_table();
+    let links = format!("\"{}*\"", tag.interface_prefix());
+    let (gateway4, gateway6) = (network.gateway_ipv4(), network.gateway_ipv6());
+    let (ipv4, ipv6) = (network.ipv4, network.ipv6);
+    let mut script = format!(
+        "table inet {table} {{}}
+delete table inet {table}
+table inet {table} {{
+  set sources4 {{ type ifname . ipv4_addr; }}
+  set sources6 {{ type ifname . ipv6_addr; }}
+  chain prerouting {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname {links} jump from_machine
+  }}
+  chain from_machine {{
+    iifname . ip saddr @sources4 accept
+    iifname . ip6 saddr @sources6 accept
+    ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    drop
+  }}
+  chain input {{
+    type filter hook input priority filter; policy accept;
+    iifname {links} jump to_host
+  }}
+  chain to_host {{
+    ct state established,related accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    ip daddr {gateway4} icmp type echo-request accept
+    ip6 daddr {{ {gateway6}, fe80::1 }} icmpv6 type echo-request accept
+    drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    iifname {links} oifname {links} drop
+    oifname {links} ct state established,related accept
+    oifname {links} drop
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {ipv4}/{IPV4_PREFIX} oifname != {links} masquerade
+    ip6 saddr {ipv6}/{IPV6_PREFIX} oifname != {links} masquerade
+  }}
+}}
+"
+    );
+    for (name, addresses) in sources {
+        script.push_str(&element_script(tag, "add", name, *addresses));
+    }
+    script
+}
+
+fn element_script(tag: InstanceTag, verb: &str, name: &str, addresses: MachineAddresses) -> String {
+    let table = tag.nft_table();
+    let MachineAddresses { ipv4, ipv6 } = addresses;
+    let mut script = String::new();
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        script,
+        "{verb} element inet {table} sources4 {{ \"{name}\" . {ipv4} }}"
+    );
+    let _ = writeln!(
+        script,
+        "{verb} element inet {table} sources6 {{ \"{name}\" . {ipv6} }}"
+    );
+    script
+}
+
+async fn nft(
+    operation: &'static str,
+    args: &[&str],
+    script: &str,
+) -> Result<ProgramOutput, PlumbError> {
+    process::run(NFT, args, script.as_bytes(), NFT_TIMEOUT)
+        .await
+        .map_err(|source| PlumbError::Firewall { operation, source })
+}
+
+pub(crate) async fn replace_table(
+    tag: InstanceTag,
+    network: &NodeNetwork,
+    sources: &Sources,
+) -> Result<(), PlumbError> {
+    let script = table_script(tag, network, sources);
+    nft("replace the firewall table", &["-f", "-"], &script)
+        .await
+        .map(drop)
+}
+
+pub(crate) async fn allow_source(
+    tag: InstanceTag,
+    name: &str,
+    addresses: MachineAddresses,
+) -> Result<(), PlumbError> {
+    let script = element_script(tag, "add", name, addresses);
+    nft("allow a machine's addresses", &["-f", "-"], &script)
+        .await
+        .map(drop)
+}
+
+pub(crate) async fn forbid_source(
+    tag: InstanceTag,
+    name: &str,
+    addresses: MachineAddresses,
+) -> Result<(), PlumbError> {
+    // Adding first makes the deletion of a missing one succeed.
+    let script = element_script(tag, "add", name, addresses)
+        + &element_script(tag, "delete", name, addresses);
+    nft("forbid a machine's addresses", &["-f", "-"], &script)
+        .await
+        .map(drop)
+}
+
+/// Removes the table; none is fine.
+pub(crate) async fn remove_table(tag: InstanceTag) -> Result<(), PlumbError> {
+    let table = tag.nft_table();
+    let script = format!("table inet {table} {{}}\ndelete table inet {table}\n");
+    nft("remove the firewall table", &["-f", "-"], &script)
+        .await
+        .map(drop)
+}
+
+/// The tables of all roost instances on this host.
+pub(crate) async fn instance_tables() -> Result<Vec<String>, PlumbError> {
+    let output = nft("list firewall tables", &["list", "tables"], "").await?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let names = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("table inet "));
+    Ok(names
+        .map(str::trim)
+        .filter(|name| name.starts_with(NFT_TABLE_PREFIX))
+        .map(str::to_owned)
+        .collect())
+}

@@ -1,0 +1,344 @@
+//! The plumber against a real kernel, in network namespaces made for it.
+//!
+//! The thread of each test has a namespace of its own that plays the host;
+//! machines are processes with a user and a network namespace, and one more
+//! namespace plays the outside.
+
+use super::{LinuxPlumber, NetConfig};
+use crate::driver::MachineAddresses;
+use crate::instance::InstanceTag;
+use crate::net::addresses::NodeNetwork;
+use crate::net::{PacketPlumber as _, PlumbError};
+use roost_model::id::MachineId;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// Long enough for a packet to cross a few namespaces, as a dropped one is waited for this long.
+const DROPPED_AFTER: Duration = Duration::from_millis(400);
+
+struct Namespace(Child);
+
+impl Namespace {
+    fn new() -> Self {
+        let child = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net", "sleep", "600"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let namespace = Self(child);
+        let ours = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let path = format!("/proc/{}/ns/net", namespace.pid());
+        let start = Instant::now();
+        while std::fs::read_link(&path).unwrap() == ours {
+            assert!(start.elapsed() < LIMIT, "no namespace");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        namespace
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Runs something in the namespace, on a thread of its own.
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/proc/{}/ns/net", self.pid());
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let file = std::fs::File::open(path).unwrap();
+                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    fn listen(&self, port: u16) -> TcpListener {
+        self.run(|| TcpListener::bind(("::", port)).unwrap())
+    }
+
+    fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        self.run(|| TcpStream::connect_timeout(&address, DROPPED_AFTER))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn shell(script: &str) -> String {
+    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+struct Host {
+    plumber: LinuxPlumber,
+    network: NodeNetwork,
+    record_dir: tempfile::TempDir,
+    tag: InstanceTag,
+}
+
+impl Host {
+    fn new() -> Self {
+        let tag = InstanceTag::parse("1a2b").unwrap();
+        let network = NodeNetwork::choose(tag, &[]).unwrap();
+        let record_dir = tempfile::tempdir().unwrap();
+        let sysctl_record = record_dir.path().join("sysctl.json");
+        let plumber = LinuxPlumber::new(NetConfig {
+            tag,
+            network,
+            sysctl_record,
+        });
+        Self {
+            plumber,
+            network,
+            record_dir,
+            tag,
+        }
+    }
+
+    fn restarted(&self) -> LinuxPlumber {
+        let sysctl_record = self.record_dir.path().join("sysctl.json");
+        LinuxPlumber::new(NetConfig {
+            tag: self.tag,
+            network: self.network,
+            sysctl_record,
+        })
+    }
+
+    async fn machine(&self, number: u8) -> (Namespace, MachineId, MachineAddresses) {
+        let namespace = Namespace::new();
+        let id = MachineId::from_bytes([number; 7]);
+        let addresses = self.network.address(u16::from(number)).unwrap();
+        self.plumber
+            .attach(&id, addresses, namespace.pid())
+            .await
+            .unwrap();
+        (namespace, id, addresses)
+    }
+}
+
+/// Runs a test in a fresh network namespace; without root it only says so.
+fn in_fresh_host(test: impl AsyncFnOnce() + Send) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            shell("ip link set lo up");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(test());
+        });
+        thread.join().unwrap();
+    });
+}
+
+/// All that a plumber may change.
+fn host_state() -> String {
+    shell(
+        "ip -o link | sed 's/ qdisc.*//'; ip route show table all; ip -6 route show table all; nft list ruleset;
+         cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding;
+         cat /proc/sys/net/ipv6/conf/*/accept_ra",
+    )
+}
+
+fn addresses_of(addresses: MachineAddresses) -> [IpAddr; 2] {
+    [addresses.ipv4.into(), addresses.ipv6.into()]
+}
+
+#[test]
+fn the_host_reaches_machines_and_machines_reach_neither_host_nor_each_other() {
+    in_fresh_host(async || {
+        let host = Host::new();
+        host.plumber.ensure_node().await.unwrap();
+        let (one, _, one_addresses) = host.machine(1).await;
+        let (two, _, two_addresses) = host.machine(2).await;
+        let _listeners = [one.listen(80), two.listen(80)];
+        for address in [one_addresses, two_addresses]
+            .into_iter()
+            .flat_map(addresses_of)
+        {
+            TcpStream::connect_timeout(&SocketAddr::new(address, 80), LIMIT)
+                .unwrap_or_else(|error| panic!("{address}: {error}"));
+        }
+        let _host_listener = TcpListener::bind("[::]:9000").unwrap();
+        let gateways = [
+            IpAddr::from(host.network.gateway_ipv4()),
+            host.network.gateway_ipv6().into(),
+        ];
+        for gateway in gateways {
+            assert!(
+                one.connect(SocketAddr::new(gateway, 9000)).is_err(),
+                "{gateway} answers a machine"
+            );
+        }
+        for address in addresses_of(two_addresses) {
+            assert!(
+                one.connect(SocketAddr::new(address, 80)).is_err(),
+                "{address} answers another machine"
+            );
+        }
+    });
+}
+
+#[test]
+fn machines_reach_the_outside_with_the_hosts_address_and_only_as_themselves() {
+    in_fresh_host(async || {
+        let host = Host::new();
+        let outside = Namespace::new();
+        let pid = outside.pid();
+        shell(&format!(
+            "ip link add up0 type veth peer name eth0 netns {pid}
+             ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad; ip link set up0 up
+             nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set lo up
+             ip addr add 2001:db8::2/64 dev eth0 nodad; ip link set eth0 up
+             ip route add default via 192.0.2.1; ip route add default via 2001:db8::1'"
+        ));
+        host.plumber.ensure_node().await.unwrap();
+        let (machine, _, addresses) = host.machine(1).await;
+        let listener = outside.listen(80);
+        for (target, seen_as) in [
+            ("192.0.2.2:80", "::ffff:192.0.2.1"),
+            ("[2001:db8::2]:80", "2001:db8::1"),
+        ] {
+            let address = target.parse().unwrap();
+            let _stream = machine
+                .run(|| TcpStream::connect_timeout(&address, LIMIT))
+                .unwrap_or_else(|error| {
+                    panic!(
+                        "{target}: {error}\n{}",
+                        shell("nft list ruleset; ip -s link; ip -6 neigh")
+                    )
+                });
+            let (_, peer) = listener.accept().unwrap();
+            assert_eq!(peer.ip().to_string(), seen_as);
+        }
+        let _in_machine = machine.listen(80);
+        let from_outside = outside.connect(SocketAddr::new(addresses.ipv4.into(), 80));
+        assert!(from_outside.is_err(), "the outside reaches a machine");
+
+        let receiver = outside.run(|| UdpSocket::bind("192.0.2.2:53").unwrap());
+        receiver.set_read_timeout(Some(LIMIT)).unwrap();
+        shell(&format!(
+            "nsenter -t {} -n ip addr add 10.99.0.7/32 dev eth0",
+            machine.pid()
+        ));
+        for (source, text) in [
+            ("10.99.0.7".parse().unwrap(), "false"),
+            (IpAddr::from(addresses.ipv4), "true"),
+        ] {
+            let sender = machine.run(|| UdpSocket::bind((source, 0)).unwrap());
+            sender.send_to(text.as_bytes(), "192.0.2.2:53").unwrap();
+        }
+        let mut buffer = [0; 16];
+        let (n_bytes, _) = receiver.recv_from(&mut buffer).unwrap();
+        assert_eq!(
+            &buffer[..n_bytes],
+            b"true",
+            "a packet with a false source came through"
+        );
+    });
+}
+
+#[test]
+fn a_node_that_was_removed_has_left_nothing() {
+    in_fresh_host(async || {
+        let before = host_state();
+        let host = Host::new();
+        host.plumber.ensure_node().await.unwrap();
+        let (_namespace, id, _) = host.machine(1).await;
+        assert_ne!(host_state(), before);
+        assert_eq!(
+            host.plumber.attached().await.unwrap(),
+            std::slice::from_ref(&id)
+        );
+        host.plumber.detach(&id).await.unwrap();
+        host.plumber.detach(&id).await.unwrap();
+        assert!(host.plumber.attached().await.unwrap().is_empty());
+        let (_other, _, _) = host.machine(2).await;
+        host.plumber.remove_node().await.unwrap();
+        host.plumber.remove_node().await.unwrap();
+        assert_eq!(host_state(), before);
+    });
+}
+
+#[test]
+fn a_new_plumber_takes_over_what_an_earlier_one_attached() {
+    in_fresh_host(async || {
+        let host = Host::new();
+        host.plumber.ensure_node().await.unwrap();
+        let (machine, id, addresses) = host.machine(1).await;
+        let restarted = host.restarted();
+        restarted.ensure_node().await.unwrap();
+        assert_eq!(
+            restarted.attached().await.unwrap(),
+            std::slice::from_ref(&id)
+        );
+        let _listener = machine.listen(80);
+        for address in addresses_of(addresses) {
+            TcpStream::connect_timeout(&SocketAddr::new(address, 80), LIMIT).unwrap();
+        }
+        restarted.detach(&id).await.unwrap();
+        assert!(
+            !shell("nft list ruleset").contains("elements"),
+            "the firewall forgets it"
+        );
+    });
+}
+
+#[test]
+fn a_failed_attach_leaves_nothing_and_the_hosts_own_namespace_is_refused() {
+    in_fresh_host(async || {
+        let host = Host::new();
+        host.plumber.ensure_node().await.unwrap();
+        let before = host_state();
+        let id = MachineId::from_bytes([7; 7]);
+        let addresses = host.network.address(7).unwrap();
+        let own = nix::unistd::gettid().as_raw().unsigned_abs();
+        let error = host.plumber.attach(&id, addresses, own).await.unwrap_err();
+        assert!(matches!(error, PlumbError::NotIsolated(_)), "{error:?}");
+        let none = Namespace::new();
+        let pid = none.pid();
+        drop(none);
+        host.plumber.attach(&id, addresses, pid).await.unwrap_err();
+        assert_eq!(host_state(), before);
+    });
+}
+
+#[test]
+fn the_last_of_two_instances_restores_the_hosts_settings() {
+    in_fresh_host(async || {
+        let before = host_state();
+        let one = Host::new();
+        one.plumber.ensure_node().await.unwrap();
+        let tag = InstanceTag::parse("3c4d").unwrap();
+        let network = NodeNetwork::choose(tag, &[]).unwrap();
+        let sysctl_record = one.record_dir.path().join("sysctl.json");
+        let two = LinuxPlumber::new(NetConfig {
+            tag,
+            network,
+            sysctl_record,
+        });
+        two.ensure_node().await.unwrap();
+        one.plumber.remove_node().await.unwrap();
+        assert_eq!(shell("cat /proc/sys/net/ipv4/ip_forward").trim(), "1");
+        two.remove_node().await.unwrap();
+        assert_eq!(host_state(), before);
+    });
+}
