@@ -1,1 +1,21 @@
-//! placeholder
+//! The REST API: apps, machines, releases, deployments, secrets, logs, builds.
+//!
+//! `http/` reads requests and writes answers; `app/` decides and acts, with a
+//! [`ctx::RequestCtx`] as its first parameter; `workflows/` is work that goes
+//! on after the answer and survives a crash; `ports` is what the API needs from
+//! other crates.
+
+#![forbid(unsafe_code)]
+
+mod app;
+mod ctx;
+mod error;
+mod http;
+pub mod limits;
+pub mod ports;
+mod state;
+mod view;
+mod workflows;
+
+pub use http::{openapi, router};
+pub use state::{ApiParts, ApiState, MintTokenError, NodeFacts};

@@ -215,6 +215,23 @@ pub struct StopRequest {
     pub timeout: Option<serde_json::Value>,
 }
 
+/// `POST …/signal`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignalRequest {
+    /// Name or number: `SIGHUP`, `1`.
+    #[schema(value_type = String)]
+    pub signal: serde_json::Value,
+}
+
+/// `POST …/secrets/{name}`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetSecretRequest {
+    /// The value.
+    pub value: String,
+}
+
 /// Answers that say nothing but yes.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct OkResponse {

@@ -1,0 +1,27 @@
+//! What the API does, apart from HTTP.
+
+pub(crate) mod apps;
+pub(crate) mod builds;
+pub(crate) mod deployments;
+pub(crate) mod logs;
+pub(crate) mod machines;
+pub(crate) mod platform;
+pub(crate) mod releases;
+pub(crate) mod secrets;
+
+use crate::error::ApiError;
+use crate::state::ApiState;
+use roost_model::name::AppName;
+use roost_store::StoreError;
+use roost_store::records::AppRecord;
+
+/// The app of this name, or an error that says what to do.
+pub(crate) async fn find_app(state: &ApiState, name: &AppName) -> Result<AppRecord, ApiError> {
+    match state.store.app(name).await {
+        Err(StoreError::NotFound(what)) => {
+            Err(ApiError::not_found("app-not-found", format!("{what} does not exist"))
+                .with_hint("`roost apps list` shows the apps that exist"))
+        }
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,252 @@
+//! Deployments: begin one, look at them.
+
+use super::{find_app, releases};
+use crate::ctx::RequestCtx;
+use crate::error::ApiError;
+use crate::limits;
+use crate::state::ApiState;
+use crate::view;
+use crate::workflows::deploy;
+use roost_auth::policy::Action;
+use roost_model::id::{DeploymentId, MachineId, ReleaseId};
+use roost_model::image_ref::ImageRef;
+use roost_model::machine::MachineState;
+use roost_model::name::{AppName, MachineName};
+use roost_model::rollout::{self, MaxUnavailable, SlotWork};
+use roost_proto::machine_config::{MachineConfig, MachineIdentity};
+use roost_proto::rest::{CreateDeploymentRequest, Deployment, RollbackRequest};
+use roost_proto::worker::MachineStatus;
+use roost_runtime::clock;
+use roost_store::StoreError;
+use roost_store::records::{AppRecord, NewDeployment, NewRelease, SlotPhase, SlotRecord};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a deployment moves to, checked.
+struct Wanted {
+    /// The image as the user named it.
+    image: String,
+    config: MachineConfig,
+    description: Option<String>,
+    count: Option<u32>,
+    max_unavailable: MaxUnavailable,
+    wait_timeout: Duration,
+}
+
+/// Begins a deployment of a new release.
+pub(crate) async fn create(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+    request: CreateDeploymentRequest,
+) -> Result<Deployment, ApiError> {
+    ctx.allow(Action::Deploy, Some(name))?;
+    let app = find_app(state, name).await?;
+    let wanted = to_wanted(state, &app, &request)?;
+    let state_of_task = state.clone();
+    ctx.once(state, "create deployment", &(name, &request), async move {
+        begin(&state_of_task, &app, wanted).await
+    })
+    .await
+}
+
+/// Deploys the current release again, for instance to give machines new secrets.
+pub(crate) async fn redeploy(ctx: &RequestCtx, state: &ApiState, name: &AppName) -> Result<Deployment, ApiError> {
+    ctx.allow(Action::Deploy, Some(name))?;
+    let app = find_app(state, name).await?;
+    let Some(version) = app.current_release else {
+        return Err(ApiError::conflict("never-deployed", format!("app `{name}` was never deployed"))
+            .with_hint("`roost deploy` makes the first release"));
+    };
+    copy_release(ctx, state, app, version, format!("redeploy of v{version}")).await
+}
+
+/// Deploys a copy of an earlier release.
+pub(crate) async fn rollback(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+    request: &RollbackRequest,
+) -> Result<Deployment, ApiError> {
+    ctx.allow(Action::Deploy, Some(name))?;
+    let app = find_app(state, name).await?;
+    let version = match request.version {
+        Some(version) => version,
+        None => releases::find_previous(state, &app).await?.version,
+    };
+    copy_release(ctx, state, app, version, format!("rollback to v{version}")).await
+}
+
+async fn copy_release(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    app: AppRecord,
+    version: u64,
+    description: String,
+) -> Result<Deployment, ApiError> {
+    let release = releases::find(state, &app, version).await?;
+    let wanted = Wanted {
+        image: release.image,
+        config: release.config,
+        description: Some(description),
+        count: None,
+        max_unavailable: MaxUnavailable::DEFAULT,
+        wait_timeout: limits::WAIT_TIMEOUT_DEFAULT,
+    };
+    let state_of_task = state.clone();
+    let asked = (app.id.clone(), version);
+    ctx.once(state, "copy release", &asked, async move {
+        begin(&state_of_task, &app, wanted).await
+    })
+    .await
+}
+
+fn to_wanted(state: &ApiState, app: &AppRecord, request: &CreateDeploymentRequest) -> Result<Wanted, ApiError> {
+    let max = limits::DEPLOY_MACHINES_MAX;
+    if let Some(count) = request.count
+        && !(1..=max).contains(&count)
+    {
+        return Err(ApiError::invalid(format!("`count` is {count}, and must be from 1 to {max}")));
+    }
+    let max_unavailable = request
+        .max_unavailable
+        .map(MaxUnavailable::from_number)
+        .transpose()
+        .map_err(|error| ApiError::invalid(format!("`max_unavailable`: {error}")))?
+        .unwrap_or(MaxUnavailable::DEFAULT);
+    let wait_timeout = request.wait_timeout.map_or(limits::WAIT_TIMEOUT_DEFAULT, Duration::from_secs);
+    if wait_timeout.is_zero() || wait_timeout > limits::WAIT_TIMEOUT_MAX {
+        let max = limits::WAIT_TIMEOUT_MAX.as_secs();
+        return Err(ApiError::invalid(format!("`wait_timeout` must be from 1 to {max} seconds")));
+    }
+    // Every machine has this config, so one conversion tells all that is wrong.
+    request.config.to_spec(identity(state, app, 1, 1)?).map_err(ApiError::faults)?;
+    Ok(Wanted {
+        image: request.config.image.clone(),
+        config: request.config.clone(),
+        description: request.description.clone(),
+        count: request.count,
+        max_unavailable,
+        wait_timeout,
+    })
+}
+
+/// Who the machine of a slot is.
+pub(crate) fn identity(
+    state: &ApiState,
+    app: &AppRecord,
+    release_version: u64,
+    slot_idx: usize,
+) -> Result<MachineIdentity, ApiError> {
+    let name = MachineName::parse(&format!("{}-v{release_version}-{}", app.name, slot_idx + 1))?;
+    Ok(MachineIdentity { app: app.name.clone(), name, region: state.node.region.clone() })
+}
+
+/// Pins the image, plans, records release, deployment and slots in one transaction, and sets off.
+async fn begin(state: &ApiState, app: &AppRecord, wanted: Wanted) -> Result<Deployment, ApiError> {
+    refuse_while_deploying(state, app).await?;
+    let image = ImageRef::parse(&wanted.config.image).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let digest = state.images.pin(&image).await?;
+    let mut current = deployed_machines(state, &app.name).await?;
+    // Machines that run are the ones worth replacing one by one.
+    current.sort_by_key(|machine| (machine.state != MachineState::Started, machine.created_at));
+    let n_wanted = wanted.count.map_or(current.len().max(1), |count| usize::try_from(count).unwrap_or(usize::MAX));
+    let ids: Vec<MachineId> = current.iter().map(|machine| machine.id.clone()).collect();
+    let plan = rollout::plan(&ids, n_wanted, wanted.max_unavailable);
+    let ran: BTreeMap<MachineId, bool> =
+        current.into_iter().map(|machine| (machine.id, is_up(machine.state))).collect();
+    let release = NewRelease {
+        id: ReleaseId::from_ulid(ulid::Ulid::generate()).to_string(),
+        image: wanted.image,
+        image_digest: Some(digest.to_string()),
+        config: MachineConfig { image: image.with_digest(digest).to_string(), ..wanted.config },
+        description: wanted.description,
+    };
+    let deployment = NewDeployment {
+        id: DeploymentId::from_ulid(ulid::Ulid::generate()).to_string(),
+        slots: plan.slots.iter().enumerate().map(|(idx, work)| to_slot(idx, work, &ran)).collect(),
+        batches: plan.batches,
+        wait_timeout: wanted.wait_timeout,
+    };
+    let record = match state.store.create_deployment(&app.id, &release, &deployment, clock::now()).await {
+        Err(StoreError::Exists(_)) => {
+            refuse_while_deploying(state, app).await?;
+            return Err(ApiError::conflict("deploy-in-progress", "another deployment has just ended; try again"));
+        }
+        result => result?,
+    };
+    deploy::spawn(state.clone(), record.clone());
+    Ok(view::deployment(state, app, record, vec![]))
+}
+
+fn is_up(state: MachineState) -> bool {
+    match state {
+        MachineState::Starting | MachineState::Started => true,
+        MachineState::Created
+        | MachineState::Stopping
+        | MachineState::Stopped
+        | MachineState::Failed
+        | MachineState::Destroying
+        | MachineState::Destroyed => false,
+    }
+}
+
+fn to_slot(idx: usize, work: &SlotWork, ran: &BTreeMap<MachineId, bool>) -> SlotRecord {
+    let (old_machine, makes_new) = match work {
+        SlotWork::Replace(old) => (Some(old.clone()), true),
+        SlotWork::Add => (None, true),
+        SlotWork::Remove(old) => (Some(old.clone()), false),
+    };
+    let old_ran = old_machine.as_ref().and_then(|old| ran.get(old)).copied().unwrap_or(false);
+    SlotRecord { idx, old_machine, old_ran, makes_new, new_machine: None, phase: SlotPhase::Planned }
+}
+
+/// The machines of an app that deployments made; others are their maker's business.
+async fn deployed_machines(state: &ApiState, app: &AppName) -> Result<Vec<MachineStatus>, ApiError> {
+    let mut machines = state.worker.machines(Some(app)).await?;
+    machines.retain(|machine| {
+        machine.spec.metadata.contains_key(deploy::DEPLOYMENT_KEY)
+            && !matches!(machine.state, MachineState::Destroying | MachineState::Destroyed)
+    });
+    Ok(machines)
+}
+
+/// Fails, naming it, while a deployment of the app is unfinished.
+pub(crate) async fn refuse_while_deploying(state: &ApiState, app: &AppRecord) -> Result<(), ApiError> {
+    match state.store.unfinished_deployments(Some(&app.id)).await?.first() {
+        None => Ok(()),
+        Some(record) => {
+            let message = format!("deployment {} of app `{}` is under way", record.id, app.name);
+            Err(ApiError::conflict("deploy-in-progress", message)
+                .with_hint(format!("wait for it: GET /v1/apps/{}/deployments/{}", app.name, record.id)))
+        }
+    }
+}
+
+/// One deployment with its steps.
+pub(crate) async fn get(ctx: &RequestCtx, state: &ApiState, name: &AppName, id: &str) -> Result<Deployment, ApiError> {
+    ctx.allow(Action::SeeApp, Some(name))?;
+    let app = find_app(state, name).await?;
+    load(state, &app, id).await
+}
+
+/// A deployment as it is now.
+pub(crate) async fn load(state: &ApiState, app: &AppRecord, id: &str) -> Result<Deployment, ApiError> {
+    let id = DeploymentId::parse(id)?;
+    let record = match state.store.deployment(&app.id, id.as_str()).await {
+        Err(StoreError::NotFound(what)) => {
+            return Err(ApiError::not_found("not-found", format!("{what} of app `{}` does not exist", app.name)));
+        }
+        result => result?,
+    };
+    let steps = state.store.steps(&record.id, 0).await?;
+    Ok(view::deployment(state, app, record, steps))
+}
+
+/// The deployments of an app, newest first, without their steps.
+pub(crate) async fn list(ctx: &RequestCtx, state: &ApiState, name: &AppName) -> Result<Vec<Deployment>, ApiError> {
+    ctx.allow(Action::SeeApp, Some(name))?;
+    let app = find_app(state, name).await?;
+    let records = state.store.deployments(&app.id).await?;
+    Ok(records.into_iter().map(|record| view::deployment(state, &app, record, vec![])).collect())
+}

@@ -1,0 +1,40 @@
+//! What this platform is, and who the caller is.
+
+use crate::ctx::RequestCtx;
+use crate::error::ApiError;
+use crate::state::ApiState;
+use roost_auth::policy::{Action, Caller};
+use roost_model::machine::MachineState;
+use roost_proto::rest::{NodeInfo, TokenInfo};
+
+/// The node.
+pub(crate) async fn node(ctx: &RequestCtx, state: &ApiState) -> Result<NodeInfo, ApiError> {
+    ctx.allow(Action::SeePlatform, None)?;
+    let machines = state.worker.machines(None).await?;
+    let n_running = machines.iter().filter(|machine| machine.state == MachineState::Started).count();
+    let node = &state.node;
+    Ok(NodeInfo {
+        version: node.version.clone(),
+        region: node.region.to_string(),
+        isolation: node.isolation.clone(),
+        domains: node.domains.clone(),
+        http_port: node.http_port,
+        https_port: node.https_port,
+        machines_running: u64::try_from(n_running).unwrap_or(u64::MAX),
+        registry: node.registry.clone(),
+    })
+}
+
+/// The caller's token.
+pub(crate) async fn token(ctx: &RequestCtx, state: &ApiState) -> Result<TokenInfo, ApiError> {
+    ctx.allow(Action::SeePlatform, None)?;
+    let Caller::Token { id, .. } = &ctx.caller else {
+        return Err(ApiError::not_found("not-found", "the caller has no token"));
+    };
+    let tokens = state.store.tokens().await?;
+    let token = tokens
+        .into_iter()
+        .find(|token| token.id == *id)
+        .ok_or_else(|| ApiError::not_found("not-found", format!("token `{id}` does not exist")))?;
+    Ok(TokenInfo { id: token.id, name: token.name, scope: token.scope, created_at: token.created_at.as_ms() })
+}

@@ -1,0 +1,56 @@
+//! Releases: look, and go back.
+
+use super::find_app;
+use crate::ctx::RequestCtx;
+use crate::error::ApiError;
+use crate::state::ApiState;
+use crate::view;
+use roost_auth::policy::Action;
+use roost_model::name::AppName;
+use roost_proto::rest::Release;
+use roost_store::StoreError;
+use roost_store::records::{AppRecord, ReleaseRecord, ReleaseStatus};
+
+/// The releases of an app, newest first.
+pub(crate) async fn list(ctx: &RequestCtx, state: &ApiState, name: &AppName) -> Result<Vec<Release>, ApiError> {
+    ctx.allow(Action::SeeApp, Some(name))?;
+    let app = find_app(state, name).await?;
+    let releases = state.store.releases(&app.id).await?;
+    Ok(releases.into_iter().map(|record| view::release(&app, record)).collect())
+}
+
+/// One release.
+pub(crate) async fn get(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+    version: u64,
+) -> Result<Release, ApiError> {
+    ctx.allow(Action::SeeApp, Some(name))?;
+    let app = find_app(state, name).await?;
+    Ok(view::release(&app, find(state, &app, version).await?))
+}
+
+/// The release with this number, or an error that says what to do.
+pub(crate) async fn find(state: &ApiState, app: &AppRecord, version: u64) -> Result<ReleaseRecord, ApiError> {
+    match state.store.release(&app.id, version).await {
+        Err(StoreError::NotFound(_)) => {
+            Err(ApiError::not_found("not-found", format!("app `{}` has no release {version}", app.name))
+                .with_hint("`roost releases` shows the releases that exist"))
+        }
+        result => Ok(result?),
+    }
+}
+
+/// The newest release before the current one that was deployed.
+pub(crate) async fn find_previous(state: &ApiState, app: &AppRecord) -> Result<ReleaseRecord, ApiError> {
+    let nothing = || ApiError::conflict("never-deployed", format!("app `{}` has no earlier release", app.name));
+    let current = app.current_release.ok_or_else(nothing)?;
+    state
+        .store
+        .releases(&app.id)
+        .await?
+        .into_iter()
+        .find(|release| release.version < current && release.status == ReleaseStatus::Succeeded)
+        .ok_or_else(nothing)
+}

@@ -1,0 +1,93 @@
+//! HTTP: routes, what every request goes through, the OpenAPI document.
+
+mod apps;
+mod builds;
+mod deployments;
+mod extract;
+mod gate;
+mod logs;
+pub(crate) mod machines;
+mod platform;
+mod releases;
+mod secrets;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use crate::error::ApiError;
+use crate::state::ApiState;
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "roost", description = "The REST API of roost.", version = "1"),
+    security(("token" = [])),
+    modifiers(&TokenScheme)
+)]
+struct Document;
+
+/// Says that every route takes a bearer token.
+struct TokenScheme;
+
+impl utoipa::Modify for TokenScheme {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
+}
+
+fn v1() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(platform::node))
+        .routes(routes!(platform::token))
+        .routes(routes!(apps::create, apps::list))
+        .routes(routes!(apps::get, apps::delete))
+        .routes(routes!(machines::create, machines::list))
+        .routes(routes!(machines::get, machines::update, machines::destroy))
+        .routes(routes!(machines::start))
+        .routes(routes!(machines::stop))
+        .routes(routes!(machines::restart))
+        .routes(routes!(machines::signal))
+        .routes(routes!(machines::cordon))
+        .routes(routes!(machines::uncordon))
+        .routes(routes!(machines::wait))
+        .routes(routes!(machines::events))
+        .routes(routes!(machines::exec))
+        .routes(routes!(deployments::create, deployments::list))
+        .routes(routes!(deployments::get))
+        .routes(routes!(deployments::events))
+        .routes(routes!(deployments::redeploy))
+        .routes(routes!(deployments::rollback))
+        .routes(routes!(releases::list))
+        .routes(routes!(releases::get))
+        .routes(routes!(secrets::list, secrets::set))
+        .routes(routes!(secrets::set_one, secrets::remove_one))
+        .routes(routes!(logs::logs))
+        .routes(routes!(builds::create))
+}
+
+/// The OpenAPI document of everything under `/v1`.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    v1().into_openapi()
+}
+
+/// The API as a service. The registry is mounted beside it by the caller.
+pub fn router(state: ApiState) -> Router {
+    let (routes, document) = v1().split_for_parts();
+    let document = serde_json::to_string(&document).unwrap_or_default();
+    let routes = routes
+        .route("/v1/openapi.json", get(move || async move { platform::openapi(document) }))
+        .fallback(|| async { ApiError::not_found("route-not-found", "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::malformed_method()
+        })
+        // Before anything else: who asks. Unknown paths tell a stranger nothing either.
+        .layer(from_fn_with_state(state.clone(), gate::authenticate))
+        .with_state(state);
+    Router::new().route("/healthz", get(platform::healthz)).merge(routes).layer(from_fn(gate::identify))
+}

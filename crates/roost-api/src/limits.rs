@@ -1,0 +1,56 @@
+//! Bounds of the API.
+
+use std::time::Duration;
+
+/// Largest JSON body.
+pub const BODY_BYTES_MAX: usize = roost_model::limits::API_BODY_BYTES_MAX;
+/// Longest time that a JSON body may take to arrive.
+pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Most machines that one deployment may ask for.
+pub const DEPLOY_MACHINES_MAX: u32 = 200;
+/// Longest and default time that a machine may take to become healthy.
+pub const WAIT_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// See [`WAIT_TIMEOUT_MAX`].
+pub const WAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+/// Longest long-poll of `wait`.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Time between two looks at a machine that is to become healthy.
+pub const HEALTH_POLL: Duration = Duration::from_millis(50);
+/// How long a machine without checks must stay up to count as healthy.
+pub const SETTLE: Duration = Duration::from_secs(1);
+/// After this many ends of its process a new machine counts as broken.
+pub const EXITS_MAX: usize = 3;
+/// How long an old machine may take to come back when a deployment is undone.
+pub const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an old machine may take to stop, beyond its own stop time-out.
+pub const STOP_MARGIN: Duration = Duration::from_secs(60);
+/// Attempts at an action of the worker that must not be given up at once.
+pub const WORKER_ATTEMPTS: u32 = 5;
+/// First wait between such attempts; it doubles.
+pub const WORKER_BACKOFF: Duration = Duration::from_millis(200);
+/// Longest wait before a deployment whose journal failed is taken up again.
+pub const JOURNAL_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Last log lines in a deployment's error.
+pub const LOG_TAIL_LINES: usize = 20;
+/// Events in an answer about one machine.
+pub const MACHINE_EVENTS: usize = 20;
+/// Most events in an answer that lists them.
+pub const MACHINE_EVENTS_MAX: usize = 200;
+/// Log records in an answer when none are asked for, and most.
+pub const LOG_RECORDS_DEFAULT: usize = 100;
+/// See [`LOG_RECORDS_DEFAULT`].
+pub const LOG_RECORDS_MAX: usize = 10_000;
+/// Messages that wait for a slow reader of a stream.
+pub const STREAM_QUEUE: usize = 64;
+/// How often an event stream looks again when nothing woke it.
+pub const STREAM_POLL: Duration = Duration::from_secs(1);
+/// Time between two comments that keep an idle event stream open.
+pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Default and longest time of one `exec`.
+pub const EXEC_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// See [`EXEC_TIMEOUT_DEFAULT`].
+pub const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Most secrets changed by one request.
+pub const SECRET_CHANGES_MAX: usize = 500;

@@ -1,0 +1,169 @@
+//! What the API is made of.
+
+use crate::error::ApiError;
+use crate::ports::{ImageBuilder, ImageSource, LogSource, PortError};
+use crate::workflows::deploy;
+use roost_auth::seal::SealingKey;
+use roost_auth::token::TokenSecret;
+use roost_model::name::RegionCode;
+use roost_proto::worker::WorkerApi;
+use roost_runtime::clock;
+use roost_runtime::tasks::Tasks;
+use roost_store::records::TokenRecord;
+use roost_store::{Store, StoreError};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What the API says about the node it runs on.
+#[derive(Debug, Clone)]
+pub struct NodeFacts {
+    /// Version of `roostd`.
+    pub version: String,
+    /// The node's region.
+    pub region: RegionCode,
+    /// The isolation rung in use: `container`.
+    pub isolation: String,
+    /// The domains under which every app has a name, best first.
+    pub domains: Vec<String>,
+    /// The edge's HTTP port.
+    pub http_port: u16,
+    /// The edge's HTTPS port.
+    pub https_port: u16,
+    /// Host and port of the built-in registry.
+    pub registry: String,
+}
+
+/// The parts that an API is put together from.
+pub struct ApiParts {
+    /// The control database.
+    pub store: Store,
+    /// The owner of machines.
+    pub worker: Arc<dyn WorkerApi>,
+    /// Images.
+    pub images: Arc<dyn ImageSource>,
+    /// Logs.
+    pub logs: Arc<dyn LogSource>,
+    /// Builds.
+    pub builder: Arc<dyn ImageBuilder>,
+    /// The node.
+    pub node: NodeFacts,
+    /// The key that seals secrets.
+    pub sealing_key: Arc<SealingKey>,
+    /// Where its tasks run.
+    pub tasks: Tasks,
+}
+
+impl std::fmt::Debug for ApiParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiParts").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// The API. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState {
+    pub(crate) store: Store,
+    pub(crate) worker: Arc<dyn WorkerApi>,
+    pub(crate) images: Arc<dyn ImageSource>,
+    pub(crate) logs: Arc<dyn LogSource>,
+    pub(crate) builder: Arc<dyn ImageBuilder>,
+    pub(crate) node: Arc<NodeFacts>,
+    pub(crate) sealing_key: Arc<SealingKey>,
+    pub(crate) tasks: Tasks,
+    /// Changes whenever a deployment makes a step, to wake event streams.
+    pub(crate) deploy_steps: watch::Sender<u64>,
+    #[cfg(test)]
+    pub(crate) kill_switch: Arc<crate::workflows::KillSwitch>,
+}
+
+impl std::fmt::Debug for ApiState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiState").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// A token could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MintTokenError {
+    /// The system gave no random bytes.
+    #[error("make a token")]
+    Randomness(#[from] roost_auth::token::NoRandomness),
+    /// It could not be recorded.
+    #[error("record a token")]
+    Store(#[from] StoreError),
+}
+
+impl ApiState {
+    /// The API made of these parts.
+    pub fn new(parts: ApiParts) -> Self {
+        Self {
+            store: parts.store,
+            worker: parts.worker,
+            images: parts.images,
+            logs: parts.logs,
+            builder: parts.builder,
+            node: Arc::new(parts.node),
+            sealing_key: parts.sealing_key,
+            tasks: parts.tasks,
+            deploy_steps: watch::Sender::new(0),
+            #[cfg(test)]
+            kill_switch: Arc::default(),
+        }
+    }
+
+    /// Takes up the deployments that the last process left unfinished. Called once, at start.
+    pub async fn resume(&self) -> Result<(), StoreError> {
+        for record in self.store.unfinished_deployments(None).await? {
+            tracing::info!(deployment = record.id, status = record.status.as_str(), "deployment taken up again");
+            deploy::spawn(self.clone(), record);
+        }
+        Ok(())
+    }
+
+    /// Makes a token that may do everything. The secret is shown here only.
+    pub async fn mint_admin_token(&self, name: &str) -> Result<TokenSecret, MintTokenError> {
+        let secret = TokenSecret::generate()?;
+        self.register_admin_token(name, &secret).await?;
+        Ok(secret)
+    }
+
+    /// Makes a known secret a token that may do everything; again is harmless.
+    pub async fn register_admin_token(&self, name: &str, secret: &TokenSecret) -> Result<(), StoreError> {
+        let hash = secret.hash().to_hex();
+        if self.store.token_by_hash(&hash).await?.is_some() {
+            return Ok(());
+        }
+        let record = TokenRecord {
+            id: format!("tok_{}", ulid::Ulid::generate()),
+            name: name.to_owned(),
+            hash,
+            scope: roost_auth::policy::Scope::Admin.to_string(),
+            created_at: clock::now(),
+        };
+        self.store.add_token(&record).await
+    }
+
+    /// Where an app answers, best first.
+    pub(crate) fn urls(&self, app: &str) -> Vec<String> {
+        let url = |scheme: &str, domain: &str, port: u16, usual: u16| {
+            if port == usual {
+                format!("{scheme}://{app}.{domain}")
+            } else {
+                format!("{scheme}://{app}.{domain}:{port}")
+            }
+        };
+        let node = &self.node;
+        node.domains
+            .iter()
+            .flat_map(|domain| {
+                [url("http", domain, node.http_port, 80), url("https", domain, node.https_port, 443)]
+            })
+            .collect()
+    }
+}
+
+impl From<PortError> for ApiError {
+    fn from(error: PortError) -> Self {
+        Self { hint: error.hint, ..Self::new(error.blame, error.code, error.message) }
+    }
+}

@@ -1,0 +1,142 @@
+//! A rolling deploy that may be killed anywhere.
+//!
+//! ```text
+//! Pending ─▶ Running ──────────────▶ Retiring ─▶ Succeeded
+//!              │  per slot:             (point of no return:
+//!              │  create → healthy →     old machines are removed)
+//!              │  stop the old one
+//!              └─ a slot fails ─▶ Undoing ─▶ Failed
+//!                                 (old machines come back, new ones go)
+//! ```
+//!
+//! Each slot starts its new machine before it stops its old one. How far each
+//! slot came is journalled in the control database after each action, and each
+//! action may be repeated: creation has a request id made of the deployment and
+//! the slot, start and stop of what is started or stopped are nothing. So after
+//! a crash the same functions run again from the journal.
+
+mod diagnose;
+mod health;
+mod journal;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod undo;
+
+use crate::limits;
+use crate::state::ApiState;
+use journal::Journal;
+use roost_model::error::chain;
+use roost_proto::rest::DeploymentError;
+use roost_store::StoreError;
+use roost_store::records::{DeploymentRecord, DeploymentStatus, SlotRecord};
+use std::time::Duration;
+
+/// Label of a machine: the deployment that made it.
+pub(crate) const DEPLOYMENT_KEY: &str = "roost_deployment_id";
+/// Label of a machine: the number of its release.
+const RELEASE_KEY: &str = "roost_release_version";
+
+/// Why a slot did not get to its end.
+#[derive(Debug)]
+enum SlotError {
+    /// The deployment has failed, and is undone.
+    Failed(Box<DeploymentError>),
+    /// The journal could not be written: nothing is decided, and it is tried again.
+    Journal(StoreError),
+}
+
+impl From<StoreError> for SlotError {
+    fn from(error: StoreError) -> Self {
+        Self::Journal(error)
+    }
+}
+
+/// Runs a deployment to its end, in its own task.
+pub(crate) fn spawn(state: ApiState, record: DeploymentRecord) {
+    let stop = state.tasks.stopping();
+    state.tasks.clone().spawn("deploy", async move {
+        tokio::select! {
+            biased;
+            // Cancel-safe: what was done is journalled, and taken up at the next start.
+            () = stop.cancelled() => {}
+            // Cancel-safe: the same, from the journal.
+            () = run_to_end(state, record) => {}
+        }
+    });
+}
+
+/// Takes the deployment up again until its journal says that it ended.
+async fn run_to_end(state: ApiState, record: DeploymentRecord) {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        match run(&state, &record.app_id, &record.id).await {
+            Ok(()) => return,
+            // The app was deleted meanwhile.
+            Err(StoreError::NotFound(_)) => return,
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(deployment = record.id, error, "deployment waits for the control database");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(limits::JOURNAL_BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+/// One pass from what the journal says.
+async fn run(state: &ApiState, app_id: &str, id: &str) -> Result<(), StoreError> {
+    let journal = Journal::load(state, app_id, id).await?;
+    match journal.record.status {
+        DeploymentStatus::Pending | DeploymentStatus::Running => roll_forward(&journal).await,
+        DeploymentStatus::Retiring => retire_old(&journal).await,
+        DeploymentStatus::Undoing => undo::undo(&journal).await,
+        DeploymentStatus::Succeeded | DeploymentStatus::Failed => Ok(()),
+    }
+}
+
+async fn roll_forward(journal: &Journal) -> Result<(), StoreError> {
+    if journal.record.status == DeploymentStatus::Pending {
+        let slots = journal.slots().await?;
+        let n_new = slots.iter().filter(|slot| slot.makes_new).count();
+        let n_old = slots.iter().filter(|slot| slot.old_machine.is_some()).count();
+        let version = journal.record.release_version;
+        let text = format!("release v{version}: {n_new} new machines, {n_old} old ones, {} batches", journal.record.batches.len());
+        journal.step("plan", None, "done", text).await?;
+        journal.set_status(DeploymentStatus::Running, None).await?;
+    }
+    for batch in &journal.record.batches {
+        let slots: Vec<SlotRecord> =
+            journal.slots().await?.into_iter().filter(|slot| batch.contains(&slot.idx)).collect();
+        // All slots of a batch come to an end before anything is undone.
+        let results = futures_util::future::join_all(slots.into_iter().map(|slot| slot::advance(journal, slot)));
+        for result in results.await {
+            match result {
+                Ok(()) => {}
+                Err(SlotError::Journal(error)) => return Err(error),
+                Err(SlotError::Failed(error)) => {
+                    journal.set_status(DeploymentStatus::Undoing, Some(&error)).await?;
+                    return undo::undo(journal).await;
+                }
+            }
+        }
+    }
+    // The point of no return, in one transaction with the app's current release.
+    journal.set_status(DeploymentStatus::Retiring, None).await?;
+    retire_old(journal).await
+}
+
+/// Removes the old machines. They take no traffic any more, so a failure does not undo anything.
+async fn retire_old(journal: &Journal) -> Result<(), StoreError> {
+    for slot in journal.slots().await? {
+        let Some(old) = slot.old_machine else { continue };
+        match journal.destroy(&old).await {
+            Ok(()) => journal.step("retire", Some(&old), "done", format!("old machine {old} removed")).await?,
+            Err(reason) => {
+                let text = format!("old machine {old} could not be removed: {reason}");
+                journal.step("retire", Some(&old), "failed", text).await?;
+            }
+        }
+    }
+    journal.finish(DeploymentStatus::Succeeded).await
+}

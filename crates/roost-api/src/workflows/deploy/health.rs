@@ -1,0 +1,98 @@
+//! The health gate: when a new machine may take the place of an old one.
+
+use super::journal::Journal;
+use super::{SlotError, diagnose};
+use crate::limits;
+use roost_model::id::MachineId;
+use roost_model::machine::MachineState;
+use roost_proto::worker::{CheckResult, MachineStatus, WorkerError};
+use tokio::time::Instant;
+
+/// What one look at a machine says.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Healthy,
+    Waiting,
+    Broken,
+    /// It was recorded but never started: a crash came in between.
+    NotStarted,
+}
+
+/// A machine without checks counts as healthy once one process stayed up for a while.
+#[derive(Debug, Default)]
+struct Settling(Option<(Option<u32>, Instant)>);
+
+impl Settling {
+    fn has_settled(&mut self, pid: Option<u32>) -> bool {
+        match self.0 {
+            Some((seen, since)) if seen == pid => since.elapsed() >= limits::SETTLE,
+            _ => {
+                self.0 = Some((pid, Instant::now()));
+                false
+            }
+        }
+    }
+}
+
+/// Waits until the machine takes traffic, or says why it will not.
+pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(), SlotError> {
+    let worker = &journal.state.worker;
+    let deadline = Instant::now() + journal.record.wait_timeout;
+    let mut settling = Settling::default();
+    loop {
+        let status = match journal.insist(|| worker.machine(id)).await {
+            Ok(status) => status,
+            Err(error) => return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(id, &error)))),
+        };
+        match judge(journal, &status, &mut settling).await {
+            Ok(Verdict::Healthy) => return Ok(()),
+            Ok(Verdict::Waiting) => {}
+            Ok(Verdict::NotStarted) => {
+                if let Err(error) = journal.insist(|| worker.start_machine(id)).await {
+                    return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(id, &error))));
+                }
+            }
+            Ok(Verdict::Broken) => {
+                return Err(SlotError::Failed(Box::new(diagnose::exited(journal, &status).await)));
+            }
+            Err(error) => return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(id, &error)))),
+        }
+        if Instant::now() >= deadline {
+            return Err(SlotError::Failed(Box::new(diagnose::unhealthy(journal, &status).await)));
+        }
+        tokio::time::sleep(limits::HEALTH_POLL).await;
+    }
+}
+
+async fn judge(journal: &Journal, status: &MachineStatus, settling: &mut Settling) -> Result<Verdict, WorkerError> {
+    if status.last_exit.is_some() && exits(journal, status).await? >= limits::EXITS_MAX {
+        return Ok(Verdict::Broken);
+    }
+    Ok(match status.state {
+        MachineState::Created => Verdict::NotStarted,
+        MachineState::Starting => Verdict::Waiting,
+        // Between two restarts a machine is starting, so a stopped one stays as it is.
+        MachineState::Stopping
+        | MachineState::Stopped
+        | MachineState::Failed
+        | MachineState::Destroying
+        | MachineState::Destroyed => Verdict::Broken,
+        MachineState::Started if checks_pass(status) => {
+            let has_gate = !status.checks.is_empty();
+            if has_gate || settling.has_settled(status.pid) { Verdict::Healthy } else { Verdict::Waiting }
+        }
+        MachineState::Started => Verdict::Waiting,
+    })
+}
+
+/// Every check passes, and a machine that takes traffic has been seen to answer.
+fn checks_pass(status: &MachineStatus) -> bool {
+    let all_pass = status.checks.iter().all(|check| check.result == CheckResult::Passing);
+    let answers = status.spec.services.is_empty() || !status.checks.is_empty();
+    all_pass && answers
+}
+
+async fn exits(journal: &Journal, status: &MachineStatus) -> Result<usize, WorkerError> {
+    let events = journal.state.worker.machine_events(&status.id, limits::MACHINE_EVENTS_MAX).await?;
+    Ok(events.iter().filter(|event| event.kind == "exit").count())
+}

@@ -1,0 +1,89 @@
+//! Undoing a deployment: the old machines come back first, then the new ones go.
+
+use super::DEPLOYMENT_KEY;
+use super::journal::Journal;
+use crate::limits;
+use roost_model::error::chain;
+use roost_model::id::MachineId;
+use roost_model::machine::MachineState;
+use roost_proto::worker::{CheckResult, MachineStatus, WorkerError};
+use roost_store::StoreError;
+use roost_store::records::{DeploymentStatus, SlotPhase};
+use tokio::time::Instant;
+
+/// Undoes what the journal says, and what it may not say yet.
+pub(super) async fn undo(journal: &Journal) -> Result<(), StoreError> {
+    journal.step("undo", None, "started", "the old machines take over again".into()).await?;
+    let slots = journal.slots().await?;
+    // From `Healthy` on, the stop of the old machine may have begun.
+    let touched: Vec<MachineId> = slots
+        .into_iter()
+        .filter(|slot| slot.old_ran && slot.phase >= SlotPhase::Healthy)
+        .filter_map(|slot| slot.old_machine)
+        .collect();
+    for old in &touched {
+        match restore(journal, old).await {
+            Ok(()) => journal.step("undo", Some(old), "done", format!("old machine {old} serves again")).await?,
+            Err(reason) => {
+                let text = format!("old machine {old} did not come back: {reason}");
+                journal.step("undo", Some(old), "failed", text).await?;
+            }
+        }
+    }
+    destroy_new(journal).await?;
+    journal.finish(DeploymentStatus::Failed).await
+}
+
+/// Starts an old machine and waits until it can take traffic.
+async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
+    let worker = &journal.state.worker;
+    let text = |error: WorkerError| chain(&error);
+    let deadline = Instant::now() + limits::RESTORE_TIMEOUT;
+    journal.insist(|| worker.set_cordoned(old, false)).await.map_err(text)?;
+    let mut asked = false;
+    loop {
+        let status = journal.insist(|| worker.machine(old)).await.map_err(text)?;
+        if serves(&status) {
+            return Ok(());
+        }
+        // A machine that is still stopping can only be started once it has stopped.
+        if !asked && matches!(status.state, MachineState::Stopped | MachineState::Failed | MachineState::Created) {
+            journal.insist(|| worker.start_machine(old)).await.map_err(text)?;
+            asked = true;
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("it is {} after {} s", status.state.as_str(), limits::RESTORE_TIMEOUT.as_secs()));
+        }
+        tokio::time::sleep(limits::HEALTH_POLL).await;
+    }
+}
+
+fn serves(status: &MachineStatus) -> bool {
+    status.state == MachineState::Started
+        && status.checks.iter().all(|check| check.result == CheckResult::Passing)
+}
+
+/// Removes every machine that this deployment made, also one whose creation is not in the journal.
+async fn destroy_new(journal: &Journal) -> Result<(), StoreError> {
+    let machines = match journal.insist(|| journal.state.worker.machines(Some(&journal.app.name))).await {
+        Ok(machines) => machines,
+        Err(error) => {
+            let text = format!("the new machines could not be listed: {}", chain(&error));
+            return journal.step("undo", None, "failed", text).await;
+        }
+    };
+    let own = machines.iter().filter(|machine| {
+        machine.spec.metadata.get(DEPLOYMENT_KEY).is_some_and(|id| *id == journal.record.id)
+    });
+    for machine in own {
+        let id = &machine.id;
+        match journal.destroy(id).await {
+            Ok(()) => journal.step("undo", Some(id), "done", format!("new machine {id} removed")).await?,
+            Err(reason) => {
+                let text = format!("new machine {id} could not be removed: {reason}");
+                journal.step("undo", Some(id), "failed", text).await?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,315 @@
+//! A worker without machines: it keeps what it is told in memory.
+//!
+//! It behaves as the trait says (repeatable requests, refusals by state) and
+//! can be told that the machines of certain images never become healthy or
+//! end at once.
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use roost_model::id::{InstanceId, MachineId};
+use roost_model::machine::{MachineExit, MachineState, Rung, StopSignal};
+use roost_model::name::AppName;
+use roost_model::time::Timestamp;
+use roost_proto::worker::{
+    CheckResult, CheckStatus, CreateMachine, ExecCommand, ExecOutcome, Launch, ListeningSocket, MachineEvent,
+    MachineStatus, SecretEnv, UpdateMachine, WaitFor, WorkerApi, WorkerError,
+};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// What becomes of a machine that is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Its checks pass.
+    Healthy,
+    /// It runs, and its checks fail; it listens on 127.0.0.1:3000.
+    Unhealthy,
+    /// Its process ends with exit code 1.
+    Exits,
+}
+
+#[derive(Debug)]
+struct SimMachine {
+    status: MachineStatus,
+    secrets: SecretEnv,
+    events: Vec<MachineEvent>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    machines: BTreeMap<MachineId, SimMachine>,
+    by_request: BTreeMap<String, MachineId>,
+    fates: BTreeMap<String, Fate>,
+    n_made: u64,
+    clock_ms: u64,
+    alive_min: BTreeMap<AppName, usize>,
+}
+
+/// A worker in memory.
+#[derive(Debug, Default)]
+pub struct SimWorker {
+    inner: Mutex<Inner>,
+}
+
+impl SimWorker {
+    /// No machines; all that come are healthy.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Decides what becomes of machines of this image repository from now on.
+    pub fn set_fate(&self, repository: &str, fate: Fate) {
+        self.inner.lock().fates.insert(repository.to_owned(), fate);
+    }
+
+    /// The secrets that a machine was given.
+    pub fn secrets(&self, id: &MachineId) -> Option<SecretEnv> {
+        self.inner.lock().machines.get(id).map(|machine| machine.secrets.clone())
+    }
+
+    /// How many machines were ever made.
+    pub fn n_made(&self) -> u64 {
+        self.inner.lock().n_made
+    }
+
+    /// The fewest serving machines that the app had since the last call, which begins to count anew.
+    pub fn take_serving_min(&self, app: &AppName) -> usize {
+        let mut inner = self.inner.lock();
+        let now = inner.serving(app);
+        inner.alive_min.insert(app.clone(), now).unwrap_or(now)
+    }
+}
+
+impl Inner {
+    fn serving(&self, app: &AppName) -> usize {
+        self.machines
+            .values()
+            .map(|machine| &machine.status)
+            .filter(|status| status.spec.app == *app && status.state == MachineState::Started && !status.cordoned)
+            .filter(|status| status.checks.iter().all(|check| check.result == CheckResult::Passing))
+            .count()
+    }
+
+    fn tick(&mut self) -> Timestamp {
+        self.clock_ms += 1;
+        Timestamp::from_ms(1_700_000_000_000 + self.clock_ms)
+    }
+
+    fn find(&mut self, id: &MachineId) -> Result<&mut SimMachine, WorkerError> {
+        self.machines.get_mut(id).ok_or_else(|| WorkerError::NotFound(id.clone()))
+    }
+
+    /// Moves a machine to a state, with an event.
+    fn set_state(&mut self, id: &MachineId, kind: &str, state: MachineState) -> Result<MachineStatus, WorkerError> {
+        let at = self.tick();
+        let machine = self.find(id)?;
+        machine.status.state = state;
+        machine.status.updated_at = at;
+        let seq = u64::try_from(machine.events.len()).unwrap_or(0) + 1;
+        let (kind, source, detail) = (kind.to_owned(), "user".to_owned(), serde_json::Value::Null);
+        machine.events.push(MachineEvent { seq, at, kind, state, source, detail });
+        let status = machine.status.clone();
+        let serving = self.serving(&status.spec.app);
+        if let Some(min) = self.alive_min.get_mut(&status.spec.app) {
+            *min = serving.min(*min);
+        }
+        Ok(status)
+    }
+
+    fn start(&mut self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+        let machine = self.find(id)?;
+        if machine.status.state == MachineState::Started {
+            return Ok(machine.status.clone());
+        }
+        let repository = machine.status.spec.image.repository.clone();
+        let fate = self.fates.get(&repository).copied().unwrap_or(Fate::Healthy);
+        let at = self.tick();
+        let machine = self.find(id)?;
+        let result = if fate == Fate::Healthy { CheckResult::Passing } else { CheckResult::Critical };
+        machine.status.pid = Some(4242);
+        machine.status.checks = machine
+            .status
+            .spec
+            .services
+            .iter()
+            .enumerate()
+            .map(|(idx, service)| CheckStatus {
+                name: format!("servicecheck-{idx}-tcp-{}", service.internal_port),
+                result,
+                output: if result == CheckResult::Passing { "connected" } else { "connection refused" }.into(),
+                updated_at: at,
+            })
+            .collect();
+        self.set_state(id, "start", MachineState::Started)?;
+        if fate == Fate::Exits {
+            let machine = self.find(id)?;
+            machine.status.pid = None;
+            machine.status.last_exit = Some(MachineExit { exit_code: 1, signal: None, oom_killed: false });
+            return self.set_state(id, "exit", MachineState::Failed);
+        }
+        Ok(self.find(id)?.status.clone())
+    }
+
+    fn create(&mut self, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
+        if let Some(id) = self.by_request.get(&request.request_id).cloned() {
+            return Ok(self.find(&id)?.status.clone());
+        }
+        let is_taken = |machine: &SimMachine| {
+            machine.status.spec.app == request.spec.app && machine.status.spec.name == request.spec.name
+        };
+        if self.machines.values().any(is_taken) {
+            return Err(WorkerError::Conflict(format!("a machine named {} exists", request.spec.name)));
+        }
+        self.n_made += 1;
+        let n = self.n_made.to_be_bytes();
+        let id = MachineId::from_bytes([1, n[2], n[3], n[4], n[5], n[6], n[7]]);
+        let at = self.tick();
+        let image_digest = request.spec.image.digest.as_ref().map(ToString::to_string);
+        let status = MachineStatus {
+            id: id.clone(),
+            instance_id: InstanceId::from_ulid(ulid::Ulid::generate()),
+            spec: request.spec,
+            state: MachineState::Created,
+            state_reason: None,
+            image_digest,
+            private_ipv4: Ipv4Addr::new(10, 0, 0, 2),
+            private_ipv6: Ipv6Addr::LOCALHOST,
+            rung: Rung::Container,
+            pid: None,
+            checks: vec![],
+            cordoned: false,
+            last_exit: None,
+            created_at: at,
+            updated_at: at,
+        };
+        let machine = SimMachine { status, secrets: request.secrets, events: vec![] };
+        self.machines.insert(id.clone(), machine);
+        self.by_request.insert(request.request_id, id.clone());
+        self.set_state(&id, "launch", MachineState::Created)?;
+        match request.launch {
+            Launch::Start => self.start(&id),
+            Launch::Skip => Ok(self.find(&id)?.status.clone()),
+        }
+    }
+}
+
+#[async_trait]
+impl WorkerApi for SimWorker {
+    async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
+        self.inner.lock().create(request)
+    }
+
+    async fn update_machine(&self, id: &MachineId, request: UpdateMachine) -> Result<MachineStatus, WorkerError> {
+        let mut inner = self.inner.lock();
+        let machine = inner.find(id)?;
+        if request.current_version.is_some_and(|version| version != machine.status.instance_id) {
+            return Err(WorkerError::Conflict("the machine has another version".into()));
+        }
+        machine.status.spec = request.spec;
+        machine.secrets = request.secrets;
+        machine.status.instance_id = InstanceId::from_ulid(ulid::Ulid::generate());
+        inner.set_state(id, "update", MachineState::Stopped)?;
+        match request.launch {
+            Launch::Start => inner.start(id),
+            Launch::Skip => Ok(inner.find(id)?.status.clone()),
+        }
+    }
+
+    async fn machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+        Ok(self.inner.lock().find(id)?.status.clone())
+    }
+
+    async fn machines(&self, app: Option<&AppName>) -> Result<Vec<MachineStatus>, WorkerError> {
+        let inner = self.inner.lock();
+        let statuses = inner.machines.values().map(|machine| machine.status.clone());
+        Ok(statuses.filter(|status| app.is_none_or(|app| status.spec.app == *app)).collect())
+    }
+
+    async fn start_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+        self.inner.lock().start(id)
+    }
+
+    async fn stop_machine(
+        &self,
+        id: &MachineId,
+        _signal: Option<StopSignal>,
+        _timeout: Option<Duration>,
+    ) -> Result<MachineStatus, WorkerError> {
+        let mut inner = self.inner.lock();
+        inner.find(id)?.status.pid = None;
+        inner.set_state(id, "stop", MachineState::Stopped)
+    }
+
+    async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+        let mut inner = self.inner.lock();
+        inner.set_state(id, "restart", MachineState::Stopped)?;
+        inner.start(id)
+    }
+
+    async fn signal_machine(&self, id: &MachineId, _signal: StopSignal) -> Result<(), WorkerError> {
+        match self.inner.lock().find(id)?.status.state {
+            MachineState::Started => Ok(()),
+            other => Err(WorkerError::Conflict(format!("machine {id} is {}", other.as_str()))),
+        }
+    }
+
+    async fn destroy_machine(&self, id: &MachineId, force: bool) -> Result<(), WorkerError> {
+        let mut inner = self.inner.lock();
+        if inner.find(id)?.status.state == MachineState::Started && !force {
+            return Err(WorkerError::Conflict(format!("machine {id} runs")));
+        }
+        inner.set_state(id, "destroy", MachineState::Destroyed)?;
+        inner.machines.remove(id);
+        Ok(())
+    }
+
+    async fn set_cordoned(&self, id: &MachineId, cordoned: bool) -> Result<MachineStatus, WorkerError> {
+        let mut inner = self.inner.lock();
+        let machine = inner.find(id)?;
+        machine.status.cordoned = cordoned;
+        let state = machine.status.state;
+        inner.set_state(id, if cordoned { "cordon" } else { "uncordon" }, state)
+    }
+
+    async fn wait_machine(&self, id: &MachineId, wait: WaitFor) -> Result<MachineStatus, WorkerError> {
+        let deadline = tokio::time::Instant::now() + wait.timeout;
+        loop {
+            let status = self.inner.lock().find(id)?.status.clone();
+            if wait.states.contains(&status.state) {
+                return Ok(status);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                let wanted: Vec<_> = wait.states.iter().map(|state| state.as_str()).collect();
+                return Err(WorkerError::WaitTimeout {
+                    machine: id.clone(),
+                    state: status.state.as_str(),
+                    wanted: wanted.join(" or "),
+                    seconds: wait.timeout.as_secs(),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn machine_events(&self, id: &MachineId, limit: usize) -> Result<Vec<MachineEvent>, WorkerError> {
+        let mut inner = self.inner.lock();
+        Ok(inner.find(id)?.events.iter().rev().take(limit).cloned().collect())
+    }
+
+    async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError> {
+        let mut inner = self.inner.lock();
+        if inner.find(id)?.status.state != MachineState::Started {
+            return Err(WorkerError::Conflict(format!("machine {id} does not run")));
+        }
+        let stdout = command.command.join(" ").into_bytes();
+        Ok(ExecOutcome { exit_code: 0, stdout, stderr: command.stdin, truncated: false })
+    }
+
+    async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, WorkerError> {
+        let mut inner = self.inner.lock();
+        inner.find(id)?;
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 3000));
+        Ok(vec![ListeningSocket { protocol: "tcp".into(), address, process: Some("app".into()) }])
+    }
+}
