@@ -1,0 +1,92 @@
+//! What a client connection is doing: serving, reading a header, or nothing.
+
+use crate::config::EdgeTimeouts;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// No header is being read.
+const NO_HEADER: u64 = u64::MAX;
+
+/// The state of one client connection. Times are milliseconds since it began.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    origin: Instant,
+    serving: AtomicUsize,
+    idle_since: AtomicU64,
+    header_since: AtomicU64,
+    multiplexed: AtomicBool,
+}
+
+impl Activity {
+    /// A new connection, from which a header is expected.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            origin: Instant::now(),
+            serving: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
+            header_since: AtomicU64::new(0),
+            multiplexed: AtomicBool::new(false),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// HTTP/2 sends frames that belong to no request: only idleness counts.
+    pub(crate) fn is_http2(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+        self.header_since.store(NO_HEADER, Ordering::Relaxed);
+    }
+
+    /// Bytes have come.
+    pub(crate) fn bytes_read(&self) {
+        if self.serving.load(Ordering::Relaxed) == 0
+            && !self.multiplexed.load(Ordering::Relaxed)
+            && self.header_since.load(Ordering::Relaxed) == NO_HEADER
+        {
+            self.header_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// A request has come; it is served until the guard is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> Serving {
+        self.serving.fetch_add(1, Ordering::Relaxed);
+        self.header_since.store(NO_HEADER, Ordering::Relaxed);
+        Serving(self.clone())
+    }
+
+    /// When the connection should be looked at next.
+    pub(crate) fn next_look(&self, timeouts: &EdgeTimeouts) -> Instant {
+        Instant::now() + timeouts.header.min(timeouts.idle).max(Duration::from_millis(1))
+    }
+
+    /// Whether a header has been on the way for too long.
+    pub(crate) fn header_is_late(&self, timeouts: &EdgeTimeouts) -> bool {
+        let since = self.header_since.load(Ordering::Relaxed);
+        since != NO_HEADER && self.is_over(since, timeouts.header)
+    }
+
+    /// Whether nothing has been asked for too long.
+    pub(crate) fn is_idle(&self, timeouts: &EdgeTimeouts) -> bool {
+        self.serving.load(Ordering::Relaxed) == 0
+            && self.is_over(self.idle_since.load(Ordering::Relaxed), timeouts.idle)
+    }
+
+    fn is_over(&self, since: u64, limit: Duration) -> bool {
+        u128::from(self.now().saturating_sub(since)) >= limit.as_millis()
+    }
+}
+
+/// One request that a connection is serving.
+#[derive(Debug)]
+pub(crate) struct Serving(Arc<Activity>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
+        self.0.serving.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,247 @@
+//! Bodies on their way through: streamed piece by piece, never gathered.
+//!
+//! A request body can be taken back as long as nobody has asked it for a
+//! piece, which is what makes a retry possible. A response body carries the
+//! settlement of its exchange and settles it when it ends or is dropped.
+
+use crate::settle::Settlement;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::time::Sleep;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The other side broke off.
+    #[error("the body ended early")]
+    Transport(#[source] hyper::Error),
+    /// Nothing came for too long.
+    #[error("the body stood still for {} s", .0.as_secs())]
+    Idle(Duration),
+    /// The body was taken back for another attempt.
+    #[error("the body was taken back")]
+    TakenBack,
+}
+
+/// Ends a wait that takes too long. The timer is made only when there is a wait.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, timer: None }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+    }
+
+    fn progress(&mut self) {
+        self.timer = None;
+    }
+}
+
+/// What an exchange knows about the request body while a connection sends it.
+#[derive(Debug)]
+pub(crate) struct BodySlot {
+    body: Mutex<Option<Incoming>>,
+    started: AtomicBool,
+    finished: AtomicBool,
+    origin: Instant,
+    progress_ms: AtomicU64,
+}
+
+impl BodySlot {
+    /// Holds a body that nobody has read yet.
+    pub(crate) fn new(body: Incoming) -> Arc<Self> {
+        let finished = body.is_end_stream();
+        Arc::new(Self {
+            body: Mutex::new(Some(body)),
+            started: AtomicBool::new(false),
+            finished: AtomicBool::new(finished),
+            origin: Instant::now(),
+            progress_ms: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether a piece has been asked for.
+    pub(crate) fn started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Whether it has been read to its end.
+    pub(crate) fn finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
+    }
+
+    /// When the last piece was read.
+    pub(crate) fn last_progress(&self) -> Instant {
+        self.origin + Duration::from_millis(self.progress_ms.load(Ordering::Relaxed))
+    }
+
+    fn note_progress(&self) {
+        let ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress_ms.store(ms, Ordering::Relaxed);
+    }
+}
+
+/// The body of a request to a machine.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// No body.
+    Empty,
+    /// The client's body.
+    Streamed {
+        slot: Arc<BodySlot>,
+        size: SizeHint,
+        patience: BodyPatience,
+    },
+}
+
+/// The patience of a request body. A type of its own only to keep `Patience` private.
+#[derive(Debug)]
+pub(crate) struct BodyPatience(Patience);
+
+impl RequestBody {
+    /// The body in this slot.
+    pub(crate) fn streamed(slot: &Arc<BodySlot>, idle: Duration) -> Self {
+        let size = slot.body.lock().as_ref().map_or_else(SizeHint::default, Body::size_hint);
+        Self::Streamed { slot: slot.clone(), size, patience: BodyPatience(Patience::new(idle)) }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self::Streamed { slot, patience, .. } = self.get_mut() else { return Poll::Ready(None) };
+        slot.started.store(true, Ordering::Release);
+        let mut body = slot.body.lock();
+        let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err(BodyError::TakenBack))) };
+        match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                patience.0.progress();
+                slot.note_progress();
+                if frame.is_none() || body.is_end_stream() {
+                    slot.finished.store(true, Ordering::Release);
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Transport)))
+            }
+            Poll::Pending => {
+                ready!(patience.0.poll_over(cx));
+                Poll::Ready(Some(Err(BodyError::Idle(patience.0.limit))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streamed { slot, .. } => slot.finished(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streamed { size, .. } => *size,
+        }
+    }
+}
+
+/// The body of a response to a client.
+#[derive(Debug)]
+pub(crate) enum ResponseBody {
+    /// A page of the edge itself.
+    Page {
+        content: Option<Bytes>,
+        settlement: Box<Settlement>,
+    },
+    /// The machine's body.
+    Streamed(Box<StreamedResponse>),
+}
+
+/// A machine's body on its way to the client.
+#[derive(Debug)]
+pub(crate) struct StreamedResponse {
+    body: Incoming,
+    patience: Patience,
+    settlement: Settlement,
+}
+
+impl ResponseBody {
+    /// Passes on the machine's body; a body that is empty already settles when the response is dropped.
+    pub(crate) fn streamed(body: Incoming, idle: Duration, mut settlement: Settlement) -> Self {
+        if body.is_end_stream() {
+            settlement.body_ended();
+        }
+        Self::Streamed(Box::new(StreamedResponse { body, patience: Patience::new(idle), settlement }))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let streamed = match self.get_mut() {
+            Self::Page { content, settlement } => {
+                let content = content.take();
+                settlement.add_bytes(content.as_ref().map_or(0, Bytes::len));
+                settlement.body_ended();
+                return Poll::Ready(content.map(|content| Ok(Frame::data(content))));
+            }
+            Self::Streamed(streamed) => streamed,
+        };
+        match Pin::new(&mut streamed.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                streamed.patience.progress();
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    streamed.settlement.add_bytes(data.len());
+                }
+                let ended = match &frame {
+                    None => true,
+                    Some(Ok(_)) => streamed.body.is_end_stream(),
+                    Some(Err(_)) => false,
+                };
+                if ended {
+                    streamed.settlement.body_ended();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Transport)))
+            }
+            Poll::Pending => {
+                ready!(streamed.patience.poll_over(cx));
+                Poll::Ready(Some(Err(BodyError::Idle(streamed.patience.limit))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Page { content, .. } => content.is_none(),
+            Self::Streamed(streamed) => streamed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Page { content, .. } => SizeHint::with_exact(content.as_ref().map_or(0, |c| c.len() as u64)),
+            Self::Streamed(streamed) => streamed.body.size_hint(),
+        }
+    }
+}

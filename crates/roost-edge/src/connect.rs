@@ -1,0 +1,99 @@
+//! Phase 5, connect: a kept connection to the machine, or a new one.
+
+use crate::accept::Executor;
+use crate::exchange::Shared;
+use crate::limits;
+use crate::pool::{Http1Sender, Http2Sender};
+use crate::table::Target;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::io;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A connection that can take a request now.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    Http1 { sender: Http1Sender, reused: bool },
+    Http2 { sender: Http2Sender, reused: bool },
+}
+
+/// How a machine was not reached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("connect to {address}: {source}")]
+    Tcp { address: std::net::SocketAddr, source: io::Error },
+    #[error("{address} did not take the connection within {} ms", limit.as_millis())]
+    Timeout { address: std::net::SocketAddr, limit: std::time::Duration },
+    #[error("begin HTTP with {address}: {source}")]
+    Handshake { address: std::net::SocketAddr, source: hyper::Error },
+}
+
+/// Gets a connection. With `alone`, a new HTTP/1 one that nobody shares (for upgrades).
+pub(crate) async fn connect(shared: &Shared, target: &Target, alone: bool) -> Result<Connection, ConnectError> {
+    let limit = shared.config.timeouts.connect;
+    if target.endpoint.h2_backend && !alone {
+        if let Some(mut sender) = target.pool.take_http2()
+            && matches!(timeout(limit, sender.ready()).await, Ok(Ok(())))
+        {
+            return Ok(Connection::Http2 { sender, reused: true });
+        }
+        let sender = open_http2(shared, target).await?;
+        target.pool.put_http2(sender.clone());
+        return Ok(Connection::Http2 { sender, reused: false });
+    }
+    if !alone {
+        while let Some(mut sender) = target.pool.take_http1(shared.config.timeouts.pool_idle) {
+            if sender.is_ready() || matches!(timeout(limit, sender.ready()).await, Ok(Ok(()))) {
+                return Ok(Connection::Http1 { sender, reused: true });
+            }
+        }
+    }
+    let sender = open_http1(shared, target, alone).await?;
+    Ok(Connection::Http1 { sender, reused: false })
+}
+
+async fn open(shared: &Shared, target: &Target) -> Result<TcpStream, ConnectError> {
+    let (address, limit) = (target.endpoint.address, shared.config.timeouts.connect);
+    let stream = timeout(limit, TcpStream::connect(address))
+        .await
+        .map_err(|_| ConnectError::Timeout { address, limit })?
+        .map_err(|source| ConnectError::Tcp { address, source })?;
+    // Only a performance hint: a socket that refuses it still works.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+async fn open_http1(shared: &Shared, target: &Target, upgrades: bool) -> Result<Http1Sender, ConnectError> {
+    let stream = open(shared, target).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_headers(limits::HEADER_LINES_MAX)
+        .max_buf_size(limits::HTTP1_BUFFER_BYTES_MAX)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|source| ConnectError::Handshake { address: target.endpoint.address, source })?;
+    // The request that fails with the connection gets the error; here there is nobody to tell.
+    if upgrades {
+        shared.backends.spawn(async move { drop(connection.with_upgrades().await) });
+    } else {
+        shared.backends.spawn(async move { drop(connection.await) });
+    }
+    let ready = sender.ready().await;
+    ready.map_err(|source| ConnectError::Handshake { address: target.endpoint.address, source })?;
+    Ok(sender)
+}
+
+async fn open_http2(shared: &Shared, target: &Target) -> Result<Http2Sender, ConnectError> {
+    let stream = open(shared, target).await?;
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(Executor(shared.backends.clone()))
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES_MAX)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|source| ConnectError::Handshake { address: target.endpoint.address, source })?;
+    shared.backends.spawn(async move { drop(connection.await) });
+    let ready = sender.ready().await;
+    ready.map_err(|source| ConnectError::Handshake { address: target.endpoint.address, source })?;
+    Ok(sender)
+}

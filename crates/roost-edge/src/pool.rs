@@ -1,0 +1,111 @@
+//! Kept connections to one endpoint.
+//!
+//! HTTP/1: a stack of idle connections; the newest is used first, so that the
+//! others grow old and are closed. HTTP/2: one connection that all share. A
+//! closed pool keeps nothing: what comes back is dropped.
+
+use crate::body::RequestBody;
+use crate::limits;
+use hyper::client::conn::{http1, http2};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A sender of requests on one HTTP/1 connection.
+pub(crate) type Http1Sender = http1::SendRequest<RequestBody>;
+/// A sender of requests on one HTTP/2 connection.
+pub(crate) type Http2Sender = http2::SendRequest<RequestBody>;
+
+#[derive(Debug)]
+struct Idle {
+    sender: Http1Sender,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    open: bool,
+    idle: Vec<Idle>,
+    shared: Option<(Http2Sender, Instant)>,
+}
+
+/// The kept connections.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    state: Mutex<State>,
+}
+
+impl Pool {
+    /// An open pool without connections.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { open: true, idle: Vec::new(), shared: None }) })
+    }
+
+    /// Opens or closes the pool; closing drops idle connections.
+    pub(crate) fn set_open(&self, open: bool) {
+        let mut state = self.state.lock();
+        state.open = open;
+        if !open {
+            // Requests under way hold their own senders.
+            let dropped = (std::mem::take(&mut state.idle), state.shared.take());
+            drop(state);
+            drop(dropped);
+        }
+    }
+
+    /// The newest idle connection that is still open and younger than `limit`.
+    pub(crate) fn take_http1(&self, limit: Duration) -> Option<Http1Sender> {
+        let mut state = self.state.lock();
+        while let Some(idle) = state.idle.pop() {
+            if idle.since.elapsed() >= limit {
+                // Those below are older still.
+                state.idle.clear();
+                return None;
+            }
+            if !idle.sender.is_closed() {
+                return Some(idle.sender);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose response has ended.
+    pub(crate) fn put_http1(&self, sender: Http1Sender) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.open && state.idle.len() < limits::POOL_IDLE_MAX {
+            state.idle.push(Idle { sender, since: Instant::now() });
+        }
+    }
+
+    /// The shared HTTP/2 connection.
+    pub(crate) fn take_http2(&self) -> Option<Http2Sender> {
+        let mut state = self.state.lock();
+        let (sender, used) = state.shared.as_mut()?;
+        if sender.is_closed() {
+            state.shared = None;
+            return None;
+        }
+        *used = Instant::now();
+        Some(sender.clone())
+    }
+
+    /// Shares a new HTTP/2 connection.
+    pub(crate) fn put_http2(&self, sender: Http2Sender) {
+        let mut state = self.state.lock();
+        if state.open {
+            state.shared = Some((sender, Instant::now()));
+        }
+    }
+
+    /// Drops what has been idle for longer than `limit`.
+    pub(crate) fn reap(&self, limit: Duration, nothing_in_flight: bool) {
+        let mut state = self.state.lock();
+        state.idle.retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
+        if nothing_in_flight && state.shared.as_ref().is_some_and(|(_, used)| used.elapsed() >= limit) {
+            state.shared = None;
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! WebSocket: over HTTP/1.1 by `Upgrade` (RFC 6455), over HTTP/2 by extended
+//! CONNECT (RFC 8441). Towards the app it is always the HTTP/1.1 form. Other
+//! upgrades are dropped: the request goes on without them.
+
+use crate::exchange::Shared;
+use crate::limits;
+use crate::settle::Settlement;
+use base64::Engine as _;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, Method, Version};
+use hyper::ext::Protocol;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
+const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
+
+/// A client's wish for a WebSocket.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    client: OnUpgrade,
+    over_http2: bool,
+}
+
+/// Whether this is RFC 8441's way to ask for a WebSocket.
+pub(crate) fn is_websocket_over_http2(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_2
+        && parts.method == Method::CONNECT
+        && parts.extensions.get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
+}
+
+/// Takes the wish out of a request, which becomes a GET for the app.
+pub(crate) fn take_wish(parts: &mut Parts) -> Option<Wish> {
+    let over_http2 = is_websocket_over_http2(parts);
+    if !over_http2 && !is_websocket_over_http1(parts) {
+        return None;
+    }
+    let client = parts.extensions.remove::<OnUpgrade>()?;
+    parts.method = Method::GET;
+    Some(Wish { client, over_http2 })
+}
+
+fn is_websocket_over_http1(parts: &Parts) -> bool {
+    let has = |name: HeaderName, token: &str| {
+        let values = parts.headers.get_all(name);
+        let mut tokens = values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        tokens.any(|t| t.trim().eq_ignore_ascii_case(token))
+    };
+    // A body would be sent before the app has agreed to the upgrade.
+    let no_body = !parts.headers.contains_key(TRANSFER_ENCODING)
+        && parts.headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
+    parts.version == Version::HTTP_11
+        && parts.method == Method::GET
+        && no_body
+        && has(CONNECTION, "upgrade")
+        && has(UPGRADE, "websocket")
+}
+
+impl Wish {
+    /// Puts the wish into the headers for the app, after the hop-by-hop ones were taken away.
+    pub(crate) fn towards_app(&self, headers: &mut HeaderMap) {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if self.over_http2 {
+            let nonce = ulid::Ulid::generate().to_bytes();
+            let key = base64::engine::general_purpose::STANDARD.encode(nonce);
+            headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&key).expect("base64 is a valid value"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+    }
+
+    /// Puts the app's agreement into the headers for the client; returns the status for it.
+    pub(crate) fn towards_client(&self, headers: &mut HeaderMap) -> http::StatusCode {
+        if self.over_http2 {
+            headers.remove(SEC_WEBSOCKET_ACCEPT);
+            return http::StatusCode::OK;
+        }
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        http::StatusCode::SWITCHING_PROTOCOLS
+    }
+
+    /// Carries bytes both ways until either side ends, both are silent for too long, or the edge ends.
+    pub(crate) fn tunnel(self, shared: &Arc<Shared>, app: OnUpgrade, mut settlement: Settlement) {
+        let edge = shared.clone();
+        shared.clients.spawn(async move {
+            let opened = async { tokio::try_join!(self.client, app) };
+            let limit = edge.config.timeouts.header;
+            let Ok(Ok((client, app))) = tokio::time::timeout(limit, opened).await else { return };
+            tokio::select! {
+                () = carry(client, app, edge.config.timeouts.tunnel_idle) => settlement.body_ended(),
+                () = edge.kill.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn carry(client: Upgraded, app: Upgraded, idle: Duration) {
+    let mut client = Watched::new(TokioIo::new(client), idle);
+    let mut app = TokioIo::new(app);
+    // All bytes pass through the client's side, so watching one side watches both directions.
+    let size = limits::TUNNEL_BUFFER_BYTES;
+    // An error is the end of one of the two connections; both are closed by dropping them.
+    let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut app, size, size).await;
+}
+
+/// A stream that breaks when nothing has been read or written for too long.
+struct Watched<S> {
+    inner: S,
+    limit: Duration,
+    last: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<S> Watched<S> {
+    fn new(inner: S, limit: Duration) -> Self {
+        Self { inner, limit, last: Instant::now(), timer: Box::pin(tokio::time::sleep(limit)) }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let over = self.last + self.limit;
+            if Instant::now() >= over {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            self.timer.as_mut().reset(over);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                this.last = Instant::now();
+                Poll::Ready(result)
+            }
+            Poll::Pending => this.poll_idle(cx).map(Err),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_write(cx, buf) {
+            Poll::Ready(result) => {
+                this.last = Instant::now();
+                Poll::Ready(result)
+            }
+            Poll::Pending => this.poll_idle(cx).map(Err),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
