@@ -4,6 +4,7 @@
 //! On a server only this crate, `roost-shim` and `roost-init` make privileged
 //! system calls or start processes.
 
+pub mod buildah;
 pub mod cgroup;
 pub mod container;
 pub mod driver;

@@ -5,6 +5,7 @@
 //! its business.
 #![forbid(unsafe_code)]
 
+pub mod build;
 pub mod limits;
 pub mod manifest;
 pub mod platform;

@@ -84,3 +84,12 @@ pub const UPLOAD_AGE_MAX: Duration = Duration::from_secs(3600);
 pub const UPLOAD_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a blob that are read at a time to send it.
 pub const BLOB_READ_BYTES: usize = 256 * 1024;
+
+/// Most bytes of all files of a folder that is built.
+pub const BUILD_BYTES_MAX: u64 = 4 << 30;
+/// Most files and folders of a folder that is built.
+pub const BUILD_ENTRIES_MAX: usize = 200_000;
+/// Bytes of a layer that are handed to the store at a time.
+pub const LAYER_CHUNK_BYTES: usize = 256 * 1024;
+/// Most such chunks under way.
+pub const LAYER_CHUNKS_MAX: usize = 8;

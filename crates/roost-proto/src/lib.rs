@@ -5,6 +5,7 @@
 //! `roost-model`, which is where validation happens. Fields are only added;
 //! their meaning never changes in place.
 
+pub mod dockerfile;
 pub mod duration;
 pub mod logs;
 pub mod machine_config;

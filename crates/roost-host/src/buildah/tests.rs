@@ -1,0 +1,123 @@
+//! Real builds without a base image, so that no network is needed.
+
+use super::{BUILDAH, BuildRegistry, Buildah, BuildahSettings};
+use roost_proto::dockerfile::{BuildDockerfileError, DockerfileBuild, DockerfileBuilder as _};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+fn settings(dir: &Path) -> BuildahSettings {
+    let registry = BuildRegistry {
+        address: "127.0.0.1:1".into(),
+        token: "sesame".into(),
+    };
+    BuildahSettings {
+        dir: dir.join("buildah"),
+        registry: Some(registry),
+        timeout: Duration::from_secs(120),
+    }
+}
+
+/// Whether buildah is there; says so when it is not.
+fn is_installed() -> bool {
+    let found = std::process::Command::new(BUILDAH.name)
+        .arg("--version")
+        .output()
+        .is_ok();
+    if !found {
+        eprintln!("skipped: buildah is not installed");
+    }
+    found
+}
+
+async fn build(
+    dir: &Path,
+    dockerfile: &str,
+) -> (
+    Result<(), BuildDockerfileError>,
+    Vec<String>,
+    DockerfileBuild,
+) {
+    let context_dir = dir.join("context");
+    std::fs::create_dir_all(&context_dir).unwrap();
+    std::fs::write(context_dir.join("greeting"), "hello").unwrap();
+    std::fs::write(context_dir.join("Dockerfile"), dockerfile).unwrap();
+    let build = DockerfileBuild {
+        dockerfile: context_dir.join("Dockerfile"),
+        context_dir,
+        args: BTreeMap::from([("COLOUR".to_owned(), "red = warm".to_owned())]),
+        target: None,
+        layout_dir: dir.join("image"),
+    };
+    let (tx, mut rx) = mpsc::channel(1_000);
+    let result = Buildah::prepare(settings(dir))
+        .unwrap()
+        .build(&build, &tx)
+        .await;
+    drop(tx);
+    let mut lines = Vec::new();
+    while let Some(line) = rx.recv().await {
+        lines.push(line);
+    }
+    (result, lines, build)
+}
+
+#[tokio::test]
+async fn a_dockerfile_from_scratch_becomes_a_layout() {
+    if !is_installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dockerfile = "FROM scratch\nARG COLOUR\nCOPY greeting /\nLABEL colour=$COLOUR\n";
+    let (result, lines, build) = build(dir.path(), dockerfile).await;
+    result.unwrap();
+    assert!(
+        lines.iter().any(|line| line.contains("COPY greeting")),
+        "{lines:?}"
+    );
+    let index = std::fs::read(build.layout_dir.join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
+    let blobs = std::fs::read_dir(build.layout_dir.join("blobs/sha256")).unwrap();
+    let has_label = blobs.filter_map(|blob| std::fs::read_to_string(blob.ok()?.path()).ok());
+    assert!(
+        has_label
+            .into_iter()
+            .any(|text| text.contains("red = warm"))
+    );
+}
+
+#[tokio::test]
+async fn a_step_that_fails_is_told_by_its_last_line() {
+    if !is_installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (result, _lines, _build) = build(dir.path(), "FROM scratch\nCOPY nothing /\n").await;
+    let error = result.unwrap_err();
+    assert!(
+        matches!(error, BuildDockerfileError::Failed { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("nothing"), "{error}");
+}
+
+#[test]
+fn settings_name_the_registry_and_nobody_else_can_read_the_token() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    Buildah::prepare(settings(dir.path())).unwrap();
+    let auth = dir.path().join("buildah/auth.json");
+    assert_eq!(
+        std::fs::metadata(&auth).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let text = std::fs::read_to_string(auth).unwrap();
+    assert_eq!(
+        text,
+        r#"{"auths":{"127.0.0.1:1":{"auth":"cm9vc3Q6c2VzYW1l"}}}"#
+    );
+    let registries = std::fs::read_to_string(dir.path().join("buildah/registries.conf")).unwrap();
+    assert!(registries.contains("location = \"127.0.0.1:1\"\ninsecure = true"));
+}
