@@ -7,9 +7,11 @@
 pub mod buildah;
 pub mod cgroup;
 pub mod container;
+pub mod doctor;
 pub mod driver;
 #[cfg(feature = "testing")]
 pub mod fake;
 pub mod instance;
 pub mod net;
 pub mod process;
+pub mod teardown;
