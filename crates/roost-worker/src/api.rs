@@ -1,0 +1,350 @@
+//! The worker's interface: writes what is wanted, wakes the owner, answers.
+//!
+//! Nothing here acts on a machine. A change is carried by a task of its own,
+//! so that a caller that goes away changes nothing about it.
+
+mod requests;
+
+use crate::limits;
+use crate::store::row::{NewEvent, Row};
+use crate::store::{Inserted, StoreError};
+use crate::worker::{Inner, Worker, entry_of};
+use async_trait::async_trait;
+use requests::Refusal;
+use roost_host::driver::DriverError;
+use roost_model::error::chain;
+use roost_model::id::{InstanceId, MachineId};
+use roost_model::machine::{MachineState, StopSignal};
+use roost_model::name::AppName;
+use roost_proto::worker::{
+    CreateMachine, ExecCommand, ExecOutcome, ListeningSocket, MachineEvent, MachineStatus,
+    UpdateMachine, WaitFor, WorkerApi, WorkerError,
+};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+fn internal(error: &StoreError) -> WorkerError {
+    tracing::error!(error = chain(error), "worker database failed");
+    WorkerError::Internal(chain(error))
+}
+
+fn driver_error(id: &MachineId, error: &DriverError) -> WorkerError {
+    match error {
+        DriverError::NotRunning(_) => {
+            WorkerError::Conflict(format!("machine {id} does not run; start it first"))
+        }
+        DriverError::Refused(reason) => WorkerError::Invalid(reason.clone()),
+        other => WorkerError::Internal(chain(other)),
+    }
+}
+
+impl Worker {
+    /// Runs `work` in a task of its own and waits for its answer.
+    async fn shielded<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, WorkerError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, WorkerError>> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let work = work(Arc::clone(&self.inner));
+        self.inner.tasks.spawn("worker request", async move {
+            // A caller that went away does not want the answer.
+            let _ = answer.send(work.await);
+        });
+        answered
+            .await
+            .unwrap_or_else(|_| Err(WorkerError::Internal("request was cut off".into())))
+    }
+
+    /// Changes what is wanted of a machine and wakes its owner.
+    async fn change<F>(&self, id: &MachineId, change: F) -> Result<MachineStatus, WorkerError>
+    where
+        F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, Refusal> + Send + 'static,
+    {
+        let id = id.clone();
+        self.shielded(|inner| async move {
+            let row = inner.change(&id, change).await?;
+            Ok(inner.status(row))
+        })
+        .await
+    }
+
+    async fn row(&self, id: &MachineId) -> Result<Row, WorkerError> {
+        let found = self
+            .inner
+            .store
+            .get(id)
+            .await
+            .map_err(|error| internal(&error))?;
+        found.ok_or_else(|| WorkerError::NotFound(id.clone()))
+    }
+
+    async fn running_row(&self, id: &MachineId) -> Result<Row, WorkerError> {
+        let row = self.row(id).await?;
+        match row.state {
+            MachineState::Started | MachineState::Stopping => Ok(row),
+            MachineState::Created
+            | MachineState::Starting
+            | MachineState::Stopped
+            | MachineState::Failed
+            | MachineState::Destroying
+            | MachineState::Destroyed => Err(WorkerError::Conflict(format!(
+                "machine {id} is {}; this needs a started machine",
+                row.state.as_str()
+            ))),
+        }
+    }
+}
+
+impl Inner {
+    async fn change<F>(self: &Arc<Self>, id: &MachineId, change: F) -> Result<Row, WorkerError>
+    where
+        F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, Refusal> + Send + 'static,
+    {
+        let changed = self.store.change(id, self.clock.now(), change).await;
+        let row = match changed.map_err(|error| internal(&error))? {
+            None => return Err(WorkerError::NotFound(id.clone())),
+            Some(Err(Refusal(reason))) => return Err(WorkerError::Conflict(reason)),
+            Some(Ok(row)) => row,
+        };
+        self.notify(id);
+        self.kick(id);
+        Ok(row)
+    }
+
+    async fn create(self: Arc<Self>, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
+        if request.request_id.is_empty() || request.request_id.len() > limits::REQUEST_ID_BYTES_MAX
+        {
+            return Err(WorkerError::Invalid(format!(
+                "request id has {} characters; 1 to {} are possible",
+                request.request_id.len(),
+                limits::REQUEST_ID_BYTES_MAX
+            )));
+        }
+        if request.spec.region != self.config.region {
+            return Err(WorkerError::Invalid(format!(
+                "region is {}, and this node is in {}",
+                request.spec.region, self.config.region
+            )));
+        }
+        let id = MachineId::from_bytes(rand::random());
+        let secrets = self
+            .seal_secrets(&id, &request.secrets)
+            .map_err(WorkerError::Internal)?;
+        let row = requests::new_row(id, request, secrets, self.clock.now());
+        let (app, name) = (row.spec.app.clone(), row.spec.name.clone());
+        let n_slots = self.config.n_slots();
+        let inserted = self
+            .store
+            .insert(row, n_slots, NewEvent::by_user("create"))
+            .await;
+        match inserted.map_err(|error| internal(&error))? {
+            Inserted::New(row) => {
+                self.board.put([(row.id.clone(), entry_of(&self, &row))]);
+                self.own(&row, None);
+                Ok(self.status(row))
+            }
+            Inserted::Repeated(row) => Ok(self.status(row)),
+            Inserted::NameTaken(other) => Err(WorkerError::Conflict(format!(
+                "app {app} has a machine named {name} already: {other}; choose another name or destroy it"
+            ))),
+            Inserted::Full => Err(WorkerError::NoCapacity(format!(
+                "it has {n_slots} machines already"
+            ))),
+        }
+    }
+
+    async fn update(
+        self: Arc<Self>,
+        id: MachineId,
+        request: UpdateMachine,
+    ) -> Result<MachineStatus, WorkerError> {
+        let secrets = self
+            .seal_secrets(&id, &request.secrets)
+            .map_err(WorkerError::Internal)?;
+        let instance_id = InstanceId::from_ulid(ulid::Ulid::generate());
+        let row = self
+            .change(&id, move |row| {
+                requests::update(row, request, secrets, instance_id)
+            })
+            .await?;
+        // What rests shows its new services at once; what runs, when it starts anew.
+        if row.state.is_settled() && row.state != MachineState::Started && !row.vm_live {
+            self.board
+                .update(&id, |entry| entry.services.clone_from(&row.spec.services));
+        }
+        Ok(self.status(row))
+    }
+
+    /// Waits for a state without a bound on time; the caller has one.
+    async fn reach(&self, id: &MachineId, wait: &WaitFor) -> Result<MachineStatus, WorkerError> {
+        loop {
+            // Subscribed before the row is read, so that no change is missed.
+            let changes = self.changes(id);
+            let row = self.store.get(id).await.map_err(|error| internal(&error))?;
+            let row = row.ok_or_else(|| WorkerError::NotFound(id.clone()))?;
+            if let Some(instance_id) = &wait.instance_id
+                && *instance_id != row.instance_id
+            {
+                return Err(WorkerError::Conflict(format!(
+                    "machine {id} has version {} now; {instance_id} was replaced",
+                    row.instance_id
+                )));
+            }
+            if wait.states.contains(&row.state) {
+                return Ok(self.status(row));
+            }
+            let is_changed = match changes {
+                Some(mut changes) => changes.changed().await.is_ok(),
+                None => false,
+            };
+            if !is_changed {
+                // No owner: nothing will change any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl WorkerApi for Worker {
+    async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
+        self.shielded(|inner| inner.create(request)).await
+    }
+
+    async fn update_machine(
+        &self,
+        id: &MachineId,
+        request: UpdateMachine,
+    ) -> Result<MachineStatus, WorkerError> {
+        let id = id.clone();
+        self.shielded(|inner| inner.update(id, request)).await
+    }
+
+    async fn machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+        Ok(self.inner.status(self.row(id).await?))
+    }
+
+    async fn machines(&self, app: Option<&AppName>) -> Result<Vec<MachineStatus>, WorkerError> {
+        let rows = self
+            .inner
+            .store
+            .living(app.cloned())
+            .await
+            .map_err(|error| internal(&error))?;
+        Ok(rows.into_iter().map(|row| self.inner.status(row)).collect())
+    }
+
+    async fn start_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+        self.change(id, requests::start).await
+    }
+
+    async fn stop_machine(
+        &self,
+        id: &MachineId,
+        signal: Option<StopSignal>,
+        timeout: Option<Duration>,
+    ) -> Result<MachineStatus, WorkerError> {
+        let timeout_max = Duration::from_secs(roost_model::limits::STOP_TIMEOUT_MAX_SECONDS);
+        if timeout.is_some_and(|timeout| timeout > timeout_max) {
+            return Err(WorkerError::Invalid(format!(
+                "stop time-out is longer than {} s",
+                timeout_max.as_secs()
+            )));
+        }
+        self.change(id, move |row| requests::stop(row, signal, timeout))
+            .await
+    }
+
+    async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+        self.change(id, requests::restart).await
+    }
+
+    async fn signal_machine(&self, id: &MachineId, signal: StopSignal) -> Result<(), WorkerError> {
+        self.running_row(id).await?;
+        let sent = self.inner.driver.signal(id, signal.number()).await;
+        sent.map_err(|error| driver_error(id, &error))
+    }
+
+    async fn destroy_machine(&self, id: &MachineId, force: bool) -> Result<(), WorkerError> {
+        self.change(id, move |row| requests::destroy(row, force))
+            .await
+            .map(drop)
+    }
+
+    async fn set_cordoned(
+        &self,
+        id: &MachineId,
+        cordoned: bool,
+    ) -> Result<MachineStatus, WorkerError> {
+        let id = id.clone();
+        self.shielded(|inner| async move {
+            let row = inner
+                .change(&id, move |row| requests::set_cordoned(row, cordoned))
+                .await?;
+            inner.board.update(&id, |entry| entry.cordoned = cordoned);
+            Ok(inner.status(row))
+        })
+        .await
+    }
+
+    async fn wait_machine(
+        &self,
+        id: &MachineId,
+        wait: WaitFor,
+    ) -> Result<MachineStatus, WorkerError> {
+        let timeout = wait.timeout.min(limits::WAIT_MAX);
+        match tokio::time::timeout(timeout, self.inner.reach(id, &wait)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let states: Vec<&str> = wait.states.iter().map(|state| state.as_str()).collect();
+                Err(WorkerError::WaitTimeout {
+                    machine: id.clone(),
+                    state: self.row(id).await?.state.as_str(),
+                    wanted: states.join(" or "),
+                    seconds: timeout.as_secs(),
+                })
+            }
+        }
+    }
+
+    async fn machine_events(
+        &self,
+        id: &MachineId,
+        limit: usize,
+    ) -> Result<Vec<MachineEvent>, WorkerError> {
+        self.row(id).await?;
+        self.inner
+            .store
+            .events(id, limit)
+            .await
+            .map_err(|error| internal(&error))
+    }
+
+    async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError> {
+        if command.command.first().is_none_or(String::is_empty) {
+            return Err(WorkerError::Invalid("the command is empty".into()));
+        }
+        self.running_row(id).await?;
+        let outcome = self.inner.driver.exec(id, command).await;
+        outcome.map_err(|error| driver_error(id, &error))
+    }
+
+    async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, WorkerError> {
+        self.running_row(id).await?;
+        let sockets = self.inner.driver.listening_sockets(id).await;
+        sockets.map_err(|error| driver_error(id, &error))
+    }
+}
+
+/// A row as a creation makes it.
+#[cfg(test)]
+pub(crate) fn new_row_for_tests(
+    id: MachineId,
+    request: CreateMachine,
+    now: roost_model::time::Timestamp,
+) -> Row {
+    requests::new_row(id, request, vec![], now)
+}

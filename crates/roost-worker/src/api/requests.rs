@@ -1,0 +1,195 @@
+//! What each request changes of a machine's row, or why it is refused. Pure.
+
+use crate::store::row::{NewEvent, Row, StopAsked, Wanted};
+use roost_model::id::{InstanceId, MachineId};
+use roost_model::machine::{MachineState, StopSignal};
+use roost_model::time::Timestamp;
+use roost_proto::worker::{CreateMachine, Launch, UpdateMachine};
+use std::time::Duration;
+
+/// Why the machine's state or version forbids a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal(pub(super) String);
+
+type Outcome = Result<Vec<NewEvent>, Refusal>;
+
+/// The row of a new machine.
+pub(super) fn new_row(
+    id: MachineId,
+    request: CreateMachine,
+    secrets: Vec<u8>,
+    now: Timestamp,
+) -> Row {
+    let (wanted, generation) = match request.launch {
+        Launch::Start => (Wanted::Run, 1),
+        Launch::Skip => (Wanted::Rest, 0),
+    };
+    Row {
+        id,
+        request_id: request.request_id,
+        instance_id: InstanceId::from_ulid(ulid::Ulid::generate()),
+        spec: request.spec,
+        secrets,
+        state: MachineState::Created,
+        state_reason: None,
+        wanted,
+        generation,
+        launched_generation: 0,
+        vm_live: false,
+        slot: None,
+        cordoned: false,
+        image_digest: None,
+        image_stop_signal: None,
+        stop_asked: StopAsked::default(),
+        last_exit: None,
+        restarts: vec![],
+        restart_at: None,
+        healthy: vec![],
+        created_at: now,
+        updated_at: now,
+    }
+}
+
+fn refuse_if_going(row: &Row, what: &str) -> Result<(), Refusal> {
+    if row.wanted == Wanted::Gone || row.state == MachineState::Destroyed {
+        let state = match row.state {
+            MachineState::Destroyed => "destroyed",
+            _ => "being destroyed",
+        };
+        return Err(Refusal(format!(
+            "machine {} is {state}: it cannot be {what}; create another",
+            row.id
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a process runs, or is on its way.
+fn is_up(row: &Row) -> bool {
+    match row.state {
+        MachineState::Starting | MachineState::Started | MachineState::Stopping => true,
+        MachineState::Created
+        | MachineState::Stopped
+        | MachineState::Failed
+        | MachineState::Destroying
+        | MachineState::Destroyed => row.vm_live || row.wanted == Wanted::Run,
+    }
+}
+
+/// Wants a new process. The state shows it at once, so that a caller that
+/// waits for `started` next does not see the old process.
+fn want_run(row: &mut Row) {
+    row.state = match row.state {
+        MachineState::Started | MachineState::Stopping => MachineState::Stopping,
+        MachineState::Created
+        | MachineState::Starting
+        | MachineState::Stopped
+        | MachineState::Failed => MachineState::Starting,
+        state @ (MachineState::Destroying | MachineState::Destroyed) => state,
+    };
+    row.wanted = Wanted::Run;
+    row.restart_at = None;
+    row.generation += 1;
+    row.restarts.clear();
+}
+
+pub(super) fn start(row: &mut Row) -> Outcome {
+    refuse_if_going(row, "started")?;
+    if row.wanted == Wanted::Run {
+        return Ok(vec![]);
+    }
+    want_run(row);
+    Ok(vec![NewEvent::by_user("start")])
+}
+
+pub(super) fn stop(
+    row: &mut Row,
+    signal: Option<StopSignal>,
+    timeout: Option<Duration>,
+) -> Outcome {
+    refuse_if_going(row, "stopped")?;
+    if !is_up(row) {
+        return Ok(vec![]);
+    }
+    row.state = MachineState::Stopping;
+    row.wanted = Wanted::Rest;
+    row.stop_asked = StopAsked { signal, timeout };
+    Ok(vec![NewEvent::by_user("stop")])
+}
+
+pub(super) fn restart(row: &mut Row) -> Outcome {
+    refuse_if_going(row, "restarted")?;
+    want_run(row);
+    Ok(vec![NewEvent::by_user("restart")])
+}
+
+pub(super) fn destroy(row: &mut Row, force: bool) -> Outcome {
+    if row.wanted == Wanted::Gone || row.state == MachineState::Destroyed {
+        return Ok(vec![]);
+    }
+    if is_up(row) && !force {
+        return Err(Refusal(format!(
+            "machine {} is {}: stop it first, or destroy it with force",
+            row.id,
+            row.state.as_str()
+        )));
+    }
+    row.wanted = Wanted::Gone;
+    Ok(vec![NewEvent::by_user("destroy")])
+}
+
+pub(super) fn set_cordoned(row: &mut Row, cordoned: bool) -> Outcome {
+    refuse_if_going(row, if cordoned { "cordoned" } else { "uncordoned" })?;
+    if row.cordoned == cordoned {
+        return Ok(vec![]);
+    }
+    row.cordoned = cordoned;
+    Ok(vec![NewEvent::by_user(if cordoned {
+        "cordon"
+    } else {
+        "uncordon"
+    })])
+}
+
+pub(super) fn update(
+    row: &mut Row,
+    request: UpdateMachine,
+    secrets: Vec<u8>,
+    instance_id: InstanceId,
+) -> Outcome {
+    refuse_if_going(row, "updated")?;
+    if let Some(seen) = &request.current_version
+        && *seen != row.instance_id
+    {
+        return Err(Refusal(format!(
+            "machine {} has version {} now, not {seen}: read it again and repeat the update",
+            row.id, row.instance_id
+        )));
+    }
+    let (old, new) = (&row.spec, &request.spec);
+    if (&old.app, &old.name, &old.region) != (&new.app, &new.name, &new.region) {
+        return Err(Refusal(format!(
+            "machine {} is {} of app {} in {}: an update cannot change app, name or region",
+            row.id, old.name, old.app, old.region
+        )));
+    }
+    if request.launch == Launch::Skip && is_up(row) {
+        // It would run one version and be recorded as another.
+        return Err(Refusal(format!(
+            "machine {} is {}: stop it before an update that does not start it",
+            row.id,
+            row.state.as_str()
+        )));
+    }
+    if row.spec.image != request.spec.image {
+        (row.image_digest, row.image_stop_signal) = (None, None);
+    }
+    row.spec = request.spec;
+    row.secrets = secrets;
+    row.instance_id = instance_id;
+    match request.launch {
+        Launch::Start => want_run(row),
+        Launch::Skip => {}
+    }
+    Ok(vec![NewEvent::by_user("update")])
+}

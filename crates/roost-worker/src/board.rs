@@ -1,0 +1,214 @@
+//! The board: what is known now of every machine, and the traffic table made of it.
+//!
+//! Owners and checks write entries; readers and the edge read. Each change
+//! rebuilds the table under the lock and publishes it if it differs, so that
+//! a withdrawal is visible to the edge before the drain begins. Nobody waits
+//! while holding the lock.
+
+use parking_lot::Mutex;
+use roost_model::id::MachineId;
+use roost_model::machine::{MachineState, Service};
+use roost_model::name::{AppName, RegionCode};
+use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
+use roost_proto::worker::CheckStatus;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What is known now of one machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) app: AppName,
+    pub(crate) region: RegionCode,
+    pub(crate) ipv4: Ipv4Addr,
+    pub(crate) services: Vec<Service>,
+    pub(crate) state: MachineState,
+    pub(crate) cordoned: bool,
+    pub(crate) pid: Option<u32>,
+    /// By position of the service: `None` when it takes requests, else why not.
+    pub(crate) faults: Vec<Option<String>>,
+    /// By name.
+    pub(crate) checks: BTreeMap<String, CheckStatus>,
+}
+
+impl Entry {
+    /// Which services take requests.
+    pub(crate) fn healthy(&self) -> Vec<bool> {
+        self.faults.iter().map(Option::is_none).collect()
+    }
+
+    fn service_health(&self, service_idx: usize) -> EndpointHealth {
+        match self.state {
+            MachineState::Started if self.cordoned => EndpointHealth::Draining,
+            MachineState::Started => match self.faults.get(service_idx) {
+                Some(None) => EndpointHealth::Passing,
+                Some(Some(fault)) => EndpointHealth::Failing(fault.clone()),
+                None => EndpointHealth::Failing("not checked yet".into()),
+            },
+            MachineState::Stopping => EndpointHealth::Draining,
+            MachineState::Created
+            | MachineState::Starting
+            | MachineState::Stopped
+            | MachineState::Failed
+            | MachineState::Destroying
+            | MachineState::Destroyed => EndpointHealth::Down(self.state.as_str().to_owned()),
+        }
+    }
+}
+
+/// All entries. Shared by reference counting.
+#[derive(Debug)]
+pub(crate) struct Board {
+    entries: Mutex<BTreeMap<MachineId, Entry>>,
+    table: watch::Sender<Arc<TrafficTable>>,
+}
+
+impl Board {
+    pub(crate) fn new() -> Self {
+        Self {
+            entries: Mutex::default(),
+            table: watch::Sender::new(Arc::default()),
+        }
+    }
+
+    /// The edge's subscription.
+    pub(crate) fn feed(&self) -> TrafficFeed {
+        self.table.subscribe()
+    }
+
+    /// What is known of a machine.
+    pub(crate) fn get(&self, id: &MachineId) -> Option<Entry> {
+        self.entries.lock().get(id).cloned()
+    }
+
+    /// Adds or replaces entries and publishes once.
+    pub(crate) fn put(&self, new: impl IntoIterator<Item = (MachineId, Entry)>) {
+        let mut entries = self.entries.lock();
+        entries.extend(new);
+        self.publish(&entries);
+    }
+
+    /// Removes a machine.
+    pub(crate) fn remove(&self, id: &MachineId) {
+        let mut entries = self.entries.lock();
+        entries.remove(id);
+        self.publish(&entries);
+    }
+
+    /// Changes what is known of a machine, if it is known.
+    pub(crate) fn update<R>(
+        &self,
+        id: &MachineId,
+        change: impl FnOnce(&mut Entry) -> R,
+    ) -> Option<R> {
+        let mut entries = self.entries.lock();
+        let value = entries.get_mut(id).map(change);
+        self.publish(&entries);
+        value
+    }
+
+    fn publish(&self, entries: &BTreeMap<MachineId, Entry>) {
+        let table = build_table(entries);
+        self.table.send_if_modified(|published| {
+            let is_new = **published != table;
+            if is_new {
+                *published = Arc::new(table);
+            }
+            is_new
+        });
+    }
+}
+
+fn build_table(entries: &BTreeMap<MachineId, Entry>) -> TrafficTable {
+    let mut table = TrafficTable::new();
+    for (id, entry) in entries {
+        for (service_idx, service) in entry.services.iter().enumerate() {
+            let app: &mut AppTraffic = table.entry(entry.app.clone()).or_default();
+            app.force_https |= service.force_https;
+            app.endpoints.push(Endpoint {
+                machine_id: id.clone(),
+                region: entry.region.clone(),
+                address: SocketAddr::new(IpAddr::V4(entry.ipv4), service.internal_port),
+                health: entry.service_health(service_idx),
+                h2_backend: service.h2_backend,
+            });
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Board, Entry};
+    use crate::tests::samples;
+    use roost_model::machine::MachineState;
+    use roost_proto::traffic::EndpointHealth;
+    use std::collections::BTreeMap;
+
+    fn entry(state: MachineState) -> Entry {
+        let row = samples::row();
+        Entry {
+            app: row.spec.app,
+            region: row.spec.region,
+            ipv4: samples::addresses(1).ipv4,
+            services: vec![samples::service(8080)],
+            state,
+            cordoned: false,
+            pid: None,
+            faults: vec![None],
+            checks: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn every_state_has_its_health_in_the_table() {
+        let board = Board::new();
+        let feed = board.feed();
+        let row = samples::row();
+        for (state, expected) in [
+            (
+                MachineState::Created,
+                EndpointHealth::Down("created".into()),
+            ),
+            (
+                MachineState::Starting,
+                EndpointHealth::Down("starting".into()),
+            ),
+            (MachineState::Started, EndpointHealth::Passing),
+            (MachineState::Stopping, EndpointHealth::Draining),
+            (
+                MachineState::Stopped,
+                EndpointHealth::Down("stopped".into()),
+            ),
+            (MachineState::Failed, EndpointHealth::Down("failed".into())),
+        ] {
+            board.put([(row.id.clone(), entry(state))]);
+            let table = feed.borrow();
+            assert_eq!(
+                table[&row.spec.app].endpoints[0].health, expected,
+                "{state:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cordoned_machine_drains_and_a_removed_one_is_gone() {
+        let board = Board::new();
+        let mut feed = board.feed();
+        let row = samples::row();
+        board.put([(row.id.clone(), entry(MachineState::Started))]);
+        board.update(&row.id, |entry| entry.cordoned = true);
+        assert_eq!(
+            feed.borrow_and_update()[&row.spec.app].endpoints[0].health,
+            EndpointHealth::Draining
+        );
+        board.update(&row.id, |entry| entry.pid = Some(7));
+        assert!(
+            !feed.has_changed().unwrap(),
+            "what the edge does not see does not wake it"
+        );
+        board.remove(&row.id);
+        assert!(feed.borrow().is_empty());
+    }
+}

@@ -1,0 +1,93 @@
+//! The periodic pass: what no event would bring about.
+//!
+//! Level-triggered like everything here: it reads what is and closes the gap.
+//! It removes what is left on the host of machines that the database does not
+//! have, forgets machines destroyed long ago, and wakes every owner.
+
+use crate::limits;
+use crate::worker::Inner;
+use async_trait::async_trait;
+use roost_model::id::MachineId;
+use roost_model::machine::MachineState;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Upkeep of other parts that goes with the worker's periodic pass.
+#[async_trait]
+pub trait Housekeeper: Send + Sync + 'static {
+    /// Collects image garbage, drops old logs, …; logs its own errors.
+    async fn run_once(&self);
+}
+
+/// No upkeep.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoHousekeeper;
+
+#[async_trait]
+impl Housekeeper for NoHousekeeper {
+    async fn run_once(&self) {}
+}
+
+/// Runs a pass at each interval until shutdown.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let stop = inner.tasks.stopping();
+    loop {
+        tokio::select! {
+            biased;
+            // Cancel-safe: the token remembers that it fired.
+            () = stop.cancelled() => return,
+            // Cancel-safe: a dropped sleep is begun anew.
+            () = tokio::time::sleep(limits::HOUSEKEEPING_INTERVAL) => {}
+        }
+        run_once(&inner).await;
+    }
+}
+
+/// One pass.
+pub(crate) async fn run_once(inner: &Arc<Inner>) {
+    remove_leftovers(inner).await;
+    let now = inner.clock.now();
+    match inner
+        .store
+        .forget_destroyed(now, limits::DESTROYED_RETENTION)
+        .await
+    {
+        Ok(forgotten) => inner.forget(&forgotten),
+        Err(error) => tracing::error!(%error, "cannot forget destroyed machines"),
+    }
+    inner.kick_all();
+    inner.config.housekeeper.run_once().await;
+}
+
+/// Removes from the host what no machine of the database owns.
+pub(crate) async fn remove_leftovers(inner: &Arc<Inner>) {
+    // The host is listed before the database is read: a machine created in
+    // between is then in the database and not in the list.
+    let listed = match inner.driver.list().await {
+        Ok(listed) => listed,
+        Err(error) => {
+            tracing::warn!(%error, "cannot list what is on the host");
+            return;
+        }
+    };
+    let known: BTreeSet<MachineId> = match inner.store.all().await {
+        Ok(rows) => rows
+            .into_iter()
+            .filter(|row| row.state != MachineState::Destroyed)
+            .map(|row| row.id)
+            .collect(),
+        Err(error) => {
+            tracing::error!(%error, "cannot read machines");
+            return;
+        }
+    };
+    for id in listed {
+        if known.contains(&id) {
+            continue;
+        }
+        tracing::warn!(machine_id = %id, "removing what is left of an unknown machine");
+        if let Err(error) = inner.driver.remove(&id).await {
+            tracing::warn!(machine_id = %id, %error, "cannot remove what is left of a machine");
+        }
+    }
+}

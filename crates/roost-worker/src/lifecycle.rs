@@ -1,0 +1,322 @@
+//! What a machine's owner does next: a pure function of phase and event.
+//!
+//! ```text
+//!            wanted: run                 image here            launched
+//!  Resting ───────────────▶ Resolving ─────────────▶ Launching ─────────▶ Running
+//!    ▲  ▲ failed                │ failed                │ failed          │   │
+//!    │  └───────────────────────┴───────────────────────┘                 │   │
+//!    │                              BackingOff ◀── ended, policy restarts ┘   │
+//!    │                                                                        │ wanted:
+//!    │      exited              exited               timer         drained    │ rest, gone,
+//!    └── Killing ◀── timer ── Terminating ◀────────────────────── Draining ◀──┘ new version
+//!
+//!  any without a process ── wanted: gone ──▶ Removing ──▶ Gone
+//! ```
+//!
+//! Owners send `Kick` with what is wanted after every transition, so a phase
+//! that cannot act on a wish yet simply stays; the wish is not lost, because
+//! it is in the database and not in the event.
+
+use roost_model::machine::MachineState;
+use roost_model::time::Timestamp;
+
+/// Where the owner is with its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Finding out what became of a process that an earlier `roostd` launched.
+    Adopting,
+    /// No process, nothing under way.
+    Resting(Rest),
+    /// Making the image present.
+    Resolving,
+    /// The driver is launching.
+    Launching,
+    /// A process runs.
+    Running,
+    /// Withdrawn; requests under way may finish.
+    Draining,
+    /// The stop signal was sent.
+    Terminating,
+    /// SIGKILL was sent.
+    Killing,
+    /// Ended; to be started again at this time.
+    BackingOff(Timestamp),
+    /// Being removed.
+    Removing,
+    /// Removed.
+    Gone,
+}
+
+/// How a machine without a process came to rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Never started.
+    Created,
+    /// Ended, or was stopped.
+    Stopped,
+    /// Could not be started, or used up its restarts.
+    Failed,
+}
+
+/// What the database says is wanted of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Run, and what was last launched is the newest version.
+    Run,
+    /// Run, and what was last launched (if anything) is out of date.
+    RunNewer,
+    /// Do not run.
+    Rest,
+    /// Do not exist.
+    Gone,
+}
+
+/// What an end of the process leads to, by restart policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterExit {
+    /// Start it again then.
+    RestartAt(Timestamp),
+    /// It is done.
+    Stay,
+    /// It used up its restarts.
+    GiveUp,
+    /// It is done and is to be removed.
+    Destroy,
+}
+
+/// What became of an attempt to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterFailure {
+    /// The host was at fault: try again then.
+    RetryAt(Timestamp),
+    /// Trying again would not help.
+    GiveUp,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The owner woke up; this is wanted now.
+    Kick(Wish),
+    /// The process of an earlier `roostd` runs.
+    AdoptedRunning,
+    /// Nothing is left of the process of an earlier `roostd`.
+    AdoptedGone,
+    /// The image is present.
+    Resolved,
+    /// The process runs.
+    Launched,
+    /// Image or launch failed.
+    StartFailed(AfterFailure),
+    /// The process ended.
+    Exited(AfterExit),
+    /// No requests are under way, or the drain time is over.
+    Drained,
+    /// The time after a signal is over.
+    SignalTimedOut,
+    /// The restart time has come.
+    BackoffElapsed,
+    /// Nothing is left of the machine.
+    Removed,
+}
+
+/// What the owner does about it, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Begin to make the image present.
+    Resolve,
+    /// Give up making the image present.
+    CancelResolve,
+    /// Record that a process may exist, then launch it.
+    Launch,
+    /// Record that it runs, watch for its end, begin its checks.
+    Announce,
+    /// End its checks, take it out of traffic, wait for requests under way.
+    Drain,
+    /// Send the stop signal and set the timer.
+    SignalStop,
+    /// Send SIGKILL and set the timer.
+    SignalKill,
+    /// Have the driver remove a process that SIGKILL did not end.
+    ForceRemove,
+    /// Record the end, then clear what is left on the host.
+    RecordEnd,
+    /// Set the timer for the restart.
+    ArmBackoff(Timestamp),
+    /// Record that it rests.
+    RecordRest,
+    /// Begin to remove it.
+    Remove,
+    /// Record that it is removed and free its slot.
+    Forget,
+}
+
+impl Phase {
+    /// The state of the Machines API that the phase shows as.
+    pub(crate) fn state(self) -> MachineState {
+        match self {
+            Self::Resting(Rest::Created) => MachineState::Created,
+            Self::Resting(Rest::Stopped) => MachineState::Stopped,
+            Self::Resting(Rest::Failed) => MachineState::Failed,
+            Self::Resolving | Self::Launching | Self::BackingOff(_) => MachineState::Starting,
+            Self::Adopting | Self::Running => MachineState::Started,
+            Self::Draining | Self::Terminating | Self::Killing => MachineState::Stopping,
+            Self::Removing => MachineState::Destroying,
+            Self::Gone => MachineState::Destroyed,
+        }
+    }
+}
+
+/// The next phase and what to do on the way.
+pub(crate) fn on_event(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
+    match event {
+        Event::Kick(wish) => on_kick(phase, wish),
+        Event::Exited(after) => on_exit(phase, after),
+        Event::AdoptedRunning => match phase {
+            Phase::Adopting => (Phase::Running, vec![Action::Announce]),
+            phase => (phase, vec![]),
+        },
+        Event::AdoptedGone => match phase {
+            // What is wanted decides what follows: the owner kicks next.
+            Phase::Adopting => (Phase::Resting(Rest::Stopped), vec![Action::RecordEnd]),
+            phase => (phase, vec![]),
+        },
+        Event::Resolved => match phase {
+            Phase::Resolving => (Phase::Launching, vec![Action::Launch]),
+            phase => (phase, vec![]),
+        },
+        Event::Launched => match phase {
+            Phase::Launching => (Phase::Running, vec![Action::Announce]),
+            phase => (phase, vec![]),
+        },
+        Event::StartFailed(after) => on_start_failed(phase, after),
+        Event::Drained => match phase {
+            Phase::Draining => (Phase::Terminating, vec![Action::SignalStop]),
+            phase => (phase, vec![]),
+        },
+        Event::SignalTimedOut => match phase {
+            Phase::Terminating => (Phase::Killing, vec![Action::SignalKill]),
+            Phase::Killing => (Phase::Killing, vec![Action::ForceRemove]),
+            phase => (phase, vec![]),
+        },
+        Event::BackoffElapsed => match phase {
+            Phase::BackingOff(_) => (Phase::Resolving, vec![Action::Resolve]),
+            phase => (phase, vec![]),
+        },
+        Event::Removed => match phase {
+            Phase::Removing => (Phase::Gone, vec![Action::Forget]),
+            phase => (phase, vec![]),
+        },
+    }
+}
+
+fn on_kick(phase: Phase, wish: Wish) -> (Phase, Vec<Action>) {
+    match (phase, wish) {
+        (Phase::Resting(_), Wish::Run | Wish::RunNewer) => {
+            (Phase::Resolving, vec![Action::Resolve])
+        }
+        (Phase::Resting(_), Wish::Gone) => (Phase::Removing, vec![Action::Remove]),
+
+        (Phase::Resolving, Wish::RunNewer) => (
+            Phase::Resolving,
+            vec![Action::CancelResolve, Action::Resolve],
+        ),
+        (Phase::Resolving, Wish::Rest) => (
+            Phase::Resting(Rest::Stopped),
+            vec![Action::CancelResolve, Action::RecordRest],
+        ),
+        (Phase::Resolving, Wish::Gone) => {
+            (Phase::Removing, vec![Action::CancelResolve, Action::Remove])
+        }
+
+        (Phase::Running, Wish::RunNewer | Wish::Rest | Wish::Gone) => {
+            (Phase::Draining, vec![Action::Drain])
+        }
+
+        (Phase::BackingOff(_), Wish::RunNewer) => (Phase::Resolving, vec![Action::Resolve]),
+        (Phase::BackingOff(_), Wish::Rest) => {
+            (Phase::Resting(Rest::Stopped), vec![Action::RecordRest])
+        }
+        (Phase::BackingOff(_), Wish::Gone) => (Phase::Removing, vec![Action::Remove]),
+
+        // As wanted already.
+        (phase @ (Phase::Resolving | Phase::Running | Phase::BackingOff(_)), Wish::Run)
+        | (phase @ Phase::Resting(_), Wish::Rest) => (phase, vec![]),
+
+        // Cannot be turned round half-way: the owner kicks again when it is done.
+        (
+            phase @ (Phase::Adopting
+            | Phase::Launching
+            | Phase::Draining
+            | Phase::Terminating
+            | Phase::Killing
+            | Phase::Removing
+            | Phase::Gone),
+            Wish::Run | Wish::RunNewer | Wish::Rest | Wish::Gone,
+        ) => (phase, vec![]),
+    }
+}
+
+fn on_exit(phase: Phase, after: AfterExit) -> (Phase, Vec<Action>) {
+    match (phase, after) {
+        (Phase::Adopting | Phase::Running, AfterExit::RestartAt(at)) => (
+            Phase::BackingOff(at),
+            vec![Action::RecordEnd, Action::ArmBackoff(at)],
+        ),
+        (Phase::Adopting | Phase::Running, AfterExit::Stay) => {
+            (Phase::Resting(Rest::Stopped), vec![Action::RecordEnd])
+        }
+        (Phase::Adopting | Phase::Running, AfterExit::GiveUp) => {
+            (Phase::Resting(Rest::Failed), vec![Action::RecordEnd])
+        }
+        (Phase::Adopting | Phase::Running, AfterExit::Destroy) => {
+            (Phase::Removing, vec![Action::RecordEnd, Action::Remove])
+        }
+        // It was asked to stop: policy has no say, but a machine that was to
+        // be removed when it ends is.
+        (Phase::Draining | Phase::Terminating | Phase::Killing, AfterExit::Destroy) => {
+            (Phase::Removing, vec![Action::RecordEnd, Action::Remove])
+        }
+        (
+            Phase::Draining | Phase::Terminating | Phase::Killing,
+            AfterExit::RestartAt(_) | AfterExit::Stay | AfterExit::GiveUp,
+        ) => (Phase::Resting(Rest::Stopped), vec![Action::RecordEnd]),
+        // Without a process: told late or twice.
+        (
+            phase @ (Phase::Resting(_)
+            | Phase::Resolving
+            | Phase::Launching
+            | Phase::BackingOff(_)
+            | Phase::Removing
+            | Phase::Gone),
+            AfterExit::RestartAt(_) | AfterExit::Stay | AfterExit::GiveUp | AfterExit::Destroy,
+        ) => (phase, vec![]),
+    }
+}
+
+fn on_start_failed(phase: Phase, after: AfterFailure) -> (Phase, Vec<Action>) {
+    match (phase, after) {
+        (Phase::Resolving | Phase::Launching, AfterFailure::RetryAt(at)) => (
+            Phase::BackingOff(at),
+            vec![Action::RecordEnd, Action::ArmBackoff(at)],
+        ),
+        (Phase::Resolving | Phase::Launching, AfterFailure::GiveUp) => {
+            (Phase::Resting(Rest::Failed), vec![Action::RecordEnd])
+        }
+        (
+            phase @ (Phase::Adopting
+            | Phase::Resting(_)
+            | Phase::Running
+            | Phase::Draining
+            | Phase::Terminating
+            | Phase::Killing
+            | Phase::BackingOff(_)
+            | Phase::Removing
+            | Phase::Gone),
+            AfterFailure::RetryAt(_) | AfterFailure::GiveUp,
+        ) => (phase, vec![]),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! The worker's bounds.
+
+use std::time::Duration;
+
+/// Most machines of one node unless the configuration says less.
+///
+/// Each needs 65,536 host user ids, and ids are 32 bits wide.
+pub(crate) const MACHINES_MAX: u32 = 60_000;
+/// The host id at which the first machine's range begins.
+pub(crate) const ID_RANGE_FIRST: u32 = 1_000_000;
+/// Host ids per machine.
+pub(crate) const ID_RANGE_SIZE: u32 = 65_536;
+/// Events kept per machine; older ones are dropped.
+pub(crate) const EVENTS_PER_MACHINE_MAX: u32 = 200;
+/// Longest wait for a state (Machines API: 60 s).
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest one driver launch may take; the image is on disk by then.
+pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest pull and unpack of an image.
+pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1_800);
+/// Starts that fail because of the host are tried this often within `restart::WINDOW`.
+pub(crate) const HOST_FAILURES_MAX: u32 = 3;
+/// Longest one driver call (signal, remove, exec set-up) may take.
+pub(crate) const DRIVER_CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// After SIGKILL the kernel ends a process at once; after this the driver removes it by force.
+pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Wait before a failed removal, adoption or database write is tried again.
+pub(crate) const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// After a machine is withdrawn, the edge may still be sending what it had already routed.
+pub(crate) const DRAIN_SETTLE: Duration = Duration::from_millis(50);
+/// How often the gauge is read while draining.
+pub(crate) const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How often a port that has not been open yet is tried.
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// From this age of a machine on, a port that is not open yet is tried more rarely.
+pub(crate) const PROBE_FAST_PERIOD: Duration = Duration::from_secs(60);
+/// The interval from then on.
+pub(crate) const PROBE_INTERVAL_SLOW: Duration = Duration::from_secs(1);
+/// Longest one such try may take.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Health checks that run at the same moment on one node.
+pub(crate) const CHECKS_IN_FLIGHT_MAX: usize = 64;
+/// Text of a check's response that is kept.
+pub(crate) const CHECK_OUTPUT_BYTES_MAX: usize = 512;
+/// Time that start waits for machines to be adopted; late ones go on by themselves.
+pub(crate) const ADOPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the housekeeper runs.
+pub(crate) const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the record of a destroyed machine is kept.
+pub(crate) const DESTROYED_RETENTION: Duration = Duration::from_secs(3_600);
+/// Longest request id.
+pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -1,0 +1,340 @@
+//! The owner task of one machine: carries out what `lifecycle` decides.
+//!
+//! One task owns a machine's phase, its operation under way (pull, launch,
+//! drain, timer, removal) and the watch for its process's end. Both are plain
+//! futures inside the task: dropping the task drops them. The inbox is a
+//! `Notify`, since a kick carries nothing: the owner reads what is wanted from
+//! the database. After every event it kicks itself until nothing changes.
+//!
+//! When the database cannot be written the owner stands still and tries again:
+//! acting on what is not recorded would break invariant 1.
+
+mod actions;
+mod outcome;
+
+use crate::images::ResolvedImage;
+use crate::lifecycle::{Action, Event, Phase, Rest, Wish, on_event};
+use crate::limits;
+use crate::store::row::{NewEvent, Row, Wanted};
+use crate::worker::{Handle, Inner};
+use futures_util::future::BoxFuture;
+use outcome::Ending;
+use roost_host::driver::{Adoption, Running};
+use roost_model::id::MachineId;
+use roost_model::machine::{MachineExit, MachineState};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// How an operation ended.
+enum Happened {
+    /// An event that needs nothing more.
+    Event(Event),
+    /// The image is present, or why not.
+    Resolved(Box<Result<ResolvedImage, StartFailure>>),
+    /// The process runs, or why not.
+    Launched(Result<Running, StartFailure>),
+    /// What became of a process of an earlier `roostd`.
+    Adopted(Adoption),
+}
+
+/// Why a start failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct StartFailure {
+    /// For people.
+    reason: String,
+    /// Whether trying again may help.
+    is_transient: bool,
+}
+
+/// The worker is shutting down, or the record of the machine is gone.
+#[derive(Debug)]
+struct Stopped;
+
+/// The owner of one machine.
+pub(crate) struct Owner {
+    inner: Arc<Inner>,
+    id: MachineId,
+    handle: Arc<Handle>,
+    phase: Phase,
+    /// The generation that is being started or runs.
+    current_generation: u64,
+    operation: Option<BoxFuture<'static, Happened>>,
+    exit_watch: Option<BoxFuture<'static, MachineExit>>,
+    /// Ends the checks of the process that runs.
+    checks: Option<CancellationToken>,
+    /// The row and image that are being started.
+    starting: Option<Box<(Row, Option<ResolvedImage>)>>,
+    /// The process that runs.
+    running: Option<Running>,
+    /// What is to be recorded of an end.
+    ending: Option<Ending>,
+    /// Whether the process that runs was launched by an earlier `roostd`.
+    is_adopting: bool,
+    /// Told once the machine is no longer being adopted.
+    adopted: Option<oneshot::Sender<()>>,
+}
+
+impl Owner {
+    /// The owner of the machine of this row.
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        row: &Row,
+        handle: Arc<Handle>,
+        adopted: Option<oneshot::Sender<()>>,
+    ) -> Self {
+        let phase = match row.state {
+            _ if row.vm_live => Phase::Adopting,
+            MachineState::Created => Phase::Resting(Rest::Created),
+            MachineState::Failed => Phase::Resting(Rest::Failed),
+            MachineState::Starting => match row.restart_at {
+                Some(at) => Phase::BackingOff(at),
+                None => Phase::Resting(Rest::Stopped),
+            },
+            // The first kick leads on from here, to removal as well.
+            MachineState::Started
+            | MachineState::Stopping
+            | MachineState::Stopped
+            | MachineState::Destroying
+            | MachineState::Destroyed => Phase::Resting(Rest::Stopped),
+        };
+        Self {
+            inner,
+            id: row.id.clone(),
+            handle,
+            phase,
+            current_generation: row.launched_generation,
+            operation: None,
+            exit_watch: None,
+            checks: None,
+            starting: None,
+            running: None,
+            ending: None,
+            is_adopting: phase == Phase::Adopting,
+            adopted,
+        }
+    }
+
+    /// Owns the machine until it is gone or the worker stops.
+    pub(crate) async fn run(mut self) {
+        if let Err(Stopped) = self.own().await {
+            tracing::debug!(machine_id = %self.id, "owner stops");
+        }
+        self.cancel_checks();
+    }
+
+    async fn own(&mut self) -> Result<(), Stopped> {
+        if self.phase == Phase::Adopting {
+            self.begin_adoption();
+        } else {
+            self.clear_leftovers().await?;
+            if let Phase::BackingOff(at) = self.phase {
+                self.arm_backoff(at);
+            }
+        }
+        let stop = self.inner.tasks.stopping();
+        loop {
+            self.follow_wish().await?;
+            if self.phase != Phase::Adopting
+                && let Some(adopted) = self.adopted.take()
+            {
+                // A start that waits no longer does not care.
+                let _ = adopted.send(());
+            }
+            if self.phase == Phase::Gone {
+                return Ok(());
+            }
+            let (operation, exit_watch) = (&mut self.operation, &mut self.exit_watch);
+            tokio::select! {
+                biased;
+                // Cancel-safe: the token remembers that it fired.
+                () = stop.cancelled() => return Err(Stopped),
+                // Cancel-safe: the future stays in its place until it is done.
+                exit = poll_slot(exit_watch) => {
+                    self.exit_watch = None;
+                    self.on_exit(exit).await?;
+                }
+                // Cancel-safe: as above.
+                happened = poll_slot(operation) => {
+                    self.operation = None;
+                    self.on_happened(happened).await?;
+                }
+                // Cancel-safe: a kick that is not taken is kept.
+                () = self.handle.kick.notified() => {}
+            }
+        }
+    }
+
+    /// Does what is wanted until nothing is left to do now.
+    async fn follow_wish(&mut self) -> Result<(), Stopped> {
+        loop {
+            let row = self.load().await?;
+            let wish = match row.wanted {
+                Wanted::Gone => Wish::Gone,
+                Wanted::Rest => Wish::Rest,
+                Wanted::Run if row.generation == self.current_generation => Wish::Run,
+                Wanted::Run => Wish::RunNewer,
+            };
+            let before = self.phase;
+            self.handle_event(Event::Kick(wish)).await?;
+            if self.phase == before {
+                // A wish that was taken back before it was acted on.
+                if matches!(self.phase, Phase::Resting(_)) && row.state != self.phase.state() {
+                    self.record_rest().await?;
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    async fn on_happened(&mut self, happened: Happened) -> Result<(), Stopped> {
+        match happened {
+            Happened::Event(event) => self.handle_event(event).await,
+            Happened::Resolved(outcome) => match *outcome {
+                Ok(image) => {
+                    if let Some(starting) = &mut self.starting {
+                        starting.1 = Some(image);
+                    }
+                    self.handle_event(Event::Resolved).await
+                }
+                Err(failure) => self.on_start_failure(failure).await,
+            },
+            Happened::Launched(Ok(running)) => {
+                self.is_adopting = false;
+                self.running = Some(running);
+                self.handle_event(Event::Launched).await
+            }
+            Happened::Launched(Err(failure)) => self.on_start_failure(failure).await,
+            Happened::Adopted(Adoption::Running(running)) => {
+                self.running = Some(running);
+                self.handle_event(Event::AdoptedRunning).await
+            }
+            Happened::Adopted(Adoption::Exited(exit)) => self.on_exit(exit).await,
+            Happened::Adopted(Adoption::Gone) => {
+                self.ending = Some(Ending::gone());
+                self.handle_event(Event::AdoptedGone).await
+            }
+        }
+    }
+
+    async fn on_exit(&mut self, exit: MachineExit) -> Result<(), Stopped> {
+        let row = self.load().await?;
+        let now = self.inner.clock.now();
+        let (after, ending) = outcome::after_exit(&row, self.current_generation, exit, now);
+        self.ending = Some(ending);
+        self.handle_event(Event::Exited(after)).await
+    }
+
+    async fn on_start_failure(&mut self, failure: StartFailure) -> Result<(), Stopped> {
+        let row = self.load().await?;
+        let now = self.inner.clock.now();
+        let (after, ending) = outcome::after_failure(&row, &failure, now);
+        self.ending = Some(ending);
+        self.handle_event(Event::StartFailed(after)).await
+    }
+
+    async fn handle_event(&mut self, event: Event) -> Result<(), Stopped> {
+        let (phase, actions) = on_event(self.phase, event);
+        if phase != self.phase {
+            tracing::debug!(machine_id = %self.id, from = ?self.phase, to = ?phase, "machine moves");
+        }
+        self.phase = phase;
+        for action in actions {
+            self.act(action).await?;
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, action: Action) -> Result<(), Stopped> {
+        match action {
+            Action::Resolve => self.resolve().await,
+            Action::CancelResolve => {
+                self.operation = None;
+                Ok(())
+            }
+            Action::Launch => self.launch().await,
+            Action::Announce => self.announce().await,
+            Action::Drain => self.drain().await,
+            Action::SignalStop => self.signal_stop().await,
+            Action::SignalKill => self.signal_kill().await,
+            Action::ForceRemove => self.force_remove().await,
+            Action::RecordEnd => self.record_end().await,
+            Action::ArmBackoff(at) => {
+                self.arm_backoff(at);
+                Ok(())
+            }
+            Action::RecordRest => self.record_rest().await,
+            Action::Remove => self.remove().await,
+            Action::Forget => self.forget().await,
+        }
+    }
+
+    /// Reads the machine's row.
+    async fn load(&mut self) -> Result<Row, Stopped> {
+        loop {
+            match self.inner.store.get(&self.id).await {
+                Ok(Some(row)) => return Ok(row),
+                Ok(None) => return Err(Stopped),
+                Err(error) => {
+                    tracing::error!(machine_id = %self.id, error = roost_model::error::chain(&error), "cannot read machine");
+                    self.pause().await?;
+                }
+            }
+        }
+    }
+
+    /// Changes the machine's row, with the state of the phase, and tells the
+    /// board and those who wait.
+    async fn record<F>(&mut self, change: F) -> Result<Row, Stopped>
+    where
+        F: Fn(&mut Row) -> Vec<NewEvent> + Send + Sync + 'static,
+    {
+        let change = Arc::new(change);
+        let state = self.phase.state();
+        loop {
+            let change = Arc::clone(&change);
+            let now = self.inner.clock.now();
+            let apply = move |row: &mut Row| {
+                row.state = state;
+                Ok::<_, std::convert::Infallible>(change(row))
+            };
+            match self.inner.store.change(&self.id, now, apply).await {
+                Ok(Some(Ok(row))) => {
+                    self.inner.notify(&self.id);
+                    return Ok(row);
+                }
+                Ok(None) => return Err(Stopped),
+                Err(error) => {
+                    tracing::error!(machine_id = %self.id, error = roost_model::error::chain(&error), "cannot record machine");
+                    self.pause().await?;
+                }
+            }
+        }
+    }
+
+    /// Waits before something is tried again.
+    async fn pause(&mut self) -> Result<(), Stopped> {
+        let stop = self.inner.tasks.stopping();
+        match stop
+            .run_until_cancelled(tokio::time::sleep(limits::RETRY_DELAY))
+            .await
+        {
+            Some(()) => Ok(()),
+            None => Err(Stopped),
+        }
+    }
+
+    fn cancel_checks(&mut self) {
+        if let Some(checks) = self.checks.take() {
+            checks.cancel();
+        }
+    }
+}
+
+/// The value of the future in the slot; never, when the slot is empty.
+async fn poll_slot<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
+    match slot {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,437 @@
+//! What an owner does: each action of `lifecycle` in one method.
+
+use super::outcome::Ending;
+use super::{Happened, Owner, StartFailure, Stopped};
+use crate::health;
+use crate::images::ResolvedImage;
+use crate::launch::{plan_stop, resolve_process};
+use crate::lifecycle::Event;
+use crate::limits;
+use crate::store::row::{NewEvent, Row, StopAsked, Wanted};
+use crate::worker::{Inner, entry_of};
+use futures_util::FutureExt as _;
+use roost_host::driver::{Adoption, DriverError, IdRange, LaunchConfig, Running};
+use roost_model::error::{Retry, chain};
+use roost_model::id::MachineId;
+use roost_model::machine::{MachineExit, MachineState};
+use roost_model::restart::WINDOW;
+use roost_model::time::Timestamp;
+use roost_proto::worker::WorkerError;
+use std::sync::Arc;
+use std::time::Duration;
+
+const SIGKILL: i32 = 9;
+
+impl Owner {
+    /// Finds out what became of the process of an earlier `roostd`.
+    pub(super) fn begin_adoption(&mut self) {
+        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+        let adoption = async move {
+            loop {
+                match inner.driver.adopt(&id).await {
+                    Ok(adoption) => return Happened::Adopted(adoption),
+                    Err(DriverError::NotRunning(_)) => return Happened::Adopted(Adoption::Gone),
+                    Err(error) => {
+                        tracing::warn!(machine_id = %id, %error, "cannot adopt machine yet");
+                        tokio::time::sleep(limits::RETRY_DELAY).await;
+                    }
+                }
+            }
+        };
+        self.operation = Some(adoption.boxed());
+    }
+
+    /// Removes what a kill between the record of an end and its clearing left.
+    pub(super) async fn clear_leftovers(&mut self) -> Result<(), Stopped> {
+        match self.inner.driver.list().await {
+            Ok(listed) if !listed.contains(&self.id) => Ok(()),
+            // Not knowing is no reason not to clear: removal is idempotent.
+            Ok(_) | Err(_) => self.clear_host().await,
+        }
+    }
+
+    /// Has the driver remove what is left on the host, until it succeeds.
+    async fn clear_host(&mut self) -> Result<(), Stopped> {
+        let stop = self.inner.tasks.stopping();
+        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+        let removal = async move { remove_from_host(&inner, &id).await };
+        stop.run_until_cancelled(removal).await.ok_or(Stopped)
+    }
+
+    pub(super) async fn resolve(&mut self) -> Result<(), Stopped> {
+        let row = self
+            .record(|row| {
+                row.state_reason = match row.image_digest {
+                    Some(_) => None,
+                    None => Some(format!("pulling image {}", row.spec.image)),
+                };
+                row.restart_at = None;
+                vec![]
+            })
+            .await?;
+        self.current_generation = row.generation;
+        self.inner
+            .board
+            .put([(self.id.clone(), entry_of(&self.inner, &row))]);
+        let pinned = row.image_digest.as_deref();
+        let pinned = pinned.and_then(|text| roost_model::digest::Digest::parse(text).ok());
+        let image = match pinned {
+            Some(digest) => row.spec.image.with_digest(digest),
+            None => row.spec.image.clone(),
+        };
+        self.starting = Some(Box::new((row, None)));
+        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+        let resolution = async move {
+            let pull = inner.images.resolve(&id, &image);
+            let outcome = match tokio::time::timeout(limits::RESOLVE_TIMEOUT, pull).await {
+                Ok(outcome) => outcome.map_err(|error| image_failure(&error)),
+                Err(_) => Err(StartFailure {
+                    reason: format!(
+                        "image {image} was not here after {} s",
+                        limits::RESOLVE_TIMEOUT.as_secs()
+                    ),
+                    is_transient: false,
+                }),
+            };
+            Happened::Resolved(Box::new(outcome))
+        };
+        self.operation = Some(resolution.boxed());
+        Ok(())
+    }
+
+    pub(super) async fn launch(&mut self) -> Result<(), Stopped> {
+        let Some((row, Some(image))) = self.starting.take().map(|starting| *starting) else {
+            self.operation = Some(launch_failure("the image is not here", false));
+            return Ok(());
+        };
+        let config = match self.build_launch(&row, &image) {
+            Ok(config) => config,
+            Err(reason) => {
+                self.operation = Some(launch_failure(&reason, false));
+                return Ok(());
+            }
+        };
+        let generation = self.current_generation;
+        self.record(move |row| {
+            row.vm_live = true;
+            row.launched_generation = generation;
+            row.state_reason = None;
+            // The spec may have been replaced meanwhile, with another image.
+            if row.generation == generation {
+                row.image_digest = Some(image.digest.to_string());
+                row.image_stop_signal.clone_from(&image.stop_signal);
+            }
+            vec![NewEvent::by_worker(
+                "launch",
+                serde_json::json!({ "image_digest": image.digest }),
+            )]
+        })
+        .await?;
+        let inner = Arc::clone(&self.inner);
+        let launch = async move {
+            let launched = inner.driver.launch(config);
+            Happened::Launched(
+                match tokio::time::timeout(limits::LAUNCH_TIMEOUT, launched).await {
+                    Ok(Ok(running)) => Ok(running),
+                    Ok(Err(error)) => Err(StartFailure {
+                        is_transient: matches!(error, DriverError::Host { .. }),
+                        reason: chain(&error),
+                    }),
+                    Err(_) => Err(StartFailure {
+                        reason: format!(
+                            "did not start within {} s",
+                            limits::LAUNCH_TIMEOUT.as_secs()
+                        ),
+                        is_transient: true,
+                    }),
+                },
+            )
+        };
+        self.operation = Some(launch.boxed());
+        Ok(())
+    }
+
+    fn build_launch(&self, row: &Row, image: &ResolvedImage) -> Result<LaunchConfig, String> {
+        let config = &self.inner.config;
+        let slot = row.slot.ok_or("the machine has no address")?;
+        let addresses = (config.addresses)(slot);
+        let secrets = self.inner.open_secrets(row)?;
+        let process = resolve_process(row, image, &secrets, addresses, &config.platform_env)?;
+        let log_dir = config
+            .log_root
+            .join(row.spec.app.as_str())
+            .join(row.id.as_str());
+        Ok(LaunchConfig {
+            machine_id: row.id.clone(),
+            instance_id: row.instance_id.clone(),
+            app: row.spec.app.clone(),
+            region: row.spec.region.clone(),
+            layers: image.layers.clone(),
+            process,
+            guest: row.spec.guest,
+            addresses,
+            id_range: IdRange {
+                base: limits::ID_RANGE_FIRST + slot * limits::ID_RANGE_SIZE,
+                size: limits::ID_RANGE_SIZE,
+            },
+            files: row.spec.files.clone(),
+            hostname: row.id.to_string(),
+            log_dir,
+        })
+    }
+
+    pub(super) async fn announce(&mut self) -> Result<(), Stopped> {
+        let pid = self.running.map(|Running { pid }| pid);
+        let is_adopted = std::mem::take(&mut self.is_adopting);
+        let kind = if is_adopted { "adopt" } else { "start" };
+        // Watched before anything is awaited, so that no end is missed.
+        self.exit_watch = Some(watch_exit(Arc::clone(&self.inner), self.id.clone()).boxed());
+        let row = self
+            .record(move |row| {
+                row.state_reason = None;
+                if !is_adopted {
+                    row.healthy = vec![];
+                }
+                vec![NewEvent::by_worker(kind, serde_json::json!({ "pid": pid }))]
+            })
+            .await?;
+        let mut entry = entry_of(&self.inner, &row);
+        entry.state = MachineState::Started;
+        entry.pid = pid;
+        health::begin(&mut entry, &row.spec, &row.healthy, self.inner.clock.now());
+        let ipv4 = entry.ipv4;
+        self.inner.board.put([(self.id.clone(), entry)]);
+        self.inner.notify(&self.id);
+        let checks = self.inner.tasks.stopping().child_token();
+        health::spawn(&self.inner, &self.id, &row.spec, ipv4, &checks);
+        self.checks = Some(checks);
+        tracing::info!(machine_id = %self.id, pid, adopted = is_adopted, "machine runs");
+        Ok(())
+    }
+
+    pub(super) async fn drain(&mut self) -> Result<(), Stopped> {
+        self.cancel_checks();
+        // The edge is told first, so that the wait below is for the last requests.
+        let has_services = self
+            .inner
+            .board
+            .update(&self.id, |entry| {
+                entry.state = MachineState::Stopping;
+                !entry.services.is_empty()
+            })
+            .unwrap_or(false);
+        self.record(|_| vec![]).await?;
+        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+        let drain_timeout = self.inner.config.drain_timeout;
+        let drain = async move {
+            let wait = async {
+                tokio::time::sleep(limits::DRAIN_SETTLE).await;
+                while inner.gauge.in_flight(&id) > 0 {
+                    tokio::time::sleep(limits::DRAIN_POLL).await;
+                }
+            };
+            if has_services && tokio::time::timeout(drain_timeout, wait).await.is_err() {
+                let n_left = inner.gauge.in_flight(&id);
+                tracing::warn!(machine_id = %id, n_left, "requests under way are cut off");
+            }
+            Happened::Event(Event::Drained)
+        };
+        self.operation = Some(drain.boxed());
+        Ok(())
+    }
+
+    pub(super) async fn signal_stop(&mut self) -> Result<(), Stopped> {
+        let plan = plan_stop(&self.load().await?);
+        self.send_signal(plan.signal.number()).await;
+        self.arm_signal_timer(plan.timeout);
+        Ok(())
+    }
+
+    pub(super) async fn signal_kill(&mut self) -> Result<(), Stopped> {
+        self.send_signal(SIGKILL).await;
+        self.arm_signal_timer(limits::KILL_TIMEOUT);
+        Ok(())
+    }
+
+    pub(super) async fn force_remove(&mut self) -> Result<(), Stopped> {
+        tracing::warn!(machine_id = %self.id, "machine outlives SIGKILL; removing it by force");
+        self.clear_host().await?;
+        self.arm_signal_timer(limits::KILL_TIMEOUT);
+        Ok(())
+    }
+
+    async fn send_signal(&mut self, signal: i32) {
+        let call = self.inner.driver.signal(&self.id, signal);
+        match tokio::time::timeout(limits::DRIVER_CALL_TIMEOUT, call).await {
+            // Not running: its end is on the way to us.
+            Ok(Ok(()) | Err(DriverError::NotRunning(_))) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(machine_id = %self.id, signal, %error, "cannot signal")
+            }
+            Err(_) => tracing::warn!(machine_id = %self.id, signal, "signal takes too long"),
+        }
+    }
+
+    fn arm_signal_timer(&mut self, timeout: Duration) {
+        self.operation = Some(
+            async move {
+                tokio::time::sleep(timeout).await;
+                Happened::Event(Event::SignalTimedOut)
+            }
+            .boxed(),
+        );
+    }
+
+    pub(super) fn arm_backoff(&mut self, at: Timestamp) {
+        let wait = at.since(self.inner.clock.now());
+        self.operation = Some(
+            async move {
+                tokio::time::sleep(wait).await;
+                Happened::Event(Event::BackoffElapsed)
+            }
+            .boxed(),
+        );
+    }
+
+    pub(super) async fn record_end(&mut self) -> Result<(), Stopped> {
+        self.cancel_checks();
+        (self.operation, self.exit_watch, self.running) = (None, None, None);
+        let ending = self.ending.take().unwrap_or_else(Ending::gone);
+        let (generation, state) = (self.current_generation, self.phase.state());
+        self.inner.board.update(&self.id, |entry| {
+            entry.state = state;
+            entry.pid = None;
+            entry.checks.clear();
+        });
+        // First the record, then the host: killed in between, the end is not
+        // counted again, since `vm_live` is no longer set, and the next start
+        // clears what is left.
+        let row = self
+            .record(move |row| apply_ending(row, &ending, generation))
+            .await?;
+        tracing::info!(machine_id = %self.id, reason = row.state_reason, "machine ended");
+        self.clear_host().await
+    }
+
+    pub(super) async fn record_rest(&mut self) -> Result<(), Stopped> {
+        self.operation = None;
+        let row = self
+            .record(|row| {
+                row.restart_at = None;
+                row.stop_asked = StopAsked::default();
+                vec![]
+            })
+            .await?;
+        self.inner
+            .board
+            .put([(self.id.clone(), entry_of(&self.inner, &row))]);
+        Ok(())
+    }
+
+    pub(super) async fn remove(&mut self) -> Result<(), Stopped> {
+        let row = self
+            .record(|row| {
+                row.wanted = Wanted::Gone;
+                vec![]
+            })
+            .await?;
+        self.inner
+            .board
+            .put([(self.id.clone(), entry_of(&self.inner, &row))]);
+        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+        let removal = async move {
+            remove_from_host(&inner, &id).await;
+            // A failed release leaves garbage for the collector, nothing worse.
+            if let Err(error) = inner.images.release(&id).await {
+                tracing::warn!(machine_id = %id, %error, "cannot release image");
+            }
+            Happened::Event(Event::Removed)
+        };
+        self.operation = Some(removal.boxed());
+        Ok(())
+    }
+
+    pub(super) async fn forget(&mut self) -> Result<(), Stopped> {
+        self.inner.board.remove(&self.id);
+        self.record(|row| {
+            row.slot = None;
+            row.secrets = vec![];
+            row.state_reason = None;
+            vec![NewEvent::by_worker("destroyed", serde_json::json!({}))]
+        })
+        .await?;
+        tracing::info!(machine_id = %self.id, "machine removed");
+        Ok(())
+    }
+}
+
+fn apply_ending(row: &mut Row, ending: &Ending, generation: u64) -> Vec<NewEvent> {
+    row.vm_live = false;
+    row.last_exit = ending.exit.or(row.last_exit);
+    row.state_reason.clone_from(&ending.reason);
+    row.stop_asked = StopAsked::default();
+    row.restart_at = ending.restart.map(|(_, at)| at);
+    if let Some((now, _)) = ending.restart {
+        row.restarts.retain(|at| now.since(*at) < WINDOW);
+        row.restarts.push(now);
+    }
+    if ending.settles && row.wanted == Wanted::Run && row.generation == generation {
+        row.wanted = Wanted::Rest;
+    }
+    if ending.destroys {
+        row.wanted = Wanted::Gone;
+    }
+    vec![ending.event.clone()]
+}
+
+fn image_failure(error: &WorkerError) -> StartFailure {
+    use roost_model::error::Classify as _;
+    StartFailure {
+        reason: chain(error),
+        is_transient: error.retry() == Retry::Backoff,
+    }
+}
+
+fn launch_failure(
+    reason: &str,
+    is_transient: bool,
+) -> futures_util::future::BoxFuture<'static, Happened> {
+    let failure = StartFailure {
+        reason: reason.to_owned(),
+        is_transient,
+    };
+    std::future::ready(Happened::Launched(Err(failure))).boxed()
+}
+
+/// Removes a machine from the host, trying until it succeeds.
+async fn remove_from_host(inner: &Inner, id: &MachineId) {
+    loop {
+        match tokio::time::timeout(limits::DRIVER_CALL_TIMEOUT, inner.driver.remove(id)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::warn!(machine_id = %id, %error, "cannot clear machine yet"),
+            Err(_) => tracing::warn!(machine_id = %id, "clearing machine takes too long"),
+        }
+        tokio::time::sleep(limits::RETRY_DELAY).await;
+    }
+}
+
+/// Resolves when the machine's process has ended.
+async fn watch_exit(inner: Arc<Inner>, id: MachineId) -> MachineExit {
+    loop {
+        match inner.driver.wait_exit(&id).await {
+            Ok(exit) => return exit,
+            Err(DriverError::NotRunning(_)) => {
+                tracing::warn!(machine_id = %id, "how the machine ended is not known");
+                return MachineExit {
+                    exit_code: 128 + SIGKILL,
+                    signal: Some(SIGKILL),
+                    oom_killed: false,
+                };
+            }
+            Err(error) => {
+                tracing::warn!(machine_id = %id, %error, "cannot watch machine");
+                tokio::time::sleep(limits::RETRY_DELAY).await;
+            }
+        }
+    }
+}

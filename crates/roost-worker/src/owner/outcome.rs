@@ -1,0 +1,153 @@
+//! What an end or a failed start leads to, and the words for it. Pure.
+
+use super::StartFailure;
+use crate::lifecycle::{AfterExit, AfterFailure};
+use crate::limits;
+use crate::store::row::{NewEvent, Row, Wanted};
+use roost_model::machine::{MachineExit, RestartPolicy, RestartWhen};
+use roost_model::restart::{RestartDecision, WINDOW, decide};
+use roost_model::time::Timestamp;
+
+/// What is to be recorded of an end.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Ending {
+    /// How the process ended, when there was one.
+    pub(super) exit: Option<MachineExit>,
+    /// Why the machine is in the state that follows, for people.
+    pub(super) reason: Option<String>,
+    /// The event to append.
+    pub(super) event: NewEvent,
+    /// Whether the machine is to stay down unless somebody asked anew.
+    pub(super) settles: bool,
+    /// Whether the machine is to be removed now.
+    pub(super) destroys: bool,
+    /// When a restart was decided on, and when it is due.
+    pub(super) restart: Option<(Timestamp, Timestamp)>,
+}
+
+impl Ending {
+    /// Nothing was found of a machine that was running.
+    pub(super) fn gone() -> Self {
+        let reason = "its process was gone when roostd started again, as after a reboot";
+        Self {
+            exit: None,
+            reason: Some(reason.into()),
+            event: NewEvent::by_worker("exit", serde_json::json!({ "reason": reason })),
+            settles: false,
+            destroys: false,
+            restart: None,
+        }
+    }
+}
+
+/// Decides about a process that ended. `generation` is the one that ran.
+pub(super) fn after_exit(
+    row: &Row,
+    generation: u64,
+    exit: MachineExit,
+    now: Timestamp,
+) -> (AfterExit, Ending) {
+    let is_requested = row.wanted != Wanted::Run || row.generation != generation;
+    let after = if is_requested {
+        let is_removed = row.spec.auto_destroy && row.wanted == Wanted::Rest;
+        if is_removed {
+            AfterExit::Destroy
+        } else {
+            AfterExit::Stay
+        }
+    } else {
+        match decide(row.spec.restart, exit, &row.restarts, now) {
+            RestartDecision::At(at) => AfterExit::RestartAt(at),
+            RestartDecision::Stay if row.spec.auto_destroy => AfterExit::Destroy,
+            RestartDecision::Stay => AfterExit::Stay,
+            RestartDecision::GiveUp { .. } => AfterExit::GiveUp,
+        }
+    };
+    let mut reason = describe_exit(exit, row.spec.guest.memory.as_mib());
+    let mut restart = None;
+    match after {
+        AfterExit::RestartAt(at) => {
+            restart = Some((now, at));
+            reason = format!("{reason}; starts again in {} ms", at.since(now).as_millis());
+        }
+        AfterExit::GiveUp => {
+            let n_restarts = row.restarts.len();
+            reason = format!(
+                "{reason}; gave up after {n_restarts} restarts within {} minutes",
+                WINDOW.as_secs() / 60
+            );
+        }
+        AfterExit::Stay | AfterExit::Destroy => {}
+    }
+    let detail = serde_json::json!({
+        "exit_event": {
+            "exit_code": exit.exit_code,
+            "guest_exit_code": exit.exit_code,
+            "guest_signal": exit.signal.unwrap_or(-1),
+            "signal": exit.signal.unwrap_or(-1),
+            "oom_killed": exit.oom_killed,
+            "requested_stop": is_requested,
+            "restarting": restart.is_some(),
+            "exited_at": now.as_ms(),
+        },
+        "restart_count": row.restarts.len(),
+        "reason": reason,
+    });
+    let ending = Ending {
+        exit: Some(exit),
+        reason: Some(reason),
+        event: NewEvent::by_worker("exit", detail),
+        settles: matches!(after, AfterExit::Stay | AfterExit::GiveUp),
+        destroys: after == AfterExit::Destroy,
+        restart,
+    };
+    (after, ending)
+}
+
+/// Decides about a start that failed.
+pub(super) fn after_failure(
+    row: &Row,
+    failure: &StartFailure,
+    now: Timestamp,
+) -> (AfterFailure, Ending) {
+    let policy = RestartPolicy {
+        when: RestartWhen::OnFailure,
+        retries_max: limits::HOST_FAILURES_MAX,
+    };
+    let failed = MachineExit {
+        exit_code: 1,
+        signal: None,
+        oom_killed: false,
+    };
+    let after = match decide(policy, failed, &row.restarts, now) {
+        RestartDecision::At(at) if failure.is_transient => AfterFailure::RetryAt(at),
+        RestartDecision::At(_) | RestartDecision::Stay | RestartDecision::GiveUp { .. } => {
+            AfterFailure::GiveUp
+        }
+    };
+    let restart = match after {
+        AfterFailure::RetryAt(at) => Some((now, at)),
+        AfterFailure::GiveUp => None,
+    };
+    let detail = serde_json::json!({
+        "error": failure.reason,
+        "restarting": restart.is_some(),
+    });
+    let ending = Ending {
+        exit: None,
+        reason: Some(failure.reason.clone()),
+        event: NewEvent::by_worker("launch_failed", detail),
+        settles: restart.is_none(),
+        destroys: false,
+        restart,
+    };
+    (after, ending)
+}
+
+fn describe_exit(exit: MachineExit, memory_mib: u64) -> String {
+    match (exit.oom_killed, exit.signal) {
+        (true, _) => format!("killed for using more than its {memory_mib} MiB of memory"),
+        (false, Some(signal)) => format!("ended by signal {signal}"),
+        (false, None) => format!("exited with code {}", exit.exit_code),
+    }
+}

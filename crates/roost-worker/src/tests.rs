@@ -1,0 +1,186 @@
+//! Tests of the worker as a whole, on a fake host.
+
+mod adoption;
+mod kill;
+mod lifecycle;
+pub(crate) mod power;
+pub(crate) mod samples;
+mod traffic;
+
+use crate::housekeeping::NoHousekeeper;
+use crate::images::{ImageSource, ResolvedImage};
+use crate::store::Store;
+use crate::{Worker, WorkerConfig, WorkerParts};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use roost_auth::seal::SealingKey;
+use roost_host::fake::{FakeDriver, FakeHost};
+use roost_model::error::{ErrorCode, Retry};
+use roost_model::id::MachineId;
+use roost_model::image_ref::ImageRef;
+use roost_model::machine::MachineState;
+use roost_proto::traffic::TrafficGauge;
+use roost_proto::worker::{MachineStatus, WaitFor, WorkerApi as _, WorkerError};
+use roost_runtime::clock::SystemClock;
+use roost_runtime::tasks::Tasks;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Images without layers.
+#[derive(Debug, Default)]
+struct FakeImages {
+    /// What images that are asked for are refused with.
+    refusal: Mutex<Option<&'static str>>,
+    asked: Mutex<Vec<ImageRef>>,
+    released: Mutex<Vec<MachineId>>,
+}
+
+#[async_trait]
+impl ImageSource for FakeImages {
+    async fn resolve(&self, _: &MachineId, image: &ImageRef) -> Result<ResolvedImage, WorkerError> {
+        self.asked.lock().push(image.clone());
+        match *self.refusal.lock() {
+            None => Ok(samples::image("/app", "")),
+            Some(message) => Err(WorkerError::Image {
+                message: message.into(),
+                code: ErrorCode("image-not-found"),
+                retry: Retry::Never,
+            }),
+        }
+    }
+
+    async fn release(&self, machine: &MachineId) -> Result<(), WorkerError> {
+        self.released.lock().push(machine.clone());
+        Ok(())
+    }
+}
+
+/// A gauge that a test sets.
+#[derive(Debug, Default)]
+struct FakeGauge(AtomicUsize);
+
+impl TrafficGauge for FakeGauge {
+    fn in_flight(&self, _: &MachineId) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What outlives a `roostd`: the disk and the host.
+struct Node {
+    dir: tempfile::TempDir,
+    host: FakeHost,
+    images: Arc<FakeImages>,
+    gauge: Arc<FakeGauge>,
+    config: WorkerConfig,
+}
+
+/// One `roostd` on a node.
+struct Run {
+    worker: Arc<Worker>,
+    tasks: Tasks,
+    driver: Arc<FakeDriver>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = WorkerConfig {
+            data_dir: dir.path().to_owned(),
+            log_root: dir.path().join("logs"),
+            region: samples::region(),
+            addresses: Arc::new(samples::addresses),
+            sealer: Arc::new(SealingKey::from_bytes(&[7; 32]).unwrap()),
+            platform_env: vec![],
+            drain_timeout: Duration::from_secs(5),
+            n_machines_max: 3,
+            housekeeper: Arc::new(NoHousekeeper),
+        };
+        Self {
+            dir,
+            host: FakeHost::new(),
+            images: Arc::default(),
+            gauge: Arc::default(),
+            config,
+        }
+    }
+
+    /// Waits until nothing is left on the host: an end is recorded before it is cleared.
+    async fn wait_clear(&self, at: &str) {
+        for _ in 0..1_000 {
+            if self.host.present().is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{at}: {:?} is left on the host", self.host.present());
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.dir.path().join("worker.db")).unwrap()
+    }
+
+    async fn start(&self) -> Run {
+        self.start_with(self.host.driver(), self.store()).await
+    }
+
+    async fn start_with(&self, driver: Arc<FakeDriver>, store: Store) -> Run {
+        let tasks = Tasks::new();
+        let parts = WorkerParts {
+            driver: driver.clone(),
+            images: self.images.clone(),
+            gauge: self.gauge.clone(),
+            clock: Arc::new(SystemClock),
+        };
+        let config = self.config.clone();
+        let worker = Worker::start_with_store(config, parts, &tasks, store)
+            .await
+            .unwrap();
+        Run {
+            worker,
+            tasks,
+            driver,
+        }
+    }
+}
+
+impl Run {
+    async fn wait(&self, id: &MachineId, state: MachineState) -> MachineStatus {
+        let wait = WaitFor {
+            states: vec![state],
+            instance_id: None,
+            timeout: Duration::from_secs(60),
+        };
+        match self.worker.wait_machine(id, wait).await {
+            Ok(status) => status,
+            Err(error) => {
+                let events = self.worker.machine_events(id, 20).await;
+                panic!("{error}; events: {events:#?}");
+            }
+        }
+    }
+
+    /// A new machine that runs.
+    async fn started(&self) -> MachineStatus {
+        let created = self
+            .worker
+            .create_machine(samples::create("r1"))
+            .await
+            .unwrap();
+        self.wait(&created.id, MachineState::Started).await
+    }
+
+    /// Ends this `roostd` as a kill does: nothing that it began goes on.
+    fn kill(self) {
+        self.driver.cut();
+        self.worker.inner.store.power.cut();
+        self.tasks.stop();
+    }
+
+    async fn shut_down(self) {
+        assert!(
+            self.tasks.shutdown(Duration::from_secs(10)).await,
+            "some task does not end"
+        );
+    }
+}

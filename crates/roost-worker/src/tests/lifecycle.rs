@@ -1,0 +1,438 @@
+//! Machines from creation to destruction, on paused time.
+
+use super::{Node, samples};
+use roost_host::fake::FakeLaunch;
+use roost_model::image_ref::ImageRef;
+use roost_model::machine::{MachineExit, MachineState, RestartPolicy, RestartWhen, StopSignal};
+use roost_proto::worker::{
+    ExecCommand, Launch, SecretEnv, UpdateMachine, WaitFor, WorkerApi as _, WorkerError,
+};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+fn exit(exit_code: i32) -> MachineExit {
+    MachineExit {
+        exit_code,
+        signal: None,
+        oom_killed: false,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_created_machine_starts_with_its_secrets_and_ends_in_nothing() {
+    let node = Node::new();
+    let run = node.start().await;
+    let machine = run.started().await;
+    assert_eq!(machine.pid, node.host.pid(&machine.id));
+    assert_eq!(
+        machine.image_digest,
+        Some(samples::image("", "").digest.to_string())
+    );
+    let launch = node.host.launches().remove(0);
+    assert!(
+        launch
+            .process
+            .env
+            .contains(&("TOKEN".into(), "hunter2".into()))
+    );
+    assert_eq!(launch.id_range.base, 1_000_000);
+    let database = std::fs::read(node.dir.path().join("worker.db-wal")).unwrap();
+    assert!(
+        !database.windows(7).any(|bytes| bytes == b"hunter2"),
+        "secrets are sealed on disk"
+    );
+
+    let refused = run
+        .worker
+        .destroy_machine(&machine.id, false)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("is started: stop it first"),
+        "{refused}"
+    );
+    run.worker
+        .stop_machine(&machine.id, None, None)
+        .await
+        .unwrap();
+    let stopped = run.wait(&machine.id, MachineState::Stopped).await;
+    assert_eq!(
+        stopped.last_exit.map(|exit| exit.exit_code),
+        Some(130),
+        "SIGINT by default"
+    );
+    node.wait_clear("").await;
+    run.worker
+        .destroy_machine(&machine.id, false)
+        .await
+        .unwrap();
+    run.wait(&machine.id, MachineState::Destroyed).await;
+    assert_eq!(
+        *node.images.released.lock(),
+        std::slice::from_ref(&machine.id)
+    );
+    assert!(run.worker.machines(None).await.unwrap().is_empty());
+    let kinds: Vec<String> = run
+        .worker
+        .machine_events(&machine.id, 50)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|event| event.kind)
+        .rev()
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "create",
+            "launch",
+            "start",
+            "stop",
+            "exit",
+            "destroy",
+            "destroyed"
+        ]
+    );
+    run.shut_down().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_refused_fails_with_its_reason_and_leaves_nothing() {
+    let node = Node::new();
+    let run = node.start().await;
+    node.host
+        .plan_launches([FakeLaunch::Refuse("image has no user `web`".into())]);
+    let created = run
+        .worker
+        .create_machine(samples::create("r1"))
+        .await
+        .unwrap();
+    let failed = run.wait(&created.id, MachineState::Failed).await;
+    assert_eq!(
+        failed.state_reason.as_deref(),
+        Some("image has no user `web`")
+    );
+    assert_eq!(node.host.launches().len(), 1, "trying again would not help");
+    node.wait_clear("").await;
+    run.worker.start_machine(&created.id).await.unwrap();
+    run.wait(&created.id, MachineState::Started).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_image_and_a_missing_command_fail_by_name() {
+    let node = Node::new();
+    let run = node.start().await;
+    *node.images.refusal.lock() = Some("image nginx:1.25 is not in docker.io");
+    let created = run
+        .worker
+        .create_machine(samples::create("r1"))
+        .await
+        .unwrap();
+    let failed = run.wait(&created.id, MachineState::Failed).await;
+    assert_eq!(
+        failed.state_reason.as_deref(),
+        Some("image nginx:1.25 is not in docker.io")
+    );
+    *node.images.refusal.lock() = None;
+    let mut request = samples::create("r2");
+    request.spec.process.entrypoint = Some(vec![]);
+    let created = run.worker.create_machine(request).await.unwrap();
+    let failed = run.wait(&created.id, MachineState::Failed).await;
+    assert!(failed.state_reason.unwrap().contains("no command to run"));
+    assert!(node.host.launches().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_failure_is_tried_again_and_then_given_up() {
+    let node = Node::new();
+    let run = node.start().await;
+    node.host
+        .plan_launches([FakeLaunch::HostFailure("no veth".into())]);
+    run.started().await;
+    assert_eq!(node.host.launches().len(), 2);
+    node.host
+        .plan_launches(vec![FakeLaunch::HostFailure("no veth".into()); 10]);
+    let created = run
+        .worker
+        .create_machine(samples::create("r2"))
+        .await
+        .unwrap();
+    let failed = run.wait(&created.id, MachineState::Failed).await;
+    assert!(failed.state_reason.unwrap().contains("no veth"));
+    assert_eq!(
+        node.host.launches().len(),
+        2 + 4,
+        "the first try and three more"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_backs_off_and_gives_up() {
+    let node = Node::new();
+    let run = node.start().await;
+    let crash = FakeLaunch::ExitAfter(Duration::from_millis(10), exit(7));
+    node.host.plan_launches(vec![crash; 20]);
+    let mut request = samples::create("r1");
+    request.spec.restart = RestartPolicy {
+        when: RestartWhen::OnFailure,
+        retries_max: 3,
+    };
+    let begun = tokio::time::Instant::now();
+    let created = run.worker.create_machine(request).await.unwrap();
+    let failed = run.wait(&created.id, MachineState::Failed).await;
+    let reason = failed.state_reason.unwrap();
+    assert!(
+        reason.contains("code 7") && reason.contains("gave up after 3 restarts"),
+        "{reason}"
+    );
+    assert_eq!(node.host.launches().len(), 4);
+    assert!(
+        begun.elapsed() >= Duration::from_millis(500 + 1_000 + 2_000),
+        "waits grow"
+    );
+    assert_eq!(failed.last_exit, Some(exit(7)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_end_rests_and_auto_destroy_removes() {
+    let node = Node::new();
+    let run = node.start().await;
+    let machine = run.started().await;
+    node.host.exit(&machine.id, exit(0));
+    run.wait(&machine.id, MachineState::Stopped).await;
+    let mut request = samples::create("r2");
+    request.spec.auto_destroy = true;
+    let created = run.worker.create_machine(request).await.unwrap();
+    run.wait(&created.id, MachineState::Started).await;
+    node.host.exit(&created.id, exit(0));
+    run.wait(&created.id, MachineState::Destroyed).await;
+    node.wait_clear("").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_ignores_its_signal_is_killed() {
+    let node = Node::new();
+    let run = node.start().await;
+    node.host.plan_launches([FakeLaunch::RunStubbornly]);
+    let machine = run.started().await;
+    let begun = tokio::time::Instant::now();
+    let timeout = Some(Duration::from_secs(20));
+    run.worker
+        .stop_machine(&machine.id, Some(StopSignal::Term), timeout)
+        .await
+        .unwrap();
+    let stopped = run.wait(&machine.id, MachineState::Stopped).await;
+    assert_eq!(stopped.last_exit.and_then(|exit| exit.signal), Some(9));
+    assert!(
+        begun.elapsed() >= Duration::from_secs(20),
+        "it had its time"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_requests_under_way() {
+    let node = Node::new();
+    let run = node.start().await;
+    node.gauge.0.store(1, Ordering::SeqCst);
+    let mut request = samples::create("r1");
+    request.spec.services = vec![samples::service(1)];
+    let created = run.worker.create_machine(request).await.unwrap();
+    run.wait(&created.id, MachineState::Started).await;
+    run.worker
+        .stop_machine(&created.id, None, None)
+        .await
+        .unwrap();
+    run.wait(&created.id, MachineState::Stopping).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(
+        node.host.signals(&created.id).is_empty(),
+        "a request is under way"
+    );
+    node.gauge.0.store(0, Ordering::SeqCst);
+    run.wait(&created.id, MachineState::Stopped).await;
+    // And not for ever.
+    node.gauge.0.store(1, Ordering::SeqCst);
+    run.worker.start_machine(&created.id).await.unwrap();
+    run.wait(&created.id, MachineState::Started).await;
+    run.worker
+        .stop_machine(&created.id, None, None)
+        .await
+        .unwrap();
+    run.wait(&created.id, MachineState::Stopped).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_replaces_the_process_and_guards_the_version() {
+    let node = Node::new();
+    let run = node.start().await;
+    let machine = run.started().await;
+    let mut spec = machine.spec.clone();
+    spec.image = ImageRef::parse("nginx:1.26").unwrap();
+    let update = UpdateMachine {
+        current_version: Some(machine.instance_id.clone()),
+        spec,
+        secrets: SecretEnv::default(),
+        launch: Launch::Start,
+    };
+    let updated = run
+        .worker
+        .update_machine(&machine.id, update.clone())
+        .await
+        .unwrap();
+    assert_ne!(updated.instance_id, machine.instance_id);
+    let stale = run
+        .worker
+        .update_machine(&machine.id, update.clone())
+        .await
+        .unwrap_err();
+    assert!(matches!(stale, WorkerError::Conflict(_)), "{stale}");
+    let again = run.wait(&machine.id, MachineState::Started).await;
+    assert_eq!(again.instance_id, updated.instance_id);
+    assert_eq!(node.host.launches().len(), 2);
+    assert_eq!(node.host.launches()[1].instance_id, updated.instance_id);
+    assert_eq!(node.images.asked.lock()[1].to_string(), "nginx:1.26");
+    let old = WaitFor {
+        states: vec![MachineState::Started],
+        instance_id: Some(machine.instance_id),
+        timeout: Duration::from_secs(1),
+    };
+    let replaced = run.worker.wait_machine(&machine.id, old).await.unwrap_err();
+    assert!(replaced.to_string().contains("was replaced"), "{replaced}");
+    let skip = UpdateMachine {
+        current_version: None,
+        launch: Launch::Skip,
+        ..update
+    };
+    let refused = run
+        .worker
+        .update_machine(&machine.id, skip)
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("stop it before"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_create_is_the_same_machine_and_names_are_unique() {
+    let node = Node::new();
+    let run = node.start().await;
+    let first = run
+        .worker
+        .create_machine(samples::create("r1"))
+        .await
+        .unwrap();
+    let second = run
+        .worker
+        .create_machine(samples::create("r1"))
+        .await
+        .unwrap();
+    assert_eq!(first.id, second.id);
+    let mut same_name = samples::create("r2");
+    same_name.spec.name = first.spec.name.clone();
+    let taken = run.worker.create_machine(same_name).await.unwrap_err();
+    assert!(taken.to_string().contains(first.id.as_str()), "{taken}");
+    let second = run
+        .worker
+        .create_machine(samples::create("r2"))
+        .await
+        .unwrap();
+    let third = run
+        .worker
+        .create_machine(samples::create("r3"))
+        .await
+        .unwrap();
+    let full = run
+        .worker
+        .create_machine(samples::create("r4"))
+        .await
+        .unwrap_err();
+    assert!(matches!(full, WorkerError::NoCapacity(_)), "{full}");
+    let addresses = [first.private_ipv6, second.private_ipv6, third.private_ipv6];
+    assert!(addresses[0] != addresses[1] && addresses[1] != addresses[2]);
+    run.worker.destroy_machine(&second.id, true).await.unwrap();
+    run.wait(&second.id, MachineState::Destroyed).await;
+    let fourth = run
+        .worker
+        .create_machine(samples::create("r4"))
+        .await
+        .unwrap();
+    assert_eq!(
+        fourth.private_ipv6, second.private_ipv6,
+        "a freed slot is used again"
+    );
+    run.wait(&first.id, MachineState::Started).await;
+    assert_eq!(
+        node.host
+            .launches()
+            .iter()
+            .filter(|l| l.machine_id == first.id)
+            .count(),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_makes_a_new_process_and_a_start_of_a_started_machine_does_nothing() {
+    let node = Node::new();
+    let run = node.start().await;
+    let machine = run.started().await;
+    run.worker.start_machine(&machine.id).await.unwrap();
+    run.worker.restart_machine(&machine.id).await.unwrap();
+    let again = run.wait(&machine.id, MachineState::Started).await;
+    assert_ne!(again.pid, machine.pid);
+    assert_eq!(node.host.launches().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_runs_only_in_a_started_machine() {
+    let node = Node::new();
+    let run = node.start().await;
+    let mut request = samples::create("r1");
+    request.launch = Launch::Skip;
+    let created = run.worker.create_machine(request).await.unwrap();
+    let command = ExecCommand {
+        command: vec!["echo".into(), "hi".into()],
+        stdin: vec![],
+        timeout: Duration::from_secs(1),
+    };
+    let refused = run
+        .worker
+        .exec(&created.id, command.clone())
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("is created"), "{refused}");
+    run.worker.start_machine(&created.id).await.unwrap();
+    run.wait(&created.id, MachineState::Started).await;
+    assert_eq!(
+        run.worker.exec(&created.id, command).await.unwrap().stdout,
+        b"echo hi"
+    );
+    assert_eq!(
+        run.worker
+            .listening_sockets(&created.id)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_is_too_long_says_the_state() {
+    let node = Node::new();
+    let run = node.start().await;
+    let machine = run.started().await;
+    let wait = WaitFor {
+        states: vec![MachineState::Stopped],
+        instance_id: None,
+        timeout: Duration::from_secs(2),
+    };
+    let late = run
+        .worker
+        .wait_machine(&machine.id, wait)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        late.to_string(),
+        format!("machine {} is started, not stopped, after 2 s", machine.id)
+    );
+}

@@ -1,0 +1,86 @@
+//! Values that tests need and do not care about.
+
+use crate::images::ResolvedImage;
+use crate::store::row::Row;
+use roost_host::driver::MachineAddresses;
+use roost_model::digest::Digest;
+use roost_model::id::MachineId;
+use roost_model::image_ref::ImageRef;
+use roost_model::machine::{
+    Guest, MachineSpec, ProcessSpec, RestartPolicy, Service, ServiceProtocol, StopConfig,
+};
+use roost_model::name::{AppName, MachineName, RegionCode};
+use roost_model::time::Timestamp;
+use roost_proto::worker::{CreateMachine, Launch, SecretEnv};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+pub(crate) fn region() -> RegionCode {
+    RegionCode::parse("local").unwrap()
+}
+
+/// All machines are on loopback; the IPv6 address tells the slot.
+pub(crate) fn addresses(slot: u32) -> MachineAddresses {
+    let last = u16::try_from(slot).unwrap();
+    MachineAddresses {
+        ipv4: Ipv4Addr::LOCALHOST,
+        ipv6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last),
+    }
+}
+
+pub(crate) fn spec(name: &str) -> MachineSpec {
+    MachineSpec {
+        app: AppName::parse("web").unwrap(),
+        name: MachineName::parse(name).unwrap(),
+        region: region(),
+        image: ImageRef::parse("nginx:1.25").unwrap(),
+        process: ProcessSpec::default(),
+        guest: Guest::DEFAULT,
+        services: vec![],
+        checks: BTreeMap::new(),
+        files: vec![],
+        restart: RestartPolicy::DEFAULT,
+        stop: StopConfig::DEFAULT,
+        auto_destroy: false,
+        metadata: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn service(port: u16) -> Service {
+    Service {
+        internal_port: port,
+        protocol: ServiceProtocol::Http,
+        force_https: false,
+        h2_backend: false,
+        checks: vec![],
+    }
+}
+
+/// A request for a machine that is started; its name is the request id.
+pub(crate) fn create(request_id: &str) -> CreateMachine {
+    CreateMachine {
+        request_id: request_id.into(),
+        spec: spec(request_id),
+        secrets: SecretEnv(BTreeMap::from([("TOKEN".into(), "hunter2".into())])),
+        launch: Launch::Start,
+    }
+}
+
+pub(crate) fn row() -> Row {
+    let id = MachineId::from_bytes([1, 2, 3, 4, 5, 6, 7]);
+    crate::api::new_row_for_tests(id, create("sample"), Timestamp::from_ms(1_000))
+}
+
+pub(crate) fn image(entrypoint: &str, cmd: &str) -> ResolvedImage {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+    ResolvedImage {
+        digest: Digest::from_sha256([9; 32]),
+        entrypoint: words(entrypoint),
+        cmd: words(cmd),
+        env: vec![],
+        user: String::new(),
+        workdir: String::new(),
+        stop_signal: None,
+        layers: vec![],
+    }
+}
