@@ -6,12 +6,27 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+mod flight;
+#[doc(hidden)]
+pub mod fuzzing;
+mod images;
+mod import;
 pub mod limits;
 pub mod manifest;
 pub mod platform;
+mod pull;
 pub mod registry;
+mod remote;
 pub mod store;
+pub mod unpack;
 
+pub use images::{
+    Image, Images, ImagesConfig, LayerDescriptor, OpenImagesError, ReadImageError,
+};
+pub use import::ImportError;
 pub use manifest::{ImageConfig, Manifest, parse_manifest};
 pub use platform::Platform;
+pub use pull::{NoProgress, PullError, PullProgress};
+pub use remote::{Credentials, RemoteError};
 pub use store::{BlobWriter, ContentStore, GcReport, StoreError};
+pub use unpack::UnpackError;

@@ -167,6 +167,21 @@ impl BlobWriter {
         Ok(())
     }
 
+    /// Puts the content into the store, whatever its digest is; returns digest and size.
+    pub async fn finish(mut self) -> Result<(Digest, u64), StoreError> {
+        self.flush().await?;
+        let (sink, spare) = self.settle().await?;
+        let digest = Digest::from_sha256(sink.hasher.clone().finalize().into());
+        self.state = State::Ready(sink, spare);
+        match self.commit(&digest).await {
+            Ok(size) => Ok((digest, size)),
+            Err(CommitBlobError::Store(error)) => Err(error),
+            Err(CommitBlobError::Mismatch { .. }) => {
+                Err(StoreError::Interrupted { operation: "finish blob" })
+            }
+        }
+    }
+
     /// Verifies the whole content and puts it into the store; returns its size.
     pub async fn commit(mut self, expected: &Digest) -> Result<u64, CommitBlobError> {
         self.flush().await?;
