@@ -30,7 +30,9 @@ impl Cgroup {
     pub fn at(path: &str) -> io::Result<Self> {
         let mounts = std::fs::read_to_string("/proc/self/mounts")?;
         let path = path.trim_start_matches('/');
-        Ok(Self { paths: hierarchies(&mounts).map(|root| root.join(path)).collect() })
+        Ok(Self {
+            paths: hierarchies(&mounts).map(|root| root.join(path)).collect(),
+        })
     }
 
     /// Whether it exists in any hierarchy.
@@ -141,10 +143,17 @@ impl Cgroup {
 
 /// Whether a process is in a cgroup, by the process's own record.
 pub fn is_member(pid: u32, path: &str) -> bool {
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+        return false;
+    };
     text.lines()
         .filter_map(|line| line.splitn(3, ':').nth(2))
-        .any(|own| own == path || own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')))
+        .any(|own| {
+            own == path
+                || own
+                    .strip_prefix(path)
+                    .is_some_and(|rest| rest.starts_with('/'))
+        })
 }
 
 fn hierarchies(mounts: &str) -> impl Iterator<Item = PathBuf> {
@@ -156,12 +165,22 @@ fn hierarchies(mounts: &str) -> impl Iterator<Item = PathBuf> {
 }
 
 fn counter(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|line| {
+        line.strip_prefix(name)?
+            .strip_prefix(' ')?
+            .trim()
+            .parse()
+            .ok()
+    })
 }
 
 fn collect_pids(path: &Path, depth: usize, pids: &mut Vec<u32>) {
     if let Ok(text) = std::fs::read_to_string(path.join("cgroup.procs")) {
-        pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0));
+        pids.extend(
+            text.lines()
+                .filter_map(|line| line.parse::<u32>().ok())
+                .filter(|pid| *pid != 0),
+        );
     }
     if depth == 0 {
         return;
@@ -184,7 +203,9 @@ fn remove_tree(path: &Path, depth: usize) -> io::Result<()> {
 }
 
 fn subdirectories(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
@@ -193,7 +214,9 @@ fn subdirectories(path: &Path) -> Vec<PathBuf> {
 }
 
 fn kill(pid: u32) {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
     // It may have ended since the list was read.
     let _ = kill_process(pid, Signal::KILL);
 }
@@ -212,14 +235,20 @@ mod tests {
         let found: Vec<PathBuf> = hierarchies(mounts).collect();
         assert_eq!(
             found,
-            [PathBuf::from("/sys/fs/cgroup/memory"), PathBuf::from("/sys/fs/cgroup/unified")]
+            [
+                PathBuf::from("/sys/fs/cgroup/memory"),
+                PathBuf::from("/sys/fs/cgroup/unified")
+            ]
         );
     }
 
     #[test]
     fn the_counter_of_kills_is_read_from_both_layouts() {
         assert_eq!(counter("low 0\noom 3\noom_kill 2\n", "oom_kill"), Some(2));
-        assert_eq!(counter("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "oom_kill"), Some(1));
+        assert_eq!(
+            counter("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "oom_kill"),
+            Some(1)
+        );
     }
 
     #[test]

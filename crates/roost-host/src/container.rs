@@ -243,11 +243,15 @@ impl MachineDriver for ContainerDriver {
             return Err(DriverError::NotRunning(id.clone()));
         };
         let cgroup = self.cgroup_path(id);
-        blocking("list the machine's sockets", move || {
+        let listed = blocking("list the machine's sockets", move || {
             let pids = Cgroup::at(&cgroup)?.pids();
-            sockets::list(pid, &pids)
-        })
-        .await
+            match sockets::list(pid, &pids) {
+                // It ended under our eyes.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                result => result.map(Some),
+            }
+        });
+        listed.await?.ok_or_else(|| DriverError::NotRunning(id.clone()))
     }
 
     async fn remove(&self, id: &MachineId) -> Result<(), DriverError> {

@@ -71,7 +71,9 @@ pub struct ShimLaunch {
 impl std::fmt::Debug for ShimLaunch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The environment and the files hold secrets.
-        f.debug_struct("ShimLaunch").field("machine_id", &self.machine_id).finish_non_exhaustive()
+        f.debug_struct("ShimLaunch")
+            .field("machine_id", &self.machine_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,7 +108,9 @@ pub struct ShimFile {
 
 impl std::fmt::Debug for ShimFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShimFile").field("guest_path", &self.guest_path).finish_non_exhaustive()
+        f.debug_struct("ShimFile")
+            .field("guest_path", &self.guest_path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,7 +120,9 @@ fn write_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::
 
 fn read_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    base64::engine::general_purpose::STANDARD.decode(text).map_err(serde::de::Error::custom)
+    base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .map_err(serde::de::Error::custom)
 }
 
 /// What the worker asks of a shim.
@@ -203,7 +209,9 @@ pub struct ShimMachine {
 
 impl std::fmt::Debug for ShimMachine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShimMachine").field("pid", &self.pid).finish_non_exhaustive()
+        f.debug_struct("ShimMachine")
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -253,12 +261,23 @@ mod tests {
 
     #[test]
     fn messages_are_one_line_and_read_back() {
-        let event = ShimEvent::Exited(ShimExit { exit_code: 137, signal: Some(9), oom_killed: true });
+        let event = ShimEvent::Exited(ShimExit {
+            exit_code: 137,
+            signal: Some(9),
+            oom_killed: true,
+        });
         let line = serde_json::to_string(&event).unwrap();
         assert!(!line.contains('\n'));
         assert_eq!(serde_json::from_str::<ShimEvent>(&line).unwrap(), event);
-        let file = ShimFile { guest_path: "/a".into(), content: vec![0, 255, b'\n'], mode: 0o600 };
+        let file = ShimFile {
+            guest_path: "/a".into(),
+            content: vec![0, 255, b'\n'],
+            mode: 0o600,
+        };
         let text = serde_json::to_string(&file).unwrap();
-        assert_eq!(serde_json::from_str::<ShimFile>(&text).unwrap().content, file.content);
+        assert_eq!(
+            serde_json::from_str::<ShimFile>(&text).unwrap().content,
+            file.content
+        );
     }
 }

@@ -24,7 +24,11 @@ pub(crate) fn resolve(root: &Root, user: &str, id_size: u32) -> Result<Account, 
     let group = read_inside(root, "/etc/group", ACCOUNT_FILE_BYTES_MAX)?.unwrap_or_default();
     let account = choose(user, &passwd, &group).map_err(LaunchError::machine)?;
     let ids = [account.uid, account.gid];
-    if let Some(id) = ids.iter().chain(&account.additional_gids).find(|id| **id >= id_size) {
+    if let Some(id) = ids
+        .iter()
+        .chain(&account.additional_gids)
+        .find(|id| **id >= id_size)
+    {
         return Err(LaunchError::machine(format!(
             "user `{user}` has id {id}, and a machine's ids are below {id_size}"
         )));
@@ -44,7 +48,12 @@ fn passwd_entries(text: &str) -> impl Iterator<Item = Passwd<'_>> {
         let mut fields = line.split(':');
         let (name, uid, gid) = (fields.next()?, fields.nth(1)?, fields.next()?);
         let home = fields.nth(1).unwrap_or("");
-        Some(Passwd { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
+        Some(Passwd {
+            name,
+            uid: uid.parse().ok()?,
+            gid: gid.parse().ok()?,
+            home,
+        })
     })
 }
 
@@ -58,7 +67,11 @@ fn group_entries(text: &str) -> impl Iterator<Item = Group<'_>> {
     text.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let (name, gid) = (fields.next()?, fields.nth(1)?);
-        Some(Group { name, gid: gid.parse().ok()?, members: fields.next().unwrap_or("") })
+        Some(Group {
+            name,
+            gid: gid.parse().ok()?,
+            members: fields.next().unwrap_or(""),
+        })
     })
 }
 
@@ -82,14 +95,18 @@ fn choose(user: &str, passwd: &str, group: &str) -> Result<Account, String> {
         (None, None) => return Err(format!("the image has no user `{user}` (in /etc/passwd)")),
     };
     let (gid, additional_gids) = match wanted_group {
-        Some(name) if !name.is_empty() => (choose_group(name, group)?, Vec::new()),
+        Some(name) if !name.is_empty() => {
+            let gid = choose_group(name, group)?;
+            (gid, vec![gid])
+        }
         _ => {
             let name = entry.as_ref().map_or("", |entry| entry.name);
             let mut gids: Vec<u32> = group_entries(group)
                 .filter(|entry| !name.is_empty() && entry.members.split(',').any(|m| m == name))
                 .map(|entry| entry.gid)
-                .filter(|other| *other != gid)
                 .take(GROUPS_MAX)
+                // As a login does: whoever checks group membership finds it there.
+                .chain([gid])
                 .collect();
             gids.sort_unstable();
             gids.dedup();
@@ -97,7 +114,12 @@ fn choose(user: &str, passwd: &str, group: &str) -> Result<Account, String> {
         }
     };
     let home = if home.is_empty() { "/" } else { home }.to_owned();
-    Ok(Account { uid, gid, additional_gids, home })
+    Ok(Account {
+        uid,
+        gid,
+        additional_gids,
+        home,
+    })
 }
 
 fn choose_group(wanted: &str, group: &str) -> Result<u32, String> {
@@ -123,11 +145,17 @@ mod tests {
     #[test]
     fn users_are_found_by_name_and_by_number() {
         let by_name = choose("app", PASSWD, GROUP).unwrap();
-        assert_eq!((by_name.uid, by_name.gid, by_name.home.as_str()), (1000, 100, "/home/app"));
-        assert_eq!(by_name.additional_gids, [33, 200]);
+        assert_eq!(
+            (by_name.uid, by_name.gid, by_name.home.as_str()),
+            (1000, 100, "/home/app")
+        );
+        assert_eq!(by_name.additional_gids, [33, 100, 200]);
         assert_eq!(choose("1000", PASSWD, GROUP).unwrap(), by_name);
         let unknown = choose("4242", PASSWD, GROUP).unwrap();
-        assert_eq!((unknown.uid, unknown.gid, unknown.home.as_str()), (4242, 4242, "/"));
+        assert_eq!(
+            (unknown.uid, unknown.gid, unknown.home.as_str()),
+            (4242, 4242, "/")
+        );
     }
 
     #[test]
@@ -139,14 +167,25 @@ mod tests {
     #[test]
     fn a_group_that_is_named_replaces_all_others() {
         let account = choose("app:extra", PASSWD, GROUP).unwrap();
-        assert_eq!((account.gid, account.additional_gids.len()), (200, 0));
+        assert_eq!(
+            (account.gid, account.additional_gids.as_slice()),
+            (200, [200].as_slice())
+        );
         assert_eq!(choose("33:77", PASSWD, GROUP).unwrap().gid, 77);
     }
 
     #[test]
     fn unknown_names_are_refused_by_name() {
-        assert!(choose("nope", PASSWD, GROUP).unwrap_err().contains("`nope`"));
-        assert!(choose("app:nope", PASSWD, GROUP).unwrap_err().contains("group `nope`"));
+        assert!(
+            choose("nope", PASSWD, GROUP)
+                .unwrap_err()
+                .contains("`nope`")
+        );
+        assert!(
+            choose("app:nope", PASSWD, GROUP)
+                .unwrap_err()
+                .contains("group `nope`")
+        );
         assert!(choose("broken", PASSWD, GROUP).is_err());
     }
 }

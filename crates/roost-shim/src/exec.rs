@@ -31,11 +31,17 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
         anyhow::bail!("usage: roost-shim exec RUN_DIR OUTCOME_FILE TIMEOUT_MS COMMAND...");
     };
     let timeout = Duration::from_millis(timeout_ms.parse()?);
-    let mut outcome_file =
-        File::options().write(true).create_new(true).mode(0o600).open(outcome_path)?;
+    let mut outcome_file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(outcome_path)?;
     let outcome = match run_command(Path::new(run_dir), command, timeout) {
         Ok(outcome) => outcome,
-        Err(error) => ShimExecOutcome::Failed { fault: error.fault, message: error.message },
+        Err(error) => ShimExecOutcome::Failed {
+            fault: error.fault,
+            message: error.message,
+        },
     };
     serde_json::to_writer(&mut outcome_file, &outcome)?;
     Ok(outcome_file.flush()?)
@@ -70,7 +76,9 @@ fn run_command(
         .attempt("open the command's process")?;
     let mut message = String::new();
     // The other end is closed by a successful exec.
-    status.read_to_string(&mut message).attempt("hear of the command")?;
+    status
+        .read_to_string(&mut message)
+        .attempt("hear of the command")?;
     if !message.is_empty() {
         let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
         return Err(LaunchError::machine(message));
@@ -81,7 +89,10 @@ fn run_command(
 /// Enters the machine's cgroup and namespaces.
 fn join(machine: &ShimMachine) -> Result<(), LaunchError> {
     let gone = || LaunchError::host("the machine has just ended");
-    let pid = i32::try_from(machine.pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
+    let pid = i32::try_from(machine.pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(gone)?;
     let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
     // The handle pins the process; its cgroup proves that it is the machine's.
     if !cgroup::is_member(machine.pid, &machine.cgroup) {
@@ -109,8 +120,11 @@ fn join(machine: &ShimMachine) -> Result<(), LaunchError> {
 fn become_command(machine: &ShimMachine, command: &[String], filter: &LinuxSeccomp) -> String {
     match restrict(machine, filter) {
         Ok(()) => {
-            let env: Vec<String> =
-                machine.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let env: Vec<String> = machine
+                .env
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             runtime::execute(&command[0], command, &env, &machine.env, &machine.workdir)
         }
         Err(error) => format!("enter the machine: {error}"),
@@ -130,7 +144,12 @@ fn restrict(machine: &ShimMachine, filter: &LinuxSeccomp) -> Result<(), LaunchEr
             Err(error) => return Err(error).attempt("give up capabilities"),
         }
     }
-    let groups: Vec<Gid> = machine.additional_gids.iter().copied().map(Gid::from_raw).collect();
+    let groups: Vec<Gid> = machine
+        .additional_gids
+        .iter()
+        .copied()
+        .map(Gid::from_raw)
+        .collect();
     let (user, group) = (Uid::from_raw(machine.uid), Gid::from_raw(machine.gid));
     rustix::thread::set_thread_groups(&groups).attempt("set groups")?;
     rustix::thread::set_thread_res_gid(group, group, group).attempt("set the group")?;
@@ -145,11 +164,7 @@ fn restrict(machine: &ShimMachine, filter: &LinuxSeccomp) -> Result<(), LaunchEr
     Ok(())
 }
 
-fn wait(
-    child: Pid,
-    process: &OwnedFd,
-    timeout: Duration,
-) -> Result<ShimExecOutcome, LaunchError> {
+fn wait(child: Pid, process: &OwnedFd, timeout: Duration) -> Result<ShimExecOutcome, LaunchError> {
     let deadline = Instant::now() + timeout;
     let timed_out = loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -168,10 +183,12 @@ fn wait(
         .attempt("wait for the command")?
         .map(|(_, status)| status);
     let exit_code = status.map_or(-1, |status| {
-        status.terminating_signal().map_or_else(
-            || status.exit_status().unwrap_or(-1),
-            |signal| 128 + signal,
-        )
+        status
+            .terminating_signal()
+            .map_or_else(|| status.exit_status().unwrap_or(-1), |signal| 128 + signal)
     });
-    Ok(ShimExecOutcome::Ended { exit_code, timed_out })
+    Ok(ShimExecOutcome::Ended {
+        exit_code,
+        timed_out,
+    })
 }

@@ -15,12 +15,18 @@ pub(crate) struct LaunchError {
 impl LaunchError {
     /// The machine's config or image is at fault.
     pub(crate) fn machine(message: impl Into<String>) -> Self {
-        Self { fault: LaunchFault::Machine, message: message.into() }
+        Self {
+            fault: LaunchFault::Machine,
+            message: message.into(),
+        }
     }
 
     /// The host is at fault.
     pub(crate) fn host(message: impl Into<String>) -> Self {
-        Self { fault: LaunchFault::Host, message: message.into() }
+        Self {
+            fault: LaunchFault::Host,
+            message: message.into(),
+        }
     }
 }
 

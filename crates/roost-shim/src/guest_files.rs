@@ -18,7 +18,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 /// Opens a path of the machine.
 pub(crate) fn open_inside(root: &Root, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(&root.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    rustix::fs::openat2(
+        &root.dir,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
 }
 
 /// Reads a regular file of the machine; `None` when there is none.
@@ -31,21 +37,33 @@ pub(crate) fn read_inside(
     let file = match open_inside(root, path, OFlags::RDONLY | OFlags::NONBLOCK) {
         Ok(fd) => File::from(fd),
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        Err(error) => return Err(LaunchError::machine(format!("read {path} of the image: {error}"))),
+        Err(error) => {
+            return Err(LaunchError::machine(format!(
+                "read {path} of the image: {error}"
+            )));
+        }
     };
-    let metadata = file.metadata().attempt(format_args!("look at {path} of the image"))?;
+    let metadata = file
+        .metadata()
+        .attempt(format_args!("look at {path} of the image"))?;
     if !metadata.is_file() || metadata.len() > bytes_max {
         return Err(LaunchError::machine(format!(
             "{path} of the image is not a file of at most {bytes_max} bytes"
         )));
     }
     let mut bytes = Vec::new();
-    file.take(bytes_max).read_to_end(&mut bytes).attempt(format_args!("read {path} of the image"))?;
+    file.take(bytes_max)
+        .read_to_end(&mut bytes)
+        .attempt(format_args!("read {path} of the image"))?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Makes a directory of the machine and its parents; owned by the machine's root.
-pub(crate) fn ensure_dir_inside(root: &Root, path: &str, owner: u32) -> Result<OwnedFd, LaunchError> {
+pub(crate) fn ensure_dir_inside(
+    root: &Root,
+    path: &str,
+    owner: u32,
+) -> Result<OwnedFd, LaunchError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     if let Ok(dir) = open_inside(root, path, flags) {
         return Ok(dir);
@@ -81,28 +99,35 @@ pub(crate) fn write_inside(
         |error: Errno| LaunchError::machine(format!("write {path} in the machine: {error}"));
     let names = components(path)?;
     let Some((name, parents)) = names.split_last() else {
-        return Err(LaunchError::machine(format!("`{path}` is not the path of a file")));
+        return Err(LaunchError::machine(format!(
+            "`{path}` is not the path of a file"
+        )));
     };
     let dir = ensure_dir_inside(root, &format!("/{}", parents.join("/")), owner)?;
     match rustix::fs::unlinkat(&dir, *name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(refuse(error)),
     }
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&dir, *name, flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
-    rustix::fs::fchown(&file, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
-        .map_err(refuse)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::openat(&dir, *name, flags, Mode::from_raw_mode(0o600)).map_err(refuse)?;
+    rustix::fs::fchown(
+        &file,
+        Some(Uid::from_raw(owner)),
+        Some(Gid::from_raw(owner)),
+    )
+    .map_err(refuse)?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777)).map_err(refuse)?;
-    File::from(file).write_all(content).attempt(format_args!("write {path} in the machine"))
+    File::from(file)
+        .write_all(content)
+        .attempt(format_args!("write {path} in the machine"))
 }
 
 /// Writes what every machine has, and what its config asks for.
 pub(crate) fn write_all(root: &Root, launch: &ShimLaunch) -> Result<(), LaunchError> {
     let owner = launch.id_base;
-    let mut hosts = String::from(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
-    );
+    let mut hosts =
+        String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for address in &launch.addresses {
         let _ = writeln!(hosts, "{address}\t{} fly-local-6pn", launch.machine_id);
     }
@@ -111,9 +136,11 @@ pub(crate) fn write_all(root: &Root, launch: &ShimLaunch) -> Result<(), LaunchEr
         let _ = writeln!(resolv, "nameserver {server}");
     }
     let hostname = format!("{}\n", launch.machine_id);
-    for (path, content) in
-        [("/etc/hosts", hosts), ("/etc/resolv.conf", resolv), ("/etc/hostname", hostname)]
-    {
+    for (path, content) in [
+        ("/etc/hosts", hosts),
+        ("/etc/resolv.conf", resolv),
+        ("/etc/hostname", hostname),
+    ] {
         write_inside(root, path, content.as_bytes(), 0o644, owner)?;
     }
     for file in &launch.files {
@@ -130,8 +157,10 @@ fn components(path: &str) -> Result<Vec<&str>, LaunchError> {
     if path.contains('\0') {
         return Err(bad("has a zero byte"));
     }
-    let names: Vec<&str> =
-        path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    let names: Vec<&str> = path
+        .split('/')
+        .filter(|name| !name.is_empty() && *name != ".")
+        .collect();
     if names.contains(&"..") {
         return Err(bad("has `..` in it"));
     }

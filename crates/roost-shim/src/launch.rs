@@ -37,7 +37,10 @@ impl Handshake {
     fn receive<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, LaunchError> {
         let mut line = Vec::new();
         let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
-        (&mut self.reader).take(limit).read_until(b'\n', &mut line).attempt("hear from the worker")?;
+        (&mut self.reader)
+            .take(limit)
+            .read_until(b'\n', &mut line)
+            .attempt("hear from the worker")?;
         if line.is_empty() {
             return Err(LaunchError::host("the worker went away"));
         }
@@ -58,7 +61,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let (stream, lock) = sys::take_standard_streams()?;
     let mut lock = File::from(lock);
     write!(lock, "{}", std::process::id())?;
-    let mut handshake = Handshake { reader: BufReader::new(UnixStream::from(stream)) };
+    let mut handshake = Handshake {
+        reader: BufReader::new(UnixStream::from(stream)),
+    };
     let launch: ShimLaunch = handshake.receive()?;
     match start(&launch, &mut handshake) {
         Ok((machine, log)) => {
@@ -70,7 +75,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
         }
         Err(error) => {
             clean_up(&launch);
-            handshake.send(&ShimEvent::Failed { fault: error.fault, message: error.message })?;
+            handshake.send(&ShimEvent::Failed {
+                fault: error.fault,
+                message: error.message,
+            })?;
             Ok(())
         }
     }
@@ -81,7 +89,9 @@ fn start(
     handshake: &mut Handshake,
 ) -> Result<(Supervised, MachineLog), LaunchError> {
     let Some(program) = launch.args.first() else {
-        return Err(LaunchError::machine("the image names no program to run, and neither does the machine"));
+        return Err(LaunchError::machine(
+            "the image names no program to run, and neither does the machine",
+        ));
     };
     let mut log = open_log(launch)?;
     let root = root::assemble(launch)?;
@@ -95,10 +105,14 @@ fn start(
 
     let (pipes, output) = open_output()?;
     let (created, pid) = create(launch, &config, root, output)?;
-    handshake.send(&ShimEvent::Created { pid }).attempt("report to the worker")?;
+    handshake
+        .send(&ShimEvent::Created { pid })
+        .attempt("report to the worker")?;
     match handshake.receive()? {
         ShimCommand::Start => {}
-        ShimCommand::Signal { .. } => return Err(LaunchError::host("the worker sent a signal too early")),
+        ShimCommand::Signal { .. } => {
+            return Err(LaunchError::host("the worker sent a signal too early"));
+        }
     }
     let listener = listen(&launch.run_dir)?;
     let machine = Supervised::new(pid, pipes, listener)?;
@@ -135,7 +149,13 @@ fn open_output() -> Result<(Vec<OutputPipe>, Output), LaunchError> {
         OutputPipe::new(stdout_reader.into(), LogStream::Stdout).attempt("set up a pipe")?,
         OutputPipe::new(stderr_reader.into(), LogStream::Stderr).attempt("set up a pipe")?,
     ];
-    Ok((pipes, Output { stdout: stdout.into(), stderr: stderr.into() }))
+    Ok((
+        pipes,
+        Output {
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        },
+    ))
 }
 
 fn create(
@@ -153,27 +173,51 @@ fn create(
     write_secret(&path, config)?;
     // An open directory would be a way out of the machine.
     drop(root);
-    runtime::create(launch.runtime.as_deref(), &launch.machine_id, &bundle, &state, output)
+    runtime::create(
+        launch.runtime.as_deref(),
+        &launch.machine_id,
+        &bundle,
+        &state,
+        output,
+    )
 }
 
 /// Makes the control socket. Its path may be longer than a socket address may be.
 fn listen(run_dir: &Path) -> Result<UnixListener, LaunchError> {
-    let dir = rustix::fs::open(run_dir, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .attempt(format_args!("open {}", run_dir.display()))?;
+    let dir = rustix::fs::open(
+        run_dir,
+        OFlags::PATH | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .attempt(format_args!("open {}", run_dir.display()))?;
     let path = socket_path(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())));
     let _ = std::fs::remove_file(&path);
-    UnixListener::bind(path).attempt(format_args!("make the control socket in {}", run_dir.display()))
+    UnixListener::bind(path).attempt(format_args!(
+        "make the control socket in {}",
+        run_dir.display()
+    ))
 }
 
-fn supervise(launch: &ShimLaunch, mut machine: Supervised, mut log: MachineLog) -> anyhow::Result<()> {
+fn supervise(
+    launch: &ShimLaunch,
+    mut machine: Supervised,
+    mut log: MachineLog,
+) -> anyhow::Result<()> {
     let status = machine.run(&mut log)?;
     let cgroup = Cgroup::at(&launch.cgroup)?;
     let exit = describe(status, cgroup.oom_kills());
     log.system(&match exit {
-        ShimExit { oom_killed: true, exit_code, .. } => {
+        ShimExit {
+            oom_killed: true,
+            exit_code,
+            ..
+        } => {
             format!("machine ran out of memory: exit code {exit_code}")
         }
-        ShimExit { signal: Some(signal), .. } => format!("machine was ended by signal {signal}"),
+        ShimExit {
+            signal: Some(signal),
+            ..
+        } => format!("machine was ended by signal {signal}"),
         ShimExit { exit_code, .. } => format!("machine exited with code {exit_code}"),
     });
     drop(log);
@@ -186,8 +230,13 @@ fn supervise(launch: &ShimLaunch, mut machine: Supervised, mut log: MachineLog) 
 
 fn describe(status: WaitStatus, oom_kills: u64) -> ShimExit {
     let signal = status.terminating_signal();
-    let exit_code = signal.map_or_else(|| status.exit_status().unwrap_or(-1), |signal| 128 + signal);
-    ShimExit { exit_code, signal, oom_killed: oom_kills > 0 && exit_code != 0 }
+    let exit_code =
+        signal.map_or_else(|| status.exit_status().unwrap_or(-1), |signal| 128 + signal);
+    ShimExit {
+        exit_code,
+        signal,
+        oom_killed: oom_kills > 0 && exit_code != 0,
+    }
 }
 
 /// Ends what is left of the machine and removes its records and cgroup.
@@ -201,7 +250,10 @@ fn clean_up(launch: &ShimLaunch) {
         cgroup.remove(CGROUP_EMPTY_TIMEOUT)
     });
     if let Err(error) = ended {
-        eprintln!("remove the cgroup of machine {}: {error}", launch.machine_id);
+        eprintln!(
+            "remove the cgroup of machine {}: {error}",
+            launch.machine_id
+        );
     }
     if let Some(runtime) = &launch.runtime {
         runtime::forget(runtime, &state, &launch.machine_id);

@@ -50,7 +50,11 @@ impl OutputPipe {
     /// A pipe whose lines are of this stream.
     pub(crate) fn new(fd: OwnedFd, stream: LogStream) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self { fd, stream, partial: Vec::new() })
+        Ok(Self {
+            fd,
+            stream,
+            partial: Vec::new(),
+        })
     }
 
     /// Moves what is there, at most one buffer full, to the log.

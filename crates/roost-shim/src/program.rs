@@ -14,8 +14,12 @@ pub(crate) fn check(
 ) -> Result<(), LaunchError> {
     let mut found_plain = false;
     for candidate in candidates(program, workdir, env) {
-        let Ok(file) = open_inside(root, &candidate, OFlags::PATH) else { continue };
-        let Ok(stat) = rustix::fs::fstat(&file) else { continue };
+        let Ok(file) = open_inside(root, &candidate, OFlags::PATH) else {
+            continue;
+        };
+        let Ok(stat) = rustix::fs::fstat(&file) else {
+            continue;
+        };
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if is_file && stat.st_mode & 0o111 != 0 {
             return Ok(());
@@ -37,7 +41,11 @@ pub(crate) fn candidates(program: &str, workdir: &str, env: &[(String, String)])
     if program.contains('/') {
         return vec![format!("{}/{program}", workdir.trim_end_matches('/'))];
     }
-    let path = env.iter().rev().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
+    let path = env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "PATH")
+        .map_or("", |(_, path)| path);
     path.split(':')
         .map(|dir| if dir.is_empty() { workdir } else { dir })
         .map(|dir| format!("{}/{program}", dir.trim_end_matches('/')))
@@ -65,7 +73,10 @@ mod tests {
     #[test]
     fn a_program_is_searched_as_execvp_would() {
         let env = [("PATH".to_owned(), "/bin:/usr/bin/:".to_owned())];
-        assert_eq!(candidates("sh", "/app", &env), ["/bin/sh", "/usr/bin/sh", "/app/sh"]);
+        assert_eq!(
+            candidates("sh", "/app", &env),
+            ["/bin/sh", "/usr/bin/sh", "/app/sh"]
+        );
         assert_eq!(candidates("./run", "/app/", &env), ["/app/./run"]);
         assert_eq!(candidates("/x", "/", &env), ["/x"]);
     }

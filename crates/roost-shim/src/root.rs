@@ -58,13 +58,28 @@ pub(crate) fn assemble(launch: &ShimLaunch) -> Result<Root, LaunchError> {
     let writable = prepare_writable(launch)?;
     let layers = open_layers(launch)?;
     let stage = choose_stage(launch)?;
-    mount("tmpfs", stage, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")
-        .attempt(format_args!("mount a scratch file system on {}", stage.display()))?;
+    mount(
+        "tmpfs",
+        stage,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        c"mode=0755",
+    )
+    .attempt(format_args!(
+        "mount a scratch file system on {}",
+        stage.display()
+    ))?;
     for (idx, layer) in layers.iter().enumerate() {
         let place = stage.join(idx.to_string());
         make_dir(&place, 0o755)?;
-        move_mount(layer, "", rustix::fs::CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .attempt(format_args!("mount a layer on {}", place.display()))?;
+        move_mount(
+            layer,
+            "",
+            rustix::fs::CWD,
+            &place,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .attempt(format_args!("mount a layer on {}", place.display()))?;
     }
     let above = stage.join("rw");
     make_dir(&above, 0o700)?;
@@ -73,7 +88,10 @@ pub(crate) fn assemble(launch: &ShimLaunch) -> Result<Root, LaunchError> {
     make_dir(&path, 0o755)?;
     mount_overlay(stage, layers.len())?;
     let dir = File::open(&path).attempt(format_args!("open {}", path.display()))?;
-    Ok(Root { path, dir: dir.into() })
+    Ok(Root {
+        path,
+        dir: dir.into(),
+    })
 }
 
 /// Empties the directory of the machine's writes: every start begins with the image.
@@ -132,7 +150,10 @@ fn make_user_namespace(base: u32, size: u32) -> Result<OwnedFd, LaunchError> {
             let _ = io::Write::write_all(&mut tell_ready, &[u8::from(code == 0)]);
             loop {
                 // Until it is killed, a moment later.
-                let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 1, tv_nsec: 0 });
+                let _ = rustix::thread::nanosleep(&rustix::thread::Timespec {
+                    tv_sec: 1,
+                    tv_nsec: 0,
+                });
             }
         }
         Fork::Parent(pid) => pid,
@@ -153,7 +174,9 @@ fn open_user_namespace(
     let mut answer = [0];
     io::Read::read_exact(&mut ready, &mut answer).attempt("make a user namespace")?;
     if answer != [1] {
-        return Err(LaunchError::host("make a user namespace: the kernel refused"));
+        return Err(LaunchError::host(
+            "make a user namespace: the kernel refused",
+        ));
     }
     let child = child.as_raw_nonzero();
     let map = format!("0 {base} {size}");
@@ -189,12 +212,15 @@ fn mount_overlay(stage: &Path, n_layers: usize) -> Result<(), LaunchError> {
         make_dir(&stage.join("none"), 0o755)?;
         "none".to_owned()
     } else {
-        (0..n_layers).map(|idx| idx.to_string()).collect::<Vec<_>>().join(":")
+        (0..n_layers)
+            .map(|idx| idx.to_string())
+            .collect::<Vec<_>>()
+            .join(":")
     };
     // `volatile`: the writes of a machine do not outlive it, so syncing them buys nothing.
     let options = format!("lowerdir={lower},upperdir=rw/upper,workdir=rw/work,volatile\0");
-    let options = CStr::from_bytes_with_nul(options.as_bytes())
-        .attempt("write the options of an overlay")?;
+    let options =
+        CStr::from_bytes_with_nul(options.as_bytes()).attempt("write the options of an overlay")?;
     rustix::process::chdir(stage).attempt(format_args!("enter {}", stage.display()))?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID;
     let result = mount("overlay", "root", "overlay", flags, options);

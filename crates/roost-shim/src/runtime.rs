@@ -27,9 +27,16 @@ pub(crate) struct Output {
 /// A machine that was created and whose program does not run yet.
 pub(crate) enum Created {
     /// By the library; the pipe says what became of the program.
-    Library { container: Box<Container>, status: PipeReader },
+    Library {
+        container: Box<Container>,
+        status: PipeReader,
+    },
     /// By an outside runtime.
-    External { runtime: PathBuf, state: PathBuf, id: String },
+    External {
+        runtime: PathBuf,
+        state: PathBuf,
+        id: String,
+    },
 }
 
 /// Creates the machine of a bundle; returns the host process id of its first process.
@@ -50,12 +57,21 @@ impl Created {
     /// Starts its program; returns once it runs or could not be run.
     pub(crate) fn start(self) -> Result<(), LaunchError> {
         match self {
-            Self::Library { mut container, mut status } => {
+            Self::Library {
+                mut container,
+                mut status,
+            } => {
                 container.start().attempt("start the machine's program")?;
                 let mut message = String::new();
                 // The other end is closed by a successful exec.
-                status.read_to_string(&mut message).attempt("hear of the machine's program")?;
-                if message.is_empty() { Ok(()) } else { Err(LaunchError::machine(message)) }
+                status
+                    .read_to_string(&mut message)
+                    .attempt("hear of the machine's program")?;
+                if message.is_empty() {
+                    Ok(())
+                } else {
+                    Err(LaunchError::machine(message))
+                }
             }
             Self::External { runtime, state, id } => {
                 run_program(&runtime, &state, &["start", &id], None)
@@ -77,7 +93,9 @@ fn create_by_library(
     output: Output,
 ) -> Result<(Created, u32), LaunchError> {
     let (mut status, report) = io::pipe().attempt("make a pipe")?;
-    let executor = ReportingExecutor { report: report.as_raw_fd() };
+    let executor = ReportingExecutor {
+        report: report.as_raw_fd(),
+    };
     let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_executor(executor)
         .with_stdin(std::fs::File::open("/dev/null").attempt("open /dev/null")?)
@@ -106,7 +124,13 @@ fn create_by_library(
         .pid()
         .and_then(|pid| u32::try_from(pid.as_raw()).ok())
         .ok_or_else(|| LaunchError::host("create the machine: it has no process"))?;
-    Ok((Created::Library { container: Box::new(container), status }, pid))
+    Ok((
+        Created::Library {
+            container: Box::new(container),
+            status,
+        },
+        pid,
+    ))
 }
 
 /// Runs the program, and reports on a pipe when it cannot be run.
@@ -156,14 +180,19 @@ pub(crate) fn execute(
     workdir: &str,
 ) -> String {
     let strings = |texts: &[String]| {
-        texts.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>()
+        texts
+            .iter()
+            .map(|text| CString::new(text.as_str()))
+            .collect::<Result<Vec<_>, _>>()
     };
     let (Ok(args), Ok(env)) = (strings(args), strings(env)) else {
         return format!("an argument or variable of program `{name}` has a zero byte");
     };
     let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
     for candidate in program::candidates(name, workdir, pairs) {
-        let Ok(path) = CString::new(candidate) else { continue };
+        let Ok(path) = CString::new(candidate) else {
+            continue;
+        };
         let error = sys::execute(&path, &args, &env);
         if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
             worst = error;
@@ -185,7 +214,14 @@ fn create_by_program(
     let pid_file = state.join("pid");
     let pid_file_text = pid_file.to_string_lossy();
     let bundle = bundle.to_string_lossy();
-    let args = ["create", "--bundle", &bundle, "--pid-file", &pid_file_text, id];
+    let args = [
+        "create",
+        "--bundle",
+        &bundle,
+        "--pid-file",
+        &pid_file_text,
+        id,
+    ];
     run_program(runtime, state, &args, Some(output))?;
     let pid = std::fs::read_to_string(&pid_file)
         .attempt(format_args!("read {}", pid_file.display()))?
@@ -205,7 +241,13 @@ fn run_program(
     let log = state.join("runtime.log");
     let what = format!("{} {}", runtime.display(), args[0]);
     let mut command = Command::new(runtime);
-    command.arg("--root").arg(state).arg("--log").arg(&log).args(args).stdin(Stdio::null());
+    command
+        .arg("--root")
+        .arg(state)
+        .arg("--log")
+        .arg(&log)
+        .args(args)
+        .stdin(Stdio::null());
     match output {
         Some(output) => command.stdout(output.stdout).stderr(output.stderr),
         None => command.stdout(Stdio::null()).stderr(Stdio::null()),
@@ -215,7 +257,12 @@ fn run_program(
         return Ok(());
     }
     let text = std::fs::read_to_string(&log).unwrap_or_default();
-    let tail: String = text.trim().chars().rev().take(RUNTIME_OUTPUT_BYTES_MAX).collect();
+    let tail: String = text
+        .trim()
+        .chars()
+        .rev()
+        .take(RUNTIME_OUTPUT_BYTES_MAX)
+        .collect();
     let tail: String = tail.chars().rev().collect();
     Err(LaunchError::host(format!("{what}: {status}: {tail}")))
 }

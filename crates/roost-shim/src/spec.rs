@@ -43,8 +43,13 @@ const MASKED: [&str; 11] = [
 ];
 
 /// Parts of `/proc` that can be read only.
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// The search path of a program when the image names none.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -67,10 +72,19 @@ pub(crate) fn build(
     account: &Account,
     env: &[(String, String)],
 ) -> Result<Value, LaunchError> {
-    let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    if let Some(text) = env.iter().chain(&launch.args).find(|text| text.contains('\0')) {
+    let env: Vec<String> = env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    if let Some(text) = env
+        .iter()
+        .chain(&launch.args)
+        .find(|text| text.contains('\0'))
+    {
         let name = text.split(['=', '\0']).next().unwrap_or_default();
-        return Err(LaunchError::machine(format!("argument or variable `{name}` has a zero byte")));
+        return Err(LaunchError::machine(format!(
+            "argument or variable `{name}` has a zero byte"
+        )));
     }
     let process = json!({
         "terminal": false,
@@ -119,12 +133,18 @@ pub(crate) fn build(
 
 /// The working directory; `/` when none is named.
 pub(crate) fn workdir(launch: &ShimLaunch) -> &str {
-    if launch.workdir.is_empty() { "/" } else { &launch.workdir }
+    if launch.workdir.is_empty() {
+        "/"
+    } else {
+        &launch.workdir
+    }
 }
 
 /// As many open files as wanted, within what this process may give.
 fn open_files(launch: &ShimLaunch) -> Value {
-    let own = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let own = rustix::process::getrlimit(Resource::Nofile)
+        .maximum
+        .unwrap_or(u64::MAX);
     let limit = launch.limits.open_files_max.min(own);
     json!({ "type": "RLIMIT_NOFILE", "hard": limit, "soft": limit })
 }
@@ -159,25 +179,42 @@ fn is_unified() -> bool {
 }
 
 fn mounts() -> Vec<Value> {
-    let mount = |place: &str, kind: &str, options: &[&str]| {
-        json!({ "destination": place, "type": kind, "source": kind, "options": options })
-    };
+    let mount = |place: &str, kind: &str, options: &[&str]| json!({ "destination": place, "type": kind, "source": kind, "options": options });
     let mut mounts = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=64k"],
+        ),
         mount(
             "/dev/pts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         ),
-        mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=64m"]),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=64m"],
+        ),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ];
     if is_unified() {
         // Runtimes of languages read their limits there. Under v1 it would be
         // a dozen mounts in the way of every start.
-        mounts.push(mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "ro"]));
+        mounts.push(mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "ro"],
+        ));
     }
     mounts
 }

@@ -53,8 +53,16 @@ impl Supervised {
             .ok_or_else(|| LaunchError::host("the machine's process id is not one"))?;
         let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .attempt("open the machine's process")?;
-        listener.set_nonblocking(true).attempt("set up the control socket")?;
-        Ok(Self { pid, process, pipes, listener, connections: Vec::new() })
+        listener
+            .set_nonblocking(true)
+            .attempt("set up the control socket")?;
+        Ok(Self {
+            pid,
+            process,
+            pipes,
+            listener,
+            connections: Vec::new(),
+        })
     }
 
     /// Serves the machine until its first process has ended; returns how.
@@ -88,8 +96,16 @@ impl Supervised {
             PollFd::new(&self.process, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
         ];
-        fds.extend(self.pipes.iter().map(|pipe| PollFd::new(&pipe.fd, PollFlags::IN)));
-        fds.extend(self.connections.iter().map(|c| PollFd::new(&c.stream, PollFlags::IN)));
+        fds.extend(
+            self.pipes
+                .iter()
+                .map(|pipe| PollFd::new(&pipe.fd, PollFlags::IN)),
+        );
+        fds.extend(
+            self.connections
+                .iter()
+                .map(|c| PollFd::new(&c.stream, PollFlags::IN)),
+        );
         let limit = limit.map(rustix::event::Timespec::try_from).transpose();
         match poll(&mut fds, limit.map_err(io::Error::other)?.as_ref()) {
             Ok(_) => {}
@@ -123,8 +139,11 @@ impl Supervised {
                 break;
             }
             // The process stays ready, so this must not wait for it.
-            let mut fds: Vec<_> =
-                self.pipes.iter().map(|pipe| PollFd::new(&pipe.fd, PollFlags::IN)).collect();
+            let mut fds: Vec<_> = self
+                .pipes
+                .iter()
+                .map(|pipe| PollFd::new(&pipe.fd, PollFlags::IN))
+                .collect();
             let limit = rustix::event::Timespec::try_from(left).map_err(io::Error::other)?;
             match poll(&mut fds, Some(&limit)) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -158,7 +177,10 @@ impl Supervised {
             if stream.set_nonblocking(true).is_ok()
                 && send(&mut stream, &ShimEvent::Running { pid }).is_ok()
             {
-                self.connections.push(Connection { stream, received: Vec::new() });
+                self.connections.push(Connection {
+                    stream,
+                    received: Vec::new(),
+                });
             }
         }
     }

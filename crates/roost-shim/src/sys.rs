@@ -2,7 +2,10 @@
 //!
 //! The shim has one thread: that is what makes `fork` and `unshare` sound.
 
-#![expect(unsafe_code, reason = "the one place of this crate for system calls without a safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "the one place of this crate for system calls without a safe wrapper"
+)]
 
 use rustix::thread::UnshareFlags;
 use std::ffi::CString;
@@ -44,7 +47,10 @@ pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
 }
 
 /// Maps the owners of a detached mount through a user namespace.
-pub(crate) fn map_mount_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn map_mount_ids(
+    mount: BorrowedFd<'_>,
+    user_namespace: BorrowedFd<'_>,
+) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV,
         attr_clr: 0,
@@ -63,10 +69,17 @@ pub(crate) fn map_mount_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Replaces this program; returns only on failure.
+///
+/// Signals get their default effect back: a Rust program ignores SIGPIPE, and
+/// what is ignored stays so in the next program.
 pub(crate) fn execute(program: &CString, args: &[CString], env: &[CString]) -> io::Error {
     let pointers = |texts: &[CString]| {
         let mut list: Vec<_> = texts.iter().map(|text| text.as_ptr()).collect();
@@ -74,6 +87,11 @@ pub(crate) fn execute(program: &CString, args: &[CString], env: &[CString]) -> i
         list
     };
     let (args, env) = (pointers(args), pointers(env));
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: no handler is installed; the call fails for the few signals
+        // whose effect cannot be changed, and that is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     // SAFETY: both lists are terminated by a null pointer and point to
     // terminated strings that outlive the call.
     unsafe { libc::execve(program.as_ptr(), args.as_ptr(), env.as_ptr()) };
@@ -84,7 +102,10 @@ pub(crate) fn execute(program: &CString, args: &[CString], env: &[CString]) -> i
 pub(crate) fn take_standard_streams() -> io::Result<(OwnedFd, OwnedFd)> {
     let input = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     let output = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?;
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     for standard in [0, 1] {
         // SAFETY: both descriptors are open, and nothing in this program keeps
         // a standard stream as an owned descriptor.
@@ -115,5 +136,9 @@ pub(crate) fn send_signal(process: &OwnedFd, number: i32) -> io::Result<()> {
             0,
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

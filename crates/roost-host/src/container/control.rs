@@ -23,7 +23,10 @@ pub(super) struct ShimConnection {
 
 impl ShimConnection {
     fn new(stream: UnixStream) -> Self {
-        Self { reader: BufReader::new(stream), line: Vec::new() }
+        Self {
+            reader: BufReader::new(stream),
+            line: Vec::new(),
+        }
     }
 
     /// Connects to the shim of a machine that runs; returns its process id.
@@ -48,8 +51,12 @@ impl ShimConnection {
     /// The next event; `None` when the shim has closed the connection. Cancel-safe.
     pub(super) async fn receive(&mut self) -> io::Result<Option<ShimEvent>> {
         // What has been read of a line stays in `self` when this is dropped.
-        let room = EVENT_BYTES_MAX.saturating_sub(u64::try_from(self.line.len()).unwrap_or(u64::MAX));
-        (&mut self.reader).take(room).read_until(b'\n', &mut self.line).await?;
+        let room =
+            EVENT_BYTES_MAX.saturating_sub(u64::try_from(self.line.len()).unwrap_or(u64::MAX));
+        (&mut self.reader)
+            .take(room)
+            .read_until(b'\n', &mut self.line)
+            .await?;
         if self.line.is_empty() {
             return Ok(None);
         }
@@ -80,7 +87,12 @@ impl Handshake {
     /// first moment on, whoever finds the file unlocked knows that it is gone.
     pub(super) fn begin(shim: &Path, run_dir: &Path) -> io::Result<Self> {
         let private = |path: PathBuf| {
-            File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+            File::options()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(path)
         };
         let lock = private(lock_path(run_dir))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
@@ -90,7 +102,10 @@ impl Handshake {
         let child = tokio::process::Command::new(shim)
             .arg("run")
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(lock))
@@ -99,7 +114,10 @@ impl Handshake {
         // It outlives this process; while this process lives, tokio reaps it.
         drop(child);
         let connection = ShimConnection::new(UnixStream::from_std(ours)?);
-        Ok(Self { connection, run_dir: run_dir.to_owned() })
+        Ok(Self {
+            connection,
+            run_dir: run_dir.to_owned(),
+        })
     }
 
     /// Has the machine created; returns its process id, upon which its network can be attached.
@@ -118,21 +136,38 @@ impl Handshake {
         }
     }
 
-    async fn ask(&mut self, operation: &str, message: &impl Serialize) -> Result<ShimEvent, DriverError> {
-        let fail = |reason: String| DriverError::Host { operation: operation.to_owned(), reason };
+    async fn ask(
+        &mut self,
+        operation: &str,
+        message: &impl Serialize,
+    ) -> Result<ShimEvent, DriverError> {
+        let fail = |reason: String| DriverError::Host {
+            operation: operation.to_owned(),
+            reason,
+        };
         let answer = async {
             self.connection.send(message).await?;
             self.connection.receive().await
         };
         match tokio::time::timeout(LAUNCH_TIMEOUT, answer).await {
-            Ok(Ok(Some(ShimEvent::Failed { fault: LaunchFault::Machine, message }))) => {
-                Err(DriverError::Refused(message))
-            }
-            Ok(Ok(Some(ShimEvent::Failed { fault: LaunchFault::Host, message }))) => Err(fail(message)),
+            Ok(Ok(Some(ShimEvent::Failed {
+                fault: LaunchFault::Machine,
+                message,
+            }))) => Err(DriverError::Refused(message)),
+            Ok(Ok(Some(ShimEvent::Failed {
+                fault: LaunchFault::Host,
+                message,
+            }))) => Err(fail(message)),
             Ok(Ok(Some(event))) => Ok(event),
             Ok(Ok(None)) => Err(fail(format!("its shim ended: {}", log_tail(&self.run_dir)))),
-            Ok(Err(error)) => Err(fail(format!("its shim ended: {error}: {}", log_tail(&self.run_dir)))),
-            Err(_) => Err(fail(format!("no answer within {} s", LAUNCH_TIMEOUT.as_secs()))),
+            Ok(Err(error)) => Err(fail(format!(
+                "its shim ended: {error}: {}",
+                log_tail(&self.run_dir)
+            ))),
+            Err(_) => Err(fail(format!(
+                "no answer within {} s",
+                LAUNCH_TIMEOUT.as_secs()
+            ))),
         }
     }
 }
@@ -152,5 +187,9 @@ pub(super) fn log_path(run_dir: &Path) -> PathBuf {
 fn log_tail(run_dir: &Path) -> String {
     let text = std::fs::read_to_string(log_path(run_dir)).unwrap_or_default();
     let skipped = text.chars().count().saturating_sub(SHIM_LOG_BYTES_MAX);
-    text.chars().skip(skipped).collect::<String>().trim().to_owned()
+    text.chars()
+        .skip(skipped)
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }

@@ -36,7 +36,9 @@ pub(super) async fn run(
         )));
     }
     if command.command.iter().any(|word| word.contains('\0')) {
-        return Err(DriverError::Refused("a word of the command has a zero byte".to_owned()));
+        return Err(DriverError::Refused(
+            "a word of the command has a zero byte".to_owned(),
+        ));
     }
     let number = EXEC_COUNTER.fetch_add(1, Ordering::Relaxed);
     let outcome_path = run_dir.join(format!("exec-{}-{number}.json", std::process::id()));
@@ -52,7 +54,10 @@ async fn run_helper(
     outcome_path: &PathBuf,
     command: ExecCommand,
 ) -> Result<ExecOutcome, DriverError> {
-    let host = |reason: String| DriverError::Host { operation: "run a command".to_owned(), reason };
+    let host = |reason: String| DriverError::Host {
+        operation: "run a command".to_owned(),
+        reason,
+    };
     let mut child = Command::new(shim)
         .arg("exec")
         .arg(run_dir)
@@ -69,7 +74,10 @@ async fn run_helper(
         .spawn()
         .map_err(|error| host(format!("start {}: {error}", shim.display())))?;
     let limit = command.timeout.saturating_add(EXEC_REPORT_TIMEOUT);
-    let (stdout, stderr) = (Mutex::new(Capture::default()), Mutex::new(Capture::default()));
+    let (stdout, stderr) = (
+        Mutex::new(Capture::default()),
+        Mutex::new(Capture::default()),
+    );
     converse(&mut child, &command.stdin, &stdout, &stderr, limit)
         .await
         .map_err(|error| host(error.to_string()))?;
@@ -77,18 +85,33 @@ async fn run_helper(
     let text = tokio::fs::read(outcome_path).await.unwrap_or_default();
     let (stdout, mut stderr) = (stdout.into_inner(), stderr.into_inner());
     match serde_json::from_slice(&text) {
-        Ok(ShimExecOutcome::Ended { exit_code, timed_out }) => {
+        Ok(ShimExecOutcome::Ended {
+            exit_code,
+            timed_out,
+        }) => {
             if timed_out {
-                let note = format!("\nroost: killed, since its time of {} s was up\n", command.timeout.as_secs_f32());
+                let note = format!(
+                    "\nroost: killed, since its time of {} s was up\n",
+                    command.timeout.as_secs_f32()
+                );
                 stderr.bytes.extend_from_slice(note.as_bytes());
             }
             let truncated = stdout.truncated || stderr.truncated;
-            Ok(ExecOutcome { exit_code, stdout: stdout.bytes, stderr: stderr.bytes, truncated })
+            Ok(ExecOutcome {
+                exit_code,
+                stdout: stdout.bytes,
+                stderr: stderr.bytes,
+                truncated,
+            })
         }
-        Ok(ShimExecOutcome::Failed { fault: LaunchFault::Machine, message }) => {
-            Err(DriverError::Refused(message))
-        }
-        Ok(ShimExecOutcome::Failed { fault: LaunchFault::Host, message }) => Err(host(message)),
+        Ok(ShimExecOutcome::Failed {
+            fault: LaunchFault::Machine,
+            message,
+        }) => Err(DriverError::Refused(message)),
+        Ok(ShimExecOutcome::Failed {
+            fault: LaunchFault::Host,
+            message,
+        }) => Err(host(message)),
         Err(_) => Err(host(format!(
             "its helper did not report: {}",
             String::from_utf8_lossy(&stderr.bytes).trim()

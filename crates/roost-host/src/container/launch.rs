@@ -80,7 +80,13 @@ fn host_nameservers() -> Vec<IpAddr> {
 
 fn parse_nameservers(text: &str) -> Vec<IpAddr> {
     text.lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("nameserver")?
+                .trim()
+                .parse::<IpAddr>()
+                .ok()
+        })
         .filter(|server| !server.is_loopback() && !server.is_unspecified())
         .take(NAMESERVERS_MAX)
         .collect()
@@ -102,6 +108,9 @@ mod tests {
     #[test]
     fn local_stubs_are_of_no_use_to_a_machine() {
         let text = "# comment\nnameserver 127.0.0.53\nnameserver 10.0.0.2\noptions edns0\nnameserver fe80::1%eth0\n";
-        assert_eq!(parse_nameservers(text), ["10.0.0.2".parse::<std::net::IpAddr>().unwrap()]);
+        assert_eq!(
+            parse_nameservers(text),
+            ["10.0.0.2".parse::<std::net::IpAddr>().unwrap()]
+        );
     }
 }

@@ -15,7 +15,9 @@ pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<ListeningSocke
         let text = match std::fs::read_to_string(format!("/proc/{pid}/net/{protocol}")) {
             Ok(text) => text,
             // A kernel without IPv6.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && protocol == "tcp6" => continue,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && protocol == "tcp6" => {
+                continue;
+            }
             Err(error) => return Err(error),
         };
         found.extend(parse(&text).map(|(address, inode)| (protocol, address, inode)));
@@ -50,7 +52,13 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
     let port = u16::from_str_radix(port, 16).ok()?;
     let words: Option<Vec<[u8; 4]>> = (0..address.len())
         .step_by(8)
-        .map(|at| Some(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes()))
+        .map(|at| {
+            Some(
+                u32::from_str_radix(address.get(at..at + 8)?, 16)
+                    .ok()?
+                    .to_ne_bytes(),
+            )
+        })
         .collect();
     let bytes = words?.concat();
     let ip = match bytes.len() {
@@ -65,14 +73,26 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 fn owners(pids: &[u32]) -> HashMap<u64, String> {
     let mut owners = HashMap::new();
     for pid in pids.iter().take(SOCKET_OWNERS_MAX) {
-        let Ok(name) = std::fs::read_to_string(format!("/proc/{pid}/comm")) else { continue };
-        let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        for link in entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()) {
-            let inode = link
-                .to_str()
-                .and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        let Ok(name) = std::fs::read_to_string(format!("/proc/{pid}/comm")) else {
+            continue;
+        };
+        let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
+        for link in entries
+            .flatten()
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        {
+            let inode = link.to_str().and_then(|link| {
+                link.strip_prefix("socket:[")?
+                    .strip_suffix(']')?
+                    .parse()
+                    .ok()
+            });
             if let Some(inode) = inode {
-                owners.entry(inode).or_insert_with(|| name.trim().to_owned());
+                owners
+                    .entry(inode)
+                    .or_insert_with(|| name.trim().to_owned());
             }
         }
     }
@@ -95,7 +115,10 @@ mod tests {
         let v6 = format!(
             "{header}   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 99 1\n"
         );
-        assert_eq!(parse(&v6).collect::<Vec<_>>(), [("[::1]:80".parse().unwrap(), 99)]);
+        assert_eq!(
+            parse(&v6).collect::<Vec<_>>(),
+            [("[::1]:80".parse().unwrap(), 99)]
+        );
         assert_eq!(parse("garbage\n0: zz:zz\n").count(), 0);
     }
 }
