@@ -7,7 +7,8 @@
 //! holds a token of the platform.
 //!
 //! The programs of one build share a process group, which is killed when the
-//! build ends for whatever reason.
+//! build ends for whatever reason; mounts below the storage are undone then, and
+//! at the next start.
 
 use crate::process::Program;
 use async_trait::async_trait;
@@ -29,8 +30,8 @@ pub const BUILDAH: Program = Program {
     debian_package: "buildah",
 };
 
-/// Builds at the same time; they are heavy, and buildah locks its storage anyway.
-const BUILDS_PARALLEL: usize = 2;
+/// Builds at the same time: one, so that what it leaves behind can be told from what is in use.
+const BUILDS_PARALLEL: usize = 1;
 /// Longest line of output that is passed on; the rest of it is cut.
 const LINE_BYTES_MAX: u64 = 4 * 1024;
 
@@ -74,6 +75,8 @@ impl Buildah {
     pub fn prepare(settings: BuildahSettings) -> Result<Self, FileError> {
         let dir = &settings.dir;
         ensure_dir(&dir.join("tmp"))?;
+        // A process that was killed in a build left them.
+        unmount_below(dir);
         let registry = settings.registry.as_ref();
         let insecure = registry.map(|registry| {
             format!(
@@ -189,11 +192,43 @@ impl DockerfileBuilder for Buildah {
         let timeout = self.settings.timeout;
         // The semaphore lives as long as this: it is never closed.
         let _turn = self.turns.acquire().await;
+        let _mounts = Mounts(&self.settings.dir);
         match tokio::time::timeout(timeout, self.build_and_export(build, progress)).await {
             Ok(result) => result,
             Err(_) => Err(BuildDockerfileError::TimedOut {
                 seconds: timeout.as_secs(),
             }),
+        }
+    }
+}
+
+/// Undoes the mounts of a build when it ends, dropped or not.
+struct Mounts<'a>(&'a Path);
+
+impl Drop for Mounts<'_> {
+    fn drop(&mut self) {
+        unmount_below(self.0);
+    }
+}
+
+/// Detaches every mount below `dir`, the latest first.
+fn unmount_below(dir: &Path) {
+    // Mount points are absolute and free of links.
+    let Ok(dir) = std::fs::canonicalize(dir) else {
+        return;
+    };
+    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else {
+        return;
+    };
+    // The fifth field is the mount point (proc_pid_mountinfo(5)).
+    let points = table
+        .lines()
+        .rev()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(Path::new);
+    for point in points.filter(|point| point.starts_with(&dir)) {
+        if let Err(error) = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH) {
+            tracing::warn!(error = %error, path = %point.display(), "a mount of a build stays");
         }
     }
 }

@@ -88,6 +88,52 @@ async fn a_dockerfile_from_scratch_becomes_a_layout() {
     );
 }
 
+fn mounts_below(dir: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points
+        .filter(|point| Path::new(point).starts_with(dir))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test]
+async fn a_build_that_takes_too_long_is_ended_with_all_it_started() {
+    if !is_installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let context_dir = dir.path().join("context");
+    std::fs::create_dir_all(&context_dir).unwrap();
+    std::fs::write(
+        context_dir.join("Dockerfile"),
+        "FROM 127.0.0.1:1/no/such:image\n",
+    )
+    .unwrap();
+    let build = DockerfileBuild {
+        dockerfile: context_dir.join("Dockerfile"),
+        context_dir,
+        args: BTreeMap::new(),
+        target: None,
+        layout_dir: dir.path().join("image"),
+    };
+    let (tx, _rx) = mpsc::channel(1_000);
+    let settings = BuildahSettings {
+        timeout: Duration::from_millis(1),
+        ..settings(dir.path())
+    };
+    let error = Buildah::prepare(settings)
+        .unwrap()
+        .build(&build, &tx)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, BuildDockerfileError::TimedOut { .. }),
+        "{error}"
+    );
+    assert_eq!(mounts_below(dir.path()), Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn a_step_that_fails_is_told_by_its_last_line() {
     if !is_installed() {
@@ -101,6 +147,7 @@ async fn a_step_that_fails_is_told_by_its_last_line() {
         "{error}"
     );
     assert!(error.to_string().contains("nothing"), "{error}");
+    assert_eq!(mounts_below(dir.path()), Vec::<String>::new());
 }
 
 #[test]
