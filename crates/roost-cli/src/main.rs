@@ -1,1 +1,112 @@
-fn main() {}
+//! The `roost` command.
+//!
+//! A client of the REST API, beside `up` and `down`, which start and remove a
+//! platform on this machine. It prints in one place (`output`), fails in one
+//! form (`error`) and takes its settings from flags, environment, the app
+//! configuration and the user file, in this order.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod commands;
+mod deploy;
+mod doctor;
+mod error;
+mod launch;
+mod limits;
+mod output;
+mod pack;
+mod ports;
+mod project;
+mod prove;
+mod roostd;
+mod settings;
+mod up;
+
+#[cfg(test)]
+mod tests;
+
+use args::{Cli, Command};
+use clap::Parser as _;
+use client::Client;
+use commands::{apps, local, logs, machines, releases, secrets};
+use deploy::Unchanged;
+use error::{CliError, Exit};
+use output::Output;
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let output = Output {
+        json: cli.global.json,
+        quiet: cli.global.quiet,
+        verbose: cli.global.verbose,
+        yes: cli.global.yes,
+    };
+    match Box::pin(run(cli, output)).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(u8::try_from(error.exit as i32).unwrap_or(1))
+        }
+    }
+}
+
+/// Prints help, the version, or what is wrong with the command line.
+fn usage(error: &clap::Error) -> ExitCode {
+    let is_json = std::env::args_os()
+        .take_while(|arg| arg != "--")
+        .any(|arg| arg == "--json");
+    if is_json && error.use_stderr() {
+        let text = error.to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+        let output = Output {
+            json: true,
+            quiet: false,
+            verbose: false,
+            yes: false,
+        };
+        output.error(&CliError::new(Exit::Usage, "usage", message));
+    } else {
+        // Nothing can be done about a terminal that is gone.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Runs a command; gives the exit code.
+async fn run(cli: Cli, output: Output) -> Result<u8, CliError> {
+    let global = cli.global;
+    let client = Client::new(settings::target(&global)?)?;
+    output.detail(&format!("API: {}", client.api_url()));
+    match cli.command {
+        Command::Up(args) => up::run(&global, &args, output).await?,
+        Command::Down(args) => up::down(&args, output)?,
+        Command::Launch(args) => launch::run(&client, &global, &args, output).await?,
+        Command::Deploy(args) => {
+            deploy::run(&client, &global, &args, output, Unchanged::Deploy).await?;
+        }
+        Command::Apps(command) => apps::run(&client, &global, command, output).await?,
+        Command::Machines(command) => {
+            return machines::run(&client, &global, command, output).await;
+        }
+        Command::Status => apps::status(&client, &global, output).await?,
+        Command::Logs(args) => logs::run(&client, &global, &args, output).await?,
+        Command::Secrets(command) => secrets::run(&client, &global, command, output).await?,
+        Command::Releases => releases::list(&client, &global, output).await?,
+        Command::Rollback(args) => releases::rollback(&client, &global, &args, output).await?,
+        Command::Exec(args) => return machines::exec(&client, &global, args, output).await,
+        Command::Open(args) => apps::open(&client, &global, &args, output).await?,
+        Command::Doctor(args) => doctor::run(&client, &global, &args, output).await?,
+        Command::Login => local::login(&global, output).await?,
+        Command::Version => local::version(&client, output).await?,
+        Command::Completion(args) => local::completion(&args, output),
+        Command::Config(command) => local::config(&global, &command, output)?,
+    }
+    Ok(0)
+}

@@ -1,0 +1,520 @@
+//! The command line: every command, flag and help text.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Run apps from images and folders on your own machines
+#[derive(Debug, Parser)]
+#[command(
+    name = "roost",
+    version,
+    propagate_version = true,
+    before_help = "Examples:\n  roost up                      start a platform on this machine\n  roost launch                  make roost.toml for this folder and deploy it\n  roost deploy                  build and release this folder\n  roost logs -f                 follow the logs"
+)]
+pub(crate) struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
+pub(crate) struct Global {
+    /// The app; `app` of the app configuration when absent
+    #[arg(short, long, global = true, env = "ROOST_APP")]
+    pub(crate) app: Option<String>,
+    /// The app configuration, or the folder that holds it
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON: results on stdout, one object per line for streams; errors as one object on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print results and errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Print more
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// Answer yes to every question
+    #[arg(short, long, global = true)]
+    pub(crate) yes: bool,
+    /// Seconds to wait for an operation to finish
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// The API token
+    #[arg(long, global = true, env = "ROOST_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Where the API is
+    #[arg(long, global = true, env = "ROOST_API_URL", value_name = "URL")]
+    pub(crate) api_url: Option<String>,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a one-node platform on this machine
+    #[command(
+        before_help = "Examples:\n  roost up\n  roost up --data-dir ./.roost --deploy examples/hello\n  roost up --listen 0.0.0.0 --http-port 80 --https-port 443 --domain apps.example.com"
+    )]
+    Up(UpArgs),
+    /// Stop the platform on this machine and remove every trace of it
+    #[command(before_help = "Examples:\n  roost down\n  roost down --data-dir ./.roost --yes")]
+    Down(DownArgs),
+    /// Make an app configuration for a folder or an image, and deploy it
+    #[command(
+        before_help = "Examples:\n  roost launch\n  roost launch --image nginx:1.27 --name web --internal-port 80 --yes"
+    )]
+    Launch(LaunchArgs),
+    /// Build and release an app
+    #[command(
+        before_help = "Examples:\n  roost deploy\n  roost deploy examples/hello\n  roost deploy --image localhost:4280/web:v2 -a web\n  roost deploy --dry-run"
+    )]
+    Deploy(DeployArgs),
+    /// Apps: list, create, show, destroy
+    #[command(
+        subcommand,
+        alias = "app",
+        before_help = "Examples:\n  roost apps list\n  roost apps create web"
+    )]
+    Apps(AppsCommand),
+    /// Machines: list, look at, start, stop, run commands in
+    #[command(
+        subcommand,
+        visible_alias = "m",
+        alias = "machine",
+        before_help = "Examples:\n  roost machines list -a web\n  roost machines restart 148e…"
+    )]
+    Machines(MachinesCommand),
+    /// Show an app with its machines and checks
+    #[command(before_help = "Examples:\n  roost status\n  roost status -a web --json")]
+    Status,
+    /// Show or follow the logs of an app
+    #[command(
+        alias = "log",
+        before_help = "Examples:\n  roost logs\n  roost logs -f -a web\n  roost logs -n 500 --machine 148e…"
+    )]
+    Logs(LogsArgs),
+    /// Secrets of an app: list, set, unset, import
+    #[command(
+        subcommand,
+        alias = "secret",
+        before_help = "Examples:\n  roost secrets set DATABASE_URL=postgres://…\n  roost secrets import < .env"
+    )]
+    Secrets(SecretsCommand),
+    /// List the releases of an app
+    #[command(
+        alias = "release",
+        before_help = "Examples:\n  roost releases\n  roost releases -a web --json"
+    )]
+    Releases,
+    /// Go back to an earlier release
+    #[command(before_help = "Examples:\n  roost rollback\n  roost rollback 3 -a web")]
+    Rollback(RollbackArgs),
+    /// Run a command in a machine of an app; exits with the command's code
+    #[command(
+        before_help = "Examples:\n  roost exec -- ls -l /\n  roost exec -a web -- printenv\n  roost exec --machine 148e… -- uptime"
+    )]
+    Exec(ExecArgs),
+    /// Open the app in a browser, or print its URL
+    #[command(before_help = "Examples:\n  roost open\n  roost open --print -a web")]
+    Open(OpenArgs),
+    /// Check this client, the API and this host
+    #[command(before_help = "Examples:\n  roost doctor\n  roost doctor --json")]
+    Doctor(DoctorArgs),
+    /// Store the URL and token of a platform for later commands
+    #[command(
+        before_help = "Examples:\n  roost login --api-url https://roost.example.com\n  roost login < token"
+    )]
+    Login,
+    /// Print the version of the client and of the platform
+    #[command(before_help = "Examples:\n  roost version\n  roost version --json")]
+    Version,
+    /// Print a completion script
+    #[command(
+        before_help = "Examples:\n  roost completion bash > /etc/bash_completion.d/roost\n  roost completion zsh > ~/.zfunc/_roost"
+    )]
+    Completion(CompletionArgs),
+    /// The app configuration: show, validate
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  roost config validate\n  roost config show"
+    )]
+    Config(ConfigCommand),
+}
+
+/// Flags of `up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpArgs {
+    /// Where everything is kept
+    #[arg(long, env = "ROOST_DATA_DIR", default_value = "/var/lib/roost")]
+    pub(crate) data_dir: PathBuf,
+    /// Port of the API
+    #[arg(long, default_value_t = 4280)]
+    pub(crate) api_port: u16,
+    /// Port of the edge for HTTP
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) http_port: u16,
+    /// Port of the edge for HTTPS
+    #[arg(long, default_value_t = 8443)]
+    pub(crate) https_port: u16,
+    /// Address the edge listens on
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// A domain under which every app gets a name; may be repeated
+    #[arg(long = "domain", value_name = "NAME")]
+    pub(crate) domains: Vec<String>,
+    /// The public address of this machine
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) public_ip: Option<String>,
+    /// Deploy this folder once the platform runs
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) deploy: Option<PathBuf>,
+    /// The roost-shim program; the one beside roostd when absent
+    #[arg(long, value_name = "FILE")]
+    pub(crate) shim: Option<PathBuf>,
+}
+
+/// Flags of `down`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DownArgs {
+    /// Where everything is kept
+    #[arg(long, env = "ROOST_DATA_DIR", default_value = "/var/lib/roost")]
+    pub(crate) data_dir: PathBuf,
+    /// Keep apps, images and logs on disk
+    #[arg(long)]
+    pub(crate) keep_data: bool,
+}
+
+/// Flags of `launch`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LaunchArgs {
+    /// The folder of the app
+    #[arg(default_value = ".")]
+    pub(crate) folder: PathBuf,
+    /// Run this image instead of building the folder
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// The name of the app
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The port the app listens on
+    #[arg(long)]
+    pub(crate) internal_port: Option<u16>,
+    /// Write the configuration and stop there
+    #[arg(long)]
+    pub(crate) no_deploy: bool,
+}
+
+/// Flags of `deploy`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DeployArgs {
+    /// The folder of the app
+    #[arg(default_value = ".")]
+    pub(crate) folder: PathBuf,
+    /// Release this image and build nothing
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// The port the app listens on; replaces that of the configuration's service
+    #[arg(long)]
+    pub(crate) internal_port: Option<u16>,
+    /// Number of machines
+    #[arg(long)]
+    pub(crate) count: Option<u32>,
+    /// Time for each machine to become healthy, such as 90s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) wait_timeout: Option<Duration>,
+    /// Text for the list of releases
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) description: Option<String>,
+    /// Show what would be deployed, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Return once the deploy has begun
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Deploy although `deploy.release_command` would not run
+    #[arg(long)]
+    pub(crate) skip_release_command: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    roost_model::duration::parse_go_duration(text)
+        .ok_or_else(|| "not a duration such as 90s, 5m or 1m30s".to_owned())
+}
+
+/// `apps …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AppsCommand {
+    /// List apps
+    #[command(visible_alias = "ls", before_help = "Examples:\n  roost apps list")]
+    List,
+    /// Create an app without deploying it
+    #[command(before_help = "Examples:\n  roost apps create web")]
+    Create {
+        /// Its name
+        name: String,
+    },
+    /// Show an app
+    #[command(before_help = "Examples:\n  roost apps show web")]
+    Show {
+        /// Its name
+        name: Option<String>,
+    },
+    /// Remove an app with its machines, releases and secrets
+    #[command(
+        visible_alias = "rm",
+        before_help = "Examples:\n  roost apps destroy web\n  roost apps destroy web --yes"
+    )]
+    Destroy {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `machines …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MachinesCommand {
+    /// List the machines of an app
+    #[command(
+        visible_alias = "ls",
+        before_help = "Examples:\n  roost machines list -a web"
+    )]
+    List,
+    /// Show a machine with its checks and events
+    #[command(
+        alias = "show",
+        before_help = "Examples:\n  roost machines status 148e…"
+    )]
+    Status(MachineId),
+    /// Start a machine
+    #[command(before_help = "Examples:\n  roost machines start 148e…")]
+    Start(MachineId),
+    /// Stop a machine
+    #[command(before_help = "Examples:\n  roost machines stop 148e…")]
+    Stop(MachineId),
+    /// Restart a machine
+    #[command(before_help = "Examples:\n  roost machines restart 148e…")]
+    Restart(MachineId),
+    /// Remove a machine
+    #[command(
+        visible_alias = "rm",
+        before_help = "Examples:\n  roost machines destroy 148e…\n  roost machines destroy 148e… --force --yes"
+    )]
+    Destroy {
+        /// The machine.
+        #[command(flatten)]
+        machine: MachineId,
+        /// Stop it first when it runs
+        #[arg(long)]
+        force: bool,
+    },
+    /// Run a command in a machine; exits with the command's code
+    #[command(before_help = "Examples:\n  roost machines exec 148e… -- ls -l /")]
+    Exec {
+        /// The machine.
+        #[command(flatten)]
+        machine: MachineId,
+        /// Program and arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Wait for a state of a machine
+    #[command(before_help = "Examples:\n  roost machines wait 148e… --state started --timeout 60")]
+    Wait {
+        /// The machine.
+        #[command(flatten)]
+        machine: MachineId,
+        /// The state: started, stopped, destroyed, …
+        #[arg(long, default_value = "started")]
+        state: String,
+    },
+}
+
+/// Which machine.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MachineId {
+    /// The id or name of the machine
+    pub(crate) machine: String,
+}
+
+/// Flags of `logs`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogsArgs {
+    /// Go on as new lines come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Number of lines to begin with
+    #[arg(short = 'n', long, alias = "limit", default_value_t = 100)]
+    pub(crate) lines: u32,
+    /// Print what is there and end; this is the default, and the flag is for scripts written for flyctl
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) no_tail: bool,
+    /// Only of this machine
+    #[arg(long, alias = "instance")]
+    pub(crate) machine: Option<String>,
+}
+
+/// `secrets …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// List names and digests, never values
+    #[command(
+        visible_alias = "ls",
+        before_help = "Examples:\n  roost secrets list -a web"
+    )]
+    List,
+    /// Set secrets; running machines get them at the next deploy
+    #[command(
+        before_help = "Examples:\n  roost secrets set A=1 B=2\n  roost secrets set KEY=- < key.pem"
+    )]
+    Set {
+        /// NAME=VALUE; a value of `-` is read from standard input
+        #[arg(required = true)]
+        pairs: Vec<String>,
+    },
+    /// Remove secrets
+    #[command(
+        visible_alias = "rm",
+        before_help = "Examples:\n  roost secrets unset A B"
+    )]
+    Unset {
+        /// Names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Read NAME=VALUE lines from standard input
+    #[command(before_help = "Examples:\n  roost secrets import < .env")]
+    Import,
+}
+
+/// Flags of `rollback`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RollbackArgs {
+    /// The release to go back to; the one before the current when absent
+    pub(crate) release: Option<u64>,
+}
+
+/// Flags of `exec`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExecArgs {
+    /// The machine; the first that runs when absent
+    #[arg(long)]
+    pub(crate) machine: Option<String>,
+    /// Program and arguments
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// Flags of `open`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OpenArgs {
+    /// Print the URL only
+    #[arg(long)]
+    pub(crate) print: bool,
+}
+
+/// Flags of `doctor`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DoctorArgs {
+    /// Where the platform of this host keeps its data
+    #[arg(long, env = "ROOST_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Flags of `completion`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CompletionArgs {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
+/// Shells with completion.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Shell {
+    /// Bash
+    Bash,
+    /// Zsh
+    Zsh,
+    /// Fish
+    Fish,
+    /// PowerShell
+    Powershell,
+}
+
+/// `config …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show the machine config that the app configuration asks for
+    #[command(
+        before_help = "Examples:\n  roost config show\n  roost config show -c fly.toml --json"
+    )]
+    Show,
+    /// Check the app configuration
+    #[command(
+        before_help = "Examples:\n  roost config validate\n  roost config validate -c fly.toml"
+    )]
+    Validate,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory as _;
+
+    fn leaves(command: &clap::Command, path: &str, visit: &mut dyn FnMut(&str, &clap::Command)) {
+        let path = format!("{path} {}", command.get_name());
+        let subcommands: Vec<_> = command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+            .collect();
+        if subcommands.is_empty() {
+            visit(path.trim(), command);
+        }
+        for subcommand in subcommands {
+            leaves(subcommand, &path, visit);
+        }
+    }
+
+    #[test]
+    fn every_command_takes_json_and_shows_examples() {
+        let mut root = Cli::command();
+        root.build();
+        let mut n_leaves = 0;
+        leaves(&root, "", &mut |path, command| {
+            n_leaves += 1;
+            for flag in ["json", "app", "token", "api-url", "quiet", "yes"] {
+                let has = command
+                    .get_arguments()
+                    .any(|arg| arg.get_long() == Some(flag));
+                assert!(has, "{path} lacks --{flag}");
+            }
+            let help = command
+                .get_before_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains(&format!("Examples:\n  {path}")),
+                "{path} lacks examples: {help}"
+            );
+            assert!(command.get_about().is_some(), "{path} lacks a description");
+            assert!(
+                command.get_arguments().all(|arg| arg.get_help().is_some()),
+                "{path} has a flag without help"
+            );
+        });
+        assert!(n_leaves > 25, "{n_leaves}");
+    }
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,287 @@
+//! The REST API, as commands call it.
+
+use crate::error::{CliError, Exit};
+use crate::limits;
+use crate::settings::Target;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use roost_proto::rest::{ErrorBody, REQUEST_ID};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A connection to one platform.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    target: Target,
+}
+
+/// No body.
+pub(crate) const NOTHING: Option<&()> = None;
+
+impl Client {
+    /// A client of a platform.
+    pub(crate) fn new(target: Target) -> Result<Self, CliError> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(limits::CONNECT_TIMEOUT)
+            .user_agent(concat!("roost/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| {
+                CliError::failed("client", format!("set up the HTTP client: {error}"))
+            })?;
+        Ok(Self { http, target })
+    }
+
+    /// Where the API is.
+    pub(crate) fn api_url(&self) -> &str {
+        &self.target.api_url
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.target.api_url));
+        match &self.target.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, CliError> {
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.transport(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let request_id = response
+            .headers()
+            .get(REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let text = response.text().await.unwrap_or_default();
+        let mut body =
+            serde_json::from_str(&text).unwrap_or_else(|_| unknown_answer(status, &text));
+        if body.request_id.is_empty() {
+            body.request_id = request_id;
+        }
+        Err(CliError::from_api(status.as_u16(), body))
+    }
+
+    fn transport(&self, error: &reqwest::Error) -> CliError {
+        let mut why = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(inner) = source {
+            why = inner.to_string();
+            source = inner.source();
+        }
+        if error.is_timeout() && !error.is_connect() {
+            let message = format!("{} did not answer in time", self.target.api_url);
+            return CliError::new(Exit::StillRunning, "api-timeout", message)
+                .hint("the operation may go on: see `roost status`");
+        }
+        CliError::failed(
+            "api-unreachable",
+            format!("no answer from the API at {}: {why}", self.target.api_url),
+        )
+        .hint("is the platform running? `roost up` starts one on this machine")
+        .hint("--api-url or ROOST_API_URL names another one")
+    }
+
+    /// Sends a request with a JSON body and reads a JSON answer.
+    pub(crate) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, CliError> {
+        let mut request = self.request(method, path).timeout(limits::REQUEST_TIMEOUT);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = self.send(request).await?;
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|error| self.transport(&error))?;
+        // Answers such as 204 have no body, which a caller reads as null.
+        let bytes = if bytes.is_empty() {
+            &b"null"[..]
+        } else {
+            &bytes[..]
+        };
+        serde_json::from_slice(bytes).map_err(|error| {
+            CliError::failed(
+                "bad-answer",
+                format!("the API's answer to {path} is not what was expected: {error}"),
+            )
+            .hint("compare `roost version` of client and platform")
+        })
+    }
+
+    /// `GET`.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.call(Method::GET, path, NOTHING).await
+    }
+
+    /// `POST`.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, CliError> {
+        self.call(Method::POST, path, body).await
+    }
+
+    /// `DELETE`; the answer's content does not matter.
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), CliError> {
+        self.send(
+            self.request(Method::DELETE, path)
+                .timeout(limits::REQUEST_TIMEOUT),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Opens a stream of server-sent events.
+    pub(crate) async fn events(
+        &self,
+        path: &str,
+        last_event_id: Option<&str>,
+    ) -> Result<Lines, CliError> {
+        let mut request = self
+            .request(Method::GET, path)
+            .header("accept", "text/event-stream");
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        Ok(Lines::new(self.send(request).await?))
+    }
+
+    /// Sends a long body and gives the lines of the answer.
+    pub(crate) async fn upload(&self, path: &str, body: reqwest::Body) -> Result<Lines, CliError> {
+        let request = self
+            .request(Method::POST, path)
+            .header("content-type", "application/x-tar")
+            .body(body);
+        Ok(Lines::new(self.send(request).await?))
+    }
+
+    /// Whether the API answers at all.
+    pub(crate) async fn is_healthy(&self) -> bool {
+        let request = self
+            .http
+            .get(format!("{}/healthz", self.target.api_url))
+            .timeout(limits::CONNECT_TIMEOUT);
+        matches!(request.send().await, Ok(response) if response.status().is_success())
+    }
+}
+
+fn unknown_answer(status: StatusCode, text: &str) -> ErrorBody {
+    let start: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    ErrorBody {
+        error: format!("the server answered {status}: {start}"),
+        code: format!("http-{}", status.as_u16()),
+        hint: None,
+        faults: Vec::new(),
+        request_id: String::new(),
+    }
+}
+
+/// One query or path value, percent-encoded.
+pub(crate) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte))
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// The lines of a streaming answer.
+pub(crate) struct Lines {
+    response: Response,
+    buffer: Vec<u8>,
+    read_up_to: usize,
+}
+
+/// One server-sent event.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// Its id.
+    pub(crate) id: Option<String>,
+    /// Its data.
+    pub(crate) data: String,
+}
+
+impl Lines {
+    fn new(response: Response) -> Self {
+        Self {
+            response,
+            buffer: Vec::new(),
+            read_up_to: 0,
+        }
+    }
+
+    /// The next line; `None` at the end. An error means that the connection broke.
+    pub(crate) async fn next_line(&mut self) -> Result<Option<String>, CliError> {
+        loop {
+            let unread = &self.buffer[self.read_up_to..];
+            if let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8_lossy(&unread[..end])
+                    .trim_end_matches('\r')
+                    .to_owned();
+                self.read_up_to += end + 1;
+                return Ok(Some(line));
+            }
+            if unread.len() > limits::STREAM_LINE_BYTES_MAX {
+                return Err(CliError::failed(
+                    "bad-answer",
+                    "the API sent a line that is too long",
+                ));
+            }
+            self.buffer.drain(..self.read_up_to);
+            self.read_up_to = 0;
+            match self.response.chunk().await {
+                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk),
+                Ok(None) if self.buffer.is_empty() => return Ok(None),
+                Ok(None) => {
+                    return Ok(Some(
+                        String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned(),
+                    ));
+                }
+                Err(error) => {
+                    let message = format!("the connection to the API broke: {error}");
+                    return Err(CliError::failed("api-connection-lost", message));
+                }
+            }
+        }
+    }
+
+    /// The next server-sent event that has data.
+    pub(crate) async fn next_event(&mut self) -> Result<Option<Event>, CliError> {
+        let mut event = Event::default();
+        while let Some(line) = self.next_line().await? {
+            if line.is_empty() {
+                if !event.data.is_empty() {
+                    return Ok(Some(event));
+                }
+                event = Event::default();
+            } else if let Some(data) = line.strip_prefix("data:") {
+                if !event.data.is_empty() {
+                    event.data.push('\n');
+                }
+                event.data.push_str(data.strip_prefix(' ').unwrap_or(data));
+            } else if let Some(id) = line.strip_prefix("id:") {
+                event.id = Some(id.trim().to_owned());
+            }
+        }
+        Ok(None)
+    }
+}

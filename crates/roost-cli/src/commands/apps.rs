@@ -1,0 +1,151 @@
+//! `apps`, `status` and `open`.
+
+use crate::args::{AppsCommand, Global, OpenArgs};
+use crate::client::Client;
+use crate::commands::machines;
+use crate::deploy;
+use crate::error::{CliError, Exit};
+use crate::output::{Output, date, table};
+use crate::project::{app_name, checked_name};
+use roost_proto::rest::{App, AppList};
+
+/// Runs `apps …`.
+pub(crate) async fn run(
+    client: &Client,
+    global: &Global,
+    command: AppsCommand,
+    output: Output,
+) -> Result<(), CliError> {
+    match command {
+        AppsCommand::List => {
+            let list: AppList = client.get("/v1/apps").await?;
+            output.result(&list, || {
+                table(
+                    &["name", "status", "machines", "release", "url"],
+                    list.apps.iter().map(row).collect(),
+                )
+            });
+        }
+        AppsCommand::Create { name } => {
+            let app = deploy::create_app(client, &checked_name(&name)?).await?;
+            output.result(&app, || format!("created {}", app.name));
+        }
+        AppsCommand::Show { name } => {
+            let name = match name {
+                Some(name) => checked_name(&name)?,
+                None => app_name(global)?,
+            };
+            let app: App = client.get(&format!("/v1/apps/{name}")).await?;
+            output.result(&app, || describe(&app));
+        }
+        AppsCommand::Destroy { name } => {
+            let name = checked_name(&name)?;
+            let app: App = client.get(&format!("/v1/apps/{name}")).await?;
+            let what = format!(
+                "{name} with {} machines, its releases and secrets will be destroyed.",
+                app.machine_count
+            );
+            output.confirm(&what, &name)?;
+            client
+                .delete(&format!("/v1/apps/{name}?force=true"))
+                .await?;
+            output.result(&serde_json::json!({"destroyed": name}), || {
+                format!("destroyed {name}")
+            });
+        }
+    }
+    Ok(())
+}
+
+fn release(app: &App) -> String {
+    app.current_release
+        .map_or_else(|| "-".into(), |release| release.to_string())
+}
+
+fn row(app: &App) -> Vec<String> {
+    let url = app.urls.first().cloned().unwrap_or_else(|| "-".into());
+    vec![
+        app.name.clone(),
+        app.status.clone(),
+        app.machine_count.to_string(),
+        release(app),
+        url,
+    ]
+}
+
+fn describe(app: &App) -> String {
+    let mut text = format!(
+        "app       {}\nstatus    {}\nrelease   {}\nmachines  {}\ncreated   {}",
+        app.name,
+        app.status,
+        release(app),
+        app.machine_count,
+        date(app.created_at)
+    );
+    for url in &app.urls {
+        text.push_str(&format!("\nurl       {url}"));
+    }
+    text
+}
+
+/// Runs `status`.
+pub(crate) async fn status(
+    client: &Client,
+    global: &Global,
+    output: Output,
+) -> Result<(), CliError> {
+    let name = app_name(global)?;
+    let app: App = client.get(&format!("/v1/apps/{name}")).await?;
+    let machines = machines::list(client, &name).await?;
+    output.result(
+        &serde_json::json!({"app": app, "machines": machines}),
+        || {
+            let mut text = format!("{}\n\n{}", describe(&app), machines::table_of(&machines));
+            for machine in &machines {
+                if let Some(reason) = &machine.state_reason {
+                    text.push_str(&format!("\n{} is {}: {reason}", machine.id, machine.state));
+                }
+                for check in machine
+                    .checks
+                    .iter()
+                    .filter(|check| check.status != "passing")
+                {
+                    text.push_str(&format!(
+                        "\n{} check {} is {}: {}",
+                        machine.id, check.name, check.status, check.output
+                    ));
+                }
+            }
+            text
+        },
+    );
+    Ok(())
+}
+
+/// Runs `open`.
+pub(crate) async fn open(
+    client: &Client,
+    global: &Global,
+    args: &OpenArgs,
+    output: Output,
+) -> Result<(), CliError> {
+    let name = app_name(global)?;
+    let app: App = client.get(&format!("/v1/apps/{name}")).await?;
+    let Some(url) = app.urls.first() else {
+        return Err(
+            CliError::new(Exit::NotFound, "no-url", format!("{name} has no URL yet"))
+                .hint("deploy it with an [http_service]"),
+        );
+    };
+    output.result(&serde_json::json!({"url": url}), || url.clone());
+    let has_display = ["DISPLAY", "WAYLAND_DISPLAY"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
+    if !args.print && !output.json && has_display {
+        let opened = std::process::Command::new("xdg-open").arg(url).status();
+        if !opened.is_ok_and(|status| status.success()) {
+            output.warn("no browser could be opened");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! `machines` and `exec`.
+
+use crate::args::{ExecArgs, Global, MachinesCommand};
+use crate::client::{Client, NOTHING, encode};
+use crate::error::{CliError, Exit};
+use crate::output::{Output, table};
+use crate::project::app_name;
+use roost_proto::rest::{AppList, ExecRequest, ExecResponse, Machine};
+use std::time::{Duration, Instant};
+
+/// Longest wait that the API takes in one request.
+const WAIT_SECONDS_MAX: u64 = 60;
+
+/// Runs `machines …`; gives the exit code.
+pub(crate) async fn run(
+    client: &Client,
+    global: &Global,
+    command: MachinesCommand,
+    output: Output,
+) -> Result<u8, CliError> {
+    match command {
+        MachinesCommand::List => {
+            let machines = list(client, &app_name(global)?).await?;
+            output.result(&machines, || table_of(&machines));
+        }
+        MachinesCommand::Status(machine) => {
+            let machine = locate(client, global, &machine.machine).await?;
+            let machine: Machine = client.get(&path(&machine)).await?;
+            output.result(&machine, || describe(&machine));
+        }
+        MachinesCommand::Start(machine) => {
+            act(client, global, &machine.machine, "start", output).await?
+        }
+        MachinesCommand::Stop(machine) => {
+            act(client, global, &machine.machine, "stop", output).await?
+        }
+        MachinesCommand::Restart(machine) => {
+            act(client, global, &machine.machine, "restart", output).await?
+        }
+        MachinesCommand::Destroy { machine, force } => {
+            let machine = locate(client, global, &machine.machine).await?;
+            output.confirm(
+                &format!(
+                    "Machine {} of {} will be destroyed.",
+                    machine.id, machine.app
+                ),
+                &machine.id,
+            )?;
+            client
+                .delete(&format!("{}?force={force}", path(&machine)))
+                .await?;
+            output.result(&serde_json::json!({"destroyed": machine.id}), || {
+                format!("destroyed {}", machine.id)
+            });
+        }
+        MachinesCommand::Exec { machine, command } => {
+            let machine = locate(client, global, &machine.machine).await?;
+            return run_in(client, global, &machine, command, output).await;
+        }
+        MachinesCommand::Wait { machine, state } => {
+            let machine = locate(client, global, &machine.machine).await?;
+            wait(client, global, &machine, &state).await?;
+            output.result(
+                &serde_json::json!({"machine": machine.id, "state": state}),
+                || format!("{} is {state}", machine.id),
+            );
+        }
+    }
+    Ok(0)
+}
+
+fn path(machine: &Machine) -> String {
+    format!("/v1/apps/{}/machines/{}", machine.app, machine.id)
+}
+
+/// The machines of an app.
+pub(crate) async fn list(client: &Client, app: &str) -> Result<Vec<Machine>, CliError> {
+    super::list_of(
+        client.get(&format!("/v1/apps/{app}/machines")).await?,
+        "machines",
+    )
+}
+
+/// The machine with this id or name, in the app at hand or else in any.
+async fn locate(client: &Client, global: &Global, wanted: &str) -> Result<Machine, CliError> {
+    let apps = match app_name(global) {
+        Ok(app) => vec![app],
+        Err(_) => client
+            .get::<AppList>("/v1/apps")
+            .await?
+            .apps
+            .into_iter()
+            .map(|app| app.name)
+            .collect(),
+    };
+    for app in apps {
+        let found = list(client, &app)
+            .await?
+            .into_iter()
+            .find(|machine| machine.id == wanted || machine.name == wanted);
+        if let Some(machine) = found {
+            return Ok(machine);
+        }
+    }
+    let shown: String = wanted.chars().take(80).collect();
+    Err(CliError::new(
+        Exit::NotFound,
+        "machine-not-found",
+        format!("there is no machine {shown}"),
+    )
+    .hint("`roost machines list -a APP` shows them"))
+}
+
+async fn act(
+    client: &Client,
+    global: &Global,
+    wanted: &str,
+    action: &str,
+    output: Output,
+) -> Result<(), CliError> {
+    let machine = locate(client, global, wanted).await?;
+    let answer: serde_json::Value = client
+        .post(&format!("{}/{action}", path(&machine)), NOTHING)
+        .await?;
+    output.result(&answer, || {
+        format!(
+            "{action} {}: begun; `roost machines wait {}` waits for it",
+            machine.id, machine.id
+        )
+    });
+    Ok(())
+}
+
+async fn wait(
+    client: &Client,
+    global: &Global,
+    machine: &Machine,
+    state: &str,
+) -> Result<(), CliError> {
+    let timeout = Duration::from_secs(global.timeout.unwrap_or(300));
+    let since = Instant::now();
+    loop {
+        let left = timeout
+            .saturating_sub(since.elapsed())
+            .as_secs()
+            .clamp(1, WAIT_SECONDS_MAX);
+        let url = format!(
+            "{}/wait?state={}&timeout={left}",
+            path(machine),
+            encode(state)
+        );
+        match client.get::<serde_json::Value>(&url).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.code == "wait-timeout" && since.elapsed() < timeout => {}
+            Err(error) if error.code == "wait-timeout" => {
+                return Err(CliError {
+                    exit: Exit::StillRunning,
+                    ..error
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Runs `exec`; gives the exit code.
+pub(crate) async fn exec(
+    client: &Client,
+    global: &Global,
+    args: ExecArgs,
+    output: Output,
+) -> Result<u8, CliError> {
+    let machine = match &args.machine {
+        Some(wanted) => locate(client, global, wanted).await?,
+        None => {
+            let app = app_name(global)?;
+            list(client, &app)
+                .await?
+                .into_iter()
+                .find(|machine| machine.state == "started")
+                .ok_or_else(|| {
+                    CliError::new(
+                        Exit::NotFound,
+                        "no-machine",
+                        format!("no machine of {app} runs"),
+                    )
+                    .hint("`roost status` shows why")
+                })?
+        }
+    };
+    run_in(client, global, &machine, args.command, output).await
+}
+
+async fn run_in(
+    client: &Client,
+    global: &Global,
+    machine: &Machine,
+    command: Vec<String>,
+    output: Output,
+) -> Result<u8, CliError> {
+    let request = ExecRequest {
+        command,
+        cmd: None,
+        stdin: None,
+        timeout: global.timeout,
+    };
+    let answer: ExecResponse = client
+        .post(&format!("{}/exec", path(machine)), Some(&request))
+        .await?;
+    if output.json {
+        output.object(&answer);
+    } else {
+        output.raw(&answer.stdout, &answer.stderr);
+    }
+    if answer.truncated {
+        output.warn("the output was cut");
+    }
+    Ok(u8::try_from(answer.exit_code).unwrap_or(1))
+}
+
+/// A table of machines.
+pub(crate) fn table_of(machines: &[Machine]) -> String {
+    let rows = machines
+        .iter()
+        .map(|machine| {
+            let n_passing = machine
+                .checks
+                .iter()
+                .filter(|check| check.status == "passing")
+                .count();
+            let checks = match machine.checks.len() {
+                0 => "-".into(),
+                n_checks => format!("{n_passing}/{n_checks} pass"),
+            };
+            let image = machine.image_ref.tag.as_ref().map_or_else(
+                || machine.image_ref.repository.clone(),
+                |tag| format!("{}:{tag}", machine.image_ref.repository),
+            );
+            let cordoned = if machine.cordoned { " (cordoned)" } else { "" };
+            vec![
+                machine.id.clone(),
+                machine.name.clone(),
+                format!("{}{cordoned}", machine.state),
+                checks,
+                machine.region.clone(),
+                machine.private_ipv4.clone(),
+                image,
+            ]
+        })
+        .collect();
+    table(
+        &[
+            "id", "name", "state", "checks", "region", "address", "image",
+        ],
+        rows,
+    )
+}
+
+fn describe(machine: &Machine) -> String {
+    let mut text = table_of(std::slice::from_ref(machine));
+    if let Some(reason) = &machine.state_reason {
+        text.push_str(&format!("\nreason: {reason}"));
+    }
+    for check in &machine.checks {
+        text.push_str(&format!(
+            "\ncheck {}: {} {}",
+            check.name, check.status, check.output
+        ));
+    }
+    for event in &machine.events {
+        text.push_str(&format!(
+            "\n{}  {} → {} ({})",
+            crate::output::date(event.timestamp),
+            event.kind,
+            event.status,
+            event.source
+        ));
+    }
+    text
+}

@@ -1,0 +1,163 @@
+//! The one place that prints.
+//!
+//! Results go to stdout; steps, warnings and errors to stderr. With `--json`
+//! a result is one object on stdout, a stream one object per line, and an
+//! error one object on stderr; steps are left out.
+
+use crate::error::{CliError, Exit};
+use serde::Serialize;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::time::Instant;
+
+/// How to print.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// JSON instead of text.
+    pub(crate) json: bool,
+    /// Results and errors only.
+    pub(crate) quiet: bool,
+    /// More.
+    pub(crate) verbose: bool,
+    /// Answer yes to every question.
+    pub(crate) yes: bool,
+}
+
+impl Output {
+    /// Prints a result: the object with `--json`, else the text.
+    pub(crate) fn result(self, value: &impl Serialize, text: impl FnOnce() -> String) {
+        if self.json {
+            self.object(value);
+        } else {
+            let text = text();
+            if !text.is_empty() {
+                self.line(&text);
+            }
+        }
+    }
+
+    /// Prints one JSON object as a line.
+    pub(crate) fn object(self, value: &impl Serialize) {
+        match serde_json::to_string(value) {
+            Ok(text) => self.line(&text),
+            Err(error) => self.warn(&format!("this could not be written as JSON: {error}")),
+        }
+    }
+
+    /// Prints a line of a result. A reader that has gone away ends the printing, not the command.
+    pub(crate) fn line(self, text: &str) {
+        let _ = writeln!(anstream::stdout(), "{text}");
+    }
+
+    /// Passes bytes through as they are.
+    pub(crate) fn raw(self, stdout: &str, stderr: &str) {
+        let _ = std::io::stdout().write_all(stdout.as_bytes());
+        let _ = std::io::stderr().write_all(stderr.as_bytes());
+        let _ = std::io::stdout().flush();
+    }
+
+    /// Says what is being done.
+    pub(crate) fn say(self, text: &str) {
+        if !self.quiet && !self.json {
+            let _ = writeln!(anstream::stderr(), "{text}");
+        }
+    }
+
+    /// Says more, with `--verbose`.
+    pub(crate) fn detail(self, text: &str) {
+        if self.verbose {
+            self.say(text);
+        }
+    }
+
+    /// Says that a step is done and how long it took.
+    pub(crate) fn step(self, text: &str, since: Instant) {
+        self.say(&format!("  {text} ({})", seconds(since)));
+    }
+
+    /// Says that something is odd but not wrong.
+    pub(crate) fn warn(self, text: &str) {
+        if self.json {
+            let _ = writeln!(
+                std::io::stderr(),
+                "{}",
+                serde_json::json!({"warning": text})
+            );
+        } else {
+            let _ = writeln!(anstream::stderr(), "warning: {text}");
+        }
+    }
+
+    /// Prints an error.
+    pub(crate) fn error(self, error: &CliError) {
+        let text = if self.json {
+            error.to_json().to_string()
+        } else {
+            error.render()
+        };
+        let _ = writeln!(anstream::stderr(), "{text}");
+    }
+
+    /// Asks the user to type `word` before something is destroyed.
+    pub(crate) fn confirm(self, what: &str, word: &str) -> Result<(), CliError> {
+        if self.yes {
+            return Ok(());
+        }
+        if self.json || !std::io::stdin().is_terminal() {
+            return Err(
+                CliError::usage(format!("{what} needs a yes, and this is not a terminal"))
+                    .hint("add --yes"),
+            );
+        }
+        let _ = write!(std::io::stderr(), "{what}\nType {word} to go on: ");
+        let mut answer = String::new();
+        std::io::stdin()
+            .lock()
+            .read_line(&mut answer)
+            .map_err(|error| CliError::io("read the answer", &error))?;
+        if answer.trim() == word {
+            Ok(())
+        } else {
+            Err(CliError::new(
+                Exit::Interrupted,
+                "not-confirmed",
+                "nothing was changed",
+            ))
+        }
+    }
+}
+
+/// Elapsed time for people.
+pub(crate) fn seconds(since: Instant) -> String {
+    format!("{:.1} s", since.elapsed().as_secs_f64())
+}
+
+/// A table: plain columns, no frames, so that it can be cut and searched.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(
+        header
+            .iter()
+            .map(|name| name.to_uppercase())
+            .collect::<Vec<_>>(),
+    );
+    for row in rows {
+        table.add_row(row);
+    }
+    let text = table.to_string();
+    text.lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Milliseconds since the epoch, as a date for people.
+pub(crate) fn date(ms: u64) -> String {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(
+            || "?".into(),
+            |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        )
+}

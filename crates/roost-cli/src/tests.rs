@@ -1,0 +1,285 @@
+//! Commands against a small API on a port of its own.
+
+use crate::args::Cli;
+use crate::error::CliError;
+use crate::output::Output;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use clap::Parser as _;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::task::JoinSet;
+
+/// Serves `router` until the set is dropped; gives its URL.
+async fn serve(router: Router) -> (String, JoinSet<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, tasks)
+}
+
+async fn roost(url: &str, args: &[&str]) -> Result<u8, CliError> {
+    let global = ["roost", "--api-url", url, "--token", "t", "--quiet"];
+    let all = global.iter().chain(args);
+    let cli = Cli::try_parse_from(all).unwrap();
+    let output = Output {
+        json: false,
+        quiet: true,
+        verbose: false,
+        yes: cli.global.yes,
+    };
+    Box::pin(crate::run(cli, output)).await
+}
+
+fn app(name: &str, url: &str) -> Value {
+    json!({"id": "a1", "name": name, "status": "deployed", "machine_count": 1, "current_release": 1,
+        "urls": [url], "created_at": 0})
+}
+
+fn fail(status: u16, code: &str) -> axum::response::Response {
+    let body = json!({"error": "no", "code": code, "request_id": "r1"});
+    (StatusCode::from_u16(status).unwrap(), Json(body)).into_response()
+}
+
+fn deployment(status: &str, url: &str, error: Value) -> Value {
+    json!({"id": "d1", "app": "web", "release": 2, "status": status, "error": error,
+        "steps": [{"seq": 1, "name": "create", "status": "done", "message": "m", "at": 0}],
+        "urls": [url], "created_at": 0})
+}
+
+/// An API where `web` can be deployed, with the end that is given.
+fn deploy_api(url: String, end: &'static str, error: Value) -> Router {
+    let shown = url.clone();
+    let pending = deployment("pending", &url, Value::Null);
+    let ended = deployment(end, &url, error);
+    Router::new()
+        .route("/", get(|| async { "hello" }))
+        .route(
+            "/v1/apps/{app}",
+            get(move |Path(name): Path<String>| async move { Json(app(&name, &shown)) }),
+        )
+        .route(
+            "/v1/apps/web/deployments",
+            post(move || async move { Json(pending) }),
+        )
+        .route(
+            "/v1/apps/web/deployments/d1",
+            get(move || async move { Json(ended) }),
+        )
+}
+
+/// Deploys; gives the end and the number of requests that the app's URL got.
+async fn deploy_ends(end: &'static str, error: Value) -> (Result<u8, CliError>, usize) {
+    let n_requests = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&n_requests);
+    let proof = Router::new().route(
+        "/",
+        get(move || async move {
+            counter.fetch_add(1, Ordering::Relaxed);
+            "hello"
+        }),
+    );
+    let (proof_url, _proof_tasks) = serve(proof).await;
+    let (url, _tasks) = serve(deploy_api(proof_url, end, error)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let args = [
+        "deploy",
+        dir.path().to_str().unwrap(),
+        "-a",
+        "web",
+        "--image",
+        "nginx",
+        "--internal-port",
+        "80",
+    ];
+    (roost(&url, &args).await, n_requests.load(Ordering::Relaxed))
+}
+
+#[tokio::test]
+async fn a_deploy_follows_to_the_end_and_proves_the_url() {
+    let (result, n_requests) = deploy_ends("succeeded", Value::Null).await;
+    assert_eq!((result.unwrap(), n_requests), (0, 1));
+}
+
+#[tokio::test]
+async fn a_failed_deploy_says_that_the_old_release_serves() {
+    let cause = json!({"code": "unhealthy", "message": "port 80 does not answer"});
+    let error = deploy_ends("failed", cause).await.0.unwrap_err();
+    assert_eq!(error.exit as i32, 1);
+    assert!(
+        error.render().contains("release 1 still serves"),
+        "{}",
+        error.render()
+    );
+}
+
+#[tokio::test]
+async fn a_deploy_that_outlasts_the_wait_goes_on_and_exits_with_7() {
+    let (url, _tasks) = serve(deploy_api(
+        "http://127.0.0.1:9".into(),
+        "running",
+        Value::Null,
+    ))
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let args = [
+        "deploy",
+        dir.path().to_str().unwrap(),
+        "-a",
+        "web",
+        "--image",
+        "nginx",
+        "--timeout",
+        "1",
+    ];
+    let error = roost(&url, &args).await.unwrap_err();
+    assert_eq!((error.exit as i32, error.code.as_str()), (7, "detached"));
+}
+
+#[tokio::test]
+async fn an_answer_of_the_api_becomes_the_exit_code_with_the_request_id() {
+    for (status, code, exit) in [
+        (404, "app-not-found", 3),
+        (401, "unauthorized", 4),
+        (409, "conflict", 5),
+        (503, "no-capacity", 6),
+    ] {
+        let router = Router::new().route(
+            "/v1/apps/{app}",
+            get(move || async move { fail(status, code) }),
+        );
+        let (url, _tasks) = serve(router).await;
+        let error = roost(&url, &["status", "-a", "web"]).await.unwrap_err();
+        assert_eq!(
+            (error.exit as i32, error.request_id.as_deref()),
+            (exit, Some("r1")),
+            "{status}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_api_that_is_not_there_is_named_with_a_next_step() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let error = roost(&url, &["apps", "list"]).await.unwrap_err();
+    assert_eq!(error.code, "api-unreachable");
+    assert!(error.render().contains(&url) && error.render().contains("roost up"));
+}
+
+#[tokio::test]
+async fn exec_exits_with_the_code_of_the_command() {
+    let machine = json!({"id": "m1", "name": "web-1", "app": "web", "state": "started", "region": "local",
+        "instance_id": "i", "private_ip": "::1", "private_ipv4": "10.0.0.1", "image_ref": {"repository": "x"},
+        "config": {"image": "x"}, "isolation": "container", "checks": [], "cordoned": false,
+        "created_at": "", "updated_at": ""});
+    let router = Router::new()
+        .route(
+            "/v1/apps/web/machines",
+            get(move || async move { Json(json!([machine])) }),
+        )
+        .route(
+            "/v1/apps/web/machines/m1/exec",
+            post(|| async { Json(json!({"exit_code": 42, "stdout": "", "stderr": ""})) }),
+        );
+    let (url, _tasks) = serve(router).await;
+    assert_eq!(
+        roost(&url, &["exec", "-a", "web", "--", "false"])
+            .await
+            .unwrap(),
+        42
+    );
+    assert_eq!(
+        roost(
+            &url,
+            &["machines", "exec", "web-1", "-a", "web", "--", "false"]
+        )
+        .await
+        .unwrap(),
+        42
+    );
+}
+
+#[tokio::test]
+async fn names_and_files_that_are_wrong_are_refused_before_any_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let nowhere = "http://127.0.0.1:9";
+    for name in ["a/b", "..", &"x".repeat(300)] {
+        assert_eq!(
+            roost(nowhere, &["status", "-a", name])
+                .await
+                .unwrap_err()
+                .exit as i32,
+            2,
+            "{name}"
+        );
+    }
+    assert_eq!(
+        roost(nowhere, &["deploy", folder, "-a", "web"])
+            .await
+            .unwrap_err()
+            .exit as i32,
+        2,
+        "nothing to build"
+    );
+    std::fs::write(
+        dir.path().join("roost.toml"),
+        "app = 'web'\n[build]\nstatc = 'x'\n",
+    )
+    .unwrap();
+    let error = roost(nowhere, &["deploy", folder]).await.unwrap_err();
+    assert!(
+        error.render().contains("did you mean `static`?"),
+        "{}",
+        error.render()
+    );
+    std::fs::write(
+        dir.path().join("roost.toml"),
+        "app = 'web'\n[deploy]\nrelease_command = 'migrate'\n",
+    )
+    .unwrap();
+    let error = roost(nowhere, &["deploy", folder, "--image", "x"])
+        .await
+        .unwrap_err();
+    assert!(
+        error.render().contains("--skip-release-command"),
+        "{}",
+        error.render()
+    );
+    let error = roost(nowhere, &["config", "validate", "-c", "/does/not/exist"])
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit as i32, 3);
+}
+
+#[tokio::test]
+async fn destruction_without_a_terminal_names_the_flag() {
+    let router = Router::new().route(
+        "/v1/apps/{app}",
+        get(|| async { Json(app("web", "http://x")) })
+            .delete(|| async { Json(json!({"ok": true})) }),
+    );
+    let (url, _tasks) = serve(router).await;
+    let error = Output {
+        json: true,
+        quiet: true,
+        verbose: false,
+        yes: false,
+    }
+    .confirm("It goes.", "web")
+    .unwrap_err();
+    assert!(error.render().contains("--yes"));
+    assert_eq!(
+        roost(&url, &["apps", "destroy", "web", "--yes"])
+            .await
+            .unwrap(),
+        0
+    );
+}

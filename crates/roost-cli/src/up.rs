@@ -1,0 +1,396 @@
+//! `roost up` and `roost down`: a one-node platform on this machine.
+
+use crate::args::{DeployArgs, DownArgs, Global, UpArgs};
+use crate::client::Client;
+use crate::deploy::{self, Unchanged};
+use crate::error::{CliError, Exit};
+use crate::limits;
+use crate::output::Output;
+use crate::ports;
+use crate::roostd;
+use crate::settings::{Target, write_private};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Lines of `roostd`'s log that are shown when it does not start.
+const LOG_TAIL_LINES: usize = 15;
+
+/// Runs `up`.
+pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Result<(), CliError> {
+    let data_dir = std::path::absolute(&args.data_dir)
+        .map_err(|error| CliError::io("look at the data directory", &error))?;
+    let is_new = match running(&data_dir).await {
+        Some(_) => {
+            output.say(&format!(
+                "roostd runs already with its data in {}: nothing to do",
+                data_dir.display()
+            ));
+            false
+        }
+        None => {
+            start(args, &data_dir, output).await?;
+            true
+        }
+    };
+    let token = read_token(&data_dir)?;
+    // A platform that ran before may have been started with other ports than this command has now.
+    let api_url = running(&data_dir)
+        .await
+        .unwrap_or_else(|| format!("http://127.0.0.1:{}", args.api_port));
+    let client = Client::new(Target {
+        api_url: api_url.clone(),
+        token: Some(token),
+    })?;
+    let mut url = None;
+    if let Some(folder) = &args.deploy {
+        output.say(&format!("deploy {}", folder.display()));
+        let deploy_args = DeployArgs {
+            folder: folder.clone(),
+            ..DeployArgs::default()
+        };
+        let global = Global {
+            config: None,
+            app: None,
+            ..global.clone()
+        };
+        // The one result of `up --json` is printed below.
+        let steps = Output {
+            quiet: output.quiet || output.json,
+            json: false,
+            ..output
+        };
+        url = deploy::run(&client, &global, &deploy_args, steps, Unchanged::Leave).await?;
+    }
+    let env_file = data_dir.join("env.sh");
+    let value = serde_json::json!({
+        "started": is_new, "app_url": url, "api_url": api_url, "data_dir": data_dir, "env_file": env_file,
+    });
+    output.result(&value, || summary(url.as_deref(), &api_url, &data_dir));
+    Ok(())
+}
+
+/// The API's URL, if the platform of this data directory answers.
+async fn running(data_dir: &Path) -> Option<String> {
+    if !data_dir.join("roostd.pid").is_file() {
+        return None;
+    }
+    let text = std::fs::read_to_string(data_dir.join("env.sh")).ok()?;
+    let url = text
+        .lines()
+        .find_map(|line| line.strip_prefix("export ROOST_API_URL="))?
+        .trim_matches('\'')
+        .to_owned();
+    let client = Client::new(Target {
+        api_url: url.clone(),
+        token: None,
+    })
+    .ok()?;
+    client.is_healthy().await.then_some(url)
+}
+
+fn check_host(data_dir: &Path, output: Output) -> Result<(), CliError> {
+    let since = Instant::now();
+    output.say("host check");
+    let checks = roostd::host_check(data_dir, output)?;
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check.status == "fail")
+        .collect();
+    if !failed.is_empty() {
+        let names: Vec<_> = failed.iter().map(|check| check.name.as_str()).collect();
+        let mut error = CliError::failed(
+            "host-not-ready",
+            format!("this host cannot run roost yet: {}", names.join(", ")),
+        );
+        error.hints = failed
+            .iter()
+            .filter_map(|check| check.fix.clone())
+            .collect();
+        return Err(error);
+    }
+    output.step("host checked", since);
+    Ok(())
+}
+
+async fn start(args: &UpArgs, data_dir: &Path, output: Output) -> Result<(), CliError> {
+    check_host(data_dir, output)?;
+    let listen = args.listen.clone().unwrap_or_else(|| {
+        if args.public_ip.is_some() {
+            "0.0.0.0"
+        } else {
+            "127.0.0.1"
+        }
+        .into()
+    });
+    for (flag, port) in [
+        ("--api-port", args.api_port),
+        ("--http-port", args.http_port),
+        ("--https-port", args.https_port),
+    ] {
+        ports::check_free(&listen, port, flag)?;
+    }
+    output.say(&format!(
+        "creating\n  {}  databases, images, logs, keys\n  roostd in the background: API 127.0.0.1:{}, HTTP {listen}:{}, HTTPS {listen}:{}\n  \
+         one nftables table, one cgroup, and a network device per machine, all removed by `roost down`",
+        data_dir.display(),
+        args.api_port,
+        args.http_port,
+        args.https_port
+    ));
+    let since = Instant::now();
+    std::fs::create_dir_all(data_dir)
+        .map_err(|error| CliError::io(format!("create {}", data_dir.display()), &error))?;
+    let log = data_dir.join("roostd.log");
+    let mut child = roostd::start(&run_args(args, data_dir), &log)?;
+    let api_url = format!("http://127.0.0.1:{}", args.api_port);
+    let client = Client::new(Target {
+        api_url: api_url.clone(),
+        token: None,
+    })?;
+    while !client.is_healthy().await {
+        let ended = child
+            .try_wait()
+            .map_err(|error| CliError::io("look after roostd", &error))?;
+        if ended.is_some() || since.elapsed() > limits::START_TIMEOUT {
+            let what = ended.map_or_else(
+                || "does not answer".to_owned(),
+                |status| format!("ended at once ({status})"),
+            );
+            let mut error = CliError::failed(
+                "roostd-not-started",
+                format!("roostd {what}; its log is {}", log.display()),
+            );
+            error.details = tail(&log);
+            return Err(
+                error.hint("`roost doctor` checks this host; `roost down` removes what is there")
+            );
+        }
+        tokio::time::sleep(limits::RETRY_PAUSE).await;
+    }
+    output.step(&format!("roostd answers at {api_url}"), since);
+    write_env(args, data_dir, &api_url)
+}
+
+fn run_args(args: &UpArgs, data_dir: &Path) -> Vec<String> {
+    let mut list = vec![
+        "run".to_owned(),
+        "--data-dir".into(),
+        data_dir.display().to_string(),
+    ];
+    let mut add = |flag: &str, value: String| list.extend([flag.to_owned(), value]);
+    add("--api-port", args.api_port.to_string());
+    add("--http-port", args.http_port.to_string());
+    add("--https-port", args.https_port.to_string());
+    if let Some(listen) = &args.listen {
+        add("--listen", listen.clone());
+    }
+    for domain in &args.domains {
+        add("--domain", domain.clone());
+    }
+    if let Some(address) = &args.public_ip {
+        add("--public-ip", address.clone());
+    }
+    if let Some(shim) = &args.shim {
+        add(
+            "--shim",
+            std::path::absolute(shim)
+                .unwrap_or_else(|_| shim.clone())
+                .display()
+                .to_string(),
+        );
+    }
+    list
+}
+
+fn tail(log: &Path) -> Vec<String> {
+    let text = std::fs::read(log)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..]
+        .iter()
+        .map(|line| (*line).to_owned())
+        .collect()
+}
+
+fn read_token(data_dir: &Path) -> Result<String, CliError> {
+    let path = data_dir.join("admin-token");
+    let token = std::fs::read_to_string(&path).map_err(|error| {
+        let error = CliError::io(format!("read the admin token {}", path.display()), &error);
+        CliError {
+            exit: Exit::NotAllowed,
+            ..error
+        }
+        .hint("run it as the user who started the platform")
+    })?;
+    Ok(token.trim().to_owned())
+}
+
+fn write_env(args: &UpArgs, data_dir: &Path, api_url: &str) -> Result<(), CliError> {
+    let token = read_token(data_dir)?;
+    let quote = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+    let text = format!(
+        "export ROOST_API_URL={}\nexport ROOST_TOKEN={}\nexport ROOST_HTTP_PORT={}\nexport ROOST_HTTPS_PORT={}\nexport ROOST_DATA_DIR={}\n",
+        quote(api_url),
+        quote(&token),
+        args.http_port,
+        args.https_port,
+        quote(&data_dir.to_string_lossy())
+    );
+    write_private(&data_dir.join("env.sh"), &text)
+}
+
+fn summary(url: Option<&str>, api_url: &str, data_dir: &Path) -> String {
+    let dir = data_dir.display();
+    let mut lines = Vec::new();
+    if let Some(url) = url {
+        lines.push(format!("app     {url}"));
+    }
+    lines.push(format!("API     {api_url}"));
+    lines.push(format!(
+        "token   in {dir}/admin-token; for this shell: . {dir}/env.sh"
+    ));
+    lines.push(
+        "add     `roost launch` in the folder of an app, or `roost launch --image NAME`".into(),
+    );
+    lines.push(format!(
+        "undo    roost down --data-dir {dir}   removes everything"
+    ));
+    let width = lines
+        .iter()
+        .map(|line| line.chars().count())
+        .max()
+        .unwrap_or(0);
+    let rule = "─".repeat(width + 2);
+    let body: Vec<String> = lines
+        .iter()
+        .map(|line| format!("│ {line:<width$} │"))
+        .collect();
+    format!("┌{rule}┐\n{}\n└{rule}┘", body.join("\n"))
+}
+
+/// Runs `down`.
+pub(crate) fn down(args: &DownArgs, output: Output) -> Result<(), CliError> {
+    let data_dir = std::path::absolute(&args.data_dir)
+        .map_err(|error| CliError::io("look at the data directory", &error))?;
+    if !data_dir.exists() {
+        output.result(&serde_json::json!({"removed": []}), || {
+            format!("{} does not exist: nothing to do", data_dir.display())
+        });
+        return Ok(());
+    }
+    // A folder that is not roost's is never emptied, whatever was typed.
+    let marks: [PathBuf; 3] =
+        ["roostd.pid", "admin-token", "env.sh"].map(|name| data_dir.join(name));
+    let is_empty = std::fs::read_dir(&data_dir).is_ok_and(|mut entries| entries.next().is_none());
+    if !is_empty && !marks.iter().any(|mark| mark.exists()) && !data_dir.join("roostd.log").exists()
+    {
+        return Err(CliError::usage(format!(
+            "{} does not look like a data directory of roost",
+            data_dir.display()
+        )));
+    }
+    let what = if args.keep_data {
+        "machines, devices and rules"
+    } else {
+        "machines, devices, rules and all data"
+    };
+    output.confirm(
+        &format!(
+            "The platform in {} will be removed: {what}.",
+            data_dir.display()
+        ),
+        "down",
+    )?;
+    let since = Instant::now();
+    let folder = data_dir.to_string_lossy().into_owned();
+    let mut command = vec!["teardown", "--json", "--data-dir", &folder];
+    if args.keep_data {
+        command.push("--keep-data");
+    }
+    let value = roostd::json(&command)?;
+    output.result(&value, || removed(&value));
+    if let Some(faults) = value
+        .get("errors")
+        .or_else(|| value.get("left"))
+        .and_then(serde_json::Value::as_array)
+        && !faults.is_empty()
+    {
+        let mut error = CliError::failed("teardown-incomplete", "not everything could be removed");
+        error.details = faults.iter().map(plain).collect();
+        return Err(error);
+    }
+    output.step("removed", since);
+    Ok(())
+}
+
+fn plain(value: &serde_json::Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn removed(value: &serde_json::Value) -> String {
+    let list = value.get("removed").unwrap_or(value);
+    match (list.as_array(), list.as_object()) {
+        (Some(items), _) => items
+            .iter()
+            .map(|item| format!("removed {}", plain(item)))
+            .collect::<Vec<_>>()
+            .join("\n"),
+        (_, Some(members)) => members
+            .iter()
+            .map(|(name, count)| format!("{name}: {}", plain(count)))
+            .collect::<Vec<_>>()
+            .join("\n"),
+        _ => plain(list),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{down, summary};
+    use crate::args::DownArgs;
+    use crate::output::Output;
+    use std::path::Path;
+
+    #[test]
+    fn the_box_names_url_api_token_and_undo() {
+        let text = summary(
+            Some("http://hello.localhost:8080"),
+            "http://127.0.0.1:4280",
+            Path::new("/d"),
+        );
+        for part in [
+            "http://hello.localhost:8080",
+            "http://127.0.0.1:4280",
+            ". /d/env.sh",
+            "roost launch",
+            "roost down --data-dir /d",
+        ] {
+            assert!(text.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn down_does_not_touch_a_folder_that_is_not_roosts() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("thesis.txt"), "x").unwrap();
+        let output = Output {
+            json: false,
+            quiet: true,
+            verbose: false,
+            yes: true,
+        };
+        let error = down(
+            &DownArgs {
+                data_dir: dir.path().to_owned(),
+                keep_data: false,
+            },
+            output,
+        )
+        .unwrap_err();
+        assert_eq!(error.exit as i32, 2);
+        assert!(dir.path().join("thesis.txt").exists());
+    }
+}
