@@ -25,9 +25,15 @@ pub fn find_out() -> Kvm {
     }
     // Runs only guests with kernels patched for it.
     if Path::new("/sys/module/kvm_pvm").exists() {
-        return Kvm::Unusable("the kvm_pvm module runs only guests that are made for it".to_owned());
+        return Kvm::Unusable(
+            "the kvm_pvm module runs only guests that are made for it".to_owned(),
+        );
     }
-    match std::fs::OpenOptions::new().read(true).write(true).open(device) {
+    match std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(device)
+    {
         Ok(_) => Kvm::Unproven,
         Err(error) => Kvm::Unusable(format!("open /dev/kvm: {error}")),
     }
