@@ -18,10 +18,11 @@ use roost_store::records::AppRecord;
 /// The app of this name, or an error that says what to do.
 pub(crate) async fn find_app(state: &ApiState, name: &AppName) -> Result<AppRecord, ApiError> {
     match state.store.app(name).await {
-        Err(StoreError::NotFound(what)) => {
-            Err(ApiError::not_found("app-not-found", format!("{what} does not exist"))
-                .with_hint("`roost apps list` shows the apps that exist"))
-        }
+        Err(StoreError::NotFound(what)) => Err(ApiError::not_found(
+            "app-not-found",
+            format!("{what} does not exist"),
+        )
+        .with_hint("`roost apps list` shows the apps that exist")),
         result => Ok(result?),
     }
 }

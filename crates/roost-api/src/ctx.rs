@@ -28,7 +28,10 @@ impl RequestCtx {
     /// The id under which repetitions of one request are the same request.
     pub(crate) fn repeat_id(&self, what: &str) -> String {
         match &self.idempotency_key {
-            Some(key) => format!("api-{}", fingerprint(format!("{}\n{what}\n{key}", self.owner()).as_bytes())),
+            Some(key) => format!(
+                "api-{}",
+                fingerprint(format!("{}\n{what}\n{key}", self.owner()).as_bytes())
+            ),
             None => format!("api-{}", self.request_id),
         }
     }
@@ -52,7 +55,9 @@ impl RequestCtx {
             // Nobody listens any more: the work is done all the same.
             drop(sender.send(work.await));
         });
-        receiver.await.unwrap_or_else(|_| Err(ApiError::internal("the request's task ended early")))
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(ApiError::internal("the request's task ended early")))
     }
 
     /// Does `work` once per idempotency key: a repetition gets the first answer.
@@ -74,8 +79,13 @@ impl RequestCtx {
             return self.supervised(state, work).await;
         }
         let key = self.repeat_id(what);
-        let request = serde_json::to_vec(request).map_err(|error| ApiError::internal(error.to_string()))?;
-        match state.store.claim_request(&key, &fingerprint(&request), clock::now()).await? {
+        let request =
+            serde_json::to_vec(request).map_err(|error| ApiError::internal(error.to_string()))?;
+        match state
+            .store
+            .claim_request(&key, &fingerprint(&request), clock::now())
+            .await?
+        {
             Idempotency::Done(outcome) => serde_json::from_str(&outcome)
                 .map_err(|error| ApiError::internal(format!("read a kept answer: {error}"))),
             Idempotency::UnderWay => Err(ApiError::conflict(
@@ -90,7 +100,10 @@ impl RequestCtx {
                 let store = state.store.clone();
                 self.supervised(state, async move {
                     let result = work.await;
-                    let outcome = result.as_ref().ok().and_then(|value| serde_json::to_string(value).ok());
+                    let outcome = result
+                        .as_ref()
+                        .ok()
+                        .and_then(|value| serde_json::to_string(value).ok());
                     store.finish_request(&key, outcome.as_deref()).await?;
                     result
                 })

@@ -23,6 +23,13 @@ pub(crate) const CODES: &[&str] = &[
     "disk-full",
     "forbidden",
     "idempotency-mismatch",
+    "upload-failed",
+    "logs-unreadable",
+    "registry-unavailable",
+    "image-unusable",
+    "image-store-failed",
+    "image-not-found",
+    "image-denied",
     "internal",
     "invalid-request",
     "machine-conflict",
@@ -56,17 +63,31 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(blame: Blame, code: &'static str, message: impl Into<String>) -> Self {
-        Self { blame, code, message: message.into(), hint: None, faults: vec![] }
+        Self {
+            blame,
+            code,
+            message: message.into(),
+            hint: None,
+            faults: vec![],
+        }
     }
 
     /// A request whose parts have the right form but values that cannot be.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::new(Blame::Caller(CallerFault::Invalid), "invalid-request", message)
+        Self::new(
+            Blame::Caller(CallerFault::Invalid),
+            "invalid-request",
+            message,
+        )
     }
 
     /// A request that cannot be read at all.
     pub(crate) fn malformed(message: impl Into<String>) -> Self {
-        Self::new(Blame::Caller(CallerFault::Invalid), "malformed-request", message)
+        Self::new(
+            Blame::Caller(CallerFault::Invalid),
+            "malformed-request",
+            message,
+        )
     }
 
     pub(crate) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
@@ -79,7 +100,11 @@ impl ApiError {
 
     pub(crate) fn malformed_method() -> Self {
         let blame = Blame::Caller(CallerFault::Invalid);
-        Self::new(blame, "method-not-allowed", "this path exists, but not with this method")
+        Self::new(
+            blame,
+            "method-not-allowed",
+            "this path exists, but not with this method",
+        )
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
@@ -94,12 +119,18 @@ impl ApiError {
     /// Everything that is wrong with a body, in one answer.
     pub(crate) fn faults(faults: Vec<ConfigFault>) -> Self {
         let text: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        Self { faults, ..Self::invalid(text.join("; ")) }
+        Self {
+            faults,
+            ..Self::invalid(text.join("; "))
+        }
     }
 
     pub(crate) fn of(error: &(impl Classify + 'static)) -> Self {
         let ErrorCode(code) = error.code();
-        Self { hint: error.hint(), ..Self::new(error.blame(), code, chain(error)) }
+        Self {
+            hint: error.hint(),
+            ..Self::new(error.blame(), code, chain(error))
+        }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -171,13 +202,17 @@ impl From<ParseIdError> for ApiError {
 impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         match denied {
-            Denied::Unauthenticated => {
-                Self::new(Blame::Caller(CallerFault::Unauthenticated), "unauthenticated", denied.to_string())
-                    .with_hint("send `Authorization: Bearer TOKEN` with a token of this platform")
-            }
-            Denied::Forbidden => {
-                Self::new(Blame::Caller(CallerFault::Forbidden), "forbidden", denied.to_string())
-            }
+            Denied::Unauthenticated => Self::new(
+                Blame::Caller(CallerFault::Unauthenticated),
+                "unauthenticated",
+                denied.to_string(),
+            )
+            .with_hint("send `Authorization: Bearer TOKEN` with a token of this platform"),
+            Denied::Forbidden => Self::new(
+                Blame::Caller(CallerFault::Forbidden),
+                "forbidden",
+                denied.to_string(),
+            ),
         }
     }
 }
@@ -192,7 +227,10 @@ mod tests {
         for code in CODES {
             let page = std::fs::read_to_string(format!("{pages}/{code}.md"))
                 .unwrap_or_else(|_| panic!("docs/errors/{code}.md is missing"));
-            assert!(page.starts_with(&format!("# {code}\n")), "{code}.md begins with its name");
+            assert!(
+                page.starts_with(&format!("# {code}\n")),
+                "{code}.md begins with its name"
+            );
             assert!(page.contains("## What to do"), "{code}.md says what to do");
         }
     }

@@ -13,11 +13,15 @@ mod secrets;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use gate::find_bearer;
+
 use crate::error::ApiError;
 use crate::state::ApiState;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
+use roost_image::ContentStore;
+use std::sync::Arc;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -37,7 +41,10 @@ impl utoipa::Modify for TokenScheme {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
         let components = openapi.components.get_or_insert_default();
-        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        components.add_security_scheme(
+            "token",
+            SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)),
+        );
     }
 }
 
@@ -76,18 +83,30 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     v1().into_openapi()
 }
 
-/// The API as a service. The registry is mounted beside it by the caller.
-pub fn router(state: ApiState) -> Router {
+/// The API and the built-in registry as one service.
+pub fn router(state: ApiState, registry: ContentStore) -> Router {
+    let registry = roost_image::registry::router(registry, Arc::new(state.clone()));
+    api_router(state).merge(registry)
+}
+
+/// The API alone.
+fn api_router(state: ApiState) -> Router {
     let (routes, document) = v1().split_for_parts();
     let document = serde_json::to_string(&document).unwrap_or_default();
     let routes = routes
-        .route("/v1/openapi.json", get(move || async move { platform::openapi(document) }))
-        .fallback(|| async { ApiError::not_found("route-not-found", "there is nothing at this path") })
-        .method_not_allowed_fallback(|| async {
-            ApiError::malformed_method()
+        .route(
+            "/v1/openapi.json",
+            get(move || async move { platform::openapi(document) }),
+        )
+        .fallback(|| async {
+            ApiError::not_found("route-not-found", "there is nothing at this path")
         })
+        .method_not_allowed_fallback(|| async { ApiError::malformed_method() })
         // Before anything else: who asks. Unknown paths tell a stranger nothing either.
         .layer(from_fn_with_state(state.clone(), gate::authenticate))
         .with_state(state);
-    Router::new().route("/healthz", get(platform::healthz)).merge(routes).layer(from_fn(gate::identify))
+    Router::new()
+        .route("/healthz", get(platform::healthz))
+        .merge(routes)
+        .layer(from_fn(gate::identify))
 }

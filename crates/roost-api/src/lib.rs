@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod app;
 mod ctx;
 mod error;
@@ -17,5 +18,6 @@ mod state;
 mod view;
 mod workflows;
 
+pub use adapters::FolderBuilder;
 pub use http::{openapi, router};
 pub use state::{ApiParts, ApiState, MintTokenError, NodeFacts};

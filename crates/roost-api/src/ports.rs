@@ -30,7 +30,12 @@ pub struct PortError {
 impl PortError {
     /// A failure that the caller can mend.
     pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
-        Self { blame: Blame::Caller(CallerFault::Invalid), code, message: message.into(), hint: None }
+        Self {
+            blame: Blame::Caller(CallerFault::Invalid),
+            code,
+            message: message.into(),
+            hint: None,
+        }
     }
 }
 

@@ -55,7 +55,9 @@ pub struct ApiParts {
 
 impl std::fmt::Debug for ApiParts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiParts").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("ApiParts")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,7 +80,9 @@ pub struct ApiState {
 
 impl std::fmt::Debug for ApiState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiState").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("ApiState")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +118,11 @@ impl ApiState {
     /// Takes up the deployments that the last process left unfinished. Called once, at start.
     pub async fn resume(&self) -> Result<(), StoreError> {
         for record in self.store.unfinished_deployments(None).await? {
-            tracing::info!(deployment = record.id, status = record.status.as_str(), "deployment taken up again");
+            tracing::info!(
+                deployment = record.id,
+                status = record.status.as_str(),
+                "deployment taken up again"
+            );
             deploy::spawn(self.clone(), record);
         }
         Ok(())
@@ -128,7 +136,11 @@ impl ApiState {
     }
 
     /// Makes a known secret a token that may do everything; again is harmless.
-    pub async fn register_admin_token(&self, name: &str, secret: &TokenSecret) -> Result<(), StoreError> {
+    pub async fn register_admin_token(
+        &self,
+        name: &str,
+        secret: &TokenSecret,
+    ) -> Result<(), StoreError> {
         let hash = secret.hash().to_hex();
         if self.store.token_by_hash(&hash).await?.is_some() {
             return Ok(());
@@ -156,7 +168,10 @@ impl ApiState {
         node.domains
             .iter()
             .flat_map(|domain| {
-                [url("http", domain, node.http_port, 80), url("https", domain, node.https_port, 443)]
+                [
+                    url("http", domain, node.http_port, 80),
+                    url("https", domain, node.https_port, 443),
+                ]
             })
             .collect()
     }
@@ -164,6 +179,9 @@ impl ApiState {
 
 impl From<PortError> for ApiError {
     fn from(error: PortError) -> Self {
-        Self { hint: error.hint, ..Self::new(error.blame, error.code, error.message) }
+        Self {
+            hint: error.hint,
+            ..Self::new(error.blame, error.code, error.message)
+        }
     }
 }

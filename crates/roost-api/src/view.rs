@@ -6,16 +6,24 @@ use roost_model::time::Timestamp;
 use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest;
 use roost_proto::worker::{CheckResult, MachineEvent, MachineStatus};
-use roost_store::records::{AppRecord, DeploymentRecord, DeploymentStatus, ReleaseRecord, SecretRecord};
+use roost_store::records::{
+    AppRecord, DeploymentRecord, DeploymentStatus, ReleaseRecord, SecretRecord,
+};
 
 /// RFC 3339, UTC, with milliseconds.
 pub(crate) fn rfc3339(at: Timestamp) -> String {
     let ms = i64::try_from(at.as_ms()).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+    jiff::Timestamp::from_millisecond(ms)
+        .unwrap_or(jiff::Timestamp::MAX)
+        .strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+        .to_string()
 }
 
 pub(crate) fn app(state: &ApiState, record: &AppRecord, machines: &[MachineStatus]) -> rest::App {
-    let status = if machines.iter().any(|machine| machine.state == MachineState::Started) {
+    let status = if machines
+        .iter()
+        .any(|machine| machine.state == MachineState::Started)
+    {
         "deployed"
     } else if record.current_release.is_none() && machines.is_empty() {
         "pending"

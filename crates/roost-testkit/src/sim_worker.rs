@@ -58,9 +58,9 @@ impl SimWorker {
         Self::default()
     }
 
-    /// Decides what becomes of machines of this image repository from now on.
-    pub fn set_fate(&self, repository: &str, fate: Fate) {
-        self.inner.lock().fates.insert(repository.to_owned(), fate);
+    /// Decides what becomes of machines of this name, or of this image repository, from now on.
+    pub fn set_fate(&self, name_or_repository: &str, fate: Fate) {
+        self.inner.lock().fates.insert(name_or_repository.to_owned(), fate);
     }
 
     /// The secrets that a machine was given.
@@ -122,8 +122,10 @@ impl Inner {
         if machine.status.state == MachineState::Started {
             return Ok(machine.status.clone());
         }
+        let name = machine.status.spec.name.to_string();
         let repository = machine.status.spec.image.repository.clone();
-        let fate = self.fates.get(&repository).copied().unwrap_or(Fate::Healthy);
+        let fate = self.fates.get(&name).or_else(|| self.fates.get(&repository));
+        let fate = fate.copied().unwrap_or(Fate::Healthy);
         let at = self.tick();
         let machine = self.find(id)?;
         let result = if fate == Fate::Healthy { CheckResult::Passing } else { CheckResult::Critical };

@@ -24,11 +24,14 @@ pub(crate) async fn begin(
 ) -> Result<mpsc::Receiver<BuildEvent>, ApiError> {
     ctx.allow(Action::Deploy, Some(name))?;
     find_app(state, name).await?;
-    let plan: BuildPlan = serde_json::from_str(plan)
-        .map_err(|error| ApiError::malformed(format!("query `plan` is not a build plan: {error}")))?;
+    let plan: BuildPlan = serde_json::from_str(plan).map_err(|error| {
+        ApiError::malformed(format!("query `plan` is not a build plan: {error}"))
+    })?;
     let (sender, receiver) = mpsc::channel(limits::STREAM_QUEUE);
     let builder = state.builder.clone();
     let app = name.clone();
-    state.tasks.spawn("build", async move { builder.build(app, plan, upload, sender).await });
+    state.tasks.spawn("build", async move {
+        builder.build(app, plan, upload, sender).await
+    });
     Ok(receiver)
 }

@@ -51,12 +51,19 @@ pub(crate) async fn create(
 }
 
 /// Deploys the current release again, for instance to give machines new secrets.
-pub(crate) async fn redeploy(ctx: &RequestCtx, state: &ApiState, name: &AppName) -> Result<Deployment, ApiError> {
+pub(crate) async fn redeploy(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+) -> Result<Deployment, ApiError> {
     ctx.allow(Action::Deploy, Some(name))?;
     let app = find_app(state, name).await?;
     let Some(version) = app.current_release else {
-        return Err(ApiError::conflict("never-deployed", format!("app `{name}` was never deployed"))
-            .with_hint("`roost deploy` makes the first release"));
+        return Err(ApiError::conflict(
+            "never-deployed",
+            format!("app `{name}` was never deployed"),
+        )
+        .with_hint("`roost deploy` makes the first release"));
     };
     copy_release(ctx, state, app, version, format!("redeploy of v{version}")).await
 }
@@ -101,12 +108,18 @@ async fn copy_release(
     .await
 }
 
-fn to_wanted(state: &ApiState, app: &AppRecord, request: &CreateDeploymentRequest) -> Result<Wanted, ApiError> {
+fn to_wanted(
+    state: &ApiState,
+    app: &AppRecord,
+    request: &CreateDeploymentRequest,
+) -> Result<Wanted, ApiError> {
     let max = limits::DEPLOY_MACHINES_MAX;
     if let Some(count) = request.count
         && !(1..=max).contains(&count)
     {
-        return Err(ApiError::invalid(format!("`count` is {count}, and must be from 1 to {max}")));
+        return Err(ApiError::invalid(format!(
+            "`count` is {count}, and must be from 1 to {max}"
+        )));
     }
     let max_unavailable = request
         .max_unavailable
@@ -114,13 +127,20 @@ fn to_wanted(state: &ApiState, app: &AppRecord, request: &CreateDeploymentReques
         .transpose()
         .map_err(|error| ApiError::invalid(format!("`max_unavailable`: {error}")))?
         .unwrap_or(MaxUnavailable::DEFAULT);
-    let wait_timeout = request.wait_timeout.map_or(limits::WAIT_TIMEOUT_DEFAULT, Duration::from_secs);
+    let wait_timeout = request
+        .wait_timeout
+        .map_or(limits::WAIT_TIMEOUT_DEFAULT, Duration::from_secs);
     if wait_timeout.is_zero() || wait_timeout > limits::WAIT_TIMEOUT_MAX {
         let max = limits::WAIT_TIMEOUT_MAX.as_secs();
-        return Err(ApiError::invalid(format!("`wait_timeout` must be from 1 to {max} seconds")));
+        return Err(ApiError::invalid(format!(
+            "`wait_timeout` must be from 1 to {max} seconds"
+        )));
     }
     // Every machine has this config, so one conversion tells all that is wrong.
-    request.config.to_spec(identity(state, app, 1, 1)?).map_err(ApiError::faults)?;
+    request
+        .config
+        .to_spec(identity(state, app, 1, 1)?)
+        .map_err(ApiError::faults)?;
     Ok(Wanted {
         image: request.config.image.clone(),
         config: request.config.clone(),
@@ -139,39 +159,63 @@ pub(crate) fn identity(
     slot_idx: usize,
 ) -> Result<MachineIdentity, ApiError> {
     let name = MachineName::parse(&format!("{}-v{release_version}-{}", app.name, slot_idx + 1))?;
-    Ok(MachineIdentity { app: app.name.clone(), name, region: state.node.region.clone() })
+    Ok(MachineIdentity {
+        app: app.name.clone(),
+        name,
+        region: state.node.region.clone(),
+    })
 }
 
 /// Pins the image, plans, records release, deployment and slots in one transaction, and sets off.
 async fn begin(state: &ApiState, app: &AppRecord, wanted: Wanted) -> Result<Deployment, ApiError> {
     refuse_while_deploying(state, app).await?;
-    let image = ImageRef::parse(&wanted.config.image).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let image = ImageRef::parse(&wanted.config.image)
+        .map_err(|error| ApiError::invalid(error.to_string()))?;
     let digest = state.images.pin(&image).await?;
     let mut current = deployed_machines(state, &app.name).await?;
     // Machines that run are the ones worth replacing one by one.
     current.sort_by_key(|machine| (machine.state != MachineState::Started, machine.created_at));
-    let n_wanted = wanted.count.map_or(current.len().max(1), |count| usize::try_from(count).unwrap_or(usize::MAX));
+    let n_wanted = wanted.count.map_or(current.len().max(1), |count| {
+        usize::try_from(count).unwrap_or(usize::MAX)
+    });
     let ids: Vec<MachineId> = current.iter().map(|machine| machine.id.clone()).collect();
     let plan = rollout::plan(&ids, n_wanted, wanted.max_unavailable);
-    let ran: BTreeMap<MachineId, bool> =
-        current.into_iter().map(|machine| (machine.id, is_up(machine.state))).collect();
+    let ran: BTreeMap<MachineId, bool> = current
+        .into_iter()
+        .map(|machine| (machine.id, is_up(machine.state)))
+        .collect();
     let release = NewRelease {
         id: ReleaseId::from_ulid(ulid::Ulid::generate()).to_string(),
         image: wanted.image,
         image_digest: Some(digest.to_string()),
-        config: MachineConfig { image: image.with_digest(digest).to_string(), ..wanted.config },
+        config: MachineConfig {
+            image: image.with_digest(digest).to_string(),
+            ..wanted.config
+        },
         description: wanted.description,
     };
     let deployment = NewDeployment {
         id: DeploymentId::from_ulid(ulid::Ulid::generate()).to_string(),
-        slots: plan.slots.iter().enumerate().map(|(idx, work)| to_slot(idx, work, &ran)).collect(),
+        slots: plan
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(idx, work)| to_slot(idx, work, &ran))
+            .collect(),
         batches: plan.batches,
         wait_timeout: wanted.wait_timeout,
     };
-    let record = match state.store.create_deployment(&app.id, &release, &deployment, clock::now()).await {
+    let record = match state
+        .store
+        .create_deployment(&app.id, &release, &deployment, clock::now())
+        .await
+    {
         Err(StoreError::Exists(_)) => {
             refuse_while_deploying(state, app).await?;
-            return Err(ApiError::conflict("deploy-in-progress", "another deployment has just ended; try again"));
+            return Err(ApiError::conflict(
+                "deploy-in-progress",
+                "another deployment has just ended; try again",
+            ));
         }
         result => result?,
     };
@@ -197,45 +241,89 @@ fn to_slot(idx: usize, work: &SlotWork, ran: &BTreeMap<MachineId, bool>) -> Slot
         SlotWork::Add => (None, true),
         SlotWork::Remove(old) => (Some(old.clone()), false),
     };
-    let old_ran = old_machine.as_ref().and_then(|old| ran.get(old)).copied().unwrap_or(false);
-    SlotRecord { idx, old_machine, old_ran, makes_new, new_machine: None, phase: SlotPhase::Planned }
+    let old_ran = old_machine
+        .as_ref()
+        .and_then(|old| ran.get(old))
+        .copied()
+        .unwrap_or(false);
+    SlotRecord {
+        idx,
+        old_machine,
+        old_ran,
+        makes_new,
+        new_machine: None,
+        phase: SlotPhase::Planned,
+    }
 }
 
 /// The machines of an app that deployments made; others are their maker's business.
-async fn deployed_machines(state: &ApiState, app: &AppName) -> Result<Vec<MachineStatus>, ApiError> {
+async fn deployed_machines(
+    state: &ApiState,
+    app: &AppName,
+) -> Result<Vec<MachineStatus>, ApiError> {
     let mut machines = state.worker.machines(Some(app)).await?;
     machines.retain(|machine| {
         machine.spec.metadata.contains_key(deploy::DEPLOYMENT_KEY)
-            && !matches!(machine.state, MachineState::Destroying | MachineState::Destroyed)
+            && !matches!(
+                machine.state,
+                MachineState::Destroying | MachineState::Destroyed
+            )
     });
     Ok(machines)
 }
 
 /// Fails, naming it, while a deployment of the app is unfinished.
-pub(crate) async fn refuse_while_deploying(state: &ApiState, app: &AppRecord) -> Result<(), ApiError> {
-    match state.store.unfinished_deployments(Some(&app.id)).await?.first() {
+pub(crate) async fn refuse_while_deploying(
+    state: &ApiState,
+    app: &AppRecord,
+) -> Result<(), ApiError> {
+    match state
+        .store
+        .unfinished_deployments(Some(&app.id))
+        .await?
+        .first()
+    {
         None => Ok(()),
         Some(record) => {
-            let message = format!("deployment {} of app `{}` is under way", record.id, app.name);
-            Err(ApiError::conflict("deploy-in-progress", message)
-                .with_hint(format!("wait for it: GET /v1/apps/{}/deployments/{}", app.name, record.id)))
+            let message = format!(
+                "deployment {} of app `{}` is under way",
+                record.id, app.name
+            );
+            Err(
+                ApiError::conflict("deploy-in-progress", message).with_hint(format!(
+                    "wait for it: GET /v1/apps/{}/deployments/{}",
+                    app.name, record.id
+                )),
+            )
         }
     }
 }
 
 /// One deployment with its steps.
-pub(crate) async fn get(ctx: &RequestCtx, state: &ApiState, name: &AppName, id: &str) -> Result<Deployment, ApiError> {
+pub(crate) async fn get(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+    id: &str,
+) -> Result<Deployment, ApiError> {
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
     load(state, &app, id).await
 }
 
 /// A deployment as it is now.
-pub(crate) async fn load(state: &ApiState, app: &AppRecord, id: &str) -> Result<Deployment, ApiError> {
+pub(crate) async fn load(
+    state: &ApiState,
+    app: &AppRecord,
+    id: &str,
+) -> Result<Deployment, ApiError> {
     let id = DeploymentId::parse(id)?;
     let record = match state.store.deployment(&app.id, id.as_str()).await {
         Err(StoreError::NotFound(what)) => {
-            return Err(ApiError::not_found("not-found", format!("{what} of app `{}` does not exist", app.name)));
+            return Err(ApiError::not_found(
+                "not-found",
+                format!("{what} of app `{}` does not exist", app.name),
+            ));
         }
         result => result?,
     };
@@ -244,9 +332,16 @@ pub(crate) async fn load(state: &ApiState, app: &AppRecord, id: &str) -> Result<
 }
 
 /// The deployments of an app, newest first, without their steps.
-pub(crate) async fn list(ctx: &RequestCtx, state: &ApiState, name: &AppName) -> Result<Vec<Deployment>, ApiError> {
+pub(crate) async fn list(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+) -> Result<Vec<Deployment>, ApiError> {
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
     let records = state.store.deployments(&app.id).await?;
-    Ok(records.into_iter().map(|record| view::deployment(state, &app, record, vec![])).collect())
+    Ok(records
+        .into_iter()
+        .map(|record| view::deployment(state, &app, record, vec![]))
+        .collect())
 }

@@ -42,9 +42,20 @@ impl LogParams {
             app: app.clone(),
             machine: self.machine.as_deref().map(MachineId::parse).transpose()?,
             region: self.region.as_deref().map(RegionCode::parse).transpose()?,
-            since: self.since.as_deref().map(|text| parse_time("since", text)).transpose()?,
-            until: self.until.as_deref().map(|text| parse_time("until", text)).transpose()?,
-            limit: self.limit.unwrap_or(limits::LOG_RECORDS_DEFAULT).min(limits::LOG_RECORDS_MAX),
+            since: self
+                .since
+                .as_deref()
+                .map(|text| parse_time("since", text))
+                .transpose()?,
+            until: self
+                .until
+                .as_deref()
+                .map(|text| parse_time("until", text))
+                .transpose()?,
+            limit: self
+                .limit
+                .unwrap_or(limits::LOG_RECORDS_DEFAULT)
+                .min(limits::LOG_RECORDS_MAX),
             contains: self.contains.clone(),
         })
     }
@@ -56,10 +67,14 @@ fn parse_time(name: &str, text: &str) -> Result<Timestamp, ApiError> {
     }
     let wrong = || {
         let shown: String = text.chars().take(80).collect();
-        ApiError::invalid(format!("`{name}` is `{shown}`, which is neither RFC 3339 nor milliseconds"))
+        ApiError::invalid(format!(
+            "`{name}` is `{shown}`, which is neither RFC 3339 nor milliseconds"
+        ))
     };
     let time: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
-    u64::try_from(time.as_millisecond()).map(Timestamp::from_ms).map_err(|_| wrong())
+    u64::try_from(time.as_millisecond())
+        .map(Timestamp::from_ms)
+        .map_err(|_| wrong())
 }
 
 /// The newest records that match, oldest first.
@@ -84,5 +99,7 @@ pub(crate) async fn follow(
     ctx.allow(Action::ReadLogs, Some(name))?;
     find_app(state, name).await?;
     let records = state.logs.follow(params.to_selection(name)?);
-    Ok(records.take_until(state.tasks.stopping().cancelled_owned()).boxed())
+    Ok(records
+        .take_until(state.tasks.stopping().cancelled_owned())
+        .boxed())
 }

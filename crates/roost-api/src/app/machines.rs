@@ -13,8 +13,8 @@ use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_proto::duration::parse_go_duration;
 use roost_proto::machine_config::MachineIdentity;
 use roost_proto::rest::{
-    CreateMachineRequest, ExecRequest, ExecResponse, Machine, MachineEvent, StartResponse, StopRequest,
-    UpdateMachineRequest,
+    CreateMachineRequest, ExecRequest, ExecResponse, Machine, MachineEvent, StartResponse,
+    StopRequest, UpdateMachineRequest,
 };
 use roost_proto::worker::{
     CreateMachine, ExecCommand, Launch, MachineStatus, UpdateMachine, WaitFor, WorkerError,
@@ -26,16 +26,20 @@ async fn find(state: &ApiState, app: &AppName, id: &MachineId) -> Result<Machine
     find_app(state, app).await?;
     match state.worker.machine(id).await {
         Ok(status) if status.spec.app == *app => Ok(status),
-        Ok(_) | Err(WorkerError::NotFound(_)) => {
-            Err(ApiError::not_found("machine-not-found", format!("app `{app}` has no machine {id}"))
-                .with_hint("`roost machines list` shows the machines that exist"))
-        }
+        Ok(_) | Err(WorkerError::NotFound(_)) => Err(ApiError::not_found(
+            "machine-not-found",
+            format!("app `{app}` has no machine {id}"),
+        )
+        .with_hint("`roost machines list` shows the machines that exist")),
         Err(error) => Err(error.into()),
     }
 }
 
 async fn show(state: &ApiState, status: MachineStatus) -> Result<Machine, ApiError> {
-    let events = state.worker.machine_events(&status.id, limits::MACHINE_EVENTS).await?;
+    let events = state
+        .worker
+        .machine_events(&status.id, limits::MACHINE_EVENTS)
+        .await?;
     Ok(view::machine(status, events))
 }
 
@@ -55,7 +59,10 @@ pub(crate) async fn create(
     let request_id = ctx.repeat_id(&format!("create machine of {}", record.id));
     let name = match &request.name {
         Some(name) => name.clone(),
-        None => format!("m-{}", &roost_auth::token::fingerprint(request_id.as_bytes())[..12]),
+        None => format!(
+            "m-{}",
+            &roost_auth::token::fingerprint(request_id.as_bytes())[..12]
+        ),
     };
     let region = match &request.region {
         Some(region) => RegionCode::parse(region)?,
@@ -63,15 +70,26 @@ pub(crate) async fn create(
     };
     if region != state.node.region {
         let own = &state.node.region;
-        return Err(ApiError::invalid(format!("region `{region}` has no node; this platform has `{own}`")));
+        return Err(ApiError::invalid(format!(
+            "region `{region}` has no node; this platform has `{own}`"
+        )));
     }
-    let identity = MachineIdentity { app: app.clone(), name: MachineName::parse(&name)?, region };
+    let identity = MachineIdentity {
+        app: app.clone(),
+        name: MachineName::parse(&name)?,
+        region,
+    };
     let spec = request.config.to_spec(identity).map_err(ApiError::faults)?;
     let state_of_task = state.clone();
     let launch = launch(request.skip_launch);
     ctx.once(state, "create machine", &(app, &request), async move {
         let secrets = secrets::open_all(&state_of_task, &record).await?;
-        let request = CreateMachine { request_id, spec, secrets, launch };
+        let request = CreateMachine {
+            request_id,
+            spec,
+            secrets,
+            launch,
+        };
         let status = state_of_task.worker.create_machine(request).await?;
         show(&state_of_task, status).await
     })
@@ -79,15 +97,27 @@ pub(crate) async fn create(
 }
 
 /// The machines of an app.
-pub(crate) async fn list(ctx: &RequestCtx, state: &ApiState, app: &AppName) -> Result<Vec<Machine>, ApiError> {
+pub(crate) async fn list(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    app: &AppName,
+) -> Result<Vec<Machine>, ApiError> {
     ctx.allow(Action::SeeApp, Some(app))?;
     find_app(state, app).await?;
     let machines = state.worker.machines(Some(app)).await?;
-    Ok(machines.into_iter().map(|status| view::machine(status, vec![])).collect())
+    Ok(machines
+        .into_iter()
+        .map(|status| view::machine(status, vec![]))
+        .collect())
 }
 
 /// One machine with its newest events.
-pub(crate) async fn get(ctx: &RequestCtx, state: &ApiState, app: &AppName, id: &MachineId) -> Result<Machine, ApiError> {
+pub(crate) async fn get(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    app: &AppName,
+    id: &MachineId,
+) -> Result<Machine, ApiError> {
     ctx.allow(Action::SeeApp, Some(app))?;
     let status = find(state, app, id).await?;
     show(state, status).await
@@ -104,13 +134,26 @@ pub(crate) async fn update(
     ctx.allow(Action::ManageMachines, Some(app))?;
     let old = find(state, app, id).await?;
     let record = find_app(state, app).await?;
-    let identity = MachineIdentity { app: app.clone(), name: old.spec.name, region: old.spec.region };
+    let identity = MachineIdentity {
+        app: app.clone(),
+        name: old.spec.name,
+        region: old.spec.region,
+    };
     let spec = request.config.to_spec(identity).map_err(ApiError::faults)?;
-    let current_version = request.current_version.as_deref().map(InstanceId::parse).transpose()?;
+    let current_version = request
+        .current_version
+        .as_deref()
+        .map(InstanceId::parse)
+        .transpose()?;
     let (state_of_task, id) = (state.clone(), id.clone());
     ctx.supervised(state, async move {
         let secrets = secrets::open_all(&state_of_task, &record).await?;
-        let update = UpdateMachine { current_version, spec, secrets, launch: launch(request.skip_launch) };
+        let update = UpdateMachine {
+            current_version,
+            spec,
+            secrets,
+            launch: launch(request.skip_launch),
+        };
         let status = state_of_task.worker.update_machine(&id, update).await?;
         show(&state_of_task, status).await
     })
@@ -128,7 +171,10 @@ pub(crate) async fn destroy(
     ctx.allow(Action::ManageMachines, Some(app))?;
     find(state, app, id).await?;
     let (worker, id) = (state.worker.clone(), id.clone());
-    ctx.supervised(state, async move { Ok(worker.destroy_machine(&id, force).await?) }).await
+    ctx.supervised(state, async move {
+        Ok(worker.destroy_machine(&id, force).await?)
+    })
+    .await
 }
 
 /// Begins to start a machine.
@@ -141,8 +187,12 @@ pub(crate) async fn start(
     ctx.allow(Action::ManageMachines, Some(app))?;
     let before = find(state, app, id).await?;
     let (worker, id) = (state.worker.clone(), id.clone());
-    ctx.supervised(state, async move { Ok(worker.start_machine(&id).await?) }).await?;
-    Ok(StartResponse { previous_state: before.state.as_str().to_owned(), migrated: false })
+    ctx.supervised(state, async move { Ok(worker.start_machine(&id).await?) })
+        .await?;
+    Ok(StartResponse {
+        previous_state: before.state.as_str().to_owned(),
+        migrated: false,
+    })
 }
 
 /// Begins to stop a machine.
@@ -158,23 +208,29 @@ pub(crate) async fn stop(
     let timeout = request.timeout.as_ref().map(parse_timeout).transpose()?;
     find(state, app, id).await?;
     let (worker, id) = (state.worker.clone(), id.clone());
-    ctx.supervised(state, async move { Ok(worker.stop_machine(&id, signal, timeout).await?) }).await?;
+    ctx.supervised(state, async move {
+        Ok(worker.stop_machine(&id, signal, timeout).await?)
+    })
+    .await?;
     Ok(())
 }
 
 fn parse_signal(text: &str) -> Result<StopSignal, ApiError> {
     StopSignal::parse(text).ok_or_else(|| {
         let shown: String = text.chars().take(40).collect();
-        ApiError::invalid(format!("signal `{shown}` is not one of {}", StopSignal::NAMES.join(", ")))
+        ApiError::invalid(format!(
+            "signal `{shown}` is not one of {}",
+            StopSignal::NAMES.join(", ")
+        ))
     })
 }
 
 /// Seconds as a number, or Go-style text.
 fn parse_timeout(value: &serde_json::Value) -> Result<Duration, ApiError> {
     let parsed = match value {
-        serde_json::Value::Number(number) => {
-            number.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        }
+        serde_json::Value::Number(number) => number
+            .as_f64()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         serde_json::Value::String(text) => parse_go_duration(text),
         serde_json::Value::Null
         | serde_json::Value::Bool(_)
@@ -185,16 +241,24 @@ fn parse_timeout(value: &serde_json::Value) -> Result<Duration, ApiError> {
     match parsed {
         Some(timeout) if timeout <= max => Ok(timeout),
         Some(_) => Err(ApiError::invalid("`timeout` is longer than 300 s")),
-        None => Err(ApiError::invalid("`timeout` is neither seconds nor text such as 10s")),
+        None => Err(ApiError::invalid(
+            "`timeout` is neither seconds nor text such as 10s",
+        )),
     }
 }
 
 /// Stops and starts a machine.
-pub(crate) async fn restart(ctx: &RequestCtx, state: &ApiState, app: &AppName, id: &MachineId) -> Result<(), ApiError> {
+pub(crate) async fn restart(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    app: &AppName,
+    id: &MachineId,
+) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
     find(state, app, id).await?;
     let (worker, id) = (state.worker.clone(), id.clone());
-    ctx.supervised(state, async move { Ok(worker.restart_machine(&id).await?) }).await?;
+    ctx.supervised(state, async move { Ok(worker.restart_machine(&id).await?) })
+        .await?;
     Ok(())
 }
 
@@ -240,9 +304,15 @@ pub(crate) async fn wait(
         .split(',')
         .map(|word| {
             MachineState::parse(word).ok_or_else(|| {
-                let known: Vec<_> = MachineState::ALL.iter().map(|state| state.as_str()).collect();
+                let known: Vec<_> = MachineState::ALL
+                    .iter()
+                    .map(|state| state.as_str())
+                    .collect();
                 let shown: String = word.chars().take(40).collect();
-                ApiError::invalid(format!("state `{shown}` is not one of {}", known.join(", ")))
+                ApiError::invalid(format!(
+                    "state `{shown}` is not one of {}",
+                    known.join(", ")
+                ))
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -250,15 +320,32 @@ pub(crate) async fn wait(
     if timeout > limits::WAIT_MAX {
         return Err(ApiError::invalid("`timeout` is longer than 60 s"));
     }
-    let instance_id = params.instance_id.as_deref().map(InstanceId::parse).transpose()?;
+    let instance_id = params
+        .instance_id
+        .as_deref()
+        .map(InstanceId::parse)
+        .transpose()?;
     // A machine that is gone has reached `destroyed`.
     match find(state, app, id).await {
-        Err(error) if error.code == "machine-not-found" && states.contains(&MachineState::Destroyed) => {
+        Err(error)
+            if error.code == "machine-not-found" && states.contains(&MachineState::Destroyed) =>
+        {
             return Ok(());
         }
         found => found?,
     };
-    match state.worker.wait_machine(id, WaitFor { states: states.clone(), instance_id, timeout }).await {
+    match state
+        .worker
+        .wait_machine(
+            id,
+            WaitFor {
+                states: states.clone(),
+                instance_id,
+                timeout,
+            },
+        )
+        .await
+    {
         Err(WorkerError::NotFound(_)) if states.contains(&MachineState::Destroyed) => Ok(()),
         Err(error) => Err(error.into()),
         Ok(_) => Ok(()),
@@ -275,7 +362,9 @@ pub(crate) async fn events(
 ) -> Result<Vec<MachineEvent>, ApiError> {
     ctx.allow(Action::SeeApp, Some(app))?;
     find(state, app, id).await?;
-    let limit = limit.unwrap_or(limits::MACHINE_EVENTS).min(limits::MACHINE_EVENTS_MAX);
+    let limit = limit
+        .unwrap_or(limits::MACHINE_EVENTS)
+        .min(limits::MACHINE_EVENTS_MAX);
     let events = state.worker.machine_events(id, limit).await?;
     Ok(events.into_iter().map(view::event).collect())
 }
@@ -290,22 +379,37 @@ pub(crate) async fn exec(
 ) -> Result<ExecResponse, ApiError> {
     ctx.allow(Action::Exec, Some(app))?;
     let command = match (&request.cmd, request.command.is_empty()) {
-        (Some(_), false) => return Err(ApiError::invalid("give either `command` or `cmd`, not both")),
-        (Some(line), true) => {
-            shell_words::split(line).map_err(|error| ApiError::invalid(format!("`cmd`: {error}")))?
+        (Some(_), false) => {
+            return Err(ApiError::invalid(
+                "give either `command` or `cmd`, not both",
+            ));
         }
+        (Some(line), true) => shell_words::split(line)
+            .map_err(|error| ApiError::invalid(format!("`cmd`: {error}")))?,
         (None, _) => request.command,
     };
     if command.is_empty() {
         return Err(ApiError::invalid("`command` is empty"));
     }
-    let timeout = request.timeout.map_or(limits::EXEC_TIMEOUT_DEFAULT, Duration::from_secs);
+    let timeout = request
+        .timeout
+        .map_or(limits::EXEC_TIMEOUT_DEFAULT, Duration::from_secs);
     if timeout > limits::EXEC_TIMEOUT_MAX {
         return Err(ApiError::invalid("`timeout` is longer than 600 s"));
     }
     find(state, app, id).await?;
     let stdin = request.stdin.unwrap_or_default().into_bytes();
-    let outcome = state.worker.exec(id, ExecCommand { command, stdin, timeout }).await?;
+    let outcome = state
+        .worker
+        .exec(
+            id,
+            ExecCommand {
+                command,
+                stdin,
+                timeout,
+            },
+        )
+        .await?;
     Ok(ExecResponse {
         exit_code: outcome.exit_code,
         stdout: String::from_utf8_lossy(&outcome.stdout).into_owned(),

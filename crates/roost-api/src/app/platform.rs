@@ -11,7 +11,10 @@ use roost_proto::rest::{NodeInfo, TokenInfo};
 pub(crate) async fn node(ctx: &RequestCtx, state: &ApiState) -> Result<NodeInfo, ApiError> {
     ctx.allow(Action::SeePlatform, None)?;
     let machines = state.worker.machines(None).await?;
-    let n_running = machines.iter().filter(|machine| machine.state == MachineState::Started).count();
+    let n_running = machines
+        .iter()
+        .filter(|machine| machine.state == MachineState::Started)
+        .count();
     let node = &state.node;
     Ok(NodeInfo {
         version: node.version.clone(),
@@ -36,5 +39,10 @@ pub(crate) async fn token(ctx: &RequestCtx, state: &ApiState) -> Result<TokenInf
         .into_iter()
         .find(|token| token.id == *id)
         .ok_or_else(|| ApiError::not_found("not-found", format!("token `{id}` does not exist")))?;
-    Ok(TokenInfo { id: token.id, name: token.name, scope: token.scope, created_at: token.created_at.as_ms() })
+    Ok(TokenInfo {
+        id: token.id,
+        name: token.name,
+        scope: token.scope,
+        created_at: token.created_at.as_ms(),
+    })
 }

@@ -12,11 +12,18 @@ use roost_store::StoreError;
 use roost_store::records::{AppRecord, ReleaseRecord, ReleaseStatus};
 
 /// The releases of an app, newest first.
-pub(crate) async fn list(ctx: &RequestCtx, state: &ApiState, name: &AppName) -> Result<Vec<Release>, ApiError> {
+pub(crate) async fn list(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+) -> Result<Vec<Release>, ApiError> {
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
     let releases = state.store.releases(&app.id).await?;
-    Ok(releases.into_iter().map(|record| view::release(&app, record)).collect())
+    Ok(releases
+        .into_iter()
+        .map(|record| view::release(&app, record))
+        .collect())
 }
 
 /// One release.
@@ -32,19 +39,32 @@ pub(crate) async fn get(
 }
 
 /// The release with this number, or an error that says what to do.
-pub(crate) async fn find(state: &ApiState, app: &AppRecord, version: u64) -> Result<ReleaseRecord, ApiError> {
+pub(crate) async fn find(
+    state: &ApiState,
+    app: &AppRecord,
+    version: u64,
+) -> Result<ReleaseRecord, ApiError> {
     match state.store.release(&app.id, version).await {
-        Err(StoreError::NotFound(_)) => {
-            Err(ApiError::not_found("not-found", format!("app `{}` has no release {version}", app.name))
-                .with_hint("`roost releases` shows the releases that exist"))
-        }
+        Err(StoreError::NotFound(_)) => Err(ApiError::not_found(
+            "not-found",
+            format!("app `{}` has no release {version}", app.name),
+        )
+        .with_hint("`roost releases` shows the releases that exist")),
         result => Ok(result?),
     }
 }
 
 /// The newest release before the current one that was deployed.
-pub(crate) async fn find_previous(state: &ApiState, app: &AppRecord) -> Result<ReleaseRecord, ApiError> {
-    let nothing = || ApiError::conflict("never-deployed", format!("app `{}` has no earlier release", app.name));
+pub(crate) async fn find_previous(
+    state: &ApiState,
+    app: &AppRecord,
+) -> Result<ReleaseRecord, ApiError> {
+    let nothing = || {
+        ApiError::conflict(
+            "never-deployed",
+            format!("app `{}` has no earlier release", app.name),
+        )
+    };
     let current = app.current_release.ok_or_else(nothing)?;
     state
         .store

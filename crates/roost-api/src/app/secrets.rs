@@ -17,11 +17,18 @@ use roost_store::records::{AppRecord, SecretChange};
 use std::collections::BTreeMap;
 
 /// Names and digests of an app's secrets.
-pub(crate) async fn list(ctx: &RequestCtx, state: &ApiState, name: &AppName) -> Result<SecretList, ApiError> {
+pub(crate) async fn list(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+) -> Result<SecretList, ApiError> {
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
     let secrets = state.store.secrets(&app.id).await?;
-    Ok(SecretList { secrets: secrets.into_iter().map(view::secret).collect(), version: app.secrets_version })
+    Ok(SecretList {
+        secrets: secrets.into_iter().map(view::secret).collect(),
+        version: app.secrets_version,
+    })
 }
 
 /// Sets and removes secrets, all or none. Machines get them when they are next created or updated.
@@ -37,7 +44,9 @@ pub(crate) async fn set(
     let store = state.store.clone();
     let app_id = app.id.clone();
     ctx.supervised(state, async move {
-        Ok(store.change_secrets(&app_id, &changes, clock::now()).await?)
+        Ok(store
+            .change_secrets(&app_id, &changes, clock::now())
+            .await?)
     })
     .await?;
     list(ctx, state, name).await
@@ -50,7 +59,9 @@ fn to_changes(
 ) -> Result<Vec<SecretChange>, ApiError> {
     if request.values.is_empty() || request.values.len() > limits::SECRET_CHANGES_MAX {
         let max = limits::SECRET_CHANGES_MAX;
-        return Err(ApiError::invalid(format!("`values` must have from 1 to {max} members")));
+        return Err(ApiError::invalid(format!(
+            "`values` must have from 1 to {max} members"
+        )));
     }
     let mut faults = vec![];
     let mut changes = vec![];
@@ -59,11 +70,18 @@ fn to_changes(
             Ok(change) => changes.push(change),
             Err(error) => {
                 let shown: String = name.chars().take(80).collect();
-                faults.push(ConfigFault { path: format!("values.{shown}"), problem: error.message });
+                faults.push(ConfigFault {
+                    path: format!("values.{shown}"),
+                    problem: error.message,
+                });
             }
         }
     }
-    if faults.is_empty() { Ok(changes) } else { Err(ApiError::faults(faults)) }
+    if faults.is_empty() {
+        Ok(changes)
+    } else {
+        Err(ApiError::faults(faults))
+    }
 }
 
 fn to_change(
@@ -73,10 +91,15 @@ fn to_change(
     value: Option<&str>,
 ) -> Result<SecretChange, ApiError> {
     let name = SecretName::parse(name)?;
-    let Some(value) = value else { return Ok(SecretChange::Remove(name)) };
+    let Some(value) = value else {
+        return Ok(SecretChange::Remove(name));
+    };
     if value.len() > SECRET_VALUE_BYTES_MAX {
         let max = SECRET_VALUE_BYTES_MAX;
-        return Err(ApiError::invalid(format!("the value has {} bytes, and {max} is the most", value.len())));
+        return Err(ApiError::invalid(format!(
+            "the value has {} bytes, and {max} is the most",
+            value.len()
+        )));
     }
     if value.contains('\0') {
         return Err(ApiError::invalid("the value has a NUL byte in it"));
@@ -85,8 +108,14 @@ fn to_change(
         .sealing_key
         .seal(value.as_bytes(), place(app, &name).as_bytes())
         .map_err(|error| ApiError::internal(error.to_string()))?;
-    let digest = state.sealing_key.shown_digest(app.id.as_bytes(), value.as_bytes());
-    Ok(SecretChange::Set { name, sealed, digest })
+    let digest = state
+        .sealing_key
+        .shown_digest(app.id.as_bytes(), value.as_bytes());
+    Ok(SecretChange::Set {
+        name,
+        sealed,
+        digest,
+    })
 }
 
 /// What a sealed value is bound to: a value moved to another row does not open.
@@ -98,7 +127,8 @@ fn place(app: &AppRecord, name: &SecretName) -> String {
 pub(crate) async fn open_all(state: &ApiState, app: &AppRecord) -> Result<SecretEnv, ApiError> {
     let mut values = BTreeMap::new();
     for record in state.store.secrets(&app.id).await? {
-        let broken = |why: String| ApiError::internal(format!("open secret {}: {why}", record.name));
+        let broken =
+            |why: String| ApiError::internal(format!("open secret {}: {why}", record.name));
         let value = state
             .sealing_key
             .open(&record.sealed, place(app, &record.name).as_bytes())

@@ -40,7 +40,10 @@ pub(super) async fn create(
     ctx: RequestCtx,
     Body(request): Body<CreateAppRequest>,
 ) -> Result<(StatusCode, Json<App>), ApiError> {
-    Ok((StatusCode::CREATED, Json(app::create(&ctx, &state, request).await?)))
+    Ok((
+        StatusCode::CREATED,
+        Json(app::create(&ctx, &state, request).await?),
+    ))
 }
 
 /// List apps.
@@ -52,7 +55,10 @@ pub(super) async fn list(
 ) -> Result<Json<AppList>, ApiError> {
     let mut list = app::list(&ctx, &state).await?;
     if params.org_slug.is_some_and(|org| org != "personal") {
-        list = AppList { total_apps: 0, apps: vec![] };
+        list = AppList {
+            total_apps: 0,
+            apps: vec![],
+        };
     }
     Ok(Json(list))
 }

@@ -36,10 +36,19 @@ pub(super) async fn create(
     Params(params): Params<BuildParams>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let upload = body.into_data_stream().map_err(std::io::Error::other).boxed();
+    let upload = body
+        .into_data_stream()
+        .map_err(std::io::Error::other)
+        .boxed();
     let events = app::begin(&ctx, &state, &name, &params.plan, upload).await?;
     let lines = ReceiverStream::new(events).map(|event| {
-        serde_json::to_string(&event).map(|line| line + "\n").map_err(std::io::Error::other)
+        serde_json::to_string(&event)
+            .map(|line| line + "\n")
+            .map_err(std::io::Error::other)
     });
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    Ok((
+        [(CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response())
 }

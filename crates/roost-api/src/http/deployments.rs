@@ -28,15 +28,25 @@ pub(super) async fn create(
     Route(name): Route<AppName>,
     Body(request): Body<CreateDeploymentRequest>,
 ) -> Created {
-    Ok((StatusCode::CREATED, Json(app::create(&ctx, &state, &name, request).await?)))
+    Ok((
+        StatusCode::CREATED,
+        Json(app::create(&ctx, &state, &name, request).await?),
+    ))
 }
 
 /// Deploy the current release again, for instance for new secrets.
 #[utoipa::path(post, path = "/v1/apps/{app}/redeploy", tag = "deployments", operation_id = "redeploy",
     params(("app" = String, Path, description = "name of the app")),
     responses((status = 201, body = Deployment), (status = 409, body = ErrorBody)))]
-pub(super) async fn redeploy(State(state): State<ApiState>, ctx: RequestCtx, Route(name): Route<AppName>) -> Created {
-    Ok((StatusCode::CREATED, Json(app::redeploy(&ctx, &state, &name).await?)))
+pub(super) async fn redeploy(
+    State(state): State<ApiState>,
+    ctx: RequestCtx,
+    Route(name): Route<AppName>,
+) -> Created {
+    Ok((
+        StatusCode::CREATED,
+        Json(app::redeploy(&ctx, &state, &name).await?),
+    ))
 }
 
 /// Deploy a copy of an earlier release.
@@ -49,7 +59,10 @@ pub(super) async fn rollback(
     Route(name): Route<AppName>,
     Body(request): Body<RollbackRequest>,
 ) -> Created {
-    Ok((StatusCode::CREATED, Json(app::rollback(&ctx, &state, &name, &request).await?)))
+    Ok((
+        StatusCode::CREATED,
+        Json(app::rollback(&ctx, &state, &name, &request).await?),
+    ))
 }
 
 /// The deployments of an app, newest first, without their steps.
@@ -89,16 +102,23 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     app::get(&ctx, &state, &name, &id).await?;
-    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let last = headers
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok());
     let after = last.and_then(|text| text.parse().ok()).unwrap_or(0);
     let (sender, receiver) = mpsc::channel(limits::STREAM_QUEUE);
     state.tasks.clone().spawn("deployment events", async move {
         let stop = state.tasks.stopping();
         // A failure ends the stream; the client comes back with Last-Event-ID.
-        drop(stop.run_until_cancelled(send_events(&state, &ctx, &name, &id, after, sender)).await);
+        drop(
+            stop.run_until_cancelled(send_events(&state, &ctx, &name, &id, after, sender))
+                .await,
+        );
     });
     let stream = Sse::new(ReceiverStream::new(receiver));
-    Ok(stream.keep_alive(KeepAlive::new().interval(limits::STREAM_KEEP_ALIVE)).into_response())
+    Ok(stream
+        .keep_alive(KeepAlive::new().interval(limits::STREAM_KEEP_ALIVE))
+        .into_response())
 }
 
 /// Sends steps after number `after`, and waits for more until the deployment has ended.
@@ -116,10 +136,16 @@ async fn send_events(
         wake.mark_unchanged();
         let deployment = app::get(ctx, state, name, id).await?;
         for step in deployment.steps.iter().filter(|step| step.seq > after) {
-            let event = Event::default().event("step").id(step.seq.to_string()).json_data(step);
+            let event = Event::default()
+                .event("step")
+                .id(step.seq.to_string())
+                .json_data(step);
             sender.send(event).await.map_err(gone)?;
         }
-        after = deployment.steps.last().map_or(after, |step| step.seq.max(after));
+        after = deployment
+            .steps
+            .last()
+            .map_or(after, |step| step.seq.max(after));
         if deployment.finished_at.is_some() {
             let event = Event::default().event("deployment").json_data(&deployment);
             return sender.send(event).await.map_err(gone);

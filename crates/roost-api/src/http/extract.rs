@@ -17,7 +17,11 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestCtx {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         // Set by the gate; a route outside it has no caller, and is denied.
-        parts.extensions.get::<Self>().cloned().ok_or_else(|| Denied::Unauthenticated.into())
+        parts
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| Denied::Unauthenticated.into())
     }
 }
 
@@ -50,7 +54,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
             Ok(Query(value)) => Ok(Self(value)),
             Err(rejection) => {
                 let text = rejection.body_text();
-                let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+                let text = text
+                    .strip_prefix("Failed to deserialize query string: ")
+                    .unwrap_or(&text);
                 Err(ApiError::malformed(format!("query: {text}")))
             }
         }
@@ -76,8 +82,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let bytes = tokio::time::timeout(limits::BODY_READ_TIMEOUT, read(request.into_body()))
             .await
             .map_err(|_| ApiError::malformed("the body did not arrive in time"))??;
-        let bytes: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { &bytes };
-        serde_json::from_slice(bytes).map(Self).map_err(|error| ApiError::malformed(format!("body: {error}")))
+        let bytes: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) {
+            b"{}"
+        } else {
+            &bytes
+        };
+        serde_json::from_slice(bytes)
+            .map(Self)
+            .map_err(|error| ApiError::malformed(format!("body: {error}")))
     }
 }
 
@@ -85,7 +97,9 @@ async fn read(body: Body) -> Result<bytes::Bytes, ApiError> {
     match Limited::new(body, limits::BODY_BYTES_MAX).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(ApiError::malformed(format!("the body was cut short: {error}"))),
+        Err(error) => Err(ApiError::malformed(format!(
+            "the body was cut short: {error}"
+        ))),
     }
 }
 

@@ -22,13 +22,16 @@ struct Id(String);
 pub(super) async fn identify(mut request: Request, next: Next) -> Response {
     let id = RequestId::from_ulid(ulid::Ulid::generate()).to_string();
     request.extensions_mut().insert(Id(id.clone()));
-    let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let span =
+        tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
     let mut response = next.run(request).instrument(span).await;
     if let Some(mut body) = response.extensions_mut().remove::<ErrorBody>() {
         body.request_id.clone_from(&id);
         let text = serde_json::to_string(&body).unwrap_or_default();
         let mut with_body = (response.status(), text).into_response();
-        with_body.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        with_body
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response = with_body;
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -38,7 +41,11 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
 }
 
 /// Finds out who asks, and turns strangers away.
-pub(super) async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+pub(super) async fn authenticate(
+    State(state): State<ApiState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let caller = match find_caller(&state, request.headers()).await {
         Ok(Caller::Anonymous) => return ApiError::from(Denied::Unauthenticated).into_response(),
         Ok(caller) => caller,
@@ -53,11 +60,21 @@ pub(super) async fn authenticate(State(state): State<ApiState>, mut request: Req
 }
 
 /// The caller that an `Authorization` header stands for.
-pub(crate) async fn find_caller(state: &ApiState, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+async fn find_caller(state: &ApiState, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let header = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
     let Some(secret) = header.and_then(TokenSecret::from_authorization) else {
         return Ok(Caller::Anonymous);
     };
+    find_bearer(state, &secret).await
+}
+
+/// The caller that a token stands for.
+pub(crate) async fn find_bearer(
+    state: &ApiState,
+    secret: &TokenSecret,
+) -> Result<Caller, ApiError> {
     let hash = secret.hash();
     let Some(record) = state.store.token_by_hash(&hash.to_hex()).await? else {
         return Ok(Caller::Anonymous);
@@ -65,7 +82,10 @@ pub(crate) async fn find_caller(state: &ApiState, headers: &HeaderMap) -> Result
     // The lookup is by index; this comparison is the one that decides.
     let same = TokenHash::parse(&record.hash).is_some_and(|stored| stored.matches(&hash));
     Ok(match Scope::parse(&record.scope) {
-        Some(scope) if same => Caller::Token { id: record.id, scope },
+        Some(scope) if same => Caller::Token {
+            id: record.id,
+            scope,
+        },
         _ => Caller::Anonymous,
     })
 }
@@ -74,13 +94,25 @@ fn build_ctx(caller: Caller, request: &Request) -> Result<RequestCtx, ApiError> 
     let idempotency_key = match request.headers().get(IDEMPOTENCY_KEY) {
         None => None,
         Some(value) => match value.to_str() {
-            Ok(key) if !key.is_empty() && key.len() <= limits::IDEMPOTENCY_KEY_BYTES_MAX => Some(key.to_owned()),
+            Ok(key) if !key.is_empty() && key.len() <= limits::IDEMPOTENCY_KEY_BYTES_MAX => {
+                Some(key.to_owned())
+            }
             _ => {
                 let max = limits::IDEMPOTENCY_KEY_BYTES_MAX;
-                return Err(ApiError::malformed(format!("`idempotency-key` must be 1 to {max} ASCII characters")));
+                return Err(ApiError::malformed(format!(
+                    "`idempotency-key` must be 1 to {max} ASCII characters"
+                )));
             }
         },
     };
-    let request_id = request.extensions().get::<Id>().map(|id| id.0.clone()).unwrap_or_default();
-    Ok(RequestCtx { caller, request_id, idempotency_key })
+    let request_id = request
+        .extensions()
+        .get::<Id>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default();
+    Ok(RequestCtx {
+        caller,
+        request_id,
+        idempotency_key,
+    })
 }

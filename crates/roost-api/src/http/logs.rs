@@ -27,6 +27,10 @@ pub(super) async fn logs(
     if !params.follow {
         return Ok(Json(app::query(&ctx, &state, &name, &params).await?).into_response());
     }
-    let events = app::follow(&ctx, &state, &name, &params).await?.map(|record| Event::default().json_data(&record));
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(limits::STREAM_KEEP_ALIVE)).into_response())
+    let events = app::follow(&ctx, &state, &name, &params)
+        .await?
+        .map(|record| Event::default().json_data(&record));
+    Ok(Sse::new(events)
+        .keep_alive(KeepAlive::new().interval(limits::STREAM_KEEP_ALIVE))
+        .into_response())
 }

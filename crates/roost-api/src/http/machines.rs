@@ -12,8 +12,8 @@ use http::StatusCode;
 use roost_model::id::MachineId;
 use roost_model::name::AppName;
 use roost_proto::rest::{
-    CreateMachineRequest, ErrorBody, ExecRequest, ExecResponse, Machine, MachineEvent, OkResponse, SignalRequest,
-    StartResponse, StopRequest, UpdateMachineRequest,
+    CreateMachineRequest, ErrorBody, ExecRequest, ExecResponse, Machine, MachineEvent, OkResponse,
+    SignalRequest, StartResponse, StopRequest, UpdateMachineRequest,
 };
 use serde::Deserialize;
 
@@ -55,7 +55,10 @@ pub(super) async fn create(
     Route(name): Route<AppName>,
     Body(request): Body<CreateMachineRequest>,
 ) -> Result<(StatusCode, Json<Machine>), ApiError> {
-    Ok((StatusCode::CREATED, Json(app::create(&ctx, &state, &name, request).await?)))
+    Ok((
+        StatusCode::CREATED,
+        Json(app::create(&ctx, &state, &name, request).await?),
+    ))
 }
 
 /// List the machines of an app.
@@ -215,7 +218,9 @@ pub(super) async fn events(
     Route((name, id)): At,
     Params(params): Params<EventParams>,
 ) -> Result<Json<Vec<MachineEvent>>, ApiError> {
-    Ok(Json(app::events(&ctx, &state, &name, &id, params.limit).await?))
+    Ok(Json(
+        app::events(&ctx, &state, &name, &id, params.limit).await?,
+    ))
 }
 
 /// Run a command in a machine.

@@ -12,13 +12,19 @@ use roost_proto::rest::{NodeInfo, TokenInfo};
 
 /// What this platform is.
 #[utoipa::path(get, path = "/v1/node", tag = "platform", responses((status = 200, body = NodeInfo)))]
-pub(super) async fn node(State(state): State<ApiState>, ctx: RequestCtx) -> Result<Json<NodeInfo>, ApiError> {
+pub(super) async fn node(
+    State(state): State<ApiState>,
+    ctx: RequestCtx,
+) -> Result<Json<NodeInfo>, ApiError> {
     Ok(Json(app::node(&ctx, &state).await?))
 }
 
 /// Who the caller is.
 #[utoipa::path(get, path = "/v1/token", tag = "platform", responses((status = 200, body = TokenInfo)))]
-pub(super) async fn token(State(state): State<ApiState>, ctx: RequestCtx) -> Result<Json<TokenInfo>, ApiError> {
+pub(super) async fn token(
+    State(state): State<ApiState>,
+    ctx: RequestCtx,
+) -> Result<Json<TokenInfo>, ApiError> {
     Ok(Json(app::token(&ctx, &state).await?))
 }
 

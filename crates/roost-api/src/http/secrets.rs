@@ -15,7 +15,11 @@ type Answer = Result<Json<SecretList>, ApiError>;
 /// Names and digests of an app's secrets.
 #[utoipa::path(get, path = "/v1/apps/{app}/secrets", tag = "secrets", operation_id = "list_secrets",
     params(("app" = String, Path, description = "name of the app")), responses((status = 200, body = SecretList)))]
-pub(super) async fn list(State(state): State<ApiState>, ctx: RequestCtx, Route(name): Route<AppName>) -> Answer {
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    ctx: RequestCtx,
+    Route(name): Route<AppName>,
+) -> Answer {
     Ok(Json(app::list(&ctx, &state, &name).await?))
 }
 
@@ -44,7 +48,9 @@ pub(super) async fn set_one(
     Body(request): Body<SetSecretRequest>,
 ) -> Answer {
     let values = [(secret, Some(request.value))].into();
-    Ok(Json(app::set(&ctx, &state, &name, SetSecretsRequest { values }).await?))
+    Ok(Json(
+        app::set(&ctx, &state, &name, SetSecretsRequest { values }).await?,
+    ))
 }
 
 /// Remove one secret.
@@ -57,5 +63,7 @@ pub(super) async fn remove_one(
     Route((name, secret)): Route<(AppName, String)>,
 ) -> Answer {
     let values = [(secret, None)].into();
-    Ok(Json(app::set(&ctx, &state, &name, SetSecretsRequest { values }).await?))
+    Ok(Json(
+        app::set(&ctx, &state, &name, SetSecretsRequest { values }).await?,
+    ))
 }

@@ -33,7 +33,10 @@ struct Fakes;
 impl ImageSource for Fakes {
     async fn pin(&self, image: &ImageRef) -> Result<Digest, PortError> {
         if image.repository == "missing" {
-            return Err(PortError::invalid("image-not-found", format!("image {image} does not exist")));
+            return Err(PortError::invalid(
+                "image-not-found",
+                format!("image {image} does not exist"),
+            ));
         }
         Ok(Digest::from_sha256([7; 32]))
     }
@@ -45,7 +48,10 @@ impl LogSource for Fakes {
         Ok(vec![LogRecord {
             time: "2026-01-01T00:00:00.000Z".into(),
             app: selection.app.to_string(),
-            machine: selection.machine.map(|id| id.to_string()).unwrap_or_default(),
+            machine: selection
+                .machine
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
             region: "local".into(),
             stream: LogStream::Stderr,
             level: None,
@@ -73,9 +79,18 @@ impl ImageBuilder for Fakes {
         upload: BoxStream<'static, std::io::Result<Bytes>>,
         events: mpsc::Sender<BuildEvent>,
     ) {
-        let size: usize = upload.map(|chunk| chunk.unwrap().len()).fold(0, |sum, n| async move { sum + n }).await;
+        let size: usize = upload
+            .map(|chunk| chunk.unwrap().len())
+            .fold(0, |sum, n| async move { sum + n })
+            .await;
         let image = format!("{app}:built");
-        events.send(BuildEvent::Done { image, size_bytes: u64::try_from(size).unwrap() }).await.unwrap();
+        events
+            .send(BuildEvent::Done {
+                image,
+                size_bytes: u64::try_from(size).unwrap(),
+            })
+            .await
+            .unwrap();
     }
 }
 
@@ -112,9 +127,19 @@ impl Platform {
             sealing_key: Arc::new(SealingKey::open_or_create(&dir.join("seal.key")).unwrap()),
             tasks: Tasks::new(),
         });
-        let token = state.mint_admin_token("test").await.unwrap().expose().to_owned();
-        let router = super::router(state.clone());
-        Self { worker, state, router, token }
+        let token = state
+            .mint_admin_token("test")
+            .await
+            .unwrap()
+            .expose()
+            .to_owned();
+        let router = super::api_router(state.clone());
+        Self {
+            worker,
+            state,
+            router,
+            token,
+        }
     }
 
     pub(crate) async fn stop(&self) {
@@ -125,32 +150,55 @@ impl Platform {
 
     async fn send(&self, request: Request<Body>) -> (StatusCode, String) {
         let response = self.router.clone().oneshot(request).await.unwrap();
-        assert!(response.headers().contains_key("roost-request-id"), "each answer names its request");
+        assert!(
+            response.headers().contains_key("roost-request-id"),
+            "each answer names its request"
+        );
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
     fn request(&self, method: &str, path: &str) -> http::request::Builder {
-        Request::builder().method(method).uri(path).header("authorization", format!("Bearer {}", self.token))
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer {}", self.token))
     }
 
     pub(crate) async fn call(&self, method: &str, path: &str, body: Value) -> (StatusCode, Value) {
-        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-        let (status, text) = self.send(self.request(method, path).body(body).unwrap()).await;
-        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        let body = if body.is_null() {
+            Body::empty()
+        } else {
+            Body::from(body.to_string())
+        };
+        let (status, text) = self
+            .send(self.request(method, path).body(body).unwrap())
+            .await;
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
     }
 
     /// Begins a deployment and waits for its end.
     pub(crate) async fn deploy(&self, app: &str, body: Value) -> Value {
-        let (status, deployment) = self.call("POST", &format!("/v1/apps/{app}/deployments"), body).await;
+        let (status, deployment) = self
+            .call("POST", &format!("/v1/apps/{app}/deployments"), body)
+            .await;
         assert_eq!(status, 201, "{deployment}");
         self.finished(app, deployment["id"].as_str().unwrap()).await
     }
 
     pub(crate) async fn finished(&self, app: &str, id: &str) -> Value {
         for _ in 0..1000 {
-            let (_, deployment) = self.call("GET", &format!("/v1/apps/{app}/deployments/{id}"), Value::Null).await;
+            let (_, deployment) = self
+                .call(
+                    "GET",
+                    &format!("/v1/apps/{app}/deployments/{id}"),
+                    Value::Null,
+                )
+                .await;
             if !deployment["finished_at"].is_null() {
                 return deployment;
             }
@@ -160,7 +208,9 @@ impl Platform {
     }
 
     pub(crate) async fn machines(&self, app: &str) -> Vec<Value> {
-        let (_, machines) = self.call("GET", &format!("/v1/apps/{app}/machines"), Value::Null).await;
+        let (_, machines) = self
+            .call("GET", &format!("/v1/apps/{app}/machines"), Value::Null)
+            .await;
         machines.as_array().unwrap().clone()
     }
 }
@@ -176,8 +226,16 @@ async fn without_a_token_every_route_says_401_and_nothing_else() {
     let document = serde_json::to_value(super::openapi()).unwrap();
     let mut n_routes = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
-        for method in item.as_object().unwrap().keys().filter(|key| ["get", "post", "delete", "put"].contains(&key.as_str())) {
-            let path = path.replace("{app}", "web").replace("{id}", "00000000000000").replace("{name}", "A");
+        for method in item
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|key| ["get", "post", "delete", "put"].contains(&key.as_str()))
+        {
+            let path = path
+                .replace("{app}", "web")
+                .replace("{id}", "00000000000000")
+                .replace("{name}", "A");
             let request = Request::builder()
                 .method(method.to_uppercase().as_str())
                 .uri(path.replace("{version}", "1"))
@@ -191,7 +249,10 @@ async fn without_a_token_every_route_says_401_and_nothing_else() {
         }
     }
     assert!(n_routes > 30, "{n_routes}");
-    let healthz = Request::builder().uri("/healthz").body(Body::empty()).unwrap();
+    let healthz = Request::builder()
+        .uri("/healthz")
+        .body(Body::empty())
+        .unwrap();
     assert_eq!(platform.send(healthz).await.0, 200);
     platform.stop().await;
 }
@@ -200,16 +261,41 @@ async fn without_a_token_every_route_says_401_and_nothing_else() {
 async fn an_app_is_created_seen_and_deleted_and_a_name_is_taken_once() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(dir.path()).await;
-    let (status, app) = platform.call("POST", "/v1/apps", json!({"app_name": "web", "org_slug": "personal"})).await;
-    assert_eq!((status.as_u16(), &app["urls"][0]), (201, &json!("http://web.localhost:8080")));
-    let (status, error) = platform.call("POST", "/v1/apps", json!({"name": "web"})).await;
-    assert_eq!((status.as_u16(), &error["code"]), (422, &json!("name-taken")));
-    let (_, list) = platform.call("GET", "/v1/apps?org_slug=personal", Value::Null).await;
+    let (status, app) = platform
+        .call(
+            "POST",
+            "/v1/apps",
+            json!({"app_name": "web", "org_slug": "personal"}),
+        )
+        .await;
+    assert_eq!(
+        (status.as_u16(), &app["urls"][0]),
+        (201, &json!("http://web.localhost:8080"))
+    );
+    let (status, error) = platform
+        .call("POST", "/v1/apps", json!({"name": "web"}))
+        .await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (422, &json!("name-taken"))
+    );
+    let (_, list) = platform
+        .call("GET", "/v1/apps?org_slug=personal", Value::Null)
+        .await;
     assert_eq!(list["total_apps"], 1);
-    assert_eq!(platform.call("GET", "/v1/apps/web", Value::Null).await.1["status"], "pending");
-    assert_eq!(platform.call("DELETE", "/v1/apps/web", Value::Null).await.0, 202);
+    assert_eq!(
+        platform.call("GET", "/v1/apps/web", Value::Null).await.1["status"],
+        "pending"
+    );
+    assert_eq!(
+        platform.call("DELETE", "/v1/apps/web", Value::Null).await.0,
+        202
+    );
     let (status, error) = platform.call("DELETE", "/v1/apps/web", Value::Null).await;
-    assert_eq!((status.as_u16(), &error["code"]), (404, &json!("app-not-found")));
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (404, &json!("app-not-found"))
+    );
     platform.stop().await;
 }
 
@@ -220,25 +306,89 @@ async fn bad_requests_are_refused_and_the_answer_names_what_is_wrong() {
     let refused = async |method: &str, path: &str, body: Value, code: u16, word: &str| {
         let (status, error) = platform.call(method, path, body).await;
         assert_eq!(status.as_u16(), code, "{path}: {error}");
-        assert!(error["error"].as_str().unwrap().contains(word), "{path}: {error}");
+        assert!(
+            error["error"].as_str().unwrap().contains(word),
+            "{path}: {error}"
+        );
     };
     for name in ["a.b", "a/b", "..", &"x".repeat(300)] {
-        refused("POST", "/v1/apps", json!({"app_name": name}), 422, "app name").await;
+        refused(
+            "POST",
+            "/v1/apps",
+            json!({"app_name": name}),
+            422,
+            "app name",
+        )
+        .await;
     }
-    refused("POST", "/v1/apps", json!({"app_name": "a", "colour": 1}), 400, "colour").await;
+    refused(
+        "POST",
+        "/v1/apps",
+        json!({"app_name": "a", "colour": 1}),
+        400,
+        "colour",
+    )
+    .await;
     refused("POST", "/v1/apps", json!({"app_name": 5}), 400, "string").await;
     refused("GET", "/v1/apps/Web.x", Value::Null, 400, "app name").await;
-    refused("GET", "/v1/nothing", Value::Null, 404, "nothing at this path").await;
+    refused(
+        "GET",
+        "/v1/nothing",
+        Value::Null,
+        404,
+        "nothing at this path",
+    )
+    .await;
     refused("PUT", "/v1/apps", Value::Null, 405, "method").await;
     refused("GET", "/v1/apps?color=1", Value::Null, 400, "color").await;
-    platform.call("POST", "/v1/apps", json!({"app_name": "web"})).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
     let config = json!({"image": "a b", "services": [{"internal_port": 0}]});
-    let (status, error) = platform.call("POST", "/v1/apps/web/deployments", json!({"config": config})).await;
-    assert_eq!((status.as_u16(), error["faults"].as_array().unwrap().len()), (422, 2), "{error}");
-    refused("POST", "/v1/apps/web/deployments", json!({"config": {"image": "missing"}}), 422, "missing").await;
-    refused("POST", "/v1/apps/web/secrets", json!({"values": {"A-B": "x"}}), 422, "A-B").await;
-    refused("POST", "/v1/apps/web/rollback", Value::Null, 409, "no earlier release").await;
-    refused("POST", "/v1/apps/web/redeploy", Value::Null, 409, "never deployed").await;
+    let (status, error) = platform
+        .call(
+            "POST",
+            "/v1/apps/web/deployments",
+            json!({"config": config}),
+        )
+        .await;
+    assert_eq!(
+        (status.as_u16(), error["faults"].as_array().unwrap().len()),
+        (422, 2),
+        "{error}"
+    );
+    refused(
+        "POST",
+        "/v1/apps/web/deployments",
+        json!({"config": {"image": "missing"}}),
+        422,
+        "missing",
+    )
+    .await;
+    refused(
+        "POST",
+        "/v1/apps/web/secrets",
+        json!({"values": {"A-B": "x"}}),
+        422,
+        "A-B",
+    )
+    .await;
+    refused(
+        "POST",
+        "/v1/apps/web/rollback",
+        Value::Null,
+        409,
+        "no earlier release",
+    )
+    .await;
+    refused(
+        "POST",
+        "/v1/apps/web/redeploy",
+        Value::Null,
+        409,
+        "never deployed",
+    )
+    .await;
     let large = json!({"app_name": "x".repeat(1_100_000)});
     refused("POST", "/v1/apps", large, 413, "larger than").await;
     assert!(platform.machines("web").await.is_empty());
@@ -249,8 +399,12 @@ async fn bad_requests_are_refused_and_the_answer_names_what_is_wrong() {
 async fn a_body_that_never_ends_is_refused_at_the_limit() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(dir.path()).await;
-    let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 65536])));
-    let request = platform.request("POST", "/v1/apps").body(Body::from_stream(endless)).unwrap();
+    let endless =
+        stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 65536])));
+    let request = platform
+        .request("POST", "/v1/apps")
+        .body(Body::from_stream(endless))
+        .unwrap();
     assert_eq!(platform.send(request).await.0, 413);
     platform.stop().await;
 }
@@ -259,34 +413,74 @@ async fn a_body_that_never_ends_is_refused_at_the_limit() {
 async fn a_machine_goes_through_its_life_by_the_machines_api() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(dir.path()).await;
-    platform.call("POST", "/v1/apps", json!({"app_name": "web"})).await;
-    platform.call("POST", "/v1/apps", json!({"app_name": "other"})).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "other"}))
+        .await;
     let body = json!({"config": web("hello"), "name": "one"});
     let (status, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
-    assert_eq!((status.as_u16(), &machine["state"]), (201, &json!("started")), "{machine}");
+    assert_eq!(
+        (status.as_u16(), &machine["state"]),
+        (201, &json!("started")),
+        "{machine}"
+    );
     let path = format!("/v1/apps/web/machines/{}", machine["id"].as_str().unwrap());
     let ok = async |method: &str, suffix: &str, body: Value| {
-        let (status, answer) = platform.call(method, &format!("{path}{suffix}"), body).await;
+        let (status, answer) = platform
+            .call(method, &format!("{path}{suffix}"), body)
+            .await;
         assert!(status.is_success(), "{method} {suffix}: {answer}");
         answer
     };
-    ok("POST", "/stop", json!({"signal": "SIGTERM", "timeout": "5s"})).await;
+    ok(
+        "POST",
+        "/stop",
+        json!({"signal": "SIGTERM", "timeout": "5s"}),
+    )
+    .await;
     ok("GET", "/wait?state=stopped&timeout=5", Value::Null).await;
-    assert_eq!(ok("POST", "/start", Value::Null).await["previous_state"], "stopped");
+    assert_eq!(
+        ok("POST", "/start", Value::Null).await["previous_state"],
+        "stopped"
+    );
     ok("POST", "/restart", Value::Null).await;
     ok("POST", "/signal", json!({"signal": 1})).await;
     ok("POST", "/cordon", Value::Null).await;
     assert_eq!(ok("GET", "", Value::Null).await["cordoned"], true);
     ok("POST", "/uncordon", Value::Null).await;
-    assert_eq!(ok("POST", "/exec", json!({"cmd": "echo 'a b'"})).await["stdout"], "echo a b");
-    assert_eq!(ok("GET", "/events?limit=1", Value::Null).await[0]["type"], "uncordon");
-    let (status, error) = platform.call("GET", &format!("{path}/wait?state=stopped&timeout=0"), Value::Null).await;
-    assert_eq!((status.as_u16(), &error["code"]), (408, &json!("wait-timeout")));
+    assert_eq!(
+        ok("POST", "/exec", json!({"cmd": "echo 'a b'"})).await["stdout"],
+        "echo a b"
+    );
+    assert_eq!(
+        ok("GET", "/events?limit=1", Value::Null).await[0]["type"],
+        "uncordon"
+    );
+    let (status, error) = platform
+        .call(
+            "GET",
+            &format!("{path}/wait?state=stopped&timeout=0"),
+            Value::Null,
+        )
+        .await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (408, &json!("wait-timeout"))
+    );
     let elsewhere = path.replace("/web/", "/other/");
-    assert_eq!(platform.call("GET", &elsewhere, Value::Null).await.0, 404, "another app's machine is not seen");
+    assert_eq!(
+        platform.call("GET", &elsewhere, Value::Null).await.0,
+        404,
+        "another app's machine is not seen"
+    );
     assert_eq!(platform.call("DELETE", &path, Value::Null).await.0, 409);
     let update = json!({"config": web("hello:2"), "current_version": "01ARZ3NDEKTSV4RRFFQ69G5FAV"});
-    assert_eq!(platform.call("POST", &path, update).await.1["code"], "machine-conflict");
+    assert_eq!(
+        platform.call("POST", &path, update).await.1["code"],
+        "machine-conflict"
+    );
     ok("DELETE", "?force=true", Value::Null).await;
     ok("GET", "/wait?state=destroyed", Value::Null).await;
     platform.stop().await;
@@ -296,12 +490,19 @@ async fn a_machine_goes_through_its_life_by_the_machines_api() {
 async fn a_repeated_request_with_one_key_makes_one_thing() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(dir.path()).await;
-    platform.call("POST", "/v1/apps", json!({"app_name": "web"})).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
     let send = async |image: &str| {
-        let request = platform.request("POST", "/v1/apps/web/machines").header("idempotency-key", "k1");
+        let request = platform
+            .request("POST", "/v1/apps/web/machines")
+            .header("idempotency-key", "k1");
         let body = Body::from(json!({"config": web(image)}).to_string());
         let (status, text) = platform.send(request.body(body).unwrap()).await;
-        (status.as_u16(), serde_json::from_str::<Value>(&text).unwrap())
+        (
+            status.as_u16(),
+            serde_json::from_str::<Value>(&text).unwrap(),
+        )
     };
     let (first, second) = (send("hello").await, send("hello").await);
     assert_eq!((first.0, &first.1["id"]), (201, &second.1["id"]));
@@ -314,26 +515,50 @@ async fn a_repeated_request_with_one_key_makes_one_thing() {
 async fn secrets_reach_machines_and_never_an_answer_or_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(dir.path()).await;
-    platform.call("POST", "/v1/apps", json!({"app_name": "web"})).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
     let body = json!({"values": {"KEY": "hunter2secret", "GONE": "hunter2secret"}});
     let (status, first) = platform.call("POST", "/v1/apps/web/secrets", body).await;
     assert_eq!((status.as_u16(), &first["version"]), (200, &json!(1)));
-    assert_eq!(first["secrets"][0]["digest"], first["secrets"][1]["digest"], "equal values look equal");
-    platform.call("DELETE", "/v1/apps/web/secrets/GONE", Value::Null).await;
-    let deployment = platform.deploy("web", json!({"config": web("hello")})).await;
+    assert_eq!(
+        first["secrets"][0]["digest"], first["secrets"][1]["digest"],
+        "equal values look equal"
+    );
+    platform
+        .call("DELETE", "/v1/apps/web/secrets/GONE", Value::Null)
+        .await;
+    let deployment = platform
+        .deploy("web", json!({"config": web("hello")}))
+        .await;
     assert_eq!(deployment["status"], "succeeded", "{deployment}");
     let machines = platform.machines("web").await;
     let id = roost_model::id::MachineId::parse(machines[0]["id"].as_str().unwrap()).unwrap();
     let given = platform.worker.secrets(&id).unwrap();
-    assert_eq!(given.0.into_iter().collect::<Vec<_>>(), [("KEY".to_owned(), "hunter2secret".to_owned())]);
-    for path in ["", "/machines", "/secrets", "/secrets?", "/releases", "/deployments"] {
-        let (_, answer) = platform.call("GET", &format!("/v1/apps/web{path}"), Value::Null).await;
+    assert_eq!(
+        given.0.into_iter().collect::<Vec<_>>(),
+        [("KEY".to_owned(), "hunter2secret".to_owned())]
+    );
+    for path in [
+        "",
+        "/machines",
+        "/secrets",
+        "/secrets?",
+        "/releases",
+        "/deployments",
+    ] {
+        let (_, answer) = platform
+            .call("GET", &format!("/v1/apps/web{path}"), Value::Null)
+            .await;
         assert!(!answer.to_string().contains("hunter2"), "{path}");
     }
     platform.stop().await;
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        assert!(!bytes.windows(7).any(|window| window == b"hunter2"), "no file holds the value");
+        assert!(
+            !bytes.windows(7).any(|window| window == b"hunter2"),
+            "no file holds the value"
+        );
     }
 }
 
@@ -341,21 +566,51 @@ async fn secrets_reach_machines_and_never_an_answer_or_the_disk() {
 async fn logs_builds_and_events_stream() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(dir.path()).await;
-    platform.call("POST", "/v1/apps", json!({"app_name": "web"})).await;
-    let (_, records) = platform.call("GET", "/v1/apps/web/logs?limit=5&since=2026-01-01T00:00:00Z", Value::Null).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    let (_, records) = platform
+        .call(
+            "GET",
+            "/v1/apps/web/logs?limit=5&since=2026-01-01T00:00:00Z",
+            Value::Null,
+        )
+        .await;
     assert_eq!(records[0]["message"], "cannot open config");
-    let (_, events) = platform.call("GET", "/v1/apps/web/logs?follow=true", Value::Null).await;
+    let (_, events) = platform
+        .call("GET", "/v1/apps/web/logs?follow=true", Value::Null)
+        .await;
     assert!(events.as_str().unwrap().starts_with("data: {"), "{events}");
-    let request = platform.request("POST", "/v1/apps/web/builds?plan=%7B%22kind%22%3A%22static%22%2C%22root%22%3A%22p%22%7D");
-    let (status, lines) = platform.send(request.body(Body::from("tar")).unwrap()).await;
-    assert_eq!((status.as_u16(), lines.ends_with('\n')), (200, true), "{lines}");
+    let request = platform.request(
+        "POST",
+        "/v1/apps/web/builds?plan=%7B%22kind%22%3A%22static%22%2C%22root%22%3A%22p%22%7D",
+    );
+    let (status, lines) = platform
+        .send(request.body(Body::from("tar")).unwrap())
+        .await;
+    assert_eq!(
+        (status.as_u16(), lines.ends_with('\n')),
+        (200, true),
+        "{lines}"
+    );
     assert!(lines.contains("\"size_bytes\":3"), "{lines}");
-    let deployment = platform.deploy("web", json!({"config": web("hello")})).await;
-    let path = format!("/v1/apps/web/deployments/{}/events", deployment["id"].as_str().unwrap());
+    let deployment = platform
+        .deploy("web", json!({"config": web("hello")}))
+        .await;
+    let path = format!(
+        "/v1/apps/web/deployments/{}/events",
+        deployment["id"].as_str().unwrap()
+    );
     let request = platform.request("GET", &path).header("last-event-id", "1");
     let (_, events) = platform.send(request.body(Body::empty()).unwrap()).await;
-    assert!(!events.contains("id: 1\n") && events.contains("id: 2\n"), "resumes after the last event: {events}");
-    assert!(events.contains("event: deployment\n"), "ends with the deployment: {events}");
+    assert!(
+        !events.contains("id: 1\n") && events.contains("id: 2\n"),
+        "resumes after the last event: {events}"
+    );
+    assert!(
+        events.contains("event: deployment\n"),
+        "ends with the deployment: {events}"
+    );
     platform.stop().await;
 }
 
@@ -363,13 +618,32 @@ async fn logs_builds_and_events_stream() {
 async fn an_app_that_runs_is_deleted_only_by_force() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(dir.path()).await;
-    platform.call("POST", "/v1/apps", json!({"app_name": "web"})).await;
-    platform.deploy("web", json!({"config": web("hello"), "count": 2})).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    platform
+        .deploy("web", json!({"config": web("hello"), "count": 2}))
+        .await;
     let (status, error) = platform.call("DELETE", "/v1/apps/web", Value::Null).await;
-    assert_eq!((status.as_u16(), &error["code"]), (409, &json!("app-has-machines")));
-    assert_eq!(platform.call("DELETE", "/v1/apps/web?force=true", Value::Null).await.0, 202);
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (409, &json!("app-has-machines"))
+    );
+    assert_eq!(
+        platform
+            .call("DELETE", "/v1/apps/web?force=true", Value::Null)
+            .await
+            .0,
+        202
+    );
     platform.worker.set_fate("hello", Fate::Healthy);
-    assert_eq!(platform.call("POST", "/v1/apps", json!({"app_name": "web"})).await.0, 201);
+    assert_eq!(
+        platform
+            .call("POST", "/v1/apps", json!({"app_name": "web"}))
+            .await
+            .0,
+        201
+    );
     assert!(platform.machines("web").await.is_empty());
     platform.stop().await;
 }
@@ -383,5 +657,8 @@ fn the_committed_openapi_document_is_the_one_of_the_code() {
         std::fs::write(path, &text).unwrap();
     }
     let committed = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(committed == text, "openapi/roost-v1.json is old: run the test with UPDATE=1");
+    assert!(
+        committed == text,
+        "openapi/roost-v1.json is old: run the test with UPDATE=1"
+    );
 }

@@ -76,7 +76,11 @@ async fn run_to_end(state: ApiState, record: DeploymentRecord) {
             Err(StoreError::NotFound(_)) => return,
             Err(error) => {
                 let error = chain(&error);
-                tracing::error!(deployment = record.id, error, "deployment waits for the control database");
+                tracing::error!(
+                    deployment = record.id,
+                    error,
+                    "deployment waits for the control database"
+                );
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(limits::JOURNAL_BACKOFF_MAX);
             }
@@ -99,23 +103,37 @@ async fn roll_forward(journal: &Journal) -> Result<(), StoreError> {
     if journal.record.status == DeploymentStatus::Pending {
         let slots = journal.slots().await?;
         let n_new = slots.iter().filter(|slot| slot.makes_new).count();
-        let n_old = slots.iter().filter(|slot| slot.old_machine.is_some()).count();
+        let n_old = slots
+            .iter()
+            .filter(|slot| slot.old_machine.is_some())
+            .count();
         let version = journal.record.release_version;
-        let text = format!("release v{version}: {n_new} new machines, {n_old} old ones, {} batches", journal.record.batches.len());
+        let text = format!(
+            "release v{version}: {n_new} new machines, {n_old} old ones, {} batches",
+            journal.record.batches.len()
+        );
         journal.step("plan", None, "done", text).await?;
         journal.set_status(DeploymentStatus::Running, None).await?;
     }
     for batch in &journal.record.batches {
-        let slots: Vec<SlotRecord> =
-            journal.slots().await?.into_iter().filter(|slot| batch.contains(&slot.idx)).collect();
+        let slots: Vec<SlotRecord> = journal
+            .slots()
+            .await?
+            .into_iter()
+            .filter(|slot| batch.contains(&slot.idx))
+            .collect();
         // All slots of a batch come to an end before anything is undone.
-        let results = futures_util::future::join_all(slots.into_iter().map(|slot| slot::advance(journal, slot)));
+        let results = futures_util::future::join_all(
+            slots.into_iter().map(|slot| slot::advance(journal, slot)),
+        );
         for result in results.await {
             match result {
                 Ok(()) => {}
                 Err(SlotError::Journal(error)) => return Err(error),
                 Err(SlotError::Failed(error)) => {
-                    journal.set_status(DeploymentStatus::Undoing, Some(&error)).await?;
+                    journal
+                        .set_status(DeploymentStatus::Undoing, Some(&error))
+                        .await?;
                     return undo::undo(journal).await;
                 }
             }
@@ -129,9 +147,20 @@ async fn roll_forward(journal: &Journal) -> Result<(), StoreError> {
 /// Removes the old machines. They take no traffic any more, so a failure does not undo anything.
 async fn retire_old(journal: &Journal) -> Result<(), StoreError> {
     for slot in journal.slots().await? {
-        let Some(old) = slot.old_machine else { continue };
+        let Some(old) = slot.old_machine else {
+            continue;
+        };
         match journal.destroy(&old).await {
-            Ok(()) => journal.step("retire", Some(&old), "done", format!("old machine {old} removed")).await?,
+            Ok(()) => {
+                journal
+                    .step(
+                        "retire",
+                        Some(&old),
+                        "done",
+                        format!("old machine {old} removed"),
+                    )
+                    .await?
+            }
             Err(reason) => {
                 let text = format!("old machine {old} could not be removed: {reason}");
                 journal.step("retire", Some(&old), "failed", text).await?;

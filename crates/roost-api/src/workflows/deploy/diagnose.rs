@@ -36,14 +36,20 @@ pub(super) fn of_worker_error(id: &MachineId, error: &WorkerError) -> Deployment
 /// The machine's process ended, or could not be started.
 pub(super) async fn exited(journal: &Journal, status: &MachineStatus) -> DeploymentError {
     let ending = match status.last_exit {
-        Some(exit) if exit.oom_killed => "it used more memory than it has and was killed".to_owned(),
+        Some(exit) if exit.oom_killed => {
+            "it used more memory than it has and was killed".to_owned()
+        }
         Some(exit) => match exit.signal {
             Some(signal) => format!("its process was ended by signal {signal}"),
             None => format!("its process ended with exit code {}", exit.exit_code),
         },
         None => "it could not be started".to_owned(),
     };
-    let reason = status.state_reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let reason = status
+        .state_reason
+        .as_ref()
+        .map(|reason| format!(" ({reason})"))
+        .unwrap_or_default();
     let oom = status.last_exit.is_some_and(|exit| exit.oom_killed);
     let hint = if oom {
         let mib = status.spec.guest.memory.as_mib();
@@ -52,8 +58,17 @@ pub(super) async fn exited(journal: &Journal, status: &MachineStatus) -> Deploym
         "look at its last log lines; run the image by hand to see what it needs".to_owned()
     };
     DeploymentError {
-        code: if status.last_exit.is_some() { "machine-exited" } else { "machine-start-failed" }.to_owned(),
-        message: format!("machine {} is {}: {ending}{reason}", status.id, status.state.as_str()),
+        code: if status.last_exit.is_some() {
+            "machine-exited"
+        } else {
+            "machine-start-failed"
+        }
+        .to_owned(),
+        message: format!(
+            "machine {} is {}: {ending}{reason}",
+            status.id,
+            status.state.as_str()
+        ),
         hint: Some(hint),
         machine: Some(status.id.to_string()),
         log_tail: log_tail(journal, status).await,
@@ -64,18 +79,36 @@ pub(super) async fn exited(journal: &Journal, status: &MachineStatus) -> Deploym
 /// The machine runs, but its checks did not pass in time.
 pub(super) async fn unhealthy(journal: &Journal, status: &MachineStatus) -> DeploymentError {
     let seconds = journal.record.wait_timeout.as_secs();
-    let sockets = journal.state.worker.listening_sockets(&status.id).await.unwrap_or_default();
-    let listening: Vec<String> =
-        sockets.iter().map(|socket| format!("{} {}", socket.protocol, socket.address)).collect();
+    let sockets = journal
+        .state
+        .worker
+        .listening_sockets(&status.id)
+        .await
+        .unwrap_or_default();
+    let listening: Vec<String> = sockets
+        .iter()
+        .map(|socket| format!("{} {}", socket.protocol, socket.address))
+        .collect();
     let mut error = DeploymentError {
         code: "machine-unhealthy".to_owned(),
-        message: format!("machine {} was not healthy within {seconds} s: {}", status.id, failing_checks(status)),
-        hint: Some("look at its last log lines, or give it more time with `wait_timeout`".to_owned()),
+        message: format!(
+            "machine {} was not healthy within {seconds} s: {}",
+            status.id,
+            failing_checks(status)
+        ),
+        hint: Some(
+            "look at its last log lines, or give it more time with `wait_timeout`".to_owned(),
+        ),
         machine: Some(status.id.to_string()),
         log_tail: log_tail(journal, status).await,
         listening,
     };
-    if let Some(service) = status.spec.services.iter().find(|service| !is_served(service.internal_port, &sockets)) {
+    if let Some(service) = status
+        .spec
+        .services
+        .iter()
+        .find(|service| !is_served(service.internal_port, &sockets))
+    {
         let port = service.internal_port;
         error.code = "wrong-port".to_owned();
         error.message = format!("machine {} {}", status.id, where_it_listens(port, &sockets));
@@ -88,14 +121,19 @@ pub(super) async fn unhealthy(journal: &Journal, status: &MachineStatus) -> Depl
 
 /// Whether something listens on this port at an address that others reach.
 fn is_served(port: u16, sockets: &[ListeningSocket]) -> bool {
-    sockets.iter().any(|socket| socket.address.port() == port && !socket.address.ip().is_loopback())
+    sockets
+        .iter()
+        .any(|socket| socket.address.port() == port && !socket.address.ip().is_loopback())
 }
 
 fn where_it_listens(port: u16, sockets: &[ListeningSocket]) -> String {
     if sockets.is_empty() {
         return format!("listens on no port, and is expected on 0.0.0.0:{port}");
     }
-    let all: Vec<String> = sockets.iter().map(|socket| socket.address.to_string()).collect();
+    let all: Vec<String> = sockets
+        .iter()
+        .map(|socket| socket.address.to_string())
+        .collect();
     format!("listens on {}, not on 0.0.0.0:{port}", all.join(", "))
 }
 
@@ -106,7 +144,11 @@ fn failing_checks(status: &MachineStatus) -> String {
         .filter(|check| check.result != CheckResult::Passing)
         .map(|check| format!("check {} says: {}", check.name, check.output))
         .collect();
-    if failing.is_empty() { format!("it is {}", status.state.as_str()) } else { failing.join("; ") }
+    if failing.is_empty() {
+        format!("it is {}", status.state.as_str())
+    } else {
+        failing.join("; ")
+    }
 }
 
 async fn log_tail(journal: &Journal, status: &MachineStatus) -> Vec<String> {

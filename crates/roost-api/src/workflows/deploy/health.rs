@@ -42,29 +42,47 @@ pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(
     loop {
         let status = match journal.insist(|| worker.machine(id)).await {
             Ok(status) => status,
-            Err(error) => return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(id, &error)))),
+            Err(error) => {
+                return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(
+                    id, &error,
+                ))));
+            }
         };
         match judge(journal, &status, &mut settling).await {
             Ok(Verdict::Healthy) => return Ok(()),
             Ok(Verdict::Waiting) => {}
             Ok(Verdict::NotStarted) => {
                 if let Err(error) = journal.insist(|| worker.start_machine(id)).await {
-                    return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(id, &error))));
+                    return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(
+                        id, &error,
+                    ))));
                 }
             }
             Ok(Verdict::Broken) => {
-                return Err(SlotError::Failed(Box::new(diagnose::exited(journal, &status).await)));
+                return Err(SlotError::Failed(Box::new(
+                    diagnose::exited(journal, &status).await,
+                )));
             }
-            Err(error) => return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(id, &error)))),
+            Err(error) => {
+                return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(
+                    id, &error,
+                ))));
+            }
         }
         if Instant::now() >= deadline {
-            return Err(SlotError::Failed(Box::new(diagnose::unhealthy(journal, &status).await)));
+            return Err(SlotError::Failed(Box::new(
+                diagnose::unhealthy(journal, &status).await,
+            )));
         }
         tokio::time::sleep(limits::HEALTH_POLL).await;
     }
 }
 
-async fn judge(journal: &Journal, status: &MachineStatus, settling: &mut Settling) -> Result<Verdict, WorkerError> {
+async fn judge(
+    journal: &Journal,
+    status: &MachineStatus,
+    settling: &mut Settling,
+) -> Result<Verdict, WorkerError> {
     if status.last_exit.is_some() && exits(journal, status).await? >= limits::EXITS_MAX {
         return Ok(Verdict::Broken);
     }
@@ -79,7 +97,11 @@ async fn judge(journal: &Journal, status: &MachineStatus, settling: &mut Settlin
         | MachineState::Destroyed => Verdict::Broken,
         MachineState::Started if checks_pass(status) => {
             let has_gate = !status.checks.is_empty();
-            if has_gate || settling.has_settled(status.pid) { Verdict::Healthy } else { Verdict::Waiting }
+            if has_gate || settling.has_settled(status.pid) {
+                Verdict::Healthy
+            } else {
+                Verdict::Waiting
+            }
         }
         MachineState::Started => Verdict::Waiting,
     })
@@ -87,12 +109,19 @@ async fn judge(journal: &Journal, status: &MachineStatus, settling: &mut Settlin
 
 /// Every check passes, and a machine that takes traffic has been seen to answer.
 fn checks_pass(status: &MachineStatus) -> bool {
-    let all_pass = status.checks.iter().all(|check| check.result == CheckResult::Passing);
+    let all_pass = status
+        .checks
+        .iter()
+        .all(|check| check.result == CheckResult::Passing);
     let answers = status.spec.services.is_empty() || !status.checks.is_empty();
     all_pass && answers
 }
 
 async fn exits(journal: &Journal, status: &MachineStatus) -> Result<usize, WorkerError> {
-    let events = journal.state.worker.machine_events(&status.id, limits::MACHINE_EVENTS_MAX).await?;
+    let events = journal
+        .state
+        .worker
+        .machine_events(&status.id, limits::MACHINE_EVENTS_MAX)
+        .await?;
     Ok(events.iter().filter(|event| event.kind == "exit").count())
 }

@@ -8,7 +8,9 @@ use roost_proto::rest::{DeploymentError, DeploymentStep};
 use roost_proto::worker::WorkerError;
 use roost_runtime::clock;
 use roost_store::StoreError;
-use roost_store::records::{AppRecord, DeploymentRecord, DeploymentStatus, ReleaseRecord, SlotRecord};
+use roost_store::records::{
+    AppRecord, DeploymentRecord, DeploymentStatus, ReleaseRecord, SlotRecord,
+};
 use std::future::Future;
 
 /// A deployment and where its progress is written.
@@ -24,7 +26,12 @@ impl Journal {
         let app = state.store.app_by_id(app_id).await?;
         let record = state.store.deployment(app_id, id).await?;
         let release = state.store.release(app_id, record.release_version).await?;
-        Ok(Self { state: state.clone(), app, release, record })
+        Ok(Self {
+            state: state.clone(),
+            app,
+            release,
+            record,
+        })
     }
 
     /// Where a kill strikes in tests.
@@ -52,17 +59,31 @@ impl Journal {
         error: Option<&DeploymentError>,
     ) -> Result<(), StoreError> {
         self.pass().await;
-        self.state.store.set_deployment_status(&self.record, status, error).await?;
+        self.state
+            .store
+            .set_deployment_status(&self.record, status, error)
+            .await?;
         self.wake();
         Ok(())
     }
 
     pub(super) async fn finish(&self, status: DeploymentStatus) -> Result<(), StoreError> {
         self.pass().await;
-        let word = if status == DeploymentStatus::Succeeded { "done" } else { "failed" };
-        let text = format!("release v{} {}", self.record.release_version, status.as_str());
+        let word = if status == DeploymentStatus::Succeeded {
+            "done"
+        } else {
+            "failed"
+        };
+        let text = format!(
+            "release v{} {}",
+            self.record.release_version,
+            status.as_str()
+        );
         self.step("finish", None, word, text).await?;
-        self.state.store.finish_deployment(&self.record, status, clock::now()).await?;
+        self.state
+            .store
+            .finish_deployment(&self.record, status, clock::now())
+            .await?;
         tracing::info!(deployment = self.record.id, app = %self.app.name, status = status.as_str(), "deployment ended");
         self.wake();
         Ok(())
@@ -90,7 +111,9 @@ impl Journal {
     }
 
     fn wake(&self) {
-        self.state.deploy_steps.send_modify(|n| *n = n.wrapping_add(1));
+        self.state
+            .deploy_steps
+            .send_modify(|n| *n = n.wrapping_add(1));
     }
 
     /// Does something at the worker, again if it fails in a way that may pass.
@@ -103,7 +126,11 @@ impl Journal {
         for _ in 1..limits::WORKER_ATTEMPTS {
             match action().await {
                 Err(error) if error.retry() != Retry::Never => {
-                    tracing::warn!(deployment = self.record.id, error = chain(&error), "tried again");
+                    tracing::warn!(
+                        deployment = self.record.id,
+                        error = chain(&error),
+                        "tried again"
+                    );
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
@@ -115,7 +142,10 @@ impl Journal {
 
     /// Removes a machine; a missing one is fine. The error is a text for people.
     pub(super) async fn destroy(&self, id: &MachineId) -> Result<(), String> {
-        match self.insist(|| self.state.worker.destroy_machine(id, true)).await {
+        match self
+            .insist(|| self.state.worker.destroy_machine(id, true))
+            .await
+        {
             Ok(()) | Err(WorkerError::NotFound(_)) => Ok(()),
             Err(error) => Err(chain(&error)),
         }

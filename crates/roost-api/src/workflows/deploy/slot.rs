@@ -24,9 +24,23 @@ pub(super) async fn advance(journal: &Journal, mut slot: SlotRecord) -> Result<(
             journal.set_slot(&slot).await?;
         }
         if let (SlotPhase::Created, Some(machine)) = (slot.phase, &slot.new_machine) {
-            journal.step("healthy", Some(machine), "started", format!("waiting for machine {machine}")).await?;
+            journal
+                .step(
+                    "healthy",
+                    Some(machine),
+                    "started",
+                    format!("waiting for machine {machine}"),
+                )
+                .await?;
             await_healthy(journal, machine).await?;
-            journal.step("healthy", Some(machine), "done", format!("machine {machine} is healthy")).await?;
+            journal
+                .step(
+                    "healthy",
+                    Some(machine),
+                    "done",
+                    format!("machine {machine} is healthy"),
+                )
+                .await?;
         }
     }
     if slot.phase < SlotPhase::Healthy {
@@ -50,9 +64,19 @@ async fn create(journal: &Journal, slot: &SlotRecord) -> Result<MachineId, SlotE
         Err(error) => return Err(failed(diagnose::of_api_error(&error))),
     };
     let name = request.spec.name.to_string();
-    match journal.insist(|| state.worker.create_machine(request.clone())).await {
+    match journal
+        .insist(|| state.worker.create_machine(request.clone()))
+        .await
+    {
         Ok(status) => {
-            journal.step("create", Some(&status.id), "done", format!("machine {} ({name}) created", status.id)).await?;
+            journal
+                .step(
+                    "create",
+                    Some(&status.id),
+                    "done",
+                    format!("machine {} ({name}) created", status.id),
+                )
+                .await?;
             Ok(status.id)
         }
         Err(error) => Err(failed(DeploymentError {
@@ -69,9 +93,15 @@ async fn create(journal: &Journal, slot: &SlotRecord) -> Result<MachineId, SlotE
 async fn build_request(journal: &Journal, slot: &SlotRecord) -> Result<CreateMachine, ApiError> {
     let state = &journal.state;
     let identity = deployments::identity(state, &journal.app, journal.release.version, slot.idx)?;
-    let mut spec = journal.release.config.to_spec(identity).map_err(ApiError::faults)?;
-    spec.metadata.insert(DEPLOYMENT_KEY.into(), journal.record.id.clone());
-    spec.metadata.insert(RELEASE_KEY.into(), journal.release.version.to_string());
+    let mut spec = journal
+        .release
+        .config
+        .to_spec(identity)
+        .map_err(ApiError::faults)?;
+    spec.metadata
+        .insert(DEPLOYMENT_KEY.into(), journal.record.id.clone());
+    spec.metadata
+        .insert(RELEASE_KEY.into(), journal.release.version.to_string());
     Ok(CreateMachine {
         // The same for each repetition, so that a repetition makes no second machine.
         request_id: format!("{}-{}", journal.record.id, slot.idx),
@@ -93,10 +123,19 @@ async fn stop_old(journal: &Journal, old: &MachineId, ran: bool) -> Result<(), S
         return Ok(());
     }
     let worker = &journal.state.worker;
-    journal.step("shift", Some(old), "started", format!("traffic leaves machine {old}")).await?;
+    journal
+        .step(
+            "shift",
+            Some(old),
+            "started",
+            format!("traffic leaves machine {old}"),
+        )
+        .await?;
     let stopped = async {
         journal.insist(|| worker.set_cordoned(old, true)).await?;
-        let status = journal.insist(|| worker.stop_machine(old, None, None)).await?;
+        let status = journal
+            .insist(|| worker.stop_machine(old, None, None))
+            .await?;
         let deadline = tokio::time::Instant::now() + status.spec.stop.timeout + limits::STOP_MARGIN;
         let wait = WaitFor {
             states: vec![
@@ -117,7 +156,14 @@ async fn stop_old(journal: &Journal, old: &MachineId, ran: bool) -> Result<(), S
     };
     match stopped.await {
         Ok(()) | Err(WorkerError::NotFound(_)) => {
-            journal.step("stop", Some(old), "done", format!("old machine {old} is stopped")).await
+            journal
+                .step(
+                    "stop",
+                    Some(old),
+                    "done",
+                    format!("old machine {old} is stopped"),
+                )
+                .await
         }
         // It is out of routing; its removal at the end kills it.
         Err(error) => {

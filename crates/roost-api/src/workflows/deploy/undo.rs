@@ -13,7 +13,14 @@ use tokio::time::Instant;
 
 /// Undoes what the journal says, and what it may not say yet.
 pub(super) async fn undo(journal: &Journal) -> Result<(), StoreError> {
-    journal.step("undo", None, "started", "the old machines take over again".into()).await?;
+    journal
+        .step(
+            "undo",
+            None,
+            "started",
+            "the old machines take over again".into(),
+        )
+        .await?;
     let slots = journal.slots().await?;
     // From `Healthy` on, the stop of the old machine may have begun.
     let touched: Vec<MachineId> = slots
@@ -23,7 +30,16 @@ pub(super) async fn undo(journal: &Journal) -> Result<(), StoreError> {
         .collect();
     for old in &touched {
         match restore(journal, old).await {
-            Ok(()) => journal.step("undo", Some(old), "done", format!("old machine {old} serves again")).await?,
+            Ok(()) => {
+                journal
+                    .step(
+                        "undo",
+                        Some(old),
+                        "done",
+                        format!("old machine {old} serves again"),
+                    )
+                    .await?
+            }
             Err(reason) => {
                 let text = format!("old machine {old} did not come back: {reason}");
                 journal.step("undo", Some(old), "failed", text).await?;
@@ -39,7 +55,10 @@ async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
     let worker = &journal.state.worker;
     let text = |error: WorkerError| chain(&error);
     let deadline = Instant::now() + limits::RESTORE_TIMEOUT;
-    journal.insist(|| worker.set_cordoned(old, false)).await.map_err(text)?;
+    journal
+        .insist(|| worker.set_cordoned(old, false))
+        .await
+        .map_err(text)?;
     let mut asked = false;
     loop {
         let status = journal.insist(|| worker.machine(old)).await.map_err(text)?;
@@ -47,12 +66,24 @@ async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
             return Ok(());
         }
         // A machine that is still stopping can only be started once it has stopped.
-        if !asked && matches!(status.state, MachineState::Stopped | MachineState::Failed | MachineState::Created) {
-            journal.insist(|| worker.start_machine(old)).await.map_err(text)?;
+        if !asked
+            && matches!(
+                status.state,
+                MachineState::Stopped | MachineState::Failed | MachineState::Created
+            )
+        {
+            journal
+                .insist(|| worker.start_machine(old))
+                .await
+                .map_err(text)?;
             asked = true;
         }
         if Instant::now() >= deadline {
-            return Err(format!("it is {} after {} s", status.state.as_str(), limits::RESTORE_TIMEOUT.as_secs()));
+            return Err(format!(
+                "it is {} after {} s",
+                status.state.as_str(),
+                limits::RESTORE_TIMEOUT.as_secs()
+            ));
         }
         tokio::time::sleep(limits::HEALTH_POLL).await;
     }
@@ -60,12 +91,18 @@ async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
 
 fn serves(status: &MachineStatus) -> bool {
     status.state == MachineState::Started
-        && status.checks.iter().all(|check| check.result == CheckResult::Passing)
+        && status
+            .checks
+            .iter()
+            .all(|check| check.result == CheckResult::Passing)
 }
 
 /// Removes every machine that this deployment made, also one whose creation is not in the journal.
 async fn destroy_new(journal: &Journal) -> Result<(), StoreError> {
-    let machines = match journal.insist(|| journal.state.worker.machines(Some(&journal.app.name))).await {
+    let machines = match journal
+        .insist(|| journal.state.worker.machines(Some(&journal.app.name)))
+        .await
+    {
         Ok(machines) => machines,
         Err(error) => {
             let text = format!("the new machines could not be listed: {}", chain(&error));
@@ -73,12 +110,25 @@ async fn destroy_new(journal: &Journal) -> Result<(), StoreError> {
         }
     };
     let own = machines.iter().filter(|machine| {
-        machine.spec.metadata.get(DEPLOYMENT_KEY).is_some_and(|id| *id == journal.record.id)
+        machine
+            .spec
+            .metadata
+            .get(DEPLOYMENT_KEY)
+            .is_some_and(|id| *id == journal.record.id)
     });
     for machine in own {
         let id = &machine.id;
         match journal.destroy(id).await {
-            Ok(()) => journal.step("undo", Some(id), "done", format!("new machine {id} removed")).await?,
+            Ok(()) => {
+                journal
+                    .step(
+                        "undo",
+                        Some(id),
+                        "done",
+                        format!("new machine {id} removed"),
+                    )
+                    .await?
+            }
             Err(reason) => {
                 let text = format!("new machine {id} could not be removed: {reason}");
                 journal.step("undo", Some(id), "failed", text).await?;

@@ -1,0 +1,237 @@
+//! The parts of a node as the API's ports: images, logs, builds, registry access.
+
+use crate::ports::{ImageBuilder, ImageSource, LogSelection, LogSource, PortError};
+use crate::state::ApiState;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use roost_auth::policy::{Action, Caller, Scope, allow};
+use roost_image::build::{BuildError, Builder, ReceiveContextError, receive_context};
+use roost_image::registry::{RegistryAccess, RegistryAuth};
+use roost_image::{Images, NoProgress, PullError, RemoteError};
+use roost_model::digest::Digest;
+use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, chain};
+use roost_model::id::BuildId;
+use roost_model::image_ref::ImageRef;
+use roost_model::name::AppName;
+
+use roost_observe::store::{LogQuery, LogStore};
+use roost_proto::logs::LogRecord;
+use roost_proto::rest::{BuildEvent, BuildPlan, ErrorBody};
+use roost_runtime::fs::ensure_no_dir;
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc;
+
+#[async_trait]
+impl ImageSource for Images {
+    async fn pin(&self, image: &ImageRef) -> Result<Digest, PortError> {
+        match self.pull(image, &NoProgress).await {
+            Ok(image) => Ok(image.digest),
+            Err(error) => Err(of_pull(&error)),
+        }
+    }
+}
+
+fn of_pull(error: &PullError) -> PortError {
+    let not_found = Some("check the name and the tag; `roost deploy` builds and pushes a folder");
+    let (blame, code, hint) = match error {
+        PullError::NotFound { .. }
+        | PullError::Remote {
+            source: RemoteError::NotFound { .. },
+            ..
+        } => (
+            Blame::Caller(CallerFault::Invalid),
+            "image-not-found",
+            not_found,
+        ),
+        PullError::Remote {
+            source: RemoteError::Denied { .. },
+            ..
+        } => (
+            Blame::Caller(CallerFault::Invalid),
+            "image-denied",
+            Some("the registry wants credentials, or the image does not exist"),
+        ),
+        PullError::Remote { .. } => (
+            Blame::Environment,
+            "registry-unavailable",
+            Some("check the network of the node, then try again"),
+        ),
+        PullError::Unusable { .. } => (
+            Blame::Caller(CallerFault::Invalid),
+            "image-unusable",
+            Some("push or build the image again, for this node's processor"),
+        ),
+        PullError::Store { .. } => (
+            Blame::Environment,
+            "image-store-failed",
+            Some("check the node's disk"),
+        ),
+    };
+    PortError {
+        blame,
+        code,
+        message: chain(error),
+        hint: hint.map(str::to_owned),
+    }
+}
+
+fn to_query(selection: LogSelection) -> LogQuery {
+    LogQuery {
+        app: selection.app,
+        machine: selection.machine,
+        region: selection.region,
+        since: selection.since,
+        until: selection.until,
+        limit: selection.limit,
+        contains: selection.contains,
+    }
+}
+
+fn of_logs(error: &(dyn std::error::Error + 'static)) -> PortError {
+    PortError {
+        blame: Blame::Environment,
+        code: "logs-unreadable",
+        message: chain(error),
+        hint: None,
+    }
+}
+
+#[async_trait]
+impl LogSource for LogStore {
+    async fn query(&self, selection: LogSelection) -> Result<Vec<LogRecord>, PortError> {
+        Self::query(self, to_query(selection))
+            .await
+            .map_err(|error| of_logs(&error))
+    }
+
+    fn follow(&self, selection: LogSelection) -> BoxStream<'static, LogRecord> {
+        Self::follow(self, to_query(selection)).boxed()
+    }
+
+    async fn remove_app(&self, app: &AppName) -> Result<(), PortError> {
+        Self::remove_app(self, app)
+            .await
+            .map_err(|error| of_logs(&error))
+    }
+}
+
+/// Builds uploads in folders below `scratch_dir`, which it leaves empty.
+#[derive(Debug)]
+pub struct FolderBuilder {
+    /// What makes images of folders.
+    pub builder: Builder,
+    /// Where uploads are unpacked.
+    pub scratch_dir: PathBuf,
+}
+
+/// An upload did not become an image.
+enum BuildFailure {
+    Receive(ReceiveContextError),
+    Build(BuildError),
+}
+
+impl FolderBuilder {
+    async fn receive_and_build(
+        &self,
+        app: &AppName,
+        plan: &BuildPlan,
+        upload: BoxStream<'static, std::io::Result<Bytes>>,
+        (build_id, folder): (&BuildId, &Path),
+        events: &mpsc::Sender<BuildEvent>,
+    ) -> Result<BuildEvent, BuildFailure> {
+        receive_context(upload, folder)
+            .await
+            .map_err(BuildFailure::Receive)?;
+        let (lines, mut received) = mpsc::channel::<String>(crate::limits::STREAM_QUEUE);
+        let build = async move {
+            self.builder
+                .build(folder, plan, app, build_id, &lines)
+                .await
+        };
+        let forward = async {
+            while let Some(message) = received.recv().await {
+                // A reader that left does not end the build.
+                drop(events.send(BuildEvent::Progress { message }).await);
+            }
+        };
+        let (built, ()) = tokio::join!(build, forward);
+        let built = built.map_err(BuildFailure::Build)?;
+        Ok(BuildEvent::Done {
+            image: built.reference.to_string(),
+            size_bytes: built.size_bytes,
+        })
+    }
+}
+
+#[async_trait]
+impl ImageBuilder for FolderBuilder {
+    async fn build(
+        &self,
+        app: AppName,
+        plan: BuildPlan,
+        upload: BoxStream<'static, std::io::Result<Bytes>>,
+        events: mpsc::Sender<BuildEvent>,
+    ) {
+        let id = BuildId::from_ulid(ulid::Ulid::generate());
+        let folder = self.scratch_dir.join(format!("upload-{id}"));
+        let result = self
+            .receive_and_build(&app, &plan, upload, (&id, &folder), &events)
+            .await;
+        if let Err(error) = ensure_no_dir(&folder) {
+            tracing::warn!(build = %id, error = chain(&error), "upload not removed");
+        }
+        let last = result.unwrap_or_else(|failure| BuildEvent::Failed {
+            error: failure.body(),
+        });
+        drop(events.send(last).await);
+    }
+}
+
+impl BuildFailure {
+    fn body(&self) -> ErrorBody {
+        let (error, code, hint) = match self {
+            Self::Receive(error) => (chain(error), "upload-failed", None),
+            Self::Build(error) => {
+                let ErrorCode(code) = error.code();
+                (chain(error), code, error.hint())
+            }
+        };
+        ErrorBody {
+            error,
+            code: code.to_owned(),
+            hint,
+            faults: vec![],
+            request_id: String::new(),
+        }
+    }
+}
+
+#[async_trait]
+impl RegistryAuth for ApiState {
+    async fn check(&self, secret: &str) -> Option<RegistryAccess> {
+        let secret = roost_auth::token::TokenSecret::parse(secret)?;
+        let caller = crate::http::find_bearer(self, &secret).await.ok()?;
+        // A deploy token is good for the repository of its app only, which the
+        // registry does not tell here: so it gets nothing.
+        let app: Option<&AppName> = match &caller {
+            Caller::Token {
+                scope: Scope::Admin,
+                ..
+            }
+            | Caller::Platform => None,
+            Caller::Token {
+                scope: Scope::Deploy(_),
+                ..
+            }
+            | Caller::Anonymous => return None,
+        };
+        if allow(&caller, Action::PushImages, app).is_ok() {
+            return Some(RegistryAccess::Write);
+        }
+        allow(&caller, Action::PullImages, app)
+            .ok()
+            .map(|()| RegistryAccess::Read)
+    }
+}
