@@ -30,7 +30,11 @@ pub(crate) struct Ends {
 /// Opens a listening socket.
 pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -42,7 +46,11 @@ pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Accepts until the edge ends. More connections than the bound wait in the kernel's queue.
-pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+pub(crate) async fn accept_loop(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+) {
     let mut complained = None::<Instant>;
     loop {
         let accepted = tokio::select! {
@@ -52,7 +60,9 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, tls:
                 (permit, listener.accept().await)
             } => accepted,
         };
-        let (Ok(permit), accepted) = accepted else { return };
+        let (Ok(permit), accepted) = accepted else {
+            return;
+        };
         match accepted {
             Ok((stream, client)) => {
                 let connection = serve(shared.clone(), stream, client, tls.clone());
@@ -73,14 +83,25 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: TcpListener, tls:
     }
 }
 
-async fn serve(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr, acceptor: Option<TlsAcceptor>) {
-    let Ok(local) = stream.local_addr() else { return };
+async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    client: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
     // Only a performance hint: a socket that refuses it still works.
     let _ = stream.set_nodelay(true);
     let activity = Activity::new();
     match acceptor {
         None => {
-            let ends = Ends { client, local, is_tls: false };
+            let ends = Ends {
+                client,
+                local,
+                is_tls: false,
+            };
             let mut stream = stream;
             let first = tokio::select! {
                 first = timeout(shared.config.timeouts.header, read_preface(&mut stream)) => first,
@@ -92,9 +113,15 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr, accep
             drive(shared, stream, ends, activity, is_http2).await;
         }
         Some(acceptor) => {
-            let ends = Ends { client, local, is_tls: true };
+            let ends = Ends {
+                client,
+                local,
+                is_tls: true,
+            };
             let limit = shared.config.timeouts.handshake;
-            let Ok(Ok(stream)) = timeout(limit, acceptor.accept(stream)).await else { return };
+            let Ok(Ok(stream)) = timeout(limit, acceptor.accept(stream)).await else {
+                return;
+            };
             let is_http2 = tls::is_http2(&stream);
             let stream = ClientStream::new(stream, Vec::new(), activity.clone());
             drive(shared, stream, ends, activity, is_http2).await;
@@ -114,8 +141,13 @@ async fn read_preface(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(first)
 }
 
-async fn drive<S>(shared: Arc<Shared>, stream: ClientStream<S>, ends: Ends, activity: Arc<Activity>, is_http2: bool)
-where
+async fn drive<S>(
+    shared: Arc<Shared>,
+    stream: ClientStream<S>,
+    ends: Ends,
+    activity: Arc<Activity>,
+    is_http2: bool,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn({
@@ -153,8 +185,12 @@ where
 }
 
 /// Runs a connection until it ends, is idle for too long, or the edge ends.
-async fn until_closed<C>(shared: &Shared, activity: &Activity, connection: C, close: fn(Pin<&mut C>))
-where
+async fn until_closed<C>(
+    shared: &Shared,
+    activity: &Activity,
+    connection: C,
+    close: fn(Pin<&mut C>),
+) where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = pin!(connection);

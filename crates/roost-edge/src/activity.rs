@@ -60,7 +60,11 @@ impl Activity {
 
     /// When the connection should be looked at next.
     pub(crate) fn next_look(&self, timeouts: &EdgeTimeouts) -> Instant {
-        Instant::now() + timeouts.header.min(timeouts.idle).max(Duration::from_millis(1))
+        Instant::now()
+            + timeouts
+                .header
+                .min(timeouts.idle)
+                .max(Duration::from_millis(1))
     }
 
     /// Whether a header has been on the way for too long.

@@ -45,7 +45,10 @@ impl Patience {
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.limit;
-        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+        self.timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)))
+            .as_mut()
+            .poll(cx)
     }
 
     fn progress(&mut self) {
@@ -117,8 +120,16 @@ pub(crate) struct BodyPatience(Patience);
 impl RequestBody {
     /// The body in this slot.
     pub(crate) fn streamed(slot: &Arc<BodySlot>, idle: Duration) -> Self {
-        let size = slot.body.lock().as_ref().map_or_else(SizeHint::default, Body::size_hint);
-        Self::Streamed { slot: slot.clone(), size, patience: BodyPatience(Patience::new(idle)) }
+        let size = slot
+            .body
+            .lock()
+            .as_ref()
+            .map_or_else(SizeHint::default, Body::size_hint);
+        Self::Streamed {
+            slot: slot.clone(),
+            size,
+            patience: BodyPatience(Patience::new(idle)),
+        }
     }
 }
 
@@ -126,11 +137,18 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Streamed { slot, patience, .. } = self.get_mut() else { return Poll::Ready(None) };
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self::Streamed { slot, patience, .. } = self.get_mut() else {
+            return Poll::Ready(None);
+        };
         slot.started.store(true, Ordering::Release);
         let mut body = slot.body.lock();
-        let Some(body) = body.as_mut() else { return Poll::Ready(Some(Err(BodyError::TakenBack))) };
+        let Some(body) = body.as_mut() else {
+            return Poll::Ready(Some(Err(BodyError::TakenBack)));
+        };
         match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 patience.0.progress();
@@ -188,7 +206,11 @@ impl ResponseBody {
         if body.is_end_stream() {
             settlement.body_ended();
         }
-        Self::Streamed(Box::new(StreamedResponse { body, patience: Patience::new(idle), settlement }))
+        Self::Streamed(Box::new(StreamedResponse {
+            body,
+            patience: Patience::new(idle),
+            settlement,
+        }))
     }
 }
 
@@ -196,9 +218,15 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let streamed = match self.get_mut() {
-            Self::Page { content, settlement } => {
+            Self::Page {
+                content,
+                settlement,
+            } => {
                 let content = content.take();
                 settlement.add_bytes(content.as_ref().map_or(0, Bytes::len));
                 settlement.body_ended();
@@ -240,7 +268,9 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Page { content, .. } => SizeHint::with_exact(content.as_ref().map_or(0, |c| c.len() as u64)),
+            Self::Page { content, .. } => {
+                SizeHint::with_exact(content.as_ref().map_or(0, |c| c.len() as u64))
+            }
             Self::Streamed(streamed) => streamed.body.size_hint(),
         }
     }

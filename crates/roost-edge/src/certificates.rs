@@ -40,20 +40,34 @@ pub struct LocalCertificates {
 impl LocalCertificates {
     /// Certificates for the apps of these domains.
     pub fn new(authority: Arc<LocalAuthority>, domains: &[String]) -> Arc<Self> {
-        let domains = domains.iter().map(|domain| domain.to_ascii_lowercase()).collect();
-        Arc::new(Self { authority, domains, cache: Mutex::default() })
+        let domains = domains
+            .iter()
+            .map(|domain| domain.to_ascii_lowercase())
+            .collect();
+        Arc::new(Self {
+            authority,
+            domains,
+            cache: Mutex::default(),
+        })
     }
 
     fn make(&self, name: &str, now: Timestamp) -> Option<(Arc<CertifiedKey>, Timestamp)> {
         let issued = match self.authority.issue(name, now) {
             Ok(issued) => issued,
             Err(error) => {
-                tracing::error!(name, error = roost_model::error::chain(&error), "no certificate could be issued");
+                tracing::error!(
+                    name,
+                    error = roost_model::error::chain(&error),
+                    "no certificate could be issued"
+                );
                 return None;
             }
         };
         match rustls::crypto::aws_lc_rs::sign::any_supported_type(&issued.key) {
-            Ok(key) => Some((Arc::new(CertifiedKey::new(issued.chain, key)), issued.renew_at)),
+            Ok(key) => Some((
+                Arc::new(CertifiedKey::new(issued.chain, key)),
+                issued.renew_at,
+            )),
             Err(error) => {
                 tracing::error!(name, %error, "the key of a new certificate cannot be used");
                 None
@@ -78,12 +92,23 @@ impl CertificateSource for LocalCertificates {
         // Made under the lock on purpose: 1,000 first handshakes of one name make one certificate.
         let (key, renew_at) = self.make(name, now)?;
         if cache.names.len() >= limits::CERTIFICATES_MAX {
-            let oldest = cache.names.iter().min_by_key(|(_, cached)| cached.used).map(|(name, _)| name.clone());
+            let oldest = cache
+                .names
+                .iter()
+                .min_by_key(|(_, cached)| cached.used)
+                .map(|(name, _)| name.clone());
             if let Some(oldest) = oldest {
                 cache.names.remove(&oldest);
             }
         }
-        cache.names.insert(name.to_owned(), Cached { key: key.clone(), renew_at, used });
+        cache.names.insert(
+            name.to_owned(),
+            Cached {
+                key: key.clone(),
+                renew_at,
+                used,
+            },
+        );
         Some(key)
     }
 }
@@ -101,12 +126,23 @@ mod tests {
         let authority = Arc::new(LocalAuthority::open(dir.path()).unwrap());
         let source = LocalCertificates::new(authority, &["localhost".to_owned()]);
         let first = source.certificate("hello.localhost").unwrap();
-        assert!(Arc::ptr_eq(&first, &source.certificate("hello.localhost").unwrap()));
-        for not_ours in ["localhost", "a.b.localhost", "example.com", "hello.localhost.example.com", ""] {
+        assert!(Arc::ptr_eq(
+            &first,
+            &source.certificate("hello.localhost").unwrap()
+        ));
+        for not_ours in [
+            "localhost",
+            "a.b.localhost",
+            "example.com",
+            "hello.localhost.example.com",
+            "",
+        ] {
             assert!(source.certificate(not_ours).is_none(), "{not_ours}");
         }
         for number in 0..limits::CERTIFICATES_MAX + 5 {
-            source.certificate(&format!("app-{number}.localhost")).unwrap();
+            source
+                .certificate(&format!("app-{number}.localhost"))
+                .unwrap();
         }
         assert_eq!(source.cache.lock().names.len(), limits::CERTIFICATES_MAX);
     }

@@ -21,35 +21,60 @@ pub(crate) enum Connection {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("connect to {address}: {source}")]
-    Tcp { address: std::net::SocketAddr, source: io::Error },
+    Tcp {
+        address: std::net::SocketAddr,
+        source: io::Error,
+    },
     #[error("{address} did not take the connection within {} ms", limit.as_millis())]
-    Timeout { address: std::net::SocketAddr, limit: std::time::Duration },
+    Timeout {
+        address: std::net::SocketAddr,
+        limit: std::time::Duration,
+    },
     #[error("begin HTTP with {address}: {source}")]
-    Handshake { address: std::net::SocketAddr, source: hyper::Error },
+    Handshake {
+        address: std::net::SocketAddr,
+        source: hyper::Error,
+    },
 }
 
 /// Gets a connection. With `alone`, a new HTTP/1 one that nobody shares (for upgrades).
-pub(crate) async fn connect(shared: &Shared, target: &Target, alone: bool) -> Result<Connection, ConnectError> {
+pub(crate) async fn connect(
+    shared: &Shared,
+    target: &Target,
+    alone: bool,
+) -> Result<Connection, ConnectError> {
     let limit = shared.config.timeouts.connect;
     if target.endpoint.h2_backend && !alone {
         if let Some(mut sender) = target.pool.take_http2()
             && matches!(timeout(limit, sender.ready()).await, Ok(Ok(())))
         {
-            return Ok(Connection::Http2 { sender, reused: true });
+            return Ok(Connection::Http2 {
+                sender,
+                reused: true,
+            });
         }
         let sender = open_http2(shared, target).await?;
         target.pool.put_http2(sender.clone());
-        return Ok(Connection::Http2 { sender, reused: false });
+        return Ok(Connection::Http2 {
+            sender,
+            reused: false,
+        });
     }
     if !alone {
         while let Some(mut sender) = target.pool.take_http1(shared.config.timeouts.pool_idle) {
             if sender.is_ready() || matches!(timeout(limit, sender.ready()).await, Ok(Ok(()))) {
-                return Ok(Connection::Http1 { sender, reused: true });
+                return Ok(Connection::Http1 {
+                    sender,
+                    reused: true,
+                });
             }
         }
     }
     let sender = open_http1(shared, target, alone).await?;
-    Ok(Connection::Http1 { sender, reused: false })
+    Ok(Connection::Http1 {
+        sender,
+        reused: false,
+    })
 }
 
 async fn open(shared: &Shared, target: &Target) -> Result<TcpStream, ConnectError> {
@@ -63,37 +88,56 @@ async fn open(shared: &Shared, target: &Target) -> Result<TcpStream, ConnectErro
     Ok(stream)
 }
 
-async fn open_http1(shared: &Shared, target: &Target, upgrades: bool) -> Result<Http1Sender, ConnectError> {
+async fn open_http1(
+    shared: &Shared,
+    target: &Target,
+    upgrades: bool,
+) -> Result<Http1Sender, ConnectError> {
     let stream = open(shared, target).await?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_headers(limits::HEADER_LINES_MAX)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES_MAX)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|source| ConnectError::Handshake { address: target.endpoint.address, source })?;
+        .map_err(|source| ConnectError::Handshake {
+            address: target.endpoint.address,
+            source,
+        })?;
     // The request that fails with the connection gets the error; here there is nobody to tell.
     if upgrades {
-        shared.backends.spawn(async move { drop(connection.with_upgrades().await) });
+        shared
+            .backends
+            .spawn(async move { drop(connection.with_upgrades().await) });
     } else {
         shared.backends.spawn(async move { drop(connection.await) });
     }
     let ready = sender.ready().await;
-    ready.map_err(|source| ConnectError::Handshake { address: target.endpoint.address, source })?;
+    ready.map_err(|source| ConnectError::Handshake {
+        address: target.endpoint.address,
+        source,
+    })?;
     Ok(sender)
 }
 
 async fn open_http2(shared: &Shared, target: &Target) -> Result<Http2Sender, ConnectError> {
     let stream = open(shared, target).await?;
-    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(Executor(shared.backends.clone()))
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES_MAX)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|source| ConnectError::Handshake { address: target.endpoint.address, source })?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::Builder::new(Executor(shared.backends.clone()))
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| ConnectError::Handshake {
+                address: target.endpoint.address,
+                source,
+            })?;
     shared.backends.spawn(async move { drop(connection.await) });
     let ready = sender.ready().await;
-    ready.map_err(|source| ConnectError::Handshake { address: target.endpoint.address, source })?;
+    ready.map_err(|source| ConnectError::Handshake {
+        address: target.endpoint.address,
+        source,
+    })?;
     Ok(sender)
 }

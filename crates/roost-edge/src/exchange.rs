@@ -79,7 +79,11 @@ pub(crate) async fn handle(
         method: request.method().clone(),
         version: request.version(),
         form: Form::of(request.headers()),
-        path: request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
+        path: request
+            .uri()
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/")),
         request_id: HeaderValue::from_str(&id).expect("a ULID is a valid header value"),
         host: String::new(),
         app: None,
@@ -112,8 +116,15 @@ impl Exchange {
         if let Some(wish) = &wish {
             wish.towards_app(&mut headers);
         }
-        let head = Head { method: parts.method, path: self.path.clone(), host: authority.raw, headers };
-        let (response, sender) = self.attempt(app.name.as_str(), &head, slot.as_ref(), wish.is_some()).await?;
+        let head = Head {
+            method: parts.method,
+            path: self.path.clone(),
+            host: authority.raw,
+            headers,
+        };
+        let (response, sender) = self
+            .attempt(app.name.as_str(), &head, slot.as_ref(), wish.is_some())
+            .await?;
         drop(app);
         self.respond(response, sender, slot, wish)
     }
@@ -154,7 +165,14 @@ impl Exchange {
                 }
             };
             self.attempts += 1;
-            let sent = forward::send(connection, head, slot, timeouts.body_idle, timeouts.response_header).await;
+            let sent = forward::send(
+                connection,
+                head,
+                slot,
+                timeouts.body_idle,
+                timeouts.response_header,
+            )
+            .await;
             let failure = match sent {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -198,14 +216,22 @@ impl Exchange {
             parts.status = wish.towards_client(&mut parts.headers);
             let settlement = self.settlement(parts.status, None);
             wish.tunnel(&self.shared, app_upgrade, settlement);
-            let body = ResponseBody::Page { content: None, settlement: Box::default() };
+            let body = ResponseBody::Page {
+                content: None,
+                settlement: Box::default(),
+            };
             return Ok(Response::from_parts(parts, body));
         }
-        let picked = self.picked.as_ref().map(|picked| picked.target.pool.clone());
+        let picked = self
+            .picked
+            .as_ref()
+            .map(|picked| picked.target.pool.clone());
         let mut settlement = self.settlement(parts.status, None);
         // A connection that was made for an upgrade is not kept.
         if wish.is_none() {
-            settlement.connection = sender.zip(picked).map(|(sender, pool)| (sender, pool, slot));
+            settlement.connection = sender
+                .zip(picked)
+                .map(|(sender, pool)| (sender, pool, slot));
         }
         let body = ResponseBody::streamed(body, self.shared.config.timeouts.body_idle, settlement);
         Ok(Response::from_parts(parts, body))
@@ -213,7 +239,10 @@ impl Exchange {
 
     /// What is left to do at the end; takes the machine's count along.
     fn settlement(&mut self, status: StatusCode, error: Option<&'static str>) -> Settlement {
-        let machine = self.picked.as_ref().map(|picked| picked.target.endpoint.machine_id.clone());
+        let machine = self
+            .picked
+            .as_ref()
+            .map(|picked| picked.target.endpoint.machine_id.clone());
         let sink = self.shared.config.access_log.clone();
         let record = access::wanted(sink.as_deref()).then(|| {
             let record = AccessRecord {
@@ -232,10 +261,19 @@ impl Exchange {
                 total: self.started.elapsed(),
                 complete: false,
             };
-            Box::new(PendingRecord { record, started: self.started, sink })
+            Box::new(PendingRecord {
+                record,
+                started: self.started,
+                sink,
+            })
         });
         let in_flight = self.picked.take().map(|picked| picked.in_flight);
-        Settlement { in_flight, serving: self.serving.take(), connection: None, record }
+        Settlement {
+            in_flight,
+            serving: self.serving.take(),
+            connection: None,
+            record,
+        }
     }
 
     /// Answers with a page of the edge's own.
@@ -251,7 +289,10 @@ impl Exchange {
         }
         headers.insert(CONTENT_TYPE, content_type);
         headers.insert(CONTENT_LENGTH, content.len().into());
-        headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(
+            http::header::CACHE_CONTROL,
+            HeaderValue::from_static("no-store"),
+        );
         headers.insert(headers::FLY_REQUEST_ID, self.request_id.clone());
         headers.insert(headers::ROOST_REQUEST_ID, self.request_id.clone());
         let mut settlement = self.settlement(page.status, Some(page.code));
@@ -261,7 +302,10 @@ impl Exchange {
         if content.is_none() {
             settlement.body_ended();
         }
-        let mut response = Response::new(ResponseBody::Page { content, settlement: Box::new(settlement) });
+        let mut response = Response::new(ResponseBody::Page {
+            content,
+            settlement: Box::new(settlement),
+        });
         *response.status_mut() = page.status;
         *response.headers_mut() = headers;
         response
@@ -273,10 +317,15 @@ fn broken(app: &str, target: &crate::table::Target, failure: SendFailure) -> Pag
     let page = match failure {
         SendFailure::Unsent(why) | SendFailure::Broken { why, .. } => {
             let title = "the app closed the connection without an answer";
-            Page::new(StatusCode::BAD_GATEWAY, "no-answer", title).detail(format!("machine {machine}: {why}"))
+            Page::new(StatusCode::BAD_GATEWAY, "no-answer", title)
+                .detail(format!("machine {machine}: {why}"))
         }
-        SendFailure::TooLate => Page::new(StatusCode::GATEWAY_TIMEOUT, "answer-timeout", "the app did not answer in time")
-            .detail(format!("machine {machine}")),
+        SendFailure::TooLate => Page::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "answer-timeout",
+            "the app did not answer in time",
+        )
+        .detail(format!("machine {machine}")),
         SendFailure::ClientBody => {
             let title = "the body of the request broke off or stood still";
             return Page::refused(StatusCode::BAD_REQUEST, "request-body", title);

@@ -74,11 +74,15 @@ pub(crate) async fn send(
     body_idle: Duration,
     patience: Duration,
 ) -> Result<Answer, SendFailure> {
-    let body = slot.map_or(RequestBody::Empty, |slot| RequestBody::streamed(slot, body_idle));
+    let body = slot.map_or(RequestBody::Empty, |slot| {
+        RequestBody::streamed(slot, body_idle)
+    });
     match connection {
         Connection::Http1 { mut sender, reused } => {
             let response = sender.try_send_request(head.http1(body));
-            let result = with_patience(response, slot, patience).await.ok_or(SendFailure::TooLate)?;
+            let result = with_patience(response, slot, patience)
+                .await
+                .ok_or(SendFailure::TooLate)?;
             match result {
                 Ok(response) => Ok((response, Some(sender))),
                 Err(error) => Err(failure(error, reused)),
@@ -86,7 +90,9 @@ pub(crate) async fn send(
         }
         Connection::Http2 { mut sender, reused } => {
             let response = sender.try_send_request(head.http2(body));
-            let result = with_patience(response, slot, patience).await.ok_or(SendFailure::TooLate)?;
+            let result = with_patience(response, slot, patience)
+                .await
+                .ok_or(SendFailure::TooLate)?;
             match result {
                 Ok(response) => Ok((response, None)),
                 Err(error) => Err(failure(error, reused)),
@@ -110,7 +116,11 @@ fn failure<T>(error: hyper::client::conn::TrySendError<T>, reused: bool) -> Send
 }
 
 /// Waits for a response header for `limit` from the last piece of the request body.
-async fn with_patience<F: Future>(response: F, slot: Option<&Arc<BodySlot>>, limit: Duration) -> Option<F::Output> {
+async fn with_patience<F: Future>(
+    response: F,
+    slot: Option<&Arc<BodySlot>>,
+    limit: Duration,
+) -> Option<F::Output> {
     let mut response = std::pin::pin!(response);
     let mut deadline = Instant::now() + limit;
     loop {

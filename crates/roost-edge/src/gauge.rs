@@ -34,12 +34,18 @@ impl TrafficCounter {
 
     /// The count of one machine, to be kept beside its route.
     pub(crate) fn counter(&self, machine_id: &MachineId) -> Arc<AtomicUsize> {
-        self.machines.lock().entry(machine_id.clone()).or_default().clone()
+        self.machines
+            .lock()
+            .entry(machine_id.clone())
+            .or_default()
+            .clone()
     }
 
     /// Forgets machines that no route and no request holds.
     pub(crate) fn prune(&self) {
-        self.machines.lock().retain(|_, count| Arc::strong_count(count) > 1);
+        self.machines
+            .lock()
+            .retain(|_, count| Arc::strong_count(count) > 1);
     }
 }
 
@@ -50,7 +56,9 @@ impl TrafficGauge for TrafficCounter {
         }
         fence(Ordering::SeqCst);
         let machines = self.machines.lock();
-        machines.get(machine_id).map_or(0, |count| count.load(Ordering::SeqCst))
+        machines
+            .get(machine_id)
+            .map_or(0, |count| count.load(Ordering::SeqCst))
     }
 }
 

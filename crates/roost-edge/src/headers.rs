@@ -1,8 +1,8 @@
 //! Header rules: what is taken away and what is put in, on both ways.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 use std::net::{IpAddr, SocketAddr};
@@ -40,7 +40,12 @@ fn is_reserved(name: &str) -> bool {
         "x-forwarded-ssl",
         "x-request-start",
     ];
-    let same = |a: &str| a.len() == name.len() && a.bytes().zip(name.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'));
+    let same = |a: &str| {
+        a.len() == name.len()
+            && a.bytes()
+                .zip(name.bytes())
+                .all(|(a, b)| a == b || (a == b'-' && b == b'_'))
+    };
     match name.as_bytes().first() {
         Some(b'f' | b'x') => {
             REQUEST.iter().any(|reserved| same(reserved))
@@ -79,7 +84,14 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE] {
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
         headers.remove(name);
     }
 }
@@ -113,7 +125,11 @@ pub(crate) fn towards_app(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
     // The edge answers 100-continue itself, when the app's connection begins to take the body.
     headers.remove(EXPECT);
     if headers.keys().any(|name| is_reserved(name.as_str())) {
-        let reserved: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
+        let reserved: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| is_reserved(name.as_str()))
+            .cloned()
+            .collect();
         for name in reserved {
             headers.remove(name);
         }
@@ -124,7 +140,11 @@ pub(crate) fn towards_app(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
     let client = address_value(arrival.client);
     append_forwarded_for(headers, arrival.client);
     headers.insert(FLY_CLIENT_IP, client);
-    let (proto, ssl) = if arrival.is_tls { ("https", "on") } else { ("http", "off") };
+    let (proto, ssl) = if arrival.is_tls {
+        ("https", "on")
+    } else {
+        ("http", "off")
+    };
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(ssl));
     let port = HeaderValue::from(arrival.local.port());
@@ -133,7 +153,10 @@ pub(crate) fn towards_app(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
     headers.insert(FLY_REGION, arrival.region.clone());
     headers.insert(FLY_REQUEST_ID, arrival.request_id.clone());
     headers.insert(ROOST_REQUEST_ID, arrival.request_id.clone());
-    headers.insert(X_REQUEST_START, text_value(&format!("t={}", arrival.arrived_us)));
+    headers.insert(
+        X_REQUEST_START,
+        text_value(&format!("t={}", arrival.arrived_us)),
+    );
     headers.append(VIA, via(arrival.version));
 }
 
@@ -187,31 +210,60 @@ mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let pair = |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let pair = |&(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
         lines.iter().map(pair).collect()
     }
 
     #[test]
     fn what_connection_names_goes_with_it() {
-        let mut headers = map(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("keep-alive", "5"), ("a", "b")]);
+        let mut headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("keep-alive", "5"),
+            ("a", "b"),
+        ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("a", "b")]));
     }
 
     #[test]
     fn reserved_names_are_not_believed_in_any_spelling() {
-        for name in ["fly-client-ip", "fly_client_ip", "x_forwarded_proto", "x_forwarded_for", "roost-anything", "roost_x"] {
+        for name in [
+            "fly-client-ip",
+            "fly_client_ip",
+            "x_forwarded_proto",
+            "x_forwarded_for",
+            "roost-anything",
+            "roost_x",
+        ] {
             assert!(is_reserved(name), "{name}");
         }
-        for name in ["x-forwarded-for", "fly-prefer-region", "x-custom", "roosters"] {
+        for name in [
+            "x-forwarded-for",
+            "fly-prefer-region",
+            "x-custom",
+            "roosters",
+        ] {
             assert!(!is_reserved(name), "{name}");
         }
     }
 
     #[test]
     fn the_app_learns_who_asks_and_how() {
-        let mut headers = map(&[("x-forwarded-for", "9.9.9.9"), ("fly-client-ip", "8.8.8.8"), ("te", "gzip, trailers")]);
-        let (request_id, region) = (HeaderValue::from_static("req"), HeaderValue::from_static("local"));
+        let mut headers = map(&[
+            ("x-forwarded-for", "9.9.9.9"),
+            ("fly-client-ip", "8.8.8.8"),
+            ("te", "gzip, trailers"),
+        ]);
+        let (request_id, region) = (
+            HeaderValue::from_static("req"),
+            HeaderValue::from_static("local"),
+        );
         let arrival = Arrival {
             client: "192.0.2.7".parse().unwrap(),
             local: "192.0.2.1:8443".parse().unwrap(),
@@ -242,12 +294,21 @@ mod tests {
     #[test]
     fn a_length_beside_a_transfer_coding_does_not_reach_the_client() {
         let mut headers = map(&[("transfer-encoding", "chunked"), ("content-length", "5")]);
-        towards_client(&mut headers, Version::HTTP_11, &HeaderValue::from_static("req"));
-        assert!(!headers.contains_key("content-length") && !headers.contains_key("transfer-encoding"));
+        towards_client(
+            &mut headers,
+            Version::HTTP_11,
+            &HeaderValue::from_static("req"),
+        );
+        assert!(
+            !headers.contains_key("content-length") && !headers.contains_key("transfer-encoding")
+        );
     }
 
     #[test]
     fn hops_counts_only_roost() {
-        assert_eq!(hops(&map(&[("via", "1.1 roost, 2 other"), ("via", "2 roost")])), 2);
+        assert_eq!(
+            hops(&map(&[("via", "1.1 roost, 2 other"), ("via", "2 roost")])),
+            2
+        );
     }
 }

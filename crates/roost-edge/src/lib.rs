@@ -61,7 +61,9 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another program listens there.
-    #[error("the address {address} for {protocol} is in use by another program; stop it (`ss -ltnp` shows it) or choose another port")]
+    #[error(
+        "the address {address} for {protocol} is in use by another program; stop it (`ss -ltnp` shows it) or choose another port"
+    )]
     InUse {
         /// The address.
         address: SocketAddr,
@@ -69,7 +71,9 @@ pub enum BindError {
         protocol: &'static str,
     },
     /// The port needs a privilege that this process does not have.
-    #[error("this process may not listen on {address} for {protocol}; choose a port of 1024 or above, or run it as root")]
+    #[error(
+        "this process may not listen on {address} for {protocol}; choose a port of 1024 or above, or run it as root"
+    )]
     Forbidden {
         /// The address.
         address: SocketAddr,
@@ -116,12 +120,20 @@ impl Edge {
         let https = listen_all(&config.https, "HTTPS")?;
         let acceptor = tls::acceptor(certificates).map_err(BindError::Tls)?;
         let addresses = |listeners: &[TcpListener]| -> Vec<SocketAddr> {
-            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+            listeners
+                .iter()
+                .filter_map(|listener| listener.local_addr().ok())
+                .collect()
         };
         let (http_addrs, https_addrs) = (addresses(&http), addresses(&https));
         let shared = Arc::new(Shared {
-            domains: config.domains.iter().map(|domain| domain.trim_matches('.').to_ascii_lowercase()).collect(),
-            region: HeaderValue::from_str(config.region.as_str()).unwrap_or(HeaderValue::from_static("unknown")),
+            domains: config
+                .domains
+                .iter()
+                .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
+                .collect(),
+            region: HeaderValue::from_str(config.region.as_str())
+                .unwrap_or(HeaderValue::from_static("unknown")),
             https_port: https_addrs.first().map(SocketAddr::port),
             router: Router::new(feed, counter.clone()),
             connections: Arc::new(Semaphore::new(config.connections_max)),
@@ -134,15 +146,26 @@ impl Edge {
             config,
         });
         for listener in http {
-            tasks.spawn("edge-http", accept::accept_loop(shared.clone(), listener, None));
+            tasks.spawn(
+                "edge-http",
+                accept::accept_loop(shared.clone(), listener, None),
+            );
         }
         for listener in https {
-            tasks.spawn("edge-https", accept::accept_loop(shared.clone(), listener, Some(acceptor.clone())));
+            tasks.spawn(
+                "edge-https",
+                accept::accept_loop(shared.clone(), listener, Some(acceptor.clone())),
+            );
         }
         tasks.spawn("edge-routes", follow_table(shared.clone()));
         tasks.spawn("edge-reaper", reap(shared.clone()));
         tasks.spawn("edge-drain", drain_at_end(shared.clone()));
-        Ok(Self { shared, counter, http: http_addrs, https: https_addrs })
+        Ok(Self {
+            shared,
+            counter,
+            http: http_addrs,
+            https: https_addrs,
+        })
     }
 
     /// Where plain HTTP is served, with the actual ports.
@@ -171,21 +194,33 @@ impl Shared {
     async fn drain(&self, limit: Duration) -> bool {
         self.graceful.cancel();
         self.clients.close();
-        let in_time = tokio::time::timeout(limit, self.clients.wait()).await.is_ok();
+        let in_time = tokio::time::timeout(limit, self.clients.wait())
+            .await
+            .is_ok();
         if !in_time {
-            tracing::warn!(connections = self.clients.len(), "client connections did not end in time and are cut");
+            tracing::warn!(
+                connections = self.clients.len(),
+                "client connections did not end in time and are cut"
+            );
             self.kill.cancel();
         }
         in_time
     }
 }
 
-fn listen_all(addresses: &[SocketAddr], protocol: &'static str) -> Result<Vec<TcpListener>, BindError> {
+fn listen_all(
+    addresses: &[SocketAddr],
+    protocol: &'static str,
+) -> Result<Vec<TcpListener>, BindError> {
     let listen = |&address: &SocketAddr| {
         accept::listen(address).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse { address, protocol },
             io::ErrorKind::PermissionDenied => BindError::Forbidden { address, protocol },
-            _ => BindError::Listen { address, protocol, source },
+            _ => BindError::Listen {
+                address,
+                protocol,
+                source,
+            },
         })
     };
     addresses.iter().map(listen).collect()

@@ -24,11 +24,22 @@ pub(crate) struct Page {
 impl Page {
     /// A page of one sentence.
     pub(crate) fn new(status: StatusCode, code: &'static str, title: impl Into<String>) -> Self {
-        Self { status, code, title: title.into(), details: Vec::new(), next: Vec::new(), headers: Vec::new() }
+        Self {
+            status,
+            code,
+            title: title.into(),
+            details: Vec::new(),
+            next: Vec::new(),
+            headers: Vec::new(),
+        }
     }
 
     /// A page about a malformed or refused request, after which the connection is closed.
-    pub(crate) fn refused(status: StatusCode, code: &'static str, title: impl Into<String>) -> Self {
+    pub(crate) fn refused(
+        status: StatusCode,
+        code: &'static str,
+        title: impl Into<String>,
+    ) -> Self {
         Self::new(status, code, title).header(header::CONNECTION, HeaderValue::from_static("close"))
     }
 
@@ -101,7 +112,10 @@ impl Page {
             if lines.is_empty() {
                 return String::new();
             }
-            let items: String = lines.iter().map(|line| format!("<li>{}</li>", escape(line))).collect();
+            let items: String = lines
+                .iter()
+                .map(|line| format!("<li>{}</li>", escape(line)))
+                .collect();
             format!("<ul class=\"{class}\">{items}</ul>")
         };
         format!(
@@ -121,17 +135,18 @@ impl Page {
 }
 
 fn escape(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-        out
-    })
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut out, c| {
+            match c {
+                '&' => out.push_str("&amp;"),
+                '<' => out.push_str("&lt;"),
+                '>' => out.push_str("&gt;"),
+                '"' => out.push_str("&quot;"),
+                '\'' => out.push_str("&#39;"),
+                c => out.push(c),
+            }
+            out
+        })
 }
 
 /// The form of a page.
@@ -145,8 +160,13 @@ pub(crate) enum Form {
 impl Form {
     /// The first of the known types in `Accept`; text when there is none.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let types = accept.split(',').map(|range| range.split(';').next().unwrap_or_default().trim());
+        let accept = headers
+            .get(header::ACCEPT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let types = accept
+            .split(',')
+            .map(|range| range.split(';').next().unwrap_or_default().trim());
         for media_type in types {
             match media_type {
                 "text/html" | "application/xhtml+xml" => return Self::Html,
@@ -169,9 +189,15 @@ mod tests {
         let page = Page::new(StatusCode::NOT_FOUND, "some-code", "no <b>").detail("x & y");
         let html = page.render(Form::Html, "req").1;
         let html = std::str::from_utf8(&html).unwrap();
-        assert!(html.contains("no &lt;b&gt;") && html.contains("x &amp; y") && !html.contains("<b>"));
-        let json: serde_json::Value = serde_json::from_slice(&page.render(Form::Json, "req").1).unwrap();
-        assert_eq!((&json["code"], &json["request_id"]), (&"some-code".into(), &"req".into()));
+        assert!(
+            html.contains("no &lt;b&gt;") && html.contains("x &amp; y") && !html.contains("<b>")
+        );
+        let json: serde_json::Value =
+            serde_json::from_slice(&page.render(Form::Json, "req").1).unwrap();
+        assert_eq!(
+            (&json["code"], &json["request_id"]),
+            (&"some-code".into(), &"req".into())
+        );
         for (accept, form) in [
             ("text/html,application/xhtml+xml;q=0.9", Form::Html),
             ("application/json", Form::Json),

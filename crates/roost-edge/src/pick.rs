@@ -34,12 +34,17 @@ impl Tried {
     pub(crate) fn refused(&mut self, shared: &Shared, address: SocketAddr, why: String) {
         self.addresses.push(address);
         self.last = Some(why);
-        self.again_until.get_or_insert_with(|| Instant::now() + shared.config.timeouts.connect);
+        self.again_until
+            .get_or_insert_with(|| Instant::now() + shared.config.timeouts.connect);
     }
 }
 
 /// Picks a machine of the app.
-pub(crate) async fn pick(shared: &Shared, app_name: &str, tried: &mut Tried) -> Result<Picked, Page> {
+pub(crate) async fn pick(
+    shared: &Shared,
+    app_name: &str,
+    tried: &mut Tried,
+) -> Result<Picked, Page> {
     let deadline = Instant::now() + shared.config.timeouts.healthy;
     let mut place = None;
     loop {
@@ -55,7 +60,10 @@ pub(crate) async fn pick(shared: &Shared, app_name: &str, tried: &mut Tried) -> 
         }
         if !app.passing.is_empty() {
             // All were tried: a machine that is being replaced is back, or gone from the table, in a moment.
-            if tried.again_until.is_some_and(|until| Instant::now() < until) {
+            if tried
+                .again_until
+                .is_some_and(|until| Instant::now() < until)
+            {
                 sleep(limits::RETRY_PAUSE).await;
                 tried.addresses.clear();
                 continue;
@@ -66,7 +74,9 @@ pub(crate) async fn pick(shared: &Shared, app_name: &str, tried: &mut Tried) -> 
             return Err(nothing_runs(app_name, Some(&app)));
         }
         if place.is_none() {
-            let Ok(permit) = shared.waiters.try_acquire() else { return Err(nothing_runs(app_name, Some(&app))) };
+            let Ok(permit) = shared.waiters.try_acquire() else {
+                return Err(nothing_runs(app_name, Some(&app)));
+            };
             place = Some(permit);
         }
         match timeout_at(deadline, changes.changed()).await {
@@ -83,16 +93,25 @@ fn choose(app: &AppRoute, tried: &[SocketAddr]) -> Option<Picked> {
     }
     let turn = app.next_turn();
     let candidates = (0..count).filter_map(|step| app.passing.get(turn.wrapping_add(step) % count));
-    let target = candidates.into_iter().find(|target| !tried.contains(&target.endpoint.address))?;
-    Some(Picked { in_flight: InFlight::begin(&target.in_flight), target: target.clone() })
+    let target = candidates
+        .into_iter()
+        .find(|target| !tried.contains(&target.endpoint.address))?;
+    Some(Picked {
+        in_flight: InFlight::begin(&target.in_flight),
+        target: target.clone(),
+    })
 }
 
 fn may_become_healthy(app: &AppRoute) -> bool {
-    app.targets.iter().any(|target| match &target.endpoint.health {
-        EndpointHealth::Failing(_) => true,
-        EndpointHealth::Down(state) => MachineState::parse(state) == Some(MachineState::Starting),
-        EndpointHealth::Passing | EndpointHealth::Draining => false,
-    })
+    app.targets
+        .iter()
+        .any(|target| match &target.endpoint.health {
+            EndpointHealth::Failing(_) => true,
+            EndpointHealth::Down(state) => {
+                MachineState::parse(state) == Some(MachineState::Starting)
+            }
+            EndpointHealth::Passing | EndpointHealth::Draining => false,
+        })
 }
 
 fn nothing_runs(app_name: &str, app: Option<&AppRoute>) -> Page {
@@ -100,7 +119,10 @@ fn nothing_runs(app_name: &str, app: Option<&AppRoute>) -> Page {
     let (code, title) = if targets.is_empty() {
         ("no-machines", "this app has no machine that takes traffic")
     } else {
-        ("no-healthy-machine", "no machine of this app can answer now")
+        (
+            "no-healthy-machine",
+            "no machine of this app can answer now",
+        )
     };
     let mut page = Page::new(StatusCode::SERVICE_UNAVAILABLE, code, title).retry_after(5);
     for target in targets.iter().take(10) {
@@ -112,17 +134,27 @@ fn nothing_runs(app_name: &str, app: Option<&AppRoute>) -> Page {
         };
         page = page.detail(format!("machine {} {state}", target.endpoint.machine_id));
     }
-    page.next(format!("`roost status -a {app_name}` shows the machines and their checks"))
-        .next(format!("`roost logs -a {app_name}` shows what they said"))
+    page.next(format!(
+        "`roost status -a {app_name}` shows the machines and their checks"
+    ))
+    .next(format!("`roost logs -a {app_name}` shows what they said"))
 }
 
 fn unreachable(app_name: &str, tried: &Tried) -> Page {
-    let page = Page::new(StatusCode::BAD_GATEWAY, "machine-unreachable", "no machine of this app could be reached");
+    let page = Page::new(
+        StatusCode::BAD_GATEWAY,
+        "machine-unreachable",
+        "no machine of this app could be reached",
+    );
     let page = match &tried.last {
         Some(why) => page.detail(why.clone()),
         None => page,
     };
     page.retry_after(1)
-        .next("the app has to listen on 0.0.0.0 or [::], at the internal port that its service names")
-        .next(format!("`roost status -a {app_name}` shows the machines and their checks"))
+        .next(
+            "the app has to listen on 0.0.0.0 or [::], at the internal port that its service names",
+        )
+        .next(format!(
+            "`roost status -a {app_name}` shows the machines and their checks"
+        ))
 }

@@ -38,7 +38,13 @@ pub(crate) struct Pool {
 impl Pool {
     /// An open pool without connections.
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { open: true, idle: Vec::new(), shared: None }) })
+        Arc::new(Self {
+            state: Mutex::new(State {
+                open: true,
+                idle: Vec::new(),
+                shared: None,
+            }),
+        })
     }
 
     /// Opens or closes the pool; closing drops idle connections.
@@ -76,7 +82,10 @@ impl Pool {
         }
         let mut state = self.state.lock();
         if state.open && state.idle.len() < limits::POOL_IDLE_MAX {
-            state.idle.push(Idle { sender, since: Instant::now() });
+            state.idle.push(Idle {
+                sender,
+                since: Instant::now(),
+            });
         }
     }
 
@@ -103,8 +112,15 @@ impl Pool {
     /// Drops what has been idle for longer than `limit`.
     pub(crate) fn reap(&self, limit: Duration, nothing_in_flight: bool) {
         let mut state = self.state.lock();
-        state.idle.retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
-        if nothing_in_flight && state.shared.as_ref().is_some_and(|(_, used)| used.elapsed() >= limit) {
+        state
+            .idle
+            .retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
+        if nothing_in_flight
+            && state
+                .shared
+                .as_ref()
+                .is_some_and(|(_, used)| used.elapsed() >= limit)
+        {
             state.shared = None;
         }
     }

@@ -36,7 +36,9 @@ impl RetryBudget {
     /// Takes one retry, if there is one.
     pub(crate) fn take(&self) -> bool {
         let take = |parts: i64| (parts >= PARTS).then(|| parts - PARTS);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .is_ok()
     }
 }
 

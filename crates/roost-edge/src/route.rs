@@ -28,33 +28,60 @@ pub(crate) fn admit(parts: &Parts, websocket_over_http2: bool) -> Result<Authori
     check_size(parts)?;
     if (parts.method == Method::CONNECT && !websocket_over_http2) || parts.method == Method::TRACE {
         let title = format!("the method {} is not allowed here", parts.method);
-        return Err(Page::refused(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", title));
+        return Err(Page::refused(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            title,
+        ));
     }
     check_framing(parts)?;
     if headers::hops(&parts.headers) > limits::VIA_HOPS_MAX {
         let title = "this request has gone round in a circle";
-        return Err(Page::refused(StatusCode::LOOP_DETECTED, "routing-loop", title));
+        return Err(Page::refused(
+            StatusCode::LOOP_DETECTED,
+            "routing-loop",
+            title,
+        ));
     }
     let raw = authority(parts)?;
-    let host = normalise(&raw).ok_or_else(|| bad("bad-host", "the Host header is not a host name"))?;
+    let host =
+        normalise(&raw).ok_or_else(|| bad("bad-host", "the Host header is not a host name"))?;
     Ok(Authority { raw, host })
 }
 
 fn check_size(parts: &Parts) -> Result<(), Page> {
-    let target = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
     if target > limits::URI_BYTES_MAX {
-        let title = format!("the address of the request has more than {} bytes", limits::URI_BYTES_MAX);
-        return Err(Page::refused(StatusCode::URI_TOO_LONG, "uri-too-long", title));
+        let title = format!(
+            "the address of the request has more than {} bytes",
+            limits::URI_BYTES_MAX
+        );
+        return Err(Page::refused(
+            StatusCode::URI_TOO_LONG,
+            "uri-too-long",
+            title,
+        ));
     }
     // Four bytes for the colon, the space and the end of line.
-    let bytes: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let bytes: usize = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
     if bytes > limits::HEADER_BYTES_MAX || parts.headers.len() > limits::HEADER_LINES_MAX {
         let title = format!(
             "the header of the request has more than {} bytes or {} lines",
             limits::HEADER_BYTES_MAX,
             limits::HEADER_LINES_MAX
         );
-        return Err(Page::refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "header-too-large", title));
+        return Err(Page::refused(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "header-too-large",
+            title,
+        ));
     }
     Ok(())
 }
@@ -62,13 +89,22 @@ fn check_size(parts: &Parts) -> Result<(), Page> {
 /// The rules of RFC 9112 6 that the codec leaves to us.
 fn check_framing(parts: &Parts) -> Result<(), Page> {
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return Ok(()) };
+    let Some(coding) = codings.next() else {
+        return Ok(());
+    };
     if parts.headers.contains_key(CONTENT_LENGTH) {
-        return Err(bad("ambiguous-length", "the request has both Content-Length and Transfer-Encoding"));
+        return Err(bad(
+            "ambiguous-length",
+            "the request has both Content-Length and Transfer-Encoding",
+        ));
     }
     if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
         let title = "the only transfer coding is chunked";
-        return Err(Page::refused(StatusCode::NOT_IMPLEMENTED, "transfer-coding", title));
+        return Err(Page::refused(
+            StatusCode::NOT_IMPLEMENTED,
+            "transfer-coding",
+            title,
+        ));
     }
     Ok(())
 }
@@ -77,11 +113,16 @@ fn authority(parts: &Parts) -> Result<String, Page> {
     let mut lines = parts.headers.get_all(HOST).iter();
     let line = lines.next();
     if lines.next().is_some() {
-        return Err(bad("two-hosts", "the request has more than one Host header"));
+        return Err(bad(
+            "two-hosts",
+            "the request has more than one Host header",
+        ));
     }
     let text = |value: &HeaderValue| value.to_str().map(str::to_owned).ok();
     let line = match line {
-        Some(value) => Some(text(value).ok_or_else(|| bad("bad-host", "the Host header is not a host name"))?),
+        Some(value) => {
+            Some(text(value).ok_or_else(|| bad("bad-host", "the Host header is not a host name"))?)
+        }
         None => None,
     };
     match (parts.uri.authority(), line) {
@@ -91,14 +132,22 @@ fn authority(parts: &Parts) -> Result<String, Page> {
             Err(bad("no-host", "the request has no Host header"))
         }
         (Some(authority), None) => without_user(authority.as_str()),
-        (Some(authority), Some(line)) if authority.as_str().eq_ignore_ascii_case(&line) => without_user(&line),
-        (Some(_), Some(_)) => Err(bad("two-hosts", "the Host header and the address of the request differ")),
+        (Some(authority), Some(line)) if authority.as_str().eq_ignore_ascii_case(&line) => {
+            without_user(&line)
+        }
+        (Some(_), Some(_)) => Err(bad(
+            "two-hosts",
+            "the Host header and the address of the request differ",
+        )),
     }
 }
 
 fn without_user(authority: &str) -> Result<String, Page> {
     if authority.contains('@') {
-        return Err(bad("bad-host", "the address of the request has a user name in it"));
+        return Err(bad(
+            "bad-host",
+            "the address of the request has a user name in it",
+        ));
     }
     Ok(authority.to_owned())
 }
@@ -113,8 +162,10 @@ fn normalise(authority: &str) -> Option<String> {
         _ => authority,
     };
     let host = host.strip_suffix('.').unwrap_or(host);
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':');
-    let valid = !host.is_empty() && host.len() < limits::HOST_BYTES_MAX && host.bytes().all(allowed);
+    let allowed =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':');
+    let valid =
+        !host.is_empty() && host.len() < limits::HOST_BYTES_MAX && host.bytes().all(allowed);
     valid.then(|| host.to_ascii_lowercase())
 }
 
@@ -122,26 +173,48 @@ fn normalise(authority: &str) -> Option<String> {
 pub(crate) fn find(shared: &Shared, host: &str) -> Result<Arc<AppRoute>, Page> {
     let name = app_of_host(host, &shared.domains);
     let routes = shared.router.routes();
-    name.and_then(|name| routes.app(name)).cloned().ok_or_else(|| {
-        Page::new(StatusCode::NOT_FOUND, "no-such-app", "no app answers to this name")
+    name.and_then(|name| routes.app(name))
+        .cloned()
+        .ok_or_else(|| {
+            Page::new(
+                StatusCode::NOT_FOUND,
+                "no-such-app",
+                "no app answers to this name",
+            )
             .detail(format!("the name is {host}"))
             .next("`roost deploy` in an app's folder, or `roost deploy --image IMAGE`, makes one")
             .next("`roost apps list` shows the apps that there are, and their names")
-    })
+        })
 }
 
 /// Sends plain HTTP to HTTPS when the app asks for it and there is an HTTPS port.
 pub(crate) fn force_https(shared: &Shared, parts: &Parts, host: &str) -> Result<(), Page> {
-    let Some(port) = shared.https_port else { return Ok(()) };
+    let Some(port) = shared.https_port else {
+        return Ok(());
+    };
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let port = if port == 443 {
+        String::new()
+    } else {
+        format!(":{port}")
+    };
     let Ok(location) = HeaderValue::from_str(&format!("https://{host}{port}{path}")) else {
-        return Err(bad("bad-target", "the address of the request cannot be repeated"));
+        return Err(bad(
+            "bad-target",
+            "the address of the request cannot be repeated",
+        ));
     };
     // 301 is what clients expect of old; 308 keeps method and body.
     let safe = parts.method == Method::GET || parts.method == Method::HEAD;
-    let status = if safe { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
-    Err(Page::new(status, "https-only", "this app answers over HTTPS only").header(LOCATION, location))
+    let status = if safe {
+        StatusCode::MOVED_PERMANENTLY
+    } else {
+        StatusCode::PERMANENT_REDIRECT
+    };
+    Err(
+        Page::new(status, "https-only", "this app answers over HTTPS only")
+            .header(LOCATION, location),
+    )
 }
 
 #[cfg(test)]

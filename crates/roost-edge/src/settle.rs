@@ -4,8 +4,8 @@
 //! response went to its end and the request was sent to its end), the access
 //! record is written. All of it happens on drop, so no way out can miss it.
 
-use crate::activity::Serving;
 use crate::access::{self, AccessLog, AccessRecord};
+use crate::activity::Serving;
 use crate::body::BodySlot;
 use crate::gauge::InFlight;
 use crate::pool::{Http1Sender, Pool};
@@ -27,7 +27,9 @@ pub(crate) struct Settlement {
 
 impl std::fmt::Debug for Settlement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settlement").field("in_flight", &self.in_flight).finish_non_exhaustive()
+        f.debug_struct("Settlement")
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
     }
 }
 

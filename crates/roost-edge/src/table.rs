@@ -94,7 +94,10 @@ impl Router {
     /// A pick asks after it has counted itself; see [`crate::gauge`].
     pub(crate) fn is_current(&self, app: &Arc<AppRoute>) -> bool {
         fence(Ordering::SeqCst);
-        self.routes.load().app(app.name.as_str()).is_some_and(|now| Arc::ptr_eq(now, app))
+        self.routes
+            .load()
+            .app(app.name.as_str())
+            .is_some_and(|now| Arc::ptr_eq(now, app))
     }
 
     /// A wake-up at each change of the routes.
@@ -120,11 +123,18 @@ impl Router {
         self.routes.store(new.clone());
         fence(Ordering::SeqCst);
         for target in new.targets() {
-            target.pool.set_open(target.endpoint.health != EndpointHealth::Draining);
+            target
+                .pool
+                .set_open(target.endpoint.health != EndpointHealth::Draining);
         }
-        let kept: std::collections::HashSet<*const Pool> =
-            new.targets().map(|target| Arc::as_ptr(&target.pool)).collect();
-        for gone in old.targets().filter(|target| !kept.contains(&Arc::as_ptr(&target.pool))) {
+        let kept: std::collections::HashSet<*const Pool> = new
+            .targets()
+            .map(|target| Arc::as_ptr(&target.pool))
+            .collect();
+        for gone in old
+            .targets()
+            .filter(|target| !kept.contains(&Arc::as_ptr(&target.pool)))
+        {
             gone.pool.set_open(false);
         }
         drop(old);
@@ -141,7 +151,9 @@ impl Router {
             };
             (name.as_str().to_owned(), route)
         });
-        Routes { apps: apps.collect() }
+        Routes {
+            apps: apps.collect(),
+        }
     }
 
     fn derive_app(&self, name: &AppName, traffic: &AppTraffic, old: Option<&AppRoute>) -> AppRoute {
@@ -158,18 +170,34 @@ impl Router {
                     .and_then(|old| old.targets.iter().find(same))
                     .map_or_else(Pool::new, |target| target.pool.clone());
                 let in_flight = self.counter.counter(&endpoint.machine_id);
-                Arc::new(Target { endpoint: endpoint.clone(), pool, in_flight })
+                Arc::new(Target {
+                    endpoint: endpoint.clone(),
+                    pool,
+                    in_flight,
+                })
             })
             .collect();
-        let passing = targets.iter().filter(|t| t.endpoint.health == EndpointHealth::Passing).cloned().collect();
+        let passing = targets
+            .iter()
+            .filter(|t| t.endpoint.health == EndpointHealth::Passing)
+            .cloned()
+            .collect();
         let turn = old.map_or_else(Arc::default, |old| old.turn.clone());
-        AppRoute { name: name.clone(), traffic: traffic.clone(), targets, passing, turn }
+        AppRoute {
+            name: name.clone(),
+            traffic: traffic.clone(),
+            targets,
+            passing,
+            turn,
+        }
     }
 
     /// Closes back-end connections that have been idle for longer than `limit`.
     pub(crate) fn reap(&self, limit: std::time::Duration) {
         for target in self.routes.load().targets() {
-            target.pool.reap(limit, target.in_flight.load(Ordering::Relaxed) == 0);
+            target
+                .pool
+                .reap(limit, target.in_flight.load(Ordering::Relaxed) == 0);
         }
     }
 }
@@ -177,8 +205,12 @@ impl Router {
 /// The app label of a host name in lower case, when the rest is one of the domains.
 pub(crate) fn app_of_host<'a>(host: &'a str, domains: &[String]) -> Option<&'a str> {
     let (app, rest) = host.split_once('.')?;
-    let is_label = !app.is_empty() && app.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    (is_label && host.len() < limits::HOST_BYTES_MAX && domains.iter().any(|domain| domain == rest)).then_some(app)
+    let is_label = !app.is_empty()
+        && app
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    (is_label && host.len() < limits::HOST_BYTES_MAX && domains.iter().any(|domain| domain == rest))
+        .then_some(app)
 }
 
 #[cfg(test)]
@@ -186,7 +218,9 @@ mod tests {
     use super::{Router, app_of_host};
     use crate::gauge::{InFlight, TrafficCounter};
     use roost_model::{id::MachineId, name::AppName, name::RegionCode};
-    use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficGauge as _, TrafficTable};
+    use roost_proto::traffic::{
+        AppTraffic, Endpoint, EndpointHealth, TrafficGauge as _, TrafficTable,
+    };
     use std::sync::Arc;
 
     fn table(health: EndpointHealth) -> Arc<TrafficTable> {
@@ -197,7 +231,10 @@ mod tests {
             health,
             h2_backend: false,
         };
-        let traffic = AppTraffic { endpoints: vec![endpoint], force_https: false };
+        let traffic = AppTraffic {
+            endpoints: vec![endpoint],
+            force_https: false,
+        };
         Arc::new([(AppName::parse("a").unwrap(), traffic)].into())
     }
 
@@ -206,7 +243,15 @@ mod tests {
         let domains = ["localhost".to_owned(), "apps.example.com".to_owned()];
         assert_eq!(app_of_host("a.localhost", &domains), Some("a"));
         assert_eq!(app_of_host("a-1.apps.example.com", &domains), Some("a-1"));
-        for none in ["localhost", ".localhost", "a.b.localhost", "a.example.com", "a", "", "a/.localhost"] {
+        for none in [
+            "localhost",
+            ".localhost",
+            "a.b.localhost",
+            "a.example.com",
+            "a",
+            "",
+            "a/.localhost",
+        ] {
             assert_eq!(app_of_host(none, &domains), None, "{none}");
         }
     }
@@ -225,7 +270,11 @@ mod tests {
         assert!(!router.is_current(&app), "the pick has to look again");
         assert!(router.routes().app("a").unwrap().passing.is_empty());
         sender.send(Arc::default()).unwrap();
-        assert_eq!(counter.in_flight(&machine), 1, "a machine that left the table still has its request");
+        assert_eq!(
+            counter.in_flight(&machine),
+            1,
+            "a machine that left the table still has its request"
+        );
         drop((guard, app));
         assert_eq!(counter.in_flight(&machine), 0);
     }

@@ -26,7 +26,9 @@ impl ResolvesServerCert for BySni {
 }
 
 /// TLS 1.2 and 1.3 with these certificates.
-pub(crate) fn acceptor(certificates: Arc<dyn CertificateSource>) -> Result<TlsAcceptor, rustls::Error> {
+pub(crate) fn acceptor(
+    certificates: Arc<dyn CertificateSource>,
+) -> Result<TlsAcceptor, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?

@@ -6,7 +6,9 @@ use crate::exchange::Shared;
 use crate::limits;
 use crate::settle::Settlement;
 use base64::Engine as _;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
 use hyper::ext::Protocol;
@@ -35,7 +37,10 @@ pub(crate) struct Wish {
 pub(crate) fn is_websocket_over_http2(parts: &Parts) -> bool {
     parts.version == Version::HTTP_2
         && parts.method == Method::CONNECT
-        && parts.extensions.get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
+        && parts
+            .extensions
+            .get::<Protocol>()
+            .is_some_and(|protocol| protocol.as_str() == "websocket")
 }
 
 /// Takes the wish out of a request, which becomes a GET for the app.
@@ -52,12 +57,18 @@ pub(crate) fn take_wish(parts: &mut Parts) -> Option<Wish> {
 fn is_websocket_over_http1(parts: &Parts) -> bool {
     let has = |name: HeaderName, token: &str| {
         let values = parts.headers.get_all(name);
-        let mut tokens = values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        let mut tokens = values
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','));
         tokens.any(|t| t.trim().eq_ignore_ascii_case(token))
     };
     // A body would be sent before the app has agreed to the upgrade.
     let no_body = !parts.headers.contains_key(TRANSFER_ENCODING)
-        && parts.headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
+        && parts
+            .headers
+            .get(CONTENT_LENGTH)
+            .is_none_or(|length| length == "0");
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
         && no_body
@@ -73,7 +84,10 @@ impl Wish {
         if self.over_http2 {
             let nonce = ulid::Ulid::generate().to_bytes();
             let key = base64::engine::general_purpose::STANDARD.encode(nonce);
-            headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&key).expect("base64 is a valid value"));
+            headers.insert(
+                SEC_WEBSOCKET_KEY,
+                HeaderValue::from_str(&key).expect("base64 is a valid value"),
+            );
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
     }
@@ -123,7 +137,12 @@ struct Watched<S> {
 
 impl<S> Watched<S> {
     fn new(inner: S, limit: Duration) -> Self {
-        Self { inner, limit, last: Instant::now(), timer: Box::pin(tokio::time::sleep(limit)) }
+        Self {
+            inner,
+            limit,
+            last: Instant::now(),
+            timer: Box::pin(tokio::time::sleep(limit)),
+        }
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -139,7 +158,11 @@ impl<S> Watched<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match Pin::new(&mut this.inner).poll_read(cx, buf) {
             Poll::Ready(result) => {
@@ -152,7 +175,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match Pin::new(&mut this.inner).poll_write(cx, buf) {
             Poll::Ready(result) => {

@@ -1,9 +1,9 @@
 //! Which machine a request goes to, what happens when one fails, and the
 //! edge's own pages.
 
-mod common;
-
-use common::{World, backend, endpoint, full, machine, nobody, says, wait_until, with_health};
+use crate::world::{
+    World, backend, endpoint, full, machine, nobody, says, wait_until, with_health,
+};
 use http::Response;
 use roost_proto::traffic::EndpointHealth;
 use std::collections::BTreeMap;
@@ -21,11 +21,18 @@ async fn get(world: &World, client: &reqwest::Client) -> (u16, String) {
 #[tokio::test]
 async fn requests_go_round_the_healthy_machines_only() {
     let world = World::new().await;
-    let (a, b, c) = (says(&world.tasks, "a").await, says(&world.tasks, "b").await, says(&world.tasks, "c").await);
+    let (a, b, c) = (
+        says(&world.tasks, "a").await,
+        says(&world.tasks, "b").await,
+        says(&world.tasks, "c").await,
+    );
     world.publish(vec![
         endpoint(1, a),
         endpoint(2, b),
-        with_health(endpoint(3, c), EndpointHealth::Failing("http check: 500".into())),
+        with_health(
+            endpoint(3, c),
+            EndpointHealth::Failing("http check: 500".into()),
+        ),
         with_health(endpoint(4, c), EndpointHealth::Draining),
         with_health(endpoint(5, c), EndpointHealth::Down("stopped".into())),
     ]);
@@ -41,25 +48,56 @@ async fn requests_go_round_the_healthy_machines_only() {
 async fn an_unknown_name_and_an_app_without_healthy_machines_get_pages_that_help() {
     let world = World::new().await;
     let answer = world.raw("GET / HTTP/1.1\r\nHost: nope.localhost\r\nAccept: application/json\r\nConnection: close\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("\"code\":\"no-such-app\""), "{answer}");
-    assert!(answer.contains("request_id") && answer.contains("roost deploy"), "{answer}");
-    world.publish(vec![with_health(endpoint(7, nobody().await), EndpointHealth::Down("stopped".into()))]);
-    let response = world.client().get(world.url("/")).header("accept", "text/html").send().await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 404") && answer.contains("\"code\":\"no-such-app\""),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("request_id") && answer.contains("roost deploy"),
+        "{answer}"
+    );
+    world.publish(vec![with_health(
+        endpoint(7, nobody().await),
+        EndpointHealth::Down("stopped".into()),
+    )]);
+    let response = world
+        .client()
+        .get(world.url("/"))
+        .header("accept", "text/html")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(response.status().as_u16(), 503);
-    assert!(response.headers().contains_key("retry-after") && response.headers().contains_key("roost-request-id"));
+    assert!(
+        response.headers().contains_key("retry-after")
+            && response.headers().contains_key("roost-request-id")
+    );
     let page = response.text().await.unwrap();
-    assert!(page.contains("<!doctype html>") && page.contains("does not run: stopped"), "{page}");
-    assert!(page.contains(machine(7).as_str()) && page.contains("roost status -a app"), "{page}");
+    assert!(
+        page.contains("<!doctype html>") && page.contains("does not run: stopped"),
+        "{page}"
+    );
+    assert!(
+        page.contains(machine(7).as_str()) && page.contains("roost status -a app"),
+        "{page}"
+    );
 }
 
 #[tokio::test]
 async fn a_request_waits_for_the_first_machine_to_become_healthy() {
     let world = World::new().await;
     let address = says(&world.tasks, "ready").await;
-    world.publish(vec![with_health(endpoint(1, address), EndpointHealth::Failing("no check has passed yet".into()))]);
+    world.publish(vec![with_health(
+        endpoint(1, address),
+        EndpointHealth::Failing("no check has passed yet".into()),
+    )]);
     let client = world.client();
     let mut waiting = Box::pin(get(&world, &client));
-    assert!(tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), &mut waiting)
+            .await
+            .is_err()
+    );
     world.publish(vec![endpoint(1, address)]);
     assert_eq!(waiting.await, (200, "ready".into()));
 }
@@ -67,7 +105,10 @@ async fn a_request_waits_for_the_first_machine_to_become_healthy() {
 #[tokio::test]
 async fn a_wait_for_health_ends_with_the_reason() {
     let world = World::with(|config| config.timeouts.healthy = Duration::from_millis(50)).await;
-    world.publish(vec![with_health(endpoint(1, nobody().await), EndpointHealth::Failing("tcp check: refused".into()))]);
+    world.publish(vec![with_health(
+        endpoint(1, nobody().await),
+        EndpointHealth::Failing("tcp check: refused".into()),
+    )]);
     let (status, page) = get(&world, &world.client()).await;
     assert_eq!(status, 503);
     assert!(page.contains("tcp check: refused"), "{page}");
@@ -80,13 +121,21 @@ async fn a_machine_that_refuses_connections_is_passed_over() {
     world.publish(vec![endpoint(1, nobody().await), endpoint(2, good)]);
     let client = world.client();
     for _ in 0..6 {
-        let response = client.post(world.url("/")).body("not idempotent").send().await.unwrap();
+        let response = client
+            .post(world.url("/"))
+            .body("not idempotent")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.text().await.unwrap(), "good");
     }
     world.publish(vec![endpoint(1, nobody().await)]);
     let (status, page) = get(&world, &client).await;
     assert_eq!(status, 502);
-    assert!(page.contains("machine-unreachable") && page.contains("refused"), "{page}");
+    assert!(
+        page.contains("machine-unreachable") && page.contains("refused"),
+        "{page}"
+    );
 }
 
 /// A machine that answers the first request of each connection, and closes the
@@ -100,7 +149,10 @@ async fn closes_at_second_request(world: &World) -> std::net::SocketAddr {
             tasks.spawn("closer-connection", async move {
                 let mut buffer = [0; 4096];
                 if stream.read(&mut buffer).await.unwrap_or(0) > 0 {
-                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                    stream
+                        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                        .await
+                        .unwrap();
                 }
                 let _ = stream.read(&mut buffer).await;
             });
@@ -117,7 +169,12 @@ async fn a_kept_connection_that_dies_under_a_request_is_not_the_clients_problem(
     for _ in 0..10 {
         assert_eq!(get(&world, &client).await, (200, "ok".into()));
     }
-    let response = client.post(world.url("/")).body("a body that must not be sent twice").send().await.unwrap();
+    let response = client
+        .post(world.url("/"))
+        .body("a body that must not be sent twice")
+        .send()
+        .await
+        .unwrap();
     assert!([200, 502].contains(&response.status().as_u16()));
 }
 
@@ -145,7 +202,10 @@ async fn a_draining_machine_finishes_its_request_and_gets_no_new_one() {
     running.spawn(client.get(world.url("/")).send());
     wait_until("the old machine works", || hits.load(Ordering::SeqCst) == 1).await;
     let gauge = world.edge.gauge();
-    world.publish(vec![with_health(endpoint(1, old), EndpointHealth::Draining), endpoint(2, new)]);
+    world.publish(vec![
+        with_health(endpoint(1, old), EndpointHealth::Draining),
+        endpoint(2, new),
+    ]);
     for _ in 0..5 {
         assert_eq!(get(&world, &client).await.1, "new");
     }
@@ -153,7 +213,10 @@ async fn a_draining_machine_finishes_its_request_and_gets_no_new_one() {
     release.send(true).unwrap();
     let response = running.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(response.text().await.unwrap(), "old");
-    wait_until("the old machine is idle", || gauge.in_flight(&machine(1)) == 0).await;
+    wait_until("the old machine is idle", || {
+        gauge.in_flight(&machine(1)) == 0
+    })
+    .await;
     assert_eq!(hits.load(Ordering::SeqCst), 1);
 }
 
@@ -166,7 +229,10 @@ async fn a_client_that_goes_away_cancels_the_work_of_the_app() {
         }
     }
     let world = World::new().await;
-    let (begun, gone) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (begun, gone) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
     let address = {
         let (begun, gone) = (begun.clone(), gone.clone());
         backend(&world.tasks, move |_| {
@@ -181,11 +247,17 @@ async fn a_client_that_goes_away_cancels_the_work_of_the_app() {
     };
     world.publish(vec![endpoint(1, address)]);
     let mut stream = tokio::net::TcpStream::connect(world.http()).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: app.localhost\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: app.localhost\r\n\r\n")
+        .await
+        .unwrap();
     wait_until("the app works", || begun.load(Ordering::SeqCst)).await;
     drop(stream);
     wait_until("the app was told", || gone.load(Ordering::SeqCst)).await;
-    wait_until("nothing is on the way", || world.edge.gauge().in_flight(&machine(1)) == 0).await;
+    wait_until("nothing is on the way", || {
+        world.edge.gauge().in_flight(&machine(1)) == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,7 +273,11 @@ async fn two_hundred_clients_notice_nothing_while_machines_are_replaced() {
         clients.spawn(async move {
             let client = world.client();
             while !stop.load(Ordering::Relaxed) {
-                let request = if number % 2 == 0 { client.get(world.url("/")) } else { client.post(world.url("/")).body("x") };
+                let request = if number % 2 == 0 {
+                    client.get(world.url("/"))
+                } else {
+                    client.post(world.url("/")).body("x")
+                };
                 let response = request.send().await.expect("no request fails");
                 let status = response.status();
                 let text = response.text().await.expect("no answer breaks off");
@@ -214,11 +290,20 @@ async fn two_hundred_clients_notice_nothing_while_machines_are_replaced() {
         // Each machine has tasks of its own: stopping them is what kills it.
         let machine_tasks = world.tasks.child();
         let next = endpoint(round, says(&machine_tasks, "next").await);
-        world.publish(vec![with_health(current, EndpointHealth::Draining), next.clone()]);
+        world.publish(vec![
+            with_health(current, EndpointHealth::Draining),
+            next.clone(),
+        ]);
         let before = served.load(Ordering::Relaxed);
-        wait_until("requests go on", || served.load(Ordering::Relaxed) > before + 100).await;
+        wait_until("requests go on", || {
+            served.load(Ordering::Relaxed) > before + 100
+        })
+        .await;
         let gauge = world.edge.gauge();
-        wait_until("the old machine is idle", || gauge.in_flight(&machine(round - 1)) == 0).await;
+        wait_until("the old machine is idle", || {
+            gauge.in_flight(&machine(round - 1)) == 0
+        })
+        .await;
         world.publish(vec![next.clone()]);
         current = next;
     }

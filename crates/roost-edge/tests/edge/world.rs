@@ -1,7 +1,5 @@
 //! An edge on free ports, with machines that are small servers in this process.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
@@ -21,62 +19,77 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-pub const LIMIT: Duration = Duration::from_secs(20);
-pub type AnyBody = BoxBody<Bytes, hyper::Error>;
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) type AnyBody = BoxBody<Bytes, hyper::Error>;
 
-pub struct World {
-    pub edge: Edge,
-    pub table: watch::Sender<Arc<TrafficTable>>,
-    pub authority: Arc<LocalAuthority>,
-    pub tasks: Tasks,
+pub(crate) struct World {
+    pub(crate) edge: Edge,
+    pub(crate) table: watch::Sender<Arc<TrafficTable>>,
+    pub(crate) authority: Arc<LocalAuthority>,
+    pub(crate) tasks: Tasks,
     _dir: tempfile::TempDir,
 }
 
 impl World {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|_| {}).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut EdgeConfig)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut EdgeConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Arc::new(LocalAuthority::open(dir.path()).unwrap());
         let mut config = EdgeConfig::new(RegionCode::parse("local").unwrap());
         config.http = vec!["127.0.0.1:0".parse().unwrap()];
         config.https = vec!["127.0.0.1:0".parse().unwrap()];
-        config.timeouts = EdgeTimeouts { healthy: Duration::from_secs(5), ..EdgeTimeouts::default() };
+        config.timeouts = EdgeTimeouts {
+            healthy: Duration::from_secs(5),
+            ..EdgeTimeouts::default()
+        };
         change(&mut config);
         let (table, feed) = watch::channel(Arc::default());
         let tasks = Tasks::new();
         let certificates = LocalCertificates::new(authority.clone(), &config.domains);
-        let edge = Edge::bind(config, feed, TrafficCounter::new(), certificates, &tasks).await.unwrap();
-        Self { edge, table, authority, tasks, _dir: dir }
+        let edge = Edge::bind(config, feed, TrafficCounter::new(), certificates, &tasks)
+            .await
+            .unwrap();
+        Self {
+            edge,
+            table,
+            authority,
+            tasks,
+            _dir: dir,
+        }
     }
 
-    pub fn http(&self) -> SocketAddr {
+    pub(crate) fn http(&self) -> SocketAddr {
         self.edge.http_addrs()[0]
     }
 
-    pub fn https(&self) -> SocketAddr {
+    pub(crate) fn https(&self) -> SocketAddr {
         self.edge.https_addrs()[0]
     }
 
     /// Publishes one app named `app` with these endpoints.
-    pub fn publish(&self, endpoints: Vec<Endpoint>) {
-        self.publish_app(AppTraffic { endpoints, force_https: false });
+    pub(crate) fn publish(&self, endpoints: Vec<Endpoint>) {
+        self.publish_app(AppTraffic {
+            endpoints,
+            force_https: false,
+        });
     }
 
-    pub fn publish_app(&self, traffic: AppTraffic) {
-        self.table.send_replace(Arc::new([(AppName::parse("app").unwrap(), traffic)].into()));
+    pub(crate) fn publish_app(&self, traffic: AppTraffic) {
+        self.table
+            .send_replace(Arc::new([(AppName::parse("app").unwrap(), traffic)].into()));
         // The reading applies the table, so that what follows sees it.
         self.edge.gauge().in_flight(&machine(0));
     }
 
     /// A client that resolves `app.localhost` to this edge and trusts its authority.
-    pub fn client(&self) -> reqwest::Client {
+    pub(crate) fn client(&self) -> reqwest::Client {
         self.client_builder().build().unwrap()
     }
 
-    pub fn client_builder(&self) -> reqwest::ClientBuilder {
+    pub(crate) fn client_builder(&self) -> reqwest::ClientBuilder {
         let pem = self.authority.certificate_pem().as_bytes();
         reqwest::Client::builder()
             .no_proxy()
@@ -86,16 +99,16 @@ impl World {
             .timeout(LIMIT)
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://app.localhost:{}{path}", self.http().port())
     }
 
-    pub fn tls_url(&self, path: &str) -> String {
+    pub(crate) fn tls_url(&self, path: &str) -> String {
         format!("https://app.localhost:{}{path}", self.https().port())
     }
 
     /// Sends raw bytes and returns all that comes until the edge closes.
-    pub async fn raw(&self, bytes: &str) -> String {
+    pub(crate) async fn raw(&self, bytes: &str) -> String {
         let mut stream = TcpStream::connect(self.http()).await.unwrap();
         stream.write_all(bytes.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
@@ -106,11 +119,11 @@ impl World {
     }
 }
 
-pub fn machine(number: u8) -> MachineId {
+pub(crate) fn machine(number: u8) -> MachineId {
     MachineId::from_bytes([number; 7])
 }
 
-pub fn endpoint(number: u8, address: SocketAddr) -> Endpoint {
+pub(crate) fn endpoint(number: u8, address: SocketAddr) -> Endpoint {
     Endpoint {
         machine_id: machine(number),
         region: RegionCode::parse("local").unwrap(),
@@ -120,13 +133,13 @@ pub fn endpoint(number: u8, address: SocketAddr) -> Endpoint {
     }
 }
 
-pub fn with_health(mut endpoint: Endpoint, health: EndpointHealth) -> Endpoint {
+pub(crate) fn with_health(mut endpoint: Endpoint, health: EndpointHealth) -> Endpoint {
     endpoint.health = health;
     endpoint
 }
 
 /// A machine: an HTTP/1 and h2c server that answers by this function.
-pub async fn backend<F, Fut>(tasks: &Tasks, answer: F) -> SocketAddr
+pub(crate) async fn backend<F, Fut>(tasks: &Tasks, answer: F) -> SocketAddr
 where
     F: Fn(Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Response<AnyBody>> + Send + 'static,
@@ -143,7 +156,9 @@ where
                     async move { Ok::<_, Infallible>(response.await) }
                 });
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+                let _ = builder
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                    .await;
             });
         }
     });
@@ -151,21 +166,27 @@ where
 }
 
 /// A machine that answers everything with this text.
-pub async fn says(tasks: &Tasks, text: &'static str) -> SocketAddr {
+pub(crate) async fn says(tasks: &Tasks, text: &'static str) -> SocketAddr {
     backend(tasks, move |_| async move { Response::new(full(text)) }).await
 }
 
-pub fn full(text: impl Into<Bytes>) -> AnyBody {
-    Full::new(text.into()).map_err(|never| match never {}).boxed()
+pub(crate) fn full(text: impl Into<Bytes>) -> AnyBody {
+    Full::new(text.into())
+        .map_err(|never| match never {})
+        .boxed()
 }
 
 /// An address where nothing listens.
-pub async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+pub(crate) async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// Polls until the condition holds.
-pub async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !condition() {
         assert!(begun.elapsed() < LIMIT, "not in time: {what}");
