@@ -8,6 +8,11 @@ use crate::limits::{EXTENDED_HEADER_BYTES_MAX, XATTRS_MAX};
 use std::io::Read;
 
 const BLOCK: usize = 512;
+const MODE: std::ops::Range<usize> = 100..108;
+const UID: std::ops::Range<usize> = 108..116;
+const GID: std::ops::Range<usize> = 116..124;
+const SIZE: std::ops::Range<usize> = 124..136;
+const MTIME: std::ops::Range<usize> = 136..148;
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 /// Prefix of extended attributes in PAX records.
 const PAX_XATTR: &[u8] = b"SCHILY.xattr.";
@@ -71,7 +76,7 @@ pub fn next_entry(reader: &mut impl Read) -> Result<Option<Entry>, UnpackError> 
     let mut extension = Extension::default();
     loop {
         let Some(header) = read_header(reader)? else { return Ok(None) };
-        let size = header.entry_size().map_err(|_| UnpackError::header("has a bad size"))?;
+        let size = field(&header, SIZE, tar::Header::entry_size)?;
         match header.entry_type().as_byte() {
             b'x' => {
                 let content = read_extended(reader, size)?;
@@ -184,6 +189,18 @@ fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
+/// A numeric field; some writers leave those blank that do not matter.
+fn field<T: Default>(
+    header: &tar::Header,
+    range: std::ops::Range<usize>,
+    read: impl Fn(&tar::Header) -> std::io::Result<T>,
+) -> Result<T, UnpackError> {
+    if header.as_bytes()[range].iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    read(header).map_err(|_| UnpackError::header("has a bad number"))
+}
+
 fn entry(header: &tar::Header, size: u64, extension: Extension) -> Result<Entry, UnpackError> {
     let kind = match header.entry_type().as_byte() {
         b'0' | 0 | b'7' => EntryKind::File,
@@ -195,7 +212,6 @@ fn entry(header: &tar::Header, size: u64, extension: Extension) -> Result<Entry,
         b'S' => return Err(UnpackError::header("is sparse")),
         _ => return Err(UnpackError::header("has an unknown type")),
     };
-    let bad = |_| UnpackError::header("has a bad number");
     let path = extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
     // Before POSIX, a directory was a file whose name ended in a slash.
     let kind = if kind == EntryKind::File && path.ends_with(b"/") { EntryKind::Directory } else { kind };
@@ -203,11 +219,11 @@ fn entry(header: &tar::Header, size: u64, extension: Extension) -> Result<Entry,
         .link
         .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
         .unwrap_or_default();
-    let uid = extension.uid.map_or_else(|| header.uid(), Ok).map_err(bad)?;
-    let gid = extension.gid.map_or_else(|| header.gid(), Ok).map_err(bad)?;
+    let uid = extension.uid.map_or_else(|| field(header, UID, tar::Header::uid), Ok)?;
+    let gid = extension.gid.map_or_else(|| field(header, GID, tar::Header::gid), Ok)?;
     let mtime = match extension.mtime {
         Some(mtime) => mtime,
-        None => i64::try_from(header.mtime().map_err(bad)?).unwrap_or(0),
+        None => i64::try_from(field(header, MTIME, tar::Header::mtime)?).unwrap_or(0),
     };
     // Only files have content; what other entries claim is a hint of some writers.
     let size = match kind {
@@ -215,6 +231,6 @@ fn entry(header: &tar::Header, size: u64, extension: Extension) -> Result<Entry,
         EntryKind::HardLink | EntryKind::Symlink | EntryKind::Directory | EntryKind::Fifo
         | EntryKind::Device => 0,
     };
-    let mode = header.mode().map_err(bad)? & 0o7777;
+    let mode = field(header, MODE, tar::Header::mode)? & 0o7777;
     Ok(Entry { path, link, kind, mode, uid, gid, mtime, size, xattrs: extension.xattrs })
 }
