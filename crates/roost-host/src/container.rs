@@ -4,7 +4,7 @@
 //! lock file that is locked for as long as its shim lives, a control socket
 //! while it runs, and `exit.json` once it has ended; whatever still runs of a
 //! machine is in its cgroup. So a new driver in a new process knows as much as
-//! the one before it, and whatever state a machine is found in, [`sweep`] ends
+//! the one before it, and whatever state a machine is found in, `sweep` ends
 //! in nothing being left.
 //!
 //! The first process of a machine is process 1 of its own process namespace:

@@ -21,6 +21,8 @@ with_both_runtimes!(
     long_output_of_a_command_is_cut,
     listening_sockets_are_listed_with_their_process,
     a_machine_that_is_not_there_does_not_run,
+    a_launch_that_is_given_up_at_any_time_leaves_nothing,
+    machines_start_side_by_side,
 );
 
 async fn exit_codes_and_signals_are_reported(host: &Host) {
@@ -268,4 +270,43 @@ async fn a_machine_that_is_not_there_does_not_run(host: &Host) {
         Err(DriverError::NotRunning(_))
     ));
     host.remove(&id).await;
+}
+
+async fn a_launch_that_is_given_up_at_any_time_leaves_nothing(host: &Host) {
+    for wait_ms in (0..100).step_by(9) {
+        let config = host.machine("sleep 600");
+        let id = config.machine_id.clone();
+        let driver = host.new_driver();
+        // As if roostd had been killed then.
+        let launched =
+            tokio::time::timeout(Duration::from_millis(wait_ms), driver.launch(config)).await;
+        let adopted = host.new_driver().adopt(&id).await.unwrap();
+        match launched {
+            Ok(Ok(running)) => assert_eq!(adopted, Adoption::Running(running)),
+            // Given up while the shim was already past its last question.
+            Err(_) if matches!(adopted, Adoption::Running(_)) => {}
+            _ => assert_eq!(adopted, Adoption::Gone, "after {wait_ms} ms"),
+        }
+        host.remove(&id).await;
+    }
+}
+
+async fn machines_start_side_by_side(host: &Host) {
+    let configs: Vec<_> = (0..8)
+        .map(|_| host.machine("echo $COLOUR; exit 2"))
+        .collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for config in configs.clone() {
+        let driver = host.new_driver();
+        tasks.spawn(async move {
+            let id = config.machine_id.clone();
+            driver.launch(config).await.unwrap();
+            driver.wait_exit(&id).await.unwrap().exit_code
+        });
+    }
+    assert_eq!(tasks.join_all().await, [2; 8]);
+    for config in configs {
+        assert_eq!(lines(&config.log_dir, LogStream::Stdout), ["blue"]);
+        host.remove(&config.machine_id).await;
+    }
 }
