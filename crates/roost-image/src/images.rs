@@ -160,13 +160,28 @@ impl Images {
     pub async fn open(config: ImagesConfig) -> Result<Self, OpenImagesError> {
         let store = ContentStore::open(&config.root)
             .await
-            .map_err(|source| OpenImagesError { root: config.root.clone(), source })?;
-        let waits = Waits { stall: config.stall_timeout, backoff: config.backoff_min };
+            .map_err(|source| OpenImagesError {
+                root: config.root.clone(),
+                source,
+            })?;
+        let waits = Waits {
+            stall: config.stall_timeout,
+            backoff: config.backoff_min,
+        };
         let remote = Remote::new(config.credentials.clone(), waits);
         let unpacks = Arc::new(Semaphore::new(UNPACKS_PARALLEL));
         let (blob_flights, layer_flights) = (Flights::default(), Flights::default());
-        let inner = ImagesInner { config, store, remote, blob_flights, layer_flights, unpacks };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = ImagesInner {
+            config,
+            store,
+            remote,
+            blob_flights,
+            layer_flights,
+            unpacks,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The content under the images.
@@ -213,15 +228,21 @@ impl Images {
                 return Ok(None);
             }
         }
-        let config = store.read_blob(&manifest.config.digest, CONFIG_BYTES_MAX).await?;
-        let Some(config) = config else { return Ok(None) };
+        let config = store
+            .read_blob(&manifest.config.digest, CONFIG_BYTES_MAX)
+            .await?;
+        let Some(config) = config else {
+            return Ok(None);
+        };
         let config = self.parse_config(&manifest, &config)?;
         combine(digest, &manifest, config).map(Some)
     }
 
     pub(crate) fn parse(&self, digest: &Digest, bytes: &[u8]) -> Result<Manifest, ReadImageError> {
-        let manifest = parse_manifest(bytes)
-            .map_err(|source| ReadImageError::Manifest { digest: digest.clone(), source })?;
+        let manifest = parse_manifest(bytes).map_err(|source| ReadImageError::Manifest {
+            digest: digest.clone(),
+            source,
+        })?;
         if let Manifest::Image(image) = &manifest {
             check_layers(digest, image)?;
         }
@@ -252,8 +273,15 @@ impl Images {
                 .filter(|platform| !platform.starts_with("unknown/"))
                 .collect();
             found.dedup();
-            let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
-            ReadImageError::Platform { found, wanted: wanted.clone() }
+            let found = if found.is_empty() {
+                "nothing".to_owned()
+            } else {
+                found.join(", ")
+            };
+            ReadImageError::Platform {
+                found,
+                wanted: wanted.clone(),
+            }
         })
     }
 
@@ -263,12 +291,17 @@ impl Images {
         bytes: &[u8],
     ) -> Result<ParsedImageConfig, ReadImageError> {
         let digest = manifest.config.digest.clone();
-        let config = parse_image_config(bytes)
-            .map_err(|source| ReadImageError::Config { digest: digest.clone(), source })?;
+        let config = parse_image_config(bytes).map_err(|source| ReadImageError::Config {
+            digest: digest.clone(),
+            source,
+        })?;
         let wanted = &self.inner.config.platform;
         if wanted.fit(&config.platform).is_none() {
             let found = config.platform.to_string();
-            return Err(ReadImageError::Platform { found, wanted: wanted.clone() });
+            return Err(ReadImageError::Platform {
+                found,
+                wanted: wanted.clone(),
+            });
         }
         if config.diff_ids.len() != manifest.layers.len() {
             let problem = format!(
@@ -287,7 +320,11 @@ impl Images {
     /// be written to. Callers that come at the same time share the work.
     pub async fn rootfs_layers(&self, image: &Image) -> Result<Vec<PathBuf>, UnpackError> {
         let store = &self.inner.store;
-        let diff_ids: Vec<Digest> = image.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        let diff_ids: Vec<Digest> = image
+            .layers
+            .iter()
+            .map(|layer| layer.diff_id.clone())
+            .collect();
         let _pins: Vec<Pin> = image
             .layers
             .iter()
@@ -312,7 +349,10 @@ impl Images {
         if !turns.is_empty() {
             self.unpack_all(turns).await?;
         }
-        Ok(diff_ids.iter().map(|diff_id| store.layer_path(diff_id)).collect())
+        Ok(diff_ids
+            .iter()
+            .map(|diff_id| store.layer_path(diff_id))
+            .collect())
     }
 
     async fn unpack_all(
@@ -321,13 +361,23 @@ impl Images {
     ) -> Result<(), UnpackError> {
         let store = &self.inner.store;
         let work = turns.into_iter().map(|(layer, turn)| async move {
-            let blob_bytes = store
-                .blob_size(&layer.digest)
-                .await?
-                .ok_or_else(|| UnpackError::Missing { digest: layer.digest.clone() })?;
+            let blob_bytes =
+                store
+                    .blob_size(&layer.digest)
+                    .await?
+                    .ok_or_else(|| UnpackError::Missing {
+                        digest: layer.digest.clone(),
+                    })?;
             let blob = store.blob_path(&layer.digest);
-            let source = LayerSource { blob, blob_bytes, diff_id: layer.diff_id.clone() };
-            let (temporary, target) = (store.layer_temporary_path(), store.layer_path(&layer.diff_id));
+            let source = LayerSource {
+                blob,
+                blob_bytes,
+                diff_id: layer.diff_id.clone(),
+            };
+            let (temporary, target) = (
+                store.layer_temporary_path(),
+                store.layer_path(&layer.diff_id),
+            );
             let slot = Arc::clone(&self.inner.unpacks).acquire_owned().await;
             // The turn goes along: nobody else starts while a call that was dropped still unpacks.
             let done = tokio::task::spawn_blocking(move || {
@@ -343,7 +393,9 @@ impl Images {
         let root = store.root().to_owned();
         let synced = tokio::task::spawn_blocking(move || {
             let dir = std::fs::File::open(&root).on("open", &root)?;
-            rustix::fs::syncfs(&dir).map_err(std::io::Error::from).on("sync", &root)
+            rustix::fs::syncfs(&dir)
+                .map_err(std::io::Error::from)
+                .on("sync", &root)
         });
         synced.await.map_err(|_| UnpackError::Interrupted)??;
         let mut first_error = None;
@@ -369,19 +421,33 @@ fn check_layers(digest: &Digest, manifest: &ImageManifest) -> Result<(), ReadIma
         return Err(unusable(digest, problem));
     }
     let is_tar = |media_type: &str| {
-        ["tar", "tar+gzip", "tar.gzip", "tar+zstd", "tar.zstd"].iter().any(|end| {
-            media_type.strip_suffix(end).is_some_and(|start| start.ends_with(['.', '+', '/']))
-        })
+        ["tar", "tar+gzip", "tar.gzip", "tar+zstd", "tar.zstd"]
+            .iter()
+            .any(|end| {
+                media_type
+                    .strip_suffix(end)
+                    .is_some_and(|start| start.ends_with(['.', '+', '/']))
+            })
     };
-    if let Some(layer) = manifest.layers.iter().find(|layer| !is_tar(&layer.media_type)) {
-        let problem = format!("has a layer of type `{}`, which is no archive", layer.media_type);
+    if let Some(layer) = manifest
+        .layers
+        .iter()
+        .find(|layer| !is_tar(&layer.media_type))
+    {
+        let problem = format!(
+            "has a layer of type `{}`, which is no archive",
+            layer.media_type
+        );
         return Err(unusable(digest, problem));
     }
     Ok(())
 }
 
 pub(crate) fn unusable(digest: &Digest, problem: impl Into<String>) -> ReadImageError {
-    ReadImageError::Unusable { digest: digest.clone(), problem: problem.into() }
+    ReadImageError::Unusable {
+        digest: digest.clone(),
+        problem: problem.into(),
+    }
 }
 
 pub(crate) fn combine(
@@ -400,7 +466,15 @@ pub(crate) fn combine(
             size: layer.size,
         })
         .collect();
-    let distinct: BTreeSet<_> = layers.iter().map(|layer| (&layer.digest, layer.size)).collect();
+    let distinct: BTreeSet<_> = layers
+        .iter()
+        .map(|layer| (&layer.digest, layer.size))
+        .collect();
     let size_bytes = distinct.iter().map(|(_, size)| size).sum();
-    Ok(Image { digest, config: config.config, layers, size_bytes })
+    Ok(Image {
+        digest,
+        config: config.config,
+        layers,
+        size_bytes,
+    })
 }

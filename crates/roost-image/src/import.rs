@@ -134,13 +134,19 @@ impl Images {
         let members = members.await.map_err(|_| ImportError::Interrupted)??;
         if let Some((digest, ..)) = members.find("index.json") {
             let index = self.store().read_blob(digest, MANIFEST_BYTES_MAX).await?;
-            return self.import_index(path, &index.unwrap_or_default(), name, None).await;
+            return self
+                .import_index(path, &index.unwrap_or_default(), name, None)
+                .await;
         }
         let Some((digest, ..)) = members.find("manifest.json") else {
             let problem = "has neither index.json nor manifest.json, so it is no image archive";
             return Err(form(path, problem));
         };
-        let saved = self.store().read_blob(digest, MANIFEST_BYTES_MAX).await?.unwrap_or_default();
+        let saved = self
+            .store()
+            .read_blob(digest, MANIFEST_BYTES_MAX)
+            .await?
+            .unwrap_or_default();
         let saved: Vec<SavedImage> = serde_json::from_slice(&saved)
             .map_err(|error| form(path, format!("has a bad manifest.json: {error}")))?;
         if saved.len() != 1 {
@@ -163,11 +169,17 @@ impl Images {
         let index: LayoutIndex = serde_json::from_slice(index)
             .map_err(|error| form(path, format!("has a bad index.json: {error}")))?;
         if index.manifests.len() != 1 {
-            return Err(form(path, format!("holds {} images, not one", index.manifests.len())));
+            return Err(form(
+                path,
+                format!("holds {} images, not one", index.manifests.len()),
+            ));
         }
         let mut images = Vec::new();
         for descriptor in &index.manifests {
-            let unusable = |source| ImportError::Image { path: path.to_owned(), source };
+            let unusable = |source| ImportError::Image {
+                path: path.to_owned(),
+                source,
+            };
             let (mut digest, mut bytes) = self.manifest_of(path, descriptor, folder).await?;
             let mut manifest = self.parse(&digest, &bytes).map_err(unusable)?;
             if let Manifest::Index(inner) = &manifest {
@@ -190,7 +202,10 @@ impl Images {
         folder: Option<&Path>,
     ) -> Result<(Digest, Bytes), ImportError> {
         self.take_blob(path, &descriptor.digest, folder).await?;
-        let bytes = self.store().read_blob(&descriptor.digest, MANIFEST_BYTES_MAX).await?;
+        let bytes = self
+            .store()
+            .read_blob(&descriptor.digest, MANIFEST_BYTES_MAX)
+            .await?;
         Ok((descriptor.digest.clone(), bytes.unwrap_or_default()))
     }
 
@@ -219,7 +234,10 @@ impl Images {
             }
         }
         let committed = writer.commit(digest).await;
-        committed.map_err(|source| ImportError::Blob { path: path.to_owned(), source })?;
+        committed.map_err(|source| ImportError::Blob {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(())
     }
 
@@ -232,7 +250,9 @@ impl Images {
         name: &ImageRef,
     ) -> Result<Image, ImportError> {
         let find = |member: &str| {
-            members.find(member).ok_or_else(|| form(path, format!("lacks `{member}`")))
+            members
+                .find(member)
+                .ok_or_else(|| form(path, format!("lacks `{member}`")))
         };
         let descriptor = |media_type: &str, digest: &Digest, size: u64| Descriptor {
             media_type: media_type.to_owned(),
@@ -264,7 +284,10 @@ impl Images {
         let digest = self.store().put_bytes(bytes.clone()).await?;
         let manifest = self
             .parse(&digest, &bytes)
-            .map_err(|source| ImportError::Image { path: path.to_owned(), source })?;
+            .map_err(|source| ImportError::Image {
+                path: path.to_owned(),
+                source,
+            })?;
         self.name_image(path, &manifest, bytes, name).await
     }
 
@@ -279,7 +302,10 @@ impl Images {
         let store = self.store();
         // Read before it is named, so that one that cannot be used gets no name.
         let digest = store.put_detached_manifest(bytes.clone(), manifest).await?;
-        let unusable = |source| ImportError::Image { path: path.to_owned(), source };
+        let unusable = |source| ImportError::Image {
+            path: path.to_owned(),
+            source,
+        };
         let image = self.image(&digest).await.map_err(unusable)?;
         let image = image.ok_or_else(|| form(path, "does not hold all of its image"))?;
         for blob in manifest.children() {
@@ -289,13 +315,19 @@ impl Images {
         store
             .put_manifest(&name.repository, bytes, manifest.media_type(), tag)
             .await
-            .map_err(|source| ImportError::Manifest { path: path.to_owned(), source })?;
+            .map_err(|source| ImportError::Manifest {
+                path: path.to_owned(),
+                source,
+            })?;
         Ok(image)
     }
 }
 
 fn form(path: &Path, problem: impl Into<String>) -> ImportError {
-    ImportError::Form { path: path.to_owned(), problem: problem.into() }
+    ImportError::Form {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
 }
 
 /// Takes each file of an archive into the store; runs on a blocking thread.
@@ -304,7 +336,10 @@ fn take_members(
     store: &ContentStore,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Members, ImportError> {
-    let broken = |source| ImportError::Archive { path: path.to_owned(), source };
+    let broken = |source| ImportError::Archive {
+        path: path.to_owned(),
+        source,
+    };
     let file = std::fs::File::open(path).on("open", path)?;
     let mut reader = decompress(file).map_err(broken)?;
     let mut members = Members::default();
@@ -312,9 +347,14 @@ fn take_members(
     let damaged = |error: crate::unpack::UnpackError| broken(std::io::Error::other(error));
     while let Some(entry) = crate::unpack::next_entry(&mut reader).map_err(damaged)? {
         if members.blobs.len() + members.links.len() >= ARCHIVE_MEMBERS_MAX {
-            return Err(form(path, format!("has more than {ARCHIVE_MEMBERS_MAX} members")));
+            return Err(form(
+                path,
+                format!("has more than {ARCHIVE_MEMBERS_MAX} members"),
+            ));
         }
-        let name = String::from_utf8_lossy(&entry.path).trim_start_matches("./").to_owned();
+        let name = String::from_utf8_lossy(&entry.path)
+            .trim_start_matches("./")
+            .to_owned();
         match entry.kind {
             crate::unpack::EntryKind::File => {}
             crate::unpack::EntryKind::Symlink | crate::unpack::EntryKind::HardLink => {
@@ -344,7 +384,9 @@ fn take_members(
         let padding = crate::unpack::padding(entry.size);
         std::io::copy(&mut (&mut reader).take(padding), &mut std::io::sink()).map_err(broken)?;
         let (digest, size) = runtime.block_on(writer.finish())?;
-        members.blobs.insert(name, (digest, size, Compression::of(&start)));
+        members
+            .blobs
+            .insert(name, (digest, size, Compression::of(&start)));
     }
     Ok(members)
 }

@@ -20,9 +20,7 @@ mod remote;
 pub mod store;
 pub mod unpack;
 
-pub use images::{
-    Image, Images, ImagesConfig, LayerDescriptor, OpenImagesError, ReadImageError,
-};
+pub use images::{Image, Images, ImagesConfig, LayerDescriptor, OpenImagesError, ReadImageError};
 pub use import::ImportError;
 pub use manifest::{ImageConfig, Manifest, parse_manifest};
 pub use platform::Platform;

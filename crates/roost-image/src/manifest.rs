@@ -54,7 +54,9 @@ pub enum ParseManifestError {
     #[error("manifest is not JSON of the expected form")]
     Json(#[source] serde_json::Error),
     /// The first manifest format, without digests of the configuration.
-    #[error("manifest has schema version 1, which roost does not read; push the image again with a current tool")]
+    #[error(
+        "manifest has schema version 1, which roost does not read; push the image again with a current tool"
+    )]
     SchemaOne,
     /// Another schema version.
     #[error("manifest has schema version {version}, not 2")]
@@ -105,7 +107,11 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// Free notes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -268,7 +274,11 @@ pub fn parse_manifest(bytes: &[u8]) -> Result<Manifest, ParseManifestError> {
     if raw.manifests.is_some() && (raw.config.is_some() || raw.layers.is_some()) {
         return Err(missing("either `manifests`, or `config` and `layers`"));
     }
-    if is_index { index(raw).map(Manifest::Index) } else { image(raw).map(Manifest::Image) }
+    if is_index {
+        index(raw).map(Manifest::Index)
+    } else {
+        image(raw).map(Manifest::Image)
+    }
 }
 
 fn missing(what: &str) -> ParseManifestError {
@@ -280,7 +290,11 @@ fn index(raw: RawManifest) -> Result<ImageIndex, ParseManifestError> {
     let count = manifests.len();
     if count > INDEX_MANIFESTS_MAX {
         let count_max = INDEX_MANIFESTS_MAX;
-        return Err(ParseManifestError::TooMany { what: "manifests", count, count_max });
+        return Err(ParseManifestError::TooMany {
+            what: "manifests",
+            count,
+            count_max,
+        });
     }
     Ok(ImageIndex {
         media_type: raw.media_type.unwrap_or_else(|| OCI_INDEX.to_owned()),
@@ -296,15 +310,27 @@ fn image(raw: RawManifest) -> Result<ImageManifest, ParseManifestError> {
     let layers = raw.layers.ok_or_else(|| missing("`layers`"))?;
     let count = layers.len();
     if count > LAYERS_MAX {
-        return Err(ParseManifestError::TooMany { what: "layers", count, count_max: LAYERS_MAX });
+        return Err(ParseManifestError::TooMany {
+            what: "layers",
+            count,
+            count_max: LAYERS_MAX,
+        });
     }
     let largest = layers.iter().map(|layer| layer.size).max().unwrap_or(0);
     if largest > LAYER_BYTES_MAX {
-        return Err(ParseManifestError::LayersTooLarge { size: largest, size_max: LAYER_BYTES_MAX });
+        return Err(ParseManifestError::LayersTooLarge {
+            size: largest,
+            size_max: LAYER_BYTES_MAX,
+        });
     }
-    let size = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
+    let size = layers
+        .iter()
+        .fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
     if size > IMAGE_BYTES_MAX {
-        return Err(ParseManifestError::LayersTooLarge { size, size_max: IMAGE_BYTES_MAX });
+        return Err(ParseManifestError::LayersTooLarge {
+            size,
+            size_max: IMAGE_BYTES_MAX,
+        });
     }
     Ok(ImageManifest {
         media_type: raw.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned()),

@@ -26,7 +26,11 @@ impl Platform {
             "powerpc64" => ("ppc64le", None),
             other => (other, None),
         };
-        Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant }
+        Self {
+            os: "linux".to_owned(),
+            architecture: architecture.to_owned(),
+            variant,
+        }
     }
 
     /// How well an image for `other` runs here: `None` not at all, else higher is better.
@@ -44,13 +48,18 @@ impl Platform {
 
     /// The number of the variant, with each architecture's default filled in.
     fn level(&self) -> u8 {
-        let named = self.variant.as_deref().and_then(|text| text.strip_prefix('v'));
+        let named = self
+            .variant
+            .as_deref()
+            .and_then(|text| text.strip_prefix('v'));
         let default = match self.architecture.as_str() {
             "arm64" => 8,
             "arm" => 7,
             _ => 1,
         };
-        named.and_then(|text| text.split('.').next()?.parse().ok()).unwrap_or(default)
+        named
+            .and_then(|text| text.split('.').next()?.parse().ok())
+            .unwrap_or(default)
     }
 }
 
@@ -70,7 +79,11 @@ mod tests {
 
     fn platform(architecture: &str, variant: Option<&str>) -> Platform {
         let variant = variant.map(str::to_owned);
-        Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant }
+        Platform {
+            os: "linux".to_owned(),
+            architecture: architecture.to_owned(),
+            variant,
+        }
     }
 
     #[test]
@@ -81,6 +94,9 @@ mod tests {
         assert_eq!(arm.fit(&platform("amd64", None)), None);
         let arm64 = platform("arm64", None);
         assert_eq!(arm64.fit(&platform("arm64", Some("v8"))), Some(u8::MAX));
-        assert_eq!(platform("amd64", None).fit(&platform("amd64", Some("v3"))), None);
+        assert_eq!(
+            platform("amd64", None).fit(&platform("amd64", Some("v3"))),
+            None
+        );
     }
 }

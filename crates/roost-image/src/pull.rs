@@ -115,19 +115,29 @@ impl Images {
         progress: &dyn PullProgress,
     ) -> Result<Image, PullError> {
         let local = &self.inner.config.local_registries;
-        let is_local = reference.registry.as_ref().is_some_and(|name| local.contains(name));
+        let is_local = reference
+            .registry
+            .as_ref()
+            .is_some_and(|name| local.contains(name));
         if is_local || reference.registry.is_none() {
-            let found = self.local_image(reference).await.map_err(|fault| fault.of(reference))?;
+            let found = self
+                .local_image(reference)
+                .await
+                .map_err(|fault| fault.of(reference))?;
             if let Some(image) = found {
                 progress.started(image.size_bytes);
                 progress.advanced(image.size_bytes);
                 return Ok(image);
             }
             if is_local {
-                return Err(PullError::NotFound { reference: reference.clone() });
+                return Err(PullError::NotFound {
+                    reference: reference.clone(),
+                });
             }
         }
-        self.remote_image(reference, progress).await.map_err(|fault| fault.of(reference))
+        self.remote_image(reference, progress)
+            .await
+            .map_err(|fault| fault.of(reference))
     }
 
     async fn local_image(&self, reference: &ImageRef) -> Result<Option<Image>, Fault> {
@@ -169,7 +179,9 @@ impl Images {
         let store = &self.inner.store;
         let remote = &self.inner.remote;
         let repository = self.repository(reference);
-        let mut fetched = remote.manifest(&repository, reference.manifest_reference()).await?;
+        let mut fetched = remote
+            .manifest(&repository, reference.manifest_reference())
+            .await?;
         let mut manifest = self.parse(&fetched.digest, &fetched.bytes)?;
         if let Manifest::Index(index) = &manifest {
             let chosen = self.choose(index)?;
@@ -189,8 +201,11 @@ impl Images {
         let config = self.parse_config(image_manifest, &config)?;
         let image = combine(fetched.digest.clone(), image_manifest, config)?;
         progress.started(image.size_bytes);
-        self.fetch_layers(&repository, &image_manifest.layers, progress).await?;
-        store.put_detached_manifest(fetched.bytes, &manifest).await?;
+        self.fetch_layers(&repository, &image_manifest.layers, progress)
+            .await?;
+        store
+            .put_detached_manifest(fetched.bytes, &manifest)
+            .await?;
         self.touch(&image).await?;
         Ok(image)
     }
@@ -202,11 +217,18 @@ impl Images {
     ) -> Result<bytes::Bytes, Fault> {
         let config = &manifest.config;
         if config.size > CONFIG_BYTES_MAX {
-            let problem = format!("has {} bytes, and {CONFIG_BYTES_MAX} is the most", config.size);
+            let problem = format!(
+                "has {} bytes, and {CONFIG_BYTES_MAX} is the most",
+                config.size
+            );
             return Err(unusable(&config.digest, problem).into());
         }
         self.fetch_blob(repository, config, &|_bytes| {}).await?;
-        let content = self.inner.store.read_blob(&config.digest, CONFIG_BYTES_MAX).await?;
+        let content = self
+            .inner
+            .store
+            .read_blob(&config.digest, CONFIG_BYTES_MAX)
+            .await?;
         content.ok_or_else(|| unusable(&config.digest, "went away while it was pulled").into())
     }
 
@@ -251,7 +273,11 @@ impl Images {
                 let problem = format!("has {size} bytes, and its manifest says {}", blob.size);
                 Err(unusable(&blob.digest, problem).into())
             }
-            None => Ok(self.inner.remote.blob(store, repository, blob, advanced).await?),
+            None => Ok(self
+                .inner
+                .remote
+                .blob(store, repository, blob, advanced)
+                .await?),
         }
     }
 
@@ -262,8 +288,17 @@ impl Images {
         let host = if is_hub { DOCKER_HUB } else { registry };
         let is_official = is_hub && !reference.repository.contains('/');
         let prefix = if is_official { "library/" } else { "" };
-        let is_insecure = self.inner.config.insecure_registries.iter().any(|name| name == registry);
-        let scheme = if is_insecure || is_loopback(host) { "http" } else { "https" };
+        let is_insecure = self
+            .inner
+            .config
+            .insecure_registries
+            .iter()
+            .any(|name| name == registry);
+        let scheme = if is_insecure || is_loopback(host) {
+            "http"
+        } else {
+            "https"
+        };
         Repository {
             base: format!("{scheme}://{host}"),
             registry: registry.to_owned(),

@@ -32,7 +32,9 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,7 +94,9 @@ pub enum RemoteError {
         problem: String,
     },
     /// It stopped sending, again and again.
-    #[error("registry {registry} stopped sending {what} after {n_bytes} bytes, in {n_attempts} attempts")]
+    #[error(
+        "registry {registry} stopped sending {what} after {n_bytes} bytes, in {n_attempts} attempts"
+    )]
     Stalled {
         /// Which one.
         registry: String,
@@ -153,7 +157,12 @@ pub(crate) struct FetchedManifest {
 
 impl Remote {
     pub(crate) fn new(credentials: BTreeMap<String, Credentials>, waits: Waits) -> Self {
-        Self { http: OnceLock::new(), credentials, tokens: Tokens::default(), waits }
+        Self {
+            http: OnceLock::new(),
+            credentials,
+            tokens: Tokens::default(),
+            waits,
+        }
     }
 
     /// The HTTP client, made at first use: a node that pulls nothing needs no CA certificates.
@@ -178,17 +187,29 @@ impl Remote {
         reference: &str,
     ) -> Result<FetchedManifest, RemoteError> {
         let what = format!("manifest {}:{reference}", repository.name);
-        let url = format!("{}/v2/{}/manifests/{reference}", repository.base, repository.name);
+        let url = format!(
+            "{}/v2/{}/manifests/{reference}",
+            repository.base, repository.name
+        );
         let response = self.get(repository, &url, &what, None).await?;
         let said = response.headers().get("docker-content-digest").cloned();
-        let bytes = self.body(repository, response, &what, MANIFEST_BYTES_MAX).await?;
+        let bytes = self
+            .body(repository, response, &what, MANIFEST_BYTES_MAX)
+            .await?;
         let actual = Digest::from_sha256(Sha256::digest(&bytes).into());
         let said = said.and_then(|said| Digest::parse(said.to_str().ok()?).ok());
         let expected = Digest::parse(reference).ok().or(said);
         if expected.is_some_and(|expected| expected != actual) {
-            return Err(RemoteError::Digest { registry: repository.registry.clone(), what, actual });
+            return Err(RemoteError::Digest {
+                registry: repository.registry.clone(),
+                what,
+                actual,
+            });
         }
-        Ok(FetchedManifest { bytes, digest: actual })
+        Ok(FetchedManifest {
+            bytes,
+            digest: actual,
+        })
     }
 
     /// Sends a GET, logs in when asked to, and returns a success.
@@ -207,7 +228,8 @@ impl Remote {
             response = self.send(registry, url, Some(&header), offset).await?;
         }
         let status = response.status();
-        if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && offset.is_some()) {
+        if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && offset.is_some())
+        {
             return Ok(response);
         }
         let (registry, what) = (registry.clone(), what.to_owned());
@@ -216,10 +238,17 @@ impl Remote {
         }
         let reason = self.reason(repository, response).await;
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(RemoteError::Denied { registry, what, reason })
-            }
-            _ => Err(RemoteError::Status { registry, what, status, reason }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(RemoteError::Denied {
+                registry,
+                what,
+                reason,
+            }),
+            _ => Err(RemoteError::Status {
+                registry,
+                what,
+                status,
+                reason,
+            }),
         }
     }
 
@@ -293,13 +322,19 @@ impl Remote {
             #[serde(default)]
             message: String,
         }
-        let body = self.body(repository, response, "an error", ERROR_BODY_BYTES_MAX).await;
-        let errors = body.ok().and_then(|body| serde_json::from_slice::<Errors>(&body).ok());
+        let body = self
+            .body(repository, response, "an error", ERROR_BODY_BYTES_MAX)
+            .await;
+        let errors = body
+            .ok()
+            .and_then(|body| serde_json::from_slice::<Errors>(&body).ok());
         let first = errors.and_then(|errors| errors.errors.into_iter().next());
         match first {
-            Some(Error { code, message }) => {
-                format!("{code} {message}").chars().filter(|c| !c.is_control()).take(200).collect()
-            }
+            Some(Error { code, message }) => format!("{code} {message}")
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(200)
+                .collect(),
             None => "no reason given".to_owned(),
         }
     }
@@ -309,7 +344,10 @@ impl Remote {
 ///
 /// The client drops `Authorization` when the host or port changes.
 fn follow(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action {
-    let was_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+    let was_https = attempt
+        .previous()
+        .last()
+        .is_some_and(|url| url.scheme() == "https");
     if attempt.previous().len() > REDIRECTS_MAX as usize {
         attempt.error("too many redirects")
     } else if was_https && attempt.url().scheme() != "https" {

@@ -118,10 +118,19 @@ impl ContentStore {
             clean_partial(&root.join("partial"))?;
             clean_layers(&root.join("layers"), &metadata)?;
             clean_blobs(&root.join("blobs/sha256"), &metadata)?;
-            Ok(Inner { root, metadata, pins: Pins::default(), upload_next: AtomicU64::new(0) })
+            Ok(Inner {
+                root,
+                metadata,
+                pins: Pins::default(),
+                upload_next: AtomicU64::new(0),
+            })
         });
-        let inner = opened.await.map_err(|_| StoreError::Interrupted { operation: "open" })?;
-        inner.map(|inner| Self { inner: Arc::new(inner) })
+        let inner = opened
+            .await
+            .map_err(|_| StoreError::Interrupted { operation: "open" })?;
+        inner.map(|inner| Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The folder of the store.
@@ -149,7 +158,9 @@ impl ContentStore {
         &self,
         digest: &Digest,
     ) -> Result<Option<(tokio::fs::File, u64)>, StoreError> {
-        let Some(size) = self.blob_size(digest).await? else { return Ok(None) };
+        let Some(size) = self.blob_size(digest).await? else {
+            return Ok(None);
+        };
         let path = self.blob_path(digest);
         let file = tokio::fs::File::open(&path).await.on("open", &path)?;
         Ok(Some((file, size)))
@@ -163,9 +174,11 @@ impl ContentStore {
     ) -> Result<Option<Bytes>, StoreError> {
         match self.blob_size(digest).await? {
             None => Ok(None),
-            Some(size) if size > bytes_max => {
-                Err(StoreError::TooLarge { digest: digest.clone(), size, bytes_max })
-            }
+            Some(size) if size > bytes_max => Err(StoreError::TooLarge {
+                digest: digest.clone(),
+                size,
+                bytes_max,
+            }),
             Some(_) => {
                 let path = self.blob_path(digest);
                 let content = tokio::fs::read(&path).await.on("read", &path)?;
@@ -203,9 +216,9 @@ impl ContentStore {
         match writer.commit(&digest).await {
             Ok(_size) => Ok(digest),
             Err(CommitBlobError::Store(error)) => Err(error),
-            Err(CommitBlobError::Mismatch { .. }) => {
-                Err(StoreError::Interrupted { operation: "store content" })
-            }
+            Err(CommitBlobError::Mismatch { .. }) => Err(StoreError::Interrupted {
+                operation: "store content",
+            }),
         }
     }
 
@@ -243,7 +256,9 @@ fn dir_names(dir: &Path) -> Result<Vec<String>, FileError> {
 fn clean_partial(dir: &Path) -> Result<(), StoreError> {
     for name in dir_names(dir)? {
         let path = dir.join(&name);
-        let age = std::fs::metadata(&path).and_then(|data| data.modified()).on("look at", &path)?;
+        let age = std::fs::metadata(&path)
+            .and_then(|data| data.modified())
+            .on("look at", &path)?;
         let is_old = age.elapsed().is_ok_and(|age| age > PARTIAL_AGE_MAX);
         if name.starts_with("upload-") || is_old {
             ensure_no_file(&path)?;

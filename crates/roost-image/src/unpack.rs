@@ -103,29 +103,47 @@ impl UnpackError {
     }
 
     fn entry(path: &[u8], problem: &'static str) -> Self {
-        Self::Entry { path: printable(path), problem }
+        Self::Entry {
+            path: printable(path),
+            problem,
+        }
     }
 
     fn write(path: &[u8], source: impl Into<io::Error>) -> Self {
-        Self::Write { path: printable(path), source: source.into() }
+        Self::Write {
+            path: printable(path),
+            source: source.into(),
+        }
     }
 
     /// Whether the disk is full.
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::Write { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
             }
             Self::File(error) => error.is_no_space(),
             Self::Store(error) => error.is_no_space(),
-            Self::Read(_) | Self::Header { .. } | Self::Entry { .. } | Self::TooMuch { .. }
-            | Self::DiffId { .. } | Self::Missing { .. } | Self::Interrupted => false,
+            Self::Read(_)
+            | Self::Header { .. }
+            | Self::Entry { .. }
+            | Self::TooMuch { .. }
+            | Self::DiffId { .. }
+            | Self::Missing { .. }
+            | Self::Interrupted => false,
         }
     }
 }
 
 fn printable(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).chars().take(200).flat_map(char::escape_debug).collect()
+    String::from_utf8_lossy(path)
+        .chars()
+        .take(200)
+        .flat_map(char::escape_debug)
+        .collect()
 }
 
 /// A layer to unpack.
@@ -178,7 +196,10 @@ fn unpack_into(source: &LayerSource, root: &Path) -> Result<Unpacked, UnpackErro
     while let Some(entry) = next_entry(&mut stream)? {
         n_entries += 1;
         if n_entries > ENTRIES_MAX {
-            return Err(UnpackError::TooMuch { what: "entries", limit: ENTRIES_MAX });
+            return Err(UnpackError::TooMuch {
+                what: "entries",
+                limit: ENTRIES_MAX,
+            });
         }
         let file = tree.place(&entry)?;
         copy_content(&mut stream, &entry, file.as_ref(), &mut buffer)?;
@@ -189,7 +210,10 @@ fn unpack_into(source: &LayerSource, root: &Path) -> Result<Unpacked, UnpackErro
     let n_dropped = tree.finish()?;
     let (actual, n_bytes) = stream.finish().map_err(UnpackError::Read)?;
     if actual != source.diff_id {
-        return Err(UnpackError::DiffId { expected: source.diff_id.clone(), actual });
+        return Err(UnpackError::DiffId {
+            expected: source.diff_id.clone(),
+            actual,
+        });
     }
     Ok(Unpacked { n_bytes, n_dropped })
 }
@@ -204,8 +228,12 @@ fn copy_content(
     let mut left = entry.size.saturating_add(padding(entry.size));
     let mut content_left = entry.size;
     while left > 0 {
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let n = stream.read(&mut buffer[..wanted]).map_err(UnpackError::Read)?;
+        let wanted = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let n = stream
+            .read(&mut buffer[..wanted])
+            .map_err(UnpackError::Read)?;
         if n == 0 {
             return Err(UnpackError::entry(&entry.path, "is cut off"));
         }

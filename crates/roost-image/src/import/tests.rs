@@ -14,7 +14,9 @@ fn digest_of(content: &[u8]) -> Digest {
 }
 
 async fn open(dir: &Path) -> Images {
-    Images::open(ImagesConfig::new(dir.join("store"))).await.unwrap()
+    Images::open(ImagesConfig::new(dir.join("store")))
+        .await
+        .unwrap()
 }
 
 fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
@@ -42,7 +44,11 @@ fn parts() -> (Vec<u8>, Vec<u8>) {
 fn saved_archive() -> Vec<u8> {
     let (config, layer) = parts();
     let manifest = r#"[{"Config":"c.json","RepoTags":["a:b"],"Layers":["one/layer.tar"]}]"#;
-    tar_of(&[("one/layer.tar", &layer), ("c.json", &config), ("manifest.json", manifest.as_bytes())])
+    tar_of(&[
+        ("one/layer.tar", &layer),
+        ("c.json", &config),
+        ("manifest.json", manifest.as_bytes()),
+    ])
 }
 
 async fn assert_imported(images: &Images, name: &ImageRef) {
@@ -57,9 +63,10 @@ async fn a_saved_archive_is_imported_plain_and_compressed_and_found_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let images = open(dir.path()).await;
     let archive = saved_archive();
-    for (file, content) in
-        [("a.tar", archive.clone()), ("a.tar.zst", zstd::encode_all(&archive[..], 1).unwrap())]
-    {
+    for (file, content) in [
+        ("a.tar", archive.clone()),
+        ("a.tar.zst", zstd::encode_all(&archive[..], 1).unwrap()),
+    ] {
         let path = dir.path().join(file);
         std::fs::write(&path, content).unwrap();
         let name = ImageRef::parse(&format!("team/{}", file.replace('.', "-"))).unwrap();
@@ -103,8 +110,14 @@ async fn what_is_no_image_or_lacks_a_part_is_refused_and_gets_no_name() {
         (tar_of(&[("x", b"y")]), "neither"),
         (b"no archive at all".to_vec(), "read archive"),
         (saved_archive()[..1500].to_vec(), "ends inside"),
-        (tar_of(&[("manifest.json", manifest), ("c.json", &config)]), "lacks"),
-        (tar_of(&[("index.json", br#"{"manifests":[]}"#)]), "0 images"),
+        (
+            tar_of(&[("manifest.json", manifest), ("c.json", &config)]),
+            "lacks",
+        ),
+        (
+            tar_of(&[("index.json", br#"{"manifests":[]}"#)]),
+            "0 images",
+        ),
     ];
     let path = dir.path().join("bad.tar");
     let name = ImageRef::parse("bad").unwrap();
@@ -114,5 +127,12 @@ async fn what_is_no_image_or_lacks_a_part_is_refused_and_gets_no_name() {
         let error = roost_model::error::chain(&error);
         assert!(error.contains(part) && error.contains("bad.tar"), "{error}");
     }
-    assert!(images.store().repositories(None, 10).await.unwrap().is_empty());
+    assert!(
+        images
+            .store()
+            .repositories(None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }

@@ -101,7 +101,13 @@ pub fn parse_image_config(bytes: &[u8]) -> Result<ParsedImageConfig, ParseImageC
         return Err(ParseImageConfigError::TooManyLayers { count });
     }
     let run = raw.config;
-    let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+    let or = |text: String, default: &str| {
+        if text.is_empty() {
+            default.to_owned()
+        } else {
+            text
+        }
+    };
     Ok(ParsedImageConfig {
         config: ImageConfig {
             entrypoint: run.entrypoint,

@@ -10,8 +10,7 @@ fn descriptor(media_type: &str, size: u64) -> serde_json::Value {
 }
 
 fn parse(json: &serde_json::Value) -> Result<Manifest, String> {
-    parse_manifest(json.to_string().as_bytes())
-        .map_err(|error| roost_model::error::chain(&error))
+    parse_manifest(json.to_string().as_bytes()).map_err(|error| roost_model::error::chain(&error))
 }
 
 #[test]
@@ -27,7 +26,10 @@ fn both_forms_are_read_with_and_without_a_media_type() {
         "schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": [descriptor("m", 1)],
     });
     let index = parse(&index).unwrap();
-    assert_eq!((index.media_type(), index.children().count()), (DOCKER_LIST, 1));
+    assert_eq!(
+        (index.media_type(), index.children().count()),
+        (DOCKER_LIST, 1)
+    );
 }
 
 #[test]
@@ -37,11 +39,20 @@ fn what_is_not_a_manifest_is_refused_with_the_reason() {
     let mut short_digest = descriptor("c", 1);
     short_digest["digest"] = "sha256:12".into();
     let cases = [
-        (serde_json::json!({"schemaVersion": 1, "fsLayers": []}), "schema version 1"),
+        (
+            serde_json::json!({"schemaVersion": 1, "fsLayers": []}),
+            "schema version 1",
+        ),
         (serde_json::json!({"schemaVersion": 3}), "schema version 3"),
-        (serde_json::json!({"schemaVersion": 2, "mediaType": "text/html"}), "text/html"),
+        (
+            serde_json::json!({"schemaVersion": 2, "mediaType": "text/html"}),
+            "text/html",
+        ),
         (serde_json::json!({"schemaVersion": 2}), "`config`"),
-        (serde_json::json!({"schemaVersion": 2, "config": short_digest, "layers": []}), "64 hex"),
+        (
+            serde_json::json!({"schemaVersion": 2, "config": short_digest, "layers": []}),
+            "64 hex",
+        ),
         (
             serde_json::json!({"schemaVersion": 2, "config": descriptor("c", 1), "layers": layers}),
             "200 layers",
@@ -64,7 +75,12 @@ fn what_is_not_a_manifest_is_refused_with_the_reason() {
         let error = parse(&json).unwrap_err();
         assert!(error.contains(part), "{error} should contain {part}");
     }
-    assert!(parse_manifest(&vec![b' '; 5 << 20]).unwrap_err().to_string().contains("5242880"));
+    assert!(
+        parse_manifest(&vec![b' '; 5 << 20])
+            .unwrap_err()
+            .to_string()
+            .contains("5242880")
+    );
 }
 
 #[test]

@@ -65,7 +65,10 @@ async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Respo
         .get(header::AUTHORIZATION)
         .map(|value| value.to_str().unwrap().to_owned())
         .unwrap_or_default();
-    registry.seen_authorization.lock().push(authorization.clone());
+    registry
+        .seen_authorization
+        .lock()
+        .push(authorization.clone());
     if path == "/token" {
         let query = request.uri().query().unwrap_or_default().to_owned();
         assert!(query.contains("scope="), "{query}");
@@ -84,7 +87,10 @@ async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Respo
         };
     }
     if let Some(host) = registry.redirect_to.lock().clone() {
-        return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("{host}{path}"))])
+        return (
+            StatusCode::TEMPORARY_REDIRECT,
+            [(header::LOCATION, format!("{host}{path}"))],
+        )
             .into_response();
     }
     match registry.blobs.get(&reference) {
@@ -96,7 +102,10 @@ async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Respo
 
 fn challenge(registry: &Registry, authorization: &str) -> Option<Response> {
     let (wanted, challenge) = match (*registry.login.lock())? {
-        "basic" => ("Basic dXNlcjpwYXNz".to_owned(), "Basic realm=\"r\"".to_owned()),
+        "basic" => (
+            "Basic dXNlcjpwYXNz".to_owned(),
+            "Basic realm=\"r\"".to_owned(),
+        ),
         _ => {
             let address = registry.address.lock().clone();
             let scope = "repository:app:pull";
@@ -106,19 +115,33 @@ fn challenge(registry: &Registry, authorization: &str) -> Option<Response> {
         }
     };
     (authorization != wanted).then(|| {
-        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response()
+        (
+            StatusCode::UNAUTHORIZED,
+            [(header::WWW_AUTHENTICATE, challenge)],
+        )
+            .into_response()
     })
 }
 
 fn large(registry: &Registry, blob: &Bytes, headers: &HeaderMap) -> Response {
     let fault = *registry.fault.lock();
     let n_before = registry.n_large.fetch_add(1, Ordering::Relaxed);
-    let range = headers.get(header::RANGE).map(|value| value.to_str().unwrap().to_owned());
+    let range = headers
+        .get(header::RANGE)
+        .map(|value| value.to_str().unwrap().to_owned());
     let offset: usize = range.as_deref().map_or(0, |range| {
         registry.n_range.fetch_add(1, Ordering::Relaxed);
-        range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap()
+        range
+            .trim_start_matches("bytes=")
+            .trim_end_matches('-')
+            .parse()
+            .unwrap()
     });
-    let offset = if fault == Fault::IgnoresRange { 0 } else { offset };
+    let offset = if fault == Fault::IgnoresRange {
+        0
+    } else {
+        offset
+    };
     let part = match fault {
         Fault::None => blob.slice(offset..),
         Fault::BreaksOff => blob.slice(offset..blob.len().min(offset + blob.len() / 4 + 1)),
@@ -131,7 +154,9 @@ fn large(registry: &Registry, blob: &Bytes, headers: &HeaderMap) -> Response {
     let is_short = offset + part.len() < blob.len();
     let start = futures_util::stream::iter([Ok::<_, std::io::Error>(part)]);
     let body = match fault {
-        Fault::Stalls if is_short => Body::from_stream(start.chain(futures_util::stream::pending())),
+        Fault::Stalls if is_short => {
+            Body::from_stream(start.chain(futures_util::stream::pending()))
+        }
         _ if is_short => {
             // A pause in between, in which the server sends what it has.
             let end = futures_util::stream::once(async {
@@ -144,7 +169,12 @@ fn large(registry: &Registry, blob: &Bytes, headers: &HeaderMap) -> Response {
     };
     if offset > 0 {
         let range = format!("bytes {offset}-{}/{}", blob.len() - 1, blob.len());
-        return (StatusCode::PARTIAL_CONTENT, [(header::CONTENT_RANGE, range)], body).into_response();
+        return (
+            StatusCode::PARTIAL_CONTENT,
+            [(header::CONTENT_RANGE, range)],
+            body,
+        )
+            .into_response();
     }
     body.into_response()
 }
@@ -189,21 +219,29 @@ fn image(registry: &mut Registry, architecture: &str) -> Bytes {
     let manifest = Bytes::from(manifest.to_string());
     registry.large = digest_of(&layers[0]).to_string();
     for blob in layers.into_iter().chain([config]) {
-        registry.blobs.insert(digest_of(&blob).to_string(), Bytes::from(blob));
+        registry
+            .blobs
+            .insert(digest_of(&blob).to_string(), Bytes::from(blob));
     }
     let entry = (OCI_MANIFEST.to_owned(), manifest.clone());
-    registry.manifests.insert(digest_of(&manifest).to_string(), entry);
+    registry
+        .manifests
+        .insert(digest_of(&manifest).to_string(), entry);
     manifest
 }
 
 fn put(registry: &mut Registry, tag: &str, media_type: &str, bytes: Bytes) {
-    registry.manifests.insert(tag.to_owned(), (media_type.to_owned(), bytes));
+    registry
+        .manifests
+        .insert(tag.to_owned(), (media_type.to_owned(), bytes));
 }
 
 async fn listen(servers: &mut JoinSet<()>, registry: &Arc<Registry>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let router = Router::new().fallback(serve).with_state(Arc::clone(registry));
+    let router = Router::new()
+        .fallback(serve)
+        .with_state(Arc::clone(registry));
     servers.spawn(async move { axum::serve(listener, router).await.unwrap() });
     address
 }
@@ -223,18 +261,28 @@ impl Bench {
         let mut servers = JoinSet::new();
         let address = listen(&mut servers, &registry).await;
         registry.address.lock().clone_from(&address);
-        Self { registry, address, servers, dir: tempfile::tempdir().unwrap() }
+        Self {
+            registry,
+            address,
+            servers,
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     async fn images(&self) -> Images {
         let mut config = ImagesConfig::new(self.dir.path().to_owned());
-        config.platform =
-            Platform { os: "linux".to_owned(), architecture: "amd64".to_owned(), variant: None };
+        config.platform = Platform {
+            os: "linux".to_owned(),
+            architecture: "amd64".to_owned(),
+            variant: None,
+        };
         config.stall_timeout = Duration::from_millis(500);
         config.backoff_min = Duration::from_millis(1);
         config.garbage_age_min = Duration::ZERO;
-        let credentials =
-            Credentials { username: "user".to_owned(), password: "pass".to_owned() };
+        let credentials = Credentials {
+            username: "user".to_owned(),
+            password: "pass".to_owned(),
+        };
         config.credentials.insert(self.address.clone(), credentials);
         Images::open(config).await.unwrap()
     }
@@ -245,7 +293,10 @@ impl Bench {
 
     async fn refusal(&self, tag: &str) -> String {
         let images = self.images().await;
-        let error = images.pull(&self.reference(tag), &NoProgress).await.unwrap_err();
+        let error = images
+            .pull(&self.reference(tag), &NoProgress)
+            .await
+            .unwrap_err();
         roost_model::error::chain(&error)
     }
 }
@@ -270,9 +321,15 @@ async fn pull_with(fault: Fault) -> (Bench, Counter) {
     *bench.registry.fault.lock() = fault;
     let counter = Counter::default();
     let images = bench.images().await;
-    let image = images.pull(&bench.reference("latest"), &counter).await.unwrap();
+    let image = images
+        .pull(&bench.reference("latest"), &counter)
+        .await
+        .unwrap();
     let paths = images.rootfs_layers(&image).await.unwrap();
-    assert_eq!(std::fs::read(paths[0].join("large")).unwrap().len(), 700_000);
+    assert_eq!(
+        std::fs::read(paths[0].join("large")).unwrap().len(),
+        700_000
+    );
     assert_eq!(std::fs::read(paths[1].join("small")).unwrap(), b"small");
     (bench, counter)
 }
@@ -282,30 +339,59 @@ async fn an_image_is_pulled_unpacked_and_found_again_without_the_registry() {
     let (mut bench, counter) = pull_with(Fault::None).await;
     assert_eq!(counter.bytes.into_inner(), counter.total.into_inner());
     let images = bench.images().await;
-    let image = images.pull(&bench.reference("latest"), &NoProgress).await.unwrap();
-    assert_eq!(bench.registry.n_large.load(Ordering::Relaxed), 1, "layers are kept");
+    let image = images
+        .pull(&bench.reference("latest"), &NoProgress)
+        .await
+        .unwrap();
+    assert_eq!(
+        bench.registry.n_large.load(Ordering::Relaxed),
+        1,
+        "layers are kept"
+    );
     bench.servers.shutdown().await;
     let pinned = bench.reference("latest").with_digest(image.digest.clone());
     assert_eq!(images.pull(&pinned, &NoProgress).await.unwrap(), image);
-    assert_eq!(images.image(&image.digest).await.unwrap().unwrap().config.cmd, ["/large"]);
+    assert_eq!(
+        images
+            .image(&image.digest)
+            .await
+            .unwrap()
+            .unwrap()
+            .config
+            .cmd,
+        ["/large"]
+    );
 }
 
 #[tokio::test]
 async fn a_download_that_breaks_off_or_stalls_is_resumed() {
     for fault in [Fault::BreaksOff, Fault::Stalls, Fault::IgnoresRange] {
         let (bench, counter) = pull_with(fault).await;
-        assert!(bench.registry.n_range.load(Ordering::Relaxed) >= 1, "{fault:?}");
-        assert_eq!(counter.bytes.into_inner(), counter.total.into_inner(), "{fault:?}");
+        assert!(
+            bench.registry.n_range.load(Ordering::Relaxed) >= 1,
+            "{fault:?}"
+        );
+        assert_eq!(
+            counter.bytes.into_inner(),
+            counter.total.into_inner(),
+            "{fault:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_registry_that_lies_or_dies_is_refused_by_name_and_leaves_no_blob() {
-    for (fault, part) in [(Fault::Lies, "with digest"), (Fault::Dies, "stopped sending")] {
+    for (fault, part) in [
+        (Fault::Lies, "with digest"),
+        (Fault::Dies, "stopped sending"),
+    ] {
         let bench = Bench::new().await;
         *bench.registry.fault.lock() = fault;
         let error = bench.refusal("latest").await;
-        assert!(error.contains(part) && error.contains(&bench.registry.large), "{error}");
+        assert!(
+            error.contains(part) && error.contains(&bench.registry.large),
+            "{error}"
+        );
         let large = bench.registry.large.trim_start_matches("sha256:");
         assert!(!bench.dir.path().join("blobs/sha256").join(large).exists());
     }
@@ -319,7 +405,10 @@ async fn a_pull_after_one_that_died_goes_on_where_it_stopped() {
     *bench.registry.fault.lock() = Fault::None;
     let n_before = bench.registry.n_range.load(Ordering::Relaxed);
     let images = bench.images().await;
-    images.pull(&bench.reference("latest"), &NoProgress).await.unwrap();
+    images
+        .pull(&bench.reference("latest"), &NoProgress)
+        .await
+        .unwrap();
     assert_eq!(bench.registry.n_range.load(Ordering::Relaxed), n_before + 1);
 }
 
@@ -338,7 +427,9 @@ async fn pulls_at_the_same_time_download_and_unpack_once() {
     let paths = pulls.join_all().await;
     assert!(paths.iter().all(|path| path == &paths[0]));
     assert_eq!(bench.registry.n_large.load(Ordering::Relaxed), 1);
-    let n_layers = std::fs::read_dir(bench.dir.path().join("layers")).unwrap().count();
+    let n_layers = std::fs::read_dir(bench.dir.path().join("layers"))
+        .unwrap()
+        .count();
     assert_eq!(n_layers, 2);
 }
 
@@ -356,9 +447,15 @@ async fn basic_and_bearer_logins_work_and_credentials_stay_with_their_host() {
         let host = listen(&mut servers, &other).await;
         *bench.registry.redirect_to.lock() = Some(format!("http://{host}"));
         let images = bench.images().await;
-        images.pull(&bench.reference("latest"), &NoProgress).await.unwrap();
+        images
+            .pull(&bench.reference("latest"), &NoProgress)
+            .await
+            .unwrap();
         let seen = other.seen_authorization.lock().clone();
-        assert!(!seen.is_empty() && seen.iter().all(String::is_empty), "{seen:?}");
+        assert!(
+            !seen.is_empty() && seen.iter().all(String::is_empty),
+            "{seen:?}"
+        );
     }
 }
 
@@ -380,32 +477,68 @@ async fn an_index_gives_the_image_for_this_cpu_or_names_both() {
         let mine = registry.manifests["latest"].1.clone();
         let both = index(vec![entry(b"none", "s390x"), entry(&mine, "amd64")]);
         put(registry, "both", OCI_INDEX, both);
-        put(registry, "other", OCI_INDEX, index(vec![entry(b"none", "s390x")]));
+        put(
+            registry,
+            "other",
+            OCI_INDEX,
+            index(vec![entry(b"none", "s390x")]),
+        );
         let arm = image(registry, "arm64");
         put(registry, "arm", OCI_MANIFEST, arm);
     })
     .await;
     let images = bench.images().await;
-    images.pull(&bench.reference("both"), &NoProgress).await.unwrap();
+    images
+        .pull(&bench.reference("both"), &NoProgress)
+        .await
+        .unwrap();
     for (tag, found) in [("other", "linux/s390x"), ("arm", "linux/arm64")] {
         let error = bench.refusal(tag).await;
-        assert!(error.contains(found) && error.contains("linux/amd64"), "{error}");
+        assert!(
+            error.contains(found) && error.contains("linux/amd64"),
+            "{error}"
+        );
     }
 }
 
 #[tokio::test]
 async fn bad_manifests_are_refused_with_the_reason() {
     let bench = Bench::with(|registry| {
-        put(registry, "broken", OCI_MANIFEST, Bytes::from_static(b"{\"schemaVersion\": 2,"));
-        put(registry, "one", OCI_MANIFEST, Bytes::from_static(b"{\"schemaVersion\": 1}"));
-        put(registry, "huge", OCI_MANIFEST, Bytes::from(vec![b' '; 5 << 20]));
+        put(
+            registry,
+            "broken",
+            OCI_MANIFEST,
+            Bytes::from_static(b"{\"schemaVersion\": 2,"),
+        );
+        put(
+            registry,
+            "one",
+            OCI_MANIFEST,
+            Bytes::from_static(b"{\"schemaVersion\": 1}"),
+        );
+        put(
+            registry,
+            "huge",
+            OCI_MANIFEST,
+            Bytes::from(vec![b' '; 5 << 20]),
+        );
         let mut foreign: serde_json::Value =
             serde_json::from_slice(&registry.manifests["latest"].1).unwrap();
         foreign["layers"][0]["mediaType"] =
             "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".into();
-        put(registry, "foreign", OCI_MANIFEST, Bytes::from(foreign.to_string()));
+        put(
+            registry,
+            "foreign",
+            OCI_MANIFEST,
+            Bytes::from(foreign.to_string()),
+        );
         let wrong = digest_of(b"something else");
-        put(registry, wrong.as_str(), OCI_MANIFEST, Bytes::from_static(b"{}"));
+        put(
+            registry,
+            wrong.as_str(),
+            OCI_MANIFEST,
+            Bytes::from_static(b"{}"),
+        );
     })
     .await;
     for (tag, part) in [
@@ -419,16 +552,24 @@ async fn bad_manifests_are_refused_with_the_reason() {
         assert!(error.contains(part), "{error} should contain {part}");
     }
     let images = bench.images().await;
-    let pinned = bench.reference("latest").with_digest(digest_of(b"something else"));
+    let pinned = bench
+        .reference("latest")
+        .with_digest(digest_of(b"something else"));
     let error = images.pull(&pinned, &NoProgress).await.unwrap_err();
-    assert!(roost_model::error::chain(&error).contains("with digest"), "{error}");
+    assert!(
+        roost_model::error::chain(&error).contains("with digest"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn unpacked_layers_of_a_held_image_survive_a_collection_and_others_go() {
     let bench = Bench::new().await;
     let images = bench.images().await;
-    let image = images.pull(&bench.reference("latest"), &NoProgress).await.unwrap();
+    let image = images
+        .pull(&bench.reference("latest"), &NoProgress)
+        .await
+        .unwrap();
     let paths = images.rootfs_layers(&image).await.unwrap();
     images.retain("machine:1", &image.digest).await.unwrap();
     images.collect_garbage(ByteSize(0)).await.unwrap();

@@ -34,7 +34,10 @@ impl Tokens {
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
     Basic,
-    Bearer { realm: String, parameters: Vec<(&'static str, String)> },
+    Bearer {
+        realm: String,
+        parameters: Vec<(&'static str, String)>,
+    },
 }
 
 impl Challenge {
@@ -62,7 +65,10 @@ impl Challenge {
             }
             rest = next;
         }
-        Some(Self::Bearer { realm: realm?, parameters })
+        Some(Self::Bearer {
+            realm: realm?,
+            parameters,
+        })
     }
 }
 
@@ -88,19 +94,24 @@ impl Remote {
             reason: reason.to_owned(),
         };
         let challenges = response.headers().get_all(WWW_AUTHENTICATE);
-        let challenge = challenges.iter().find_map(|value| Challenge::parse(value.to_str().ok()?));
+        let challenge = challenges
+            .iter()
+            .find_map(|value| Challenge::parse(value.to_str().ok()?));
         let credentials = self.credentials.get(&repository.registry);
         let header = match (challenge, credentials) {
             (Some(Challenge::Basic), Some(credentials)) => basic(credentials),
             (Some(Challenge::Basic), None) => {
-                return Err(denied("it wants a user name and password, and none is configured"));
+                return Err(denied(
+                    "it wants a user name and password, and none is configured",
+                ));
             }
             (Some(Challenge::Bearer { realm, parameters }), credentials) => {
                 // Credentials go over plain HTTP only where the registry itself may.
                 if !realm.starts_with("https://") && repository.base.starts_with("https://") {
                     return Err(denied("its token service is not reached by HTTPS"));
                 }
-                self.token(repository, &realm, &parameters, credentials, what).await?
+                self.token(repository, &realm, &parameters, credentials, what)
+                    .await?
             }
             (None, _) => return Err(denied("it does not say how to log in")),
         };
@@ -138,15 +149,33 @@ impl Remote {
             })?;
         if !response.status().is_success() {
             let reason = format!("its token service answers {}", response.status());
-            return Err(RemoteError::Denied { registry: registry(), what: what.to_owned(), reason });
+            return Err(RemoteError::Denied {
+                registry: registry(),
+                what: what.to_owned(),
+                reason,
+            });
         }
-        let body = self.body(repository, response, "a token", TOKEN_BYTES_MAX).await?;
+        let body = self
+            .body(repository, response, "a token", TOKEN_BYTES_MAX)
+            .await?;
         let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
-        let Some(TokenAnswer { token, access_token }) = answer else {
+        let Some(TokenAnswer {
+            token,
+            access_token,
+        }) = answer
+        else {
             let problem = "is not JSON of the expected form".to_owned();
-            return Err(RemoteError::Answer { registry: registry(), what: "a token".to_owned(), problem });
+            return Err(RemoteError::Answer {
+                registry: registry(),
+                what: "a token".to_owned(),
+                problem,
+            });
         };
-        let token = if token.is_empty() { access_token } else { token };
+        let token = if token.is_empty() {
+            access_token
+        } else {
+            token
+        };
         Ok(HeaderValue::from_str(&format!("Bearer {token}")).ok())
     }
 }
@@ -163,10 +192,15 @@ mod tests {
     #[test]
     fn challenges_are_taken_apart() {
         let text = r#"Bearer realm="https://a/token",service="a, b",scope="repository:x:pull""#;
-        let parameters =
-            vec![("service", "a, b".to_owned()), ("scope", "repository:x:pull".to_owned())];
+        let parameters = vec![
+            ("service", "a, b".to_owned()),
+            ("scope", "repository:x:pull".to_owned()),
+        ];
         let realm = "https://a/token".to_owned();
-        assert_eq!(Challenge::parse(text), Some(Challenge::Bearer { realm, parameters }));
+        assert_eq!(
+            Challenge::parse(text),
+            Some(Challenge::Bearer { realm, parameters })
+        );
         assert_eq!(Challenge::parse("basic realm=x"), Some(Challenge::Basic));
         assert_eq!(Challenge::parse("Bearer service=x"), None);
         assert_eq!(Challenge::parse("Bearer realm=\"x"), None);

@@ -42,7 +42,8 @@ impl Remote {
             Err(CommitBlobError::Mismatch { .. }) => {}
         }
         let mut writer = store.resume_blob(&blob.digest).await?;
-        self.fill(repository, blob, &mut writer, &|_again| {}).await?;
+        self.fill(repository, blob, &mut writer, &|_again| {})
+            .await?;
         match writer.commit(&blob.digest).await {
             Ok(_size) => Ok(()),
             Err(CommitBlobError::Store(error)) => Err(error.into()),
@@ -60,7 +61,11 @@ impl Remote {
         actual: roost_model::digest::Digest,
     ) -> RemoteError {
         let what = format!("blob {}", blob.digest);
-        RemoteError::Digest { registry: repository.registry.clone(), what, actual }
+        RemoteError::Digest {
+            registry: repository.registry.clone(),
+            what,
+            actual,
+        }
     }
 
     /// Attempts until the writer has all bytes.
@@ -117,7 +122,10 @@ impl Remote {
         advanced: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Attempt, RemoteError> {
         let what = format!("blob {}", blob.digest);
-        let url = format!("{}/v2/{}/blobs/{}", repository.base, repository.name, blob.digest);
+        let url = format!(
+            "{}/v2/{}/blobs/{}",
+            repository.base, repository.name, blob.digest
+        );
         let offset = Some(writer.written()).filter(|offset| *offset > 0);
         let mut response = self.get(repository, &url, &what, offset).await?;
         if let Some(offset) = offset {
@@ -137,7 +145,11 @@ impl Remote {
                         let problem = format!("has more than its {} bytes", blob.size);
                         let registry = repository.registry.clone();
                         writer.restart().await?;
-                        return Err(RemoteError::Answer { registry, what, problem });
+                        return Err(RemoteError::Answer {
+                            registry,
+                            what,
+                            problem,
+                        });
                     }
                     writer.write(&chunk).await?;
                     advanced(chunk.len() as u64);
@@ -151,8 +163,18 @@ impl Remote {
 
 /// Whether the answer begins at this byte.
 fn continues_at(response: &Response, offset: u64) -> bool {
-    let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    let start = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+    let range = response
+        .headers()
+        .get(CONTENT_RANGE)
+        .and_then(|value| value.to_str().ok());
+    let start = range.and_then(|range| {
+        range
+            .strip_prefix("bytes ")?
+            .split('-')
+            .next()?
+            .parse()
+            .ok()
+    });
     response.status() == StatusCode::PARTIAL_CONTENT && start == Some(offset)
 }
 
@@ -163,7 +185,11 @@ fn is_passing(error: &RemoteError) -> bool {
         RemoteError::Status { status, .. } => {
             status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
         }
-        RemoteError::Client(_) | RemoteError::NotFound { .. } | RemoteError::Denied { .. }
-        | RemoteError::Answer { .. } | RemoteError::Digest { .. } | RemoteError::Store(_) => false,
+        RemoteError::Client(_)
+        | RemoteError::NotFound { .. }
+        | RemoteError::Denied { .. }
+        | RemoteError::Answer { .. }
+        | RemoteError::Digest { .. }
+        | RemoteError::Store(_) => false,
     }
 }

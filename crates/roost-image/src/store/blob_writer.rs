@@ -90,10 +90,19 @@ impl BlobWriter {
             let path = path.clone();
             tokio::task::spawn_blocking(move || open_sink(&path, keep))
         };
-        let opened = opened.await.map_err(|_| StoreError::Interrupted { operation: "open blob" })?;
+        let opened = opened.await.map_err(|_| StoreError::Interrupted {
+            operation: "open blob",
+        })?;
         let (sink, written) = opened?;
         let state = State::Ready(Box::new(sink), Vec::new());
-        Ok(Self { store, path, keep, state, buffer: Vec::new(), written })
+        Ok(Self {
+            store,
+            path,
+            keep,
+            state,
+            buffer: Vec::new(),
+            written,
+        })
     }
 
     /// Bytes taken so far, those of an earlier attempt included.
@@ -138,12 +147,16 @@ impl BlobWriter {
         match std::mem::replace(&mut self.state, State::Broken) {
             State::Ready(sink, spare) => Ok((sink, spare)),
             State::Writing(writing) => {
-                let interrupted = |_| StoreError::Interrupted { operation: "write blob" };
+                let interrupted = |_| StoreError::Interrupted {
+                    operation: "write blob",
+                };
                 let (sink, spare, result) = writing.await.map_err(interrupted)?;
                 result?;
                 Ok((Box::new(sink), spare))
             }
-            State::Broken => Err(StoreError::Interrupted { operation: "write blob" }),
+            State::Broken => Err(StoreError::Interrupted {
+                operation: "write blob",
+            }),
         }
     }
 
@@ -176,9 +189,9 @@ impl BlobWriter {
         match self.commit(&digest).await {
             Ok(size) => Ok((digest, size)),
             Err(CommitBlobError::Store(error)) => Err(error),
-            Err(CommitBlobError::Mismatch { .. }) => {
-                Err(StoreError::Interrupted { operation: "finish blob" })
-            }
+            Err(CommitBlobError::Mismatch { .. }) => Err(StoreError::Interrupted {
+                operation: "finish blob",
+            }),
         }
     }
 
@@ -190,7 +203,10 @@ impl BlobWriter {
         if &actual != expected {
             drop(sink);
             self.keep = Keep::No;
-            return Err(CommitBlobError::Mismatch { expected: expected.clone(), actual });
+            return Err(CommitBlobError::Mismatch {
+                expected: expected.clone(),
+                actual,
+            });
         }
         // Pinned before it has a name, so that a collection does not take it between file and row.
         let _pin = self.store.pin(expected);
@@ -200,10 +216,19 @@ impl BlobWriter {
             sink.file.sync_data().on("sync", &source)?;
             std::fs::rename(&source, &target).on("rename to", &target)
         });
-        let interrupted = |_| StoreError::Interrupted { operation: "commit blob" };
-        placed.await.map_err(interrupted)?.map_err(StoreError::from)?;
+        let interrupted = |_| StoreError::Interrupted {
+            operation: "commit blob",
+        };
+        placed
+            .await
+            .map_err(interrupted)?
+            .map_err(StoreError::from)?;
         self.keep = Keep::ForResume;
-        self.store.inner.metadata.add_blob(expected, self.written).await?;
+        self.store
+            .inner
+            .metadata
+            .add_blob(expected, self.written)
+            .await?;
         Ok(self.written)
     }
 }
@@ -221,7 +246,11 @@ impl Drop for BlobWriter {
 /// Opens the file and hashes what it already holds.
 fn open_sink(path: &Path, keep: Keep) -> Result<(Sink, u64), FileError> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(keep == Keep::No);
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(keep == Keep::No);
     let mut file = options.open(path).on("create", path)?;
     let mut hasher = Sha256::new();
     let mut written = 0;

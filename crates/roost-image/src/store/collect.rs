@@ -72,7 +72,9 @@ impl ContentStore {
         let (mut left, candidates) = self
             .inner
             .metadata
-            .run("find garbage", move |tx| Ok((total(tx)?, candidates(tx, used_before)?)))
+            .run("find garbage", move |tx| {
+                Ok((total(tx)?, candidates(tx, used_before)?))
+            })
             .await?;
         let mut report = GcReport::default();
         for candidate in candidates {
@@ -135,12 +137,18 @@ impl ContentStore {
             }
             Ok(true)
         });
-        removed.await.map_err(|_| StoreError::Interrupted { operation: "remove garbage" })?
+        removed.await.map_err(|_| StoreError::Interrupted {
+            operation: "remove garbage",
+        })?
     }
 
     /// Bytes of all blobs and unpacked layers.
     pub async fn bytes_used(&self) -> Result<ByteSize, StoreError> {
-        self.inner.metadata.run("add up sizes", total).await.map(ByteSize)
+        self.inner
+            .metadata
+            .run("add up sizes", total)
+            .await
+            .map(ByteSize)
     }
 }
 
@@ -157,8 +165,16 @@ fn candidates(tx: &Transaction<'_>, used_before: i64) -> rusqlite::Result<Vec<Ca
     let rows = statement.query_map([used_before], |row| {
         let kind: String = row.get(0)?;
         let DigestColumn(digest) = row.get(1)?;
-        let kind = if kind == "blob" { Kind::Blob } else { Kind::Layer };
-        Ok(Candidate { kind, digest, size: row.get::<_, SizeColumn>(2)?.0 })
+        let kind = if kind == "blob" {
+            Kind::Blob
+        } else {
+            Kind::Layer
+        };
+        Ok(Candidate {
+            kind,
+            digest,
+            size: row.get::<_, SizeColumn>(2)?.0,
+        })
     })?;
     rows.collect()
 }

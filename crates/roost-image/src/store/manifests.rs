@@ -86,7 +86,10 @@ impl ContentStore {
         let manifest = parse_manifest(&bytes).map_err(PutManifestError::Invalid)?;
         if manifest.media_type() != media_type {
             let inner = manifest.media_type().to_owned();
-            return Err(PutManifestError::MediaType { inner, outer: media_type.to_owned() });
+            return Err(PutManifestError::MediaType {
+                inner,
+                outer: media_type.to_owned(),
+            });
         }
         self.check_present(repository, &manifest).await?;
         let digest = self.put_detached_manifest(bytes, &manifest).await?;
@@ -120,11 +123,15 @@ impl ContentStore {
     ) -> Result<Digest, StoreError> {
         let digest = self.put_bytes(bytes).await?;
         let column = DigestColumn(digest.clone());
-        let children: Vec<DigestColumn> =
-            manifest.children().map(|child| DigestColumn(child.digest.clone())).collect();
+        let children: Vec<DigestColumn> = manifest
+            .children()
+            .map(|child| DigestColumn(child.digest.clone()))
+            .collect();
         let media_type = manifest.media_type().to_owned();
         let artifact_type = manifest.artifact_type();
-        let subject = manifest.subject().map(|subject| DigestColumn(subject.digest.clone()));
+        let subject = manifest
+            .subject()
+            .map(|subject| DigestColumn(subject.digest.clone()));
         let annotations = serde_json::to_string(manifest.annotations()).unwrap_or_default();
         self.inner
             .metadata
@@ -179,9 +186,10 @@ impl ContentStore {
             })
             .await?;
         match missing {
-            Some(digest) => {
-                Err(PutManifestError::Missing { digest, repository: repository.to_owned() })
-            }
+            Some(digest) => Err(PutManifestError::Missing {
+                digest,
+                repository: repository.to_owned(),
+            }),
             None => Ok(()),
         }
     }
@@ -197,7 +205,9 @@ impl ContentStore {
             .inner
             .metadata
             .run("look up manifest", move |tx| {
-                let Some(digest) = resolve(tx, &name, &reference)? else { return Ok(None) };
+                let Some(digest) = resolve(tx, &name, &reference)? else {
+                    return Ok(None);
+                };
                 tx.prepare_cached("SELECT digest, media_type FROM manifests WHERE digest = ?1")?
                     .query_row([digest], |row| {
                         Ok((row.get::<_, DigestColumn>(0)?.0, row.get::<_, String>(1)?))
@@ -205,9 +215,15 @@ impl ContentStore {
                     .optional()
             })
             .await?;
-        let Some((digest, media_type)) = found else { return Ok(None) };
+        let Some((digest, media_type)) = found else {
+            return Ok(None);
+        };
         let bytes = self.read_blob(&digest, MANIFEST_BYTES_MAX).await?;
-        Ok(bytes.map(|bytes| StoredManifest { digest, media_type, bytes }))
+        Ok(bytes.map(|bytes| StoredManifest {
+            digest,
+            media_type,
+            bytes,
+        }))
     }
 
     /// The tags of a repository after `after`, in order.
@@ -225,7 +241,8 @@ impl ContentStore {
                 let mut statement = tx.prepare_cached(
                     "SELECT tag FROM tags WHERE repository = ?1 AND tag > ?2 ORDER BY tag LIMIT ?3",
                 )?;
-                let rows = statement.query_map(params![repository, after, limit], |row| row.get(0))?;
+                let rows =
+                    statement.query_map(params![repository, after, limit], |row| row.get(0))?;
                 rows.collect()
             })
             .await
@@ -308,16 +325,19 @@ impl ContentStore {
                      JOIN repository_manifests r ON r.digest = m.digest
                      WHERE r.repository = ?1 AND m.subject = ?2 ORDER BY m.digest LIMIT ?3",
                 )?;
-                let rows = statement.query_map(params![repository, subject, to_column(LIST_MAX as u64)], |row| {
-                    let annotations: String = row.get(4)?;
-                    Ok(Referrer {
-                        digest: row.get::<_, DigestColumn>(0)?.0,
-                        media_type: row.get(1)?,
-                        size: row.get::<_, SizeColumn>(2)?.0,
-                        artifact_type: row.get(3)?,
-                        annotations: serde_json::from_str(&annotations).unwrap_or_default(),
-                    })
-                })?;
+                let rows = statement.query_map(
+                    params![repository, subject, to_column(LIST_MAX as u64)],
+                    |row| {
+                        let annotations: String = row.get(4)?;
+                        Ok(Referrer {
+                            digest: row.get::<_, DigestColumn>(0)?.0,
+                            media_type: row.get(1)?,
+                            size: row.get::<_, SizeColumn>(2)?.0,
+                            artifact_type: row.get(3)?,
+                            annotations: serde_json::from_str(&annotations).unwrap_or_default(),
+                        })
+                    },
+                )?;
                 rows.collect()
             })
             .await
@@ -373,7 +393,9 @@ impl ContentStore {
                     "SELECT b.size FROM blobs b JOIN repository_blobs r ON r.digest = b.digest
                      WHERE r.repository = ?1 AND r.digest = ?2",
                 )?
-                .query_row(params![repository, digest], |row| row.get::<_, SizeColumn>(0))
+                .query_row(params![repository, digest], |row| {
+                    row.get::<_, SizeColumn>(0)
+                })
                 .map(|size| size.0)
                 .optional()
             })
@@ -396,7 +418,9 @@ fn resolve(
             .prepare_cached(
                 "SELECT digest FROM repository_manifests WHERE repository = ?1 AND digest = ?2",
             )?
-            .query_row(params![repository, DigestColumn(digest.clone())], |row| row.get(0))
+            .query_row(params![repository, DigestColumn(digest.clone())], |row| {
+                row.get(0)
+            })
             .optional(),
     }
 }

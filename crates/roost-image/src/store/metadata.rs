@@ -37,7 +37,9 @@ impl ToSql for DigestColumn {
 
 impl FromSql for DigestColumn {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        Digest::parse(value.as_str()?).map(Self).map_err(|error| FromSqlError::Other(error.into()))
+        Digest::parse(value.as_str()?)
+            .map(Self)
+            .map_err(|error| FromSqlError::Other(error.into()))
     }
 }
 
@@ -48,7 +50,9 @@ pub(super) struct SizeColumn(pub u64);
 impl FromSql for SizeColumn {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let signed = value.as_i64()?;
-        u64::try_from(signed).map(Self).map_err(|_| FromSqlError::OutOfRange(signed))
+        u64::try_from(signed)
+            .map(Self)
+            .map_err(|_| FromSqlError::OutOfRange(signed))
     }
 }
 
@@ -64,9 +68,14 @@ pub(super) fn now_column() -> i64 {
 
 impl Metadata {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = open_connection(path)
-            .map_err(|source| StoreError::Database { operation: "open metadata", source })?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), turn: Semaphore::new(1) })
+        let connection = open_connection(path).map_err(|source| StoreError::Database {
+            operation: "open metadata",
+            source,
+        })?;
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            turn: Semaphore::new(1),
+        })
     }
 
     /// Runs `work` in one transaction on a blocking thread.
@@ -76,7 +85,9 @@ impl Metadata {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let interrupted = StoreError::Interrupted { operation };
-        let Ok(_turn) = self.turn.acquire().await else { return Err(interrupted) };
+        let Ok(_turn) = self.turn.acquire().await else {
+            return Err(interrupted);
+        };
         let connection = Arc::clone(&self.connection);
         let done = tokio::task::spawn_blocking(move || in_transaction(&connection, work));
         match done.await {
@@ -99,7 +110,9 @@ impl Metadata {
         let digest = DigestColumn(digest.clone());
         self.run("look up blob", move |tx| {
             tx.prepare_cached("SELECT size FROM blobs WHERE digest = ?1")?
-                .query_row([digest], |row| row.get::<_, SizeColumn>(0).map(|size| size.0))
+                .query_row([digest], |row| {
+                    row.get::<_, SizeColumn>(0).map(|size| size.0)
+                })
                 .optional()
         })
         .await
@@ -147,7 +160,8 @@ impl Metadata {
     fn sizes_by_hex(&self, query: &'static str) -> Result<BTreeMap<String, u64>, StoreError> {
         self.run_blocking("list content", |tx| {
             let mut statement = tx.prepare(query)?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, SizeColumn>(1)?.0)))?;
+            let rows =
+                statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, SizeColumn>(1)?.0)))?;
             rows.collect()
         })
     }

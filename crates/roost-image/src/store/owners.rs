@@ -56,7 +56,8 @@ impl ContentStore {
         self.inner
             .metadata
             .run("look up layer", move |tx| {
-                tx.prepare_cached("SELECT 1 FROM layers WHERE diff_id = ?1")?.exists([diff_id])
+                tx.prepare_cached("SELECT 1 FROM layers WHERE diff_id = ?1")?
+                    .exists([diff_id])
             })
             .await
     }

@@ -14,7 +14,10 @@ pub(super) struct Pins {
 impl Pins {
     pub(super) fn pin(&self, digest: &Digest) -> Pin {
         *self.counts.lock().entry(digest.clone()).or_insert(0) += 1;
-        Pin { pins: self.clone(), digest: digest.clone() }
+        Pin {
+            pins: self.clone(),
+            digest: digest.clone(),
+        }
     }
 
     /// No pin is added or removed while the guard lives.

@@ -34,12 +34,21 @@ fn image_manifest(config: &Digest, layer: &Digest) -> Bytes {
 
 /// An image in repository `app`: manifest, config, layer.
 async fn push(store: &ContentStore, name: &str, tag: Option<&str>) -> (Digest, Digest, Digest) {
-    let config = store.put_bytes(format!("config {name}").into()).await.unwrap();
-    let layer = store.put_bytes(format!("layer {name}").into()).await.unwrap();
+    let config = store
+        .put_bytes(format!("config {name}").into())
+        .await
+        .unwrap();
+    let layer = store
+        .put_bytes(format!("layer {name}").into())
+        .await
+        .unwrap();
     assert!(store.link_blob("app", &config).await.unwrap());
     assert!(store.link_blob("app", &layer).await.unwrap());
     let manifest = image_manifest(&config, &layer);
-    let manifest = store.put_manifest("app", manifest, OCI_MANIFEST, tag).await.unwrap();
+    let manifest = store
+        .put_manifest("app", manifest, OCI_MANIFEST, tag)
+        .await
+        .unwrap();
     (manifest, config, layer)
 }
 
@@ -47,7 +56,9 @@ async fn push(store: &ContentStore, name: &str, tag: Option<&str>) -> (Digest, D
 async fn a_blob_is_readable_only_after_its_digest_was_verified() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir).await;
-    let content: Vec<u8> = (0..WRITE_BUFFER_BYTES * 2 + 77).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let content: Vec<u8> = (0..WRITE_BUFFER_BYTES * 2 + 77)
+        .map(|i| u8::try_from(i % 251).unwrap())
+        .collect();
     let digest = digest_of(&content);
     let mut writer = store.begin_blob().await.unwrap();
     for part in content.chunks(100_000) {
@@ -111,12 +122,19 @@ async fn what_a_crash_leaves_is_gone_after_the_next_start() {
     {
         let store = open(&dir).await;
         lost = store.put_bytes(Bytes::from_static(b"lost")).await.unwrap();
-        let cut = store.put_bytes(Bytes::from_static(b"cut short")).await.unwrap();
+        let cut = store
+            .put_bytes(Bytes::from_static(b"cut short"))
+            .await
+            .unwrap();
         std::fs::remove_file(store.blob_path(&lost)).unwrap();
         std::fs::write(store.blob_path(&cut), b"cut").unwrap();
     }
     std::fs::write(dir.path().join("partial/upload-1-1"), b"half").unwrap();
-    std::fs::write(dir.path().join("blobs/sha256").join("a".repeat(64)), b"no row").unwrap();
+    std::fs::write(
+        dir.path().join("blobs/sha256").join("a".repeat(64)),
+        b"no row",
+    )
+    .unwrap();
     std::fs::create_dir(dir.path().join("layers/tmp-3")).unwrap();
     std::fs::create_dir(dir.path().join("layers").join("b".repeat(64))).unwrap();
     let store = open(&dir).await;
@@ -134,12 +152,30 @@ async fn repositories_see_only_what_was_put_into_them() {
     let (manifest, config, layer) = push(&store, "a", Some("v1")).await;
     let by_tag = ManifestReference::Tag("v1".to_owned());
     let found = store.manifest("app", &by_tag).await.unwrap().unwrap();
-    assert_eq!((found.digest, found.media_type.as_str()), (manifest.clone(), OCI_MANIFEST));
+    assert_eq!(
+        (found.digest, found.media_type.as_str()),
+        (manifest.clone(), OCI_MANIFEST)
+    );
     assert!(store.manifest("other", &by_tag).await.unwrap().is_none());
-    assert!(store.repository_blob_size("app", &layer).await.unwrap().is_some());
-    assert!(store.repository_blob_size("other", &layer).await.unwrap().is_none());
+    assert!(
+        store
+            .repository_blob_size("app", &layer)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert!(
+        store
+            .repository_blob_size("other", &layer)
+            .await
+            .unwrap()
+            .is_none()
+    );
     let bytes = image_manifest(&config, &layer);
-    let error = store.put_manifest("other", bytes, OCI_MANIFEST, None).await.unwrap_err();
+    let error = store
+        .put_manifest("other", bytes, OCI_MANIFEST, None)
+        .await
+        .unwrap_err();
     assert!(matches!(error, PutManifestError::Missing { .. }), "{error}");
     assert!(!store.link_blob("app", &digest_of(b"none")).await.unwrap());
 
@@ -169,7 +205,10 @@ async fn a_referrer_is_found_by_its_subject_even_before_the_subject_exists() {
         "subject": {"mediaType": OCI_MANIFEST, "digest": subject, "size": 7},
     });
     let bytes = Bytes::from(json.to_string());
-    let digest = store.put_manifest("app", bytes, OCI_MANIFEST, None).await.unwrap();
+    let digest = store
+        .put_manifest("app", bytes, OCI_MANIFEST, None)
+        .await
+        .unwrap();
     let referrers = store.referrers("app", &subject).await.unwrap();
     assert_eq!(referrers.len(), 1);
     assert_eq!(referrers[0].digest, digest);
@@ -187,17 +226,36 @@ async fn garbage_goes_and_what_is_tagged_owned_or_pinned_stays() {
     let pinned = push(&store, "pinned", None).await;
     let garbage = push(&store, "garbage", None).await;
     store.retain("machine:1", &owned.0).await.unwrap();
-    let _pins = [store.pin(&pinned.0), store.pin(&pinned.1), store.pin(&pinned.2)];
+    let _pins = [
+        store.pin(&pinned.0),
+        store.pin(&pinned.1),
+        store.pin(&pinned.2),
+    ];
 
-    let young = store.collect_garbage(ByteSize(0), Duration::from_secs(60)).await.unwrap();
+    let young = store
+        .collect_garbage(ByteSize(0), Duration::from_secs(60))
+        .await
+        .unwrap();
     assert_eq!(young.n_blobs, 0, "what is in the grace time stays");
-    let enough = store.collect_garbage(ByteSize::gib(1), Duration::ZERO).await.unwrap();
+    let enough = store
+        .collect_garbage(ByteSize::gib(1), Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(enough.n_blobs, 0, "nothing goes while there is room");
 
-    let report = store.collect_garbage(ByteSize(0), Duration::ZERO).await.unwrap();
+    let report = store
+        .collect_garbage(ByteSize(0), Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(report.n_blobs, 3);
     assert_eq!(report.left, store.bytes_used().await.unwrap());
-    for digest in [tagged.0, tagged.1, tagged.2, pinned.0.clone(), pinned.2.clone()] {
+    for digest in [
+        tagged.0,
+        tagged.1,
+        tagged.2,
+        pinned.0.clone(),
+        pinned.2.clone(),
+    ] {
         assert!(store.has(&digest).await.unwrap());
     }
     assert!(store.has(&owned.0).await.unwrap() && store.has(&owned.2).await.unwrap());
@@ -206,6 +264,9 @@ async fn garbage_goes_and_what_is_tagged_owned_or_pinned_stays() {
         assert!(!store.blob_path(&digest).exists());
     }
     store.release("machine:1").await.unwrap();
-    store.collect_garbage(ByteSize(0), Duration::ZERO).await.unwrap();
+    store
+        .collect_garbage(ByteSize(0), Duration::ZERO)
+        .await
+        .unwrap();
     assert!(!store.has(&owned.2).await.unwrap());
 }

@@ -75,7 +75,9 @@ struct Extension {
 pub fn next_entry(reader: &mut impl Read) -> Result<Option<Entry>, UnpackError> {
     let mut extension = Extension::default();
     loop {
-        let Some(header) = read_header(reader)? else { return Ok(None) };
+        let Some(header) = read_header(reader)? else {
+            return Ok(None);
+        };
         let size = field(&header, SIZE, tar::Header::entry_size)?;
         match header.entry_type().as_byte() {
             b'x' => {
@@ -96,7 +98,10 @@ fn read_header(reader: &mut impl Read) -> Result<Option<tar::Header>, UnpackErro
     let block = header.as_mut_bytes();
     let mut filled = 0;
     while filled < BLOCK {
-        match reader.read(&mut block[filled..]).map_err(UnpackError::read)? {
+        match reader
+            .read(&mut block[filled..])
+            .map_err(UnpackError::read)?
+        {
             0 if filled == 0 => return Ok(None),
             0 => return Err(UnpackError::header("is cut off")),
             n => filled += n,
@@ -109,7 +114,13 @@ fn read_header(reader: &mut impl Read) -> Result<Option<tar::Header>, UnpackErro
     let sum: u32 = block
         .iter()
         .enumerate()
-        .map(|(idx, byte)| if is_checksum(idx) { u32::from(b' ') } else { u32::from(*byte) })
+        .map(|(idx, byte)| {
+            if is_checksum(idx) {
+                u32::from(b' ')
+            } else {
+                u32::from(*byte)
+            }
+        })
         .sum();
     match header.cksum() {
         Ok(said) if said == sum => Ok(Some(header)),
@@ -131,7 +142,10 @@ fn read_extended(reader: &mut impl Read, size: u64) -> Result<Vec<u8>, UnpackErr
     }
     let mut content = Vec::new();
     let with_padding = size + padding(size);
-    reader.take(with_padding).read_to_end(&mut content).map_err(UnpackError::read)?;
+    reader
+        .take(with_padding)
+        .read_to_end(&mut content)
+        .map_err(UnpackError::read)?;
     if content.len() as u64 != with_padding {
         return Err(UnpackError::header("has an extension that is cut off"));
     }
@@ -150,13 +164,19 @@ fn without_nul(mut text: Vec<u8>) -> Vec<u8> {
 fn read_pax(mut content: &[u8], extension: &mut Extension) -> Result<(), UnpackError> {
     let bad = || UnpackError::header("has a bad PAX record");
     while !content.is_empty() {
-        let space = content.iter().position(|byte| *byte == b' ').ok_or_else(bad)?;
+        let space = content
+            .iter()
+            .position(|byte| *byte == b' ')
+            .ok_or_else(bad)?;
         let length = number::<usize>(&content[..space]).ok_or_else(bad)?;
         if length <= space + 1 || length > content.len() || content[length - 1] != b'\n' {
             return Err(bad());
         }
         let record = &content[space + 1..length - 1];
-        let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
+        let equals = record
+            .iter()
+            .position(|byte| *byte == b'=')
+            .ok_or_else(bad)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         content = &content[length..];
         match key {
@@ -195,7 +215,10 @@ fn field<T: Default>(
     range: std::ops::Range<usize>,
     read: impl Fn(&tar::Header) -> std::io::Result<T>,
 ) -> Result<T, UnpackError> {
-    if header.as_bytes()[range].iter().all(|byte| matches!(byte, 0 | b' ')) {
+    if header.as_bytes()[range]
+        .iter()
+        .all(|byte| matches!(byte, 0 | b' '))
+    {
         return Ok(T::default());
     }
     read(header).map_err(|_| UnpackError::header("has a bad number"))
@@ -212,15 +235,25 @@ fn entry(header: &tar::Header, size: u64, extension: Extension) -> Result<Entry,
         b'S' => return Err(UnpackError::header("is sparse")),
         _ => return Err(UnpackError::header("has an unknown type")),
     };
-    let path = extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
+    let path = extension
+        .path
+        .unwrap_or_else(|| header.path_bytes().into_owned());
     // Before POSIX, a directory was a file whose name ended in a slash.
-    let kind = if kind == EntryKind::File && path.ends_with(b"/") { EntryKind::Directory } else { kind };
+    let kind = if kind == EntryKind::File && path.ends_with(b"/") {
+        EntryKind::Directory
+    } else {
+        kind
+    };
     let link = extension
         .link
         .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
         .unwrap_or_default();
-    let uid = extension.uid.map_or_else(|| field(header, UID, tar::Header::uid), Ok)?;
-    let gid = extension.gid.map_or_else(|| field(header, GID, tar::Header::gid), Ok)?;
+    let uid = extension
+        .uid
+        .map_or_else(|| field(header, UID, tar::Header::uid), Ok)?;
+    let gid = extension
+        .gid
+        .map_or_else(|| field(header, GID, tar::Header::gid), Ok)?;
     let mtime = match extension.mtime {
         Some(mtime) => mtime,
         None => i64::try_from(field(header, MTIME, tar::Header::mtime)?).unwrap_or(0),
@@ -228,9 +261,22 @@ fn entry(header: &tar::Header, size: u64, extension: Extension) -> Result<Entry,
     // Only files have content; what other entries claim is a hint of some writers.
     let size = match kind {
         EntryKind::File => extension.size.unwrap_or(size),
-        EntryKind::HardLink | EntryKind::Symlink | EntryKind::Directory | EntryKind::Fifo
+        EntryKind::HardLink
+        | EntryKind::Symlink
+        | EntryKind::Directory
+        | EntryKind::Fifo
         | EntryKind::Device => 0,
     };
     let mode = field(header, MODE, tar::Header::mode)? & 0o7777;
-    Ok(Entry { path, link, kind, mode, uid, gid, mtime, size, xattrs: extension.xattrs })
+    Ok(Entry {
+        path,
+        link,
+        kind,
+        mode,
+        uid,
+        gid,
+        mtime,
+        size,
+        xattrs: extension.xattrs,
+    })
 }

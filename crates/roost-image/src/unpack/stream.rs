@@ -64,13 +64,21 @@ impl LayerStream {
         let by_ratio = blob_bytes.saturating_mul(COMPRESSION_RATIO_MAX);
         let n_bytes_max = by_ratio.clamp(COMPRESSION_RATIO_FLOOR_BYTES, UNPACKED_BYTES_MAX);
         let inner = decompress(file)?;
-        Ok(Self { inner, hasher: Sha256::new(), n_bytes: 0, n_bytes_max })
+        Ok(Self {
+            inner,
+            hasher: Sha256::new(),
+            n_bytes: 0,
+            n_bytes_max,
+        })
     }
 
     /// Reads to the end: the diff id covers what follows the last entry too.
     pub(super) fn finish(mut self) -> io::Result<(Digest, u64)> {
         io::copy(&mut self, &mut io::sink())?;
-        Ok((Digest::from_sha256(self.hasher.finalize().into()), self.n_bytes))
+        Ok((
+            Digest::from_sha256(self.hasher.finalize().into()),
+            self.n_bytes,
+        ))
     }
 }
 

@@ -27,7 +27,11 @@ impl Bench {
     fn unpack_bytes(&self, blob: &[u8], diff_id: Digest) -> Result<super::Unpacked, UnpackError> {
         let path = self.dir.path().join("blob");
         std::fs::write(&path, blob).unwrap();
-        let source = LayerSource { blob: path, blob_bytes: blob.len() as u64, diff_id };
+        let source = LayerSource {
+            blob: path,
+            blob_bytes: blob.len() as u64,
+            diff_id,
+        };
         unpack_layer(&source, &self.dir.path().join("tmp"), &self.target())
     }
 
@@ -117,13 +121,27 @@ fn files_links_modes_owners_and_times_come_out_as_they_went_in() {
     assert_eq!(unpacked.n_dropped, 1, "the device was left out");
     let root = bench.target();
     let file = std::fs::metadata(root.join(&long)).unwrap();
-    assert_eq!((file.uid(), file.gid(), file.mode() & 0o7777), (33, 44, 0o4755));
+    assert_eq!(
+        (file.uid(), file.gid(), file.mode() & 0o7777),
+        (33, 44, 0o4755)
+    );
     assert_eq!(file.mtime(), 1_234_567_890);
     assert_eq!(std::fs::read(root.join(&long)).unwrap(), b"hi");
     assert_eq!(std::fs::metadata(root.join("bin/tool")).unwrap().nlink(), 2);
-    assert_eq!(std::fs::metadata(root.join("bin")).unwrap().mtime(), 1_000_000_000);
-    assert_eq!(std::fs::read_link(root.join("bin/out")).unwrap(), PathBuf::from("/outside"));
-    assert!(std::fs::symlink_metadata(root.join("pipe")).unwrap().file_type().is_fifo());
+    assert_eq!(
+        std::fs::metadata(root.join("bin")).unwrap().mtime(),
+        1_000_000_000
+    );
+    assert_eq!(
+        std::fs::read_link(root.join("bin/out")).unwrap(),
+        PathBuf::from("/outside")
+    );
+    assert!(
+        std::fs::symlink_metadata(root.join("pipe"))
+            .unwrap()
+            .file_type()
+            .is_fifo()
+    );
     assert!(!root.join("null").exists());
 }
 
@@ -162,9 +180,27 @@ fn paths_that_escape_are_refused() {
     let cases: [(&[Vec<u8>], &str); 7] = [
         (&[raw(b'0', "../outside/x", "", b"x")], "`..`"),
         (&[raw(b'0', "a/../../outside/x", "", b"x")], "`..`"),
-        (&[raw(b'2', "l", "../outside", b""), raw(b'0', "l/x", "", b"x")], "no directory"),
-        (&[raw(b'2', "l", "../outside", b""), raw(b'0', "l/d/x", "", b"x")], "no directory"),
-        (&[raw(b'2', "l", "../outside", b""), raw(b'0', "l/.wh.x", "", b"")], "no directory"),
+        (
+            &[
+                raw(b'2', "l", "../outside", b""),
+                raw(b'0', "l/x", "", b"x"),
+            ],
+            "no directory",
+        ),
+        (
+            &[
+                raw(b'2', "l", "../outside", b""),
+                raw(b'0', "l/d/x", "", b"x"),
+            ],
+            "no directory",
+        ),
+        (
+            &[
+                raw(b'2', "l", "../outside", b""),
+                raw(b'0', "l/.wh.x", "", b""),
+            ],
+            "no directory",
+        ),
         (&[raw(b'1', "h", "../outside", b"")], "`..`"),
         (
             &[raw(b'2', "l", "..", b""), raw(b'1', "h", "l/blob", b"")],
@@ -190,7 +226,10 @@ fn a_directory_that_an_earlier_link_replaces_is_not_written_through() {
         raw(b'0', "f", "", b"inside"),
     ]);
     bench.unpack(&tar).unwrap();
-    assert_eq!(std::fs::read(bench.target().join("l/x")).unwrap(), b"inside");
+    assert_eq!(
+        std::fs::read(bench.target().join("l/x")).unwrap(),
+        b"inside"
+    );
     assert_eq!(std::fs::read(bench.target().join("f")).unwrap(), b"inside");
     assert_eq!(std::fs::read_dir(outside).unwrap().count(), 0);
 }
@@ -200,7 +239,11 @@ fn damaged_and_absurd_archives_are_refused() {
     let mut bad_sum = raw(b'0', "a", "", b"x");
     bad_sum[0] = b'b';
     assert!(bench_refusal(&[bad_sum]).contains("checksum"));
-    assert!(Bench::new().refusal(&raw(b'0', "a", "", b"x")[..520]).contains("cut off"));
+    assert!(
+        Bench::new()
+            .refusal(&raw(b'0', "a", "", b"x")[..520])
+            .contains("cut off")
+    );
     assert!(Bench::new().refusal(&[1; 100]).contains("cut off"));
     assert!(bench_refusal(&[raw(b'S', "a", "", b"")]).contains("sparse"));
     let big = pax(&[("uid", b"65536")]);
@@ -222,7 +265,8 @@ fn damaged_and_absurd_archives_are_refused() {
 #[test]
 fn only_harmless_attributes_are_kept() {
     let bench = Bench::new();
-    let capability = b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    let capability =
+        b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
     let attributes = pax(&[
         ("SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
         ("SCHILY.xattr.security.capability", capability),
@@ -235,7 +279,10 @@ fn only_harmless_attributes_are_kept() {
     assert_eq!(&value[..n], capability);
     rustix::fs::lgetxattr(&path, "trusted.overlay.redirect", &mut value).unwrap_err();
     let file = std::fs::File::open(path).unwrap();
-    assert_eq!(FileType::from_raw_mode(fstat(&file).unwrap().st_mode), FileType::RegularFile);
+    assert_eq!(
+        FileType::from_raw_mode(fstat(&file).unwrap().st_mode),
+        FileType::RegularFile
+    );
 }
 
 #[test]
@@ -252,7 +299,9 @@ fn gzip_and_zstd_are_read_and_a_bomb_or_a_wrong_diff_id_is_refused() {
         assert_eq!(std::fs::read(bench.target().join("a")).unwrap(), b"hello");
     }
     let bench = Bench::new();
-    let error = bench.unpack_bytes(&gzip(&tar), digest_of(b"other")).unwrap_err();
+    let error = bench
+        .unpack_bytes(&gzip(&tar), digest_of(b"other"))
+        .unwrap_err();
     assert!(matches!(error, UnpackError::DiffId { .. }), "{error}");
     assert!(!bench.target().exists());
     let half = &gzip(&tar)[..60];
@@ -265,6 +314,9 @@ fn gzip_and_zstd_are_read_and_a_bomb_or_a_wrong_diff_id_is_refused() {
     }
     let bomb = encoder.finish().unwrap();
     let error = bench.unpack_bytes(&bomb, digest_of(&tar)).unwrap_err();
-    assert!(roost_model::error::chain(&error).contains("bytes come out of it"), "{error}");
+    assert!(
+        roost_model::error::chain(&error).contains("bytes come out of it"),
+        "{error}"
+    );
     assert!(!bench.target().exists());
 }

@@ -55,7 +55,10 @@ impl Place {
             return Err(UnpackError::entry(path, "is nested too deeply"));
         }
         let name = components.pop().unwrap_or_default().to_vec();
-        Ok(Self { parent: components.join(&b'/'), name })
+        Ok(Self {
+            parent: components.join(&b'/'),
+            name,
+        })
     }
 
     fn full(&self) -> Vec<u8> {
@@ -85,7 +88,12 @@ impl Tree {
         rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755))
             .map_err(std::io::Error::from)
             .on("set mode of", root)?;
-        Ok(Self { root: fd, parent: None, directory_times: Vec::new(), n_dropped: 0 })
+        Ok(Self {
+            root: fd,
+            parent: None,
+            directory_times: Vec::new(),
+            n_dropped: 0,
+        })
     }
 
     /// Makes what the entry says; returns the file whose content follows.
@@ -103,7 +111,10 @@ impl Tree {
         }
         if entry.kind == EntryKind::Device {
             self.n_dropped += 1;
-            tracing::debug!(path = printable(&entry.path), "device left out of the layer");
+            tracing::debug!(
+                path = printable(&entry.path),
+                "device left out of the layer"
+            );
             return Ok(None);
         }
         self.enter(&place, entry)?;
@@ -139,7 +150,9 @@ impl Tree {
     }
 
     fn parent(&self) -> BorrowedFd<'_> {
-        self.parent.as_ref().map_or_else(|| self.root.as_fd(), |(_, fd)| fd.as_fd())
+        self.parent
+            .as_ref()
+            .map_or_else(|| self.root.as_fd(), |(_, fd)| fd.as_fd())
     }
 
     /// Opens the entry's directory, and makes it when the layer does not say it.
@@ -148,7 +161,11 @@ impl Tree {
             self.parent = None;
             return Ok(());
         }
-        if self.parent.as_ref().is_some_and(|(path, _)| path == &place.parent) {
+        if self
+            .parent
+            .as_ref()
+            .is_some_and(|(path, _)| path == &place.parent)
+        {
             return Ok(());
         }
         let dir = match open_beneath(self.root.as_fd(), &place.parent) {
@@ -160,8 +177,8 @@ impl Tree {
     }
 
     fn make_parents(&self, path: &[u8], entry: &Entry) -> Result<OwnedFd, UnpackError> {
-        let mut dir = rustix::io::dup(&self.root)
-            .map_err(|error| UnpackError::write(&entry.path, error))?;
+        let mut dir =
+            rustix::io::dup(&self.root).map_err(|error| UnpackError::write(&entry.path, error))?;
         for component in path.split(|byte| *byte == b'/') {
             let mode = Mode::from_raw_mode(0o755);
             let is_new = match rustix::fs::mkdirat(&dir, component, mode) {
@@ -211,7 +228,8 @@ impl Tree {
     }
 
     fn create_file(&self, place: &Place, entry: &Entry) -> Result<File, UnpackError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
         rustix::fs::openat(self.parent(), &place.name[..], flags, mode)
             .map(File::from)
@@ -220,10 +238,13 @@ impl Tree {
 
     fn place_root(&mut self, entry: &Entry) -> Result<(), UnpackError> {
         if entry.kind != EntryKind::Directory {
-            return Err(UnpackError::entry(&entry.path, "is the root and no directory"));
+            return Err(UnpackError::entry(
+                &entry.path,
+                "is the root and no directory",
+            ));
         }
-        let root = rustix::io::dup(&self.root)
-            .map_err(|error| UnpackError::write(&entry.path, error))?;
+        let root =
+            rustix::io::dup(&self.root).map_err(|error| UnpackError::write(&entry.path, error))?;
         self.set_owner_mode_xattrs(entry, root.as_fd())
     }
 
@@ -308,7 +329,10 @@ impl Tree {
         }
         let hidden = &place.name[WHITEOUT_PREFIX.len()..];
         if matches!(hidden, b"" | b"." | b"..") {
-            return Err(UnpackError::entry(&entry.path, "hides nothing that has a name"));
+            return Err(UnpackError::entry(
+                &entry.path,
+                "hides nothing that has a name",
+            ));
         }
         match self.present(hidden, entry)? {
             Present::Nothing => rustix::fs::mknodat(
@@ -377,9 +401,10 @@ fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd
 
 fn refuse_link(path: &[u8], error: Errno) -> UnpackError {
     match error {
-        Errno::LOOP | Errno::NOTDIR | Errno::XDEV => {
-            UnpackError::entry(path, "is inside something that is no directory of the layer")
-        }
+        Errno::LOOP | Errno::NOTDIR | Errno::XDEV => UnpackError::entry(
+            path,
+            "is inside something that is no directory of the layer",
+        ),
         other => UnpackError::write(path, other),
     }
 }
@@ -400,6 +425,12 @@ fn owner(entry: &Entry) -> (Uid, Gid) {
 }
 
 fn times(mtime: i64) -> Timestamps {
-    let time = Timespec { tv_sec: mtime, tv_nsec: 0 };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: mtime,
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
