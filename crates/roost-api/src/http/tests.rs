@@ -341,6 +341,21 @@ async fn bad_requests_are_refused_and_the_answer_names_what_is_wrong() {
     .await;
     refused("PUT", "/v1/apps", Value::Null, 405, "method").await;
     refused("GET", "/v1/apps?color=1", Value::Null, 400, "color").await;
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn bad_bodies_for_an_app_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    let refused = async |method: &str, path: &str, body: Value, code: u16, word: &str| {
+        let (status, error) = platform.call(method, path, body).await;
+        assert_eq!(status.as_u16(), code, "{path}: {error}");
+        assert!(
+            error["error"].as_str().unwrap().contains(word),
+            "{path}: {error}"
+        );
+    };
     platform
         .call("POST", "/v1/apps", json!({"app_name": "web"}))
         .await;
@@ -469,6 +484,23 @@ async fn a_machine_goes_through_its_life_by_the_machines_api() {
         (status.as_u16(), &error["code"]),
         (408, &json!("wait-timeout"))
     );
+    ok("DELETE", "?force=true", Value::Null).await;
+    ok("GET", "/wait?state=destroyed", Value::Null).await;
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_is_kept_from_other_apps_old_versions_and_careless_removal() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    for app in ["web", "other"] {
+        platform
+            .call("POST", "/v1/apps", json!({"app_name": app}))
+            .await;
+    }
+    let body = json!({"config": web("hello")});
+    let (_, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    let path = format!("/v1/apps/web/machines/{}", machine["id"].as_str().unwrap());
     let elsewhere = path.replace("/web/", "/other/");
     assert_eq!(
         platform.call("GET", &elsewhere, Value::Null).await.0,
@@ -481,8 +513,6 @@ async fn a_machine_goes_through_its_life_by_the_machines_api() {
         platform.call("POST", &path, update).await.1["code"],
         "machine-conflict"
     );
-    ok("DELETE", "?force=true", Value::Null).await;
-    ok("GET", "/wait?state=destroyed", Value::Null).await;
     platform.stop().await;
 }
 
