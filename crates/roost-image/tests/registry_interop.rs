@@ -2,6 +2,8 @@
 //!
 //! The image is made by hand in a temporary folder; all traffic is on loopback.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
 use async_trait::async_trait;
 use roost_image::ContentStore;
 use roost_image::registry::{RegistryAccess, RegistryAuth, router};
