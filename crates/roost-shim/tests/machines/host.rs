@@ -108,7 +108,7 @@ impl Host {
         write_layers(dir.path());
         let tag = InstanceTag::of_data_dir(dir.path());
         let plumber = Arc::new(FakePlumber::default());
-        let driver = driver(dir.path(), tag, &runtime, &plumber);
+        let driver = driver(dir.path(), tag, &runtime, plumber.clone());
         Some(Self {
             dir,
             driver,
@@ -120,7 +120,17 @@ impl Host {
 
     /// What a restarted `roostd` has.
     pub(crate) fn new_driver(&self) -> ContainerDriver {
-        driver(self.dir.path(), self.tag, &self.runtime, &self.plumber)
+        driver(
+            self.dir.path(),
+            self.tag,
+            &self.runtime,
+            self.plumber.clone(),
+        )
+    }
+
+    /// A driver of this host with another network.
+    pub(crate) fn driver_with(&self, plumber: Arc<dyn PacketPlumber>) -> ContainerDriver {
+        driver(self.dir.path(), self.tag, &self.runtime, plumber)
     }
 
     pub(crate) fn layer(&self) -> PathBuf {
@@ -234,7 +244,7 @@ fn driver(
     dir: &Path,
     tag: InstanceTag,
     runtime: &ContainerRuntime,
-    plumber: &Arc<FakePlumber>,
+    plumber: Arc<dyn PacketPlumber>,
 ) -> ContainerDriver {
     ContainerDriver::new(ContainerConfig {
         tag,
@@ -242,7 +252,7 @@ fn driver(
         data_dir: dir.join("data"),
         shim: PathBuf::from(env!("CARGO_BIN_EXE_roost-shim")),
         runtime: runtime.clone(),
-        plumber: plumber.clone(),
+        plumber,
     })
     .unwrap()
 }

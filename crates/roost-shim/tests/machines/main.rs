@@ -30,4 +30,5 @@ macro_rules! with_both_runtimes {
 mod host;
 mod isolation;
 mod lifecycle;
+mod network;
 mod start;
