@@ -9,14 +9,16 @@ use crate::worker::Inner;
 use async_trait::async_trait;
 use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Upkeep of other parts that goes with the worker's periodic pass.
 #[async_trait]
 pub trait Housekeeper: Send + Sync + 'static {
     /// Collects image garbage, drops old logs, …; logs its own errors.
-    async fn run_once(&self);
+    ///
+    /// `machines` are those that exist; what belongs to others may go.
+    async fn run_once(&self, machines: HashSet<MachineId>);
 }
 
 /// No upkeep.
@@ -25,7 +27,7 @@ pub struct NoHousekeeper;
 
 #[async_trait]
 impl Housekeeper for NoHousekeeper {
-    async fn run_once(&self) {}
+    async fn run_once(&self, _machines: HashSet<MachineId>) {}
 }
 
 /// Runs a pass at each interval until shutdown.
@@ -56,7 +58,16 @@ pub(crate) async fn run_once(inner: &Arc<Inner>) {
         Err(error) => tracing::error!(%error, "cannot forget destroyed machines"),
     }
     inner.kick_all();
-    inner.config.housekeeper.run_once().await;
+    match inner.store.all().await {
+        Ok(rows) => {
+            inner
+                .config
+                .housekeeper
+                .run_once(rows.into_iter().map(|row| row.id).collect())
+                .await
+        }
+        Err(error) => tracing::error!(%error, "cannot read machines"),
+    }
 }
 
 /// Removes from the host what no machine of the database owns.

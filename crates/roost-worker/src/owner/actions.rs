@@ -186,21 +186,37 @@ impl Owner {
         let kind = if is_adopted { "adopt" } else { "start" };
         // Watched before anything is awaited, so that no end is missed.
         self.exit_watch = Some(watch_exit(Arc::clone(&self.inner), self.id.clone()).boxed());
+        // On the board before it is recorded: who is told that it has started
+        // finds its process id and checks there.
+        let row = self.load().await?;
+        let healthy = if is_adopted {
+            row.healthy.as_slice()
+        } else {
+            &[]
+        };
+        let mut entry = entry_of(&self.inner, &row);
+        entry.state = MachineState::Started;
+        entry.pid = pid;
+        health::begin(&mut entry, &row.spec, healthy, self.inner.clock.now());
+        let ipv4 = entry.ipv4;
+        self.inner.board.put([(self.id.clone(), entry)]);
+        let generation = self.current_generation;
         let row = self
             .record(move |row| {
                 row.state_reason = None;
                 if !is_adopted {
                     row.healthy = vec![];
                 }
+                // Asked to stop or to make way for a newer version meanwhile.
+                if row.wanted != Wanted::Run || row.generation != generation {
+                    row.state = MachineState::Stopping;
+                }
                 vec![NewEvent::by_worker(kind, serde_json::json!({ "pid": pid }))]
             })
             .await?;
-        let mut entry = entry_of(&self.inner, &row);
-        entry.state = MachineState::Started;
-        entry.pid = pid;
-        health::begin(&mut entry, &row.spec, &row.healthy, self.inner.clock.now());
-        let ipv4 = entry.ipv4;
-        self.inner.board.put([(self.id.clone(), entry)]);
+        self.inner
+            .board
+            .update(&self.id, |entry| entry.cordoned = row.cordoned);
         self.inner.notify(&self.id);
         let checks = self.inner.tasks.stopping().child_token();
         health::spawn(&self.inner, &self.id, &row.spec, ipv4, &checks);

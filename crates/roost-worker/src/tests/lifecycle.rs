@@ -1,7 +1,8 @@
 //! Machines from creation to destruction, on paused time.
 
-use super::{Node, samples};
+use super::{Node, Run, samples};
 use roost_host::fake::FakeLaunch;
+use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
 use roost_model::machine::{MachineExit, MachineState, RestartPolicy, RestartWhen, StopSignal};
 use roost_proto::worker::{
@@ -16,6 +17,12 @@ fn exit(exit_code: i32) -> MachineExit {
         signal: None,
         oom_killed: false,
     }
+}
+
+/// What happened to a machine, oldest first.
+async fn event_kinds(run: &Run, id: &MachineId) -> Vec<String> {
+    let events = run.worker.machine_events(id, 50).await.unwrap();
+    events.into_iter().map(|event| event.kind).rev().collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,17 +79,8 @@ async fn a_created_machine_starts_with_its_secrets_and_ends_in_nothing() {
         std::slice::from_ref(&machine.id)
     );
     assert!(run.worker.machines(None).await.unwrap().is_empty());
-    let kinds: Vec<String> = run
-        .worker
-        .machine_events(&machine.id, 50)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|event| event.kind)
-        .rev()
-        .collect();
     assert_eq!(
-        kinds,
+        event_kinds(&run, &machine.id).await,
         [
             "create",
             "launch",
