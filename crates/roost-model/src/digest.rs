@@ -25,7 +25,9 @@ impl Digest {
         let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         match text.strip_prefix("sha256:") {
             Some(hex) if hex.len() == 64 && hex.bytes().all(is_hex) => Ok(Self(text.to_owned())),
-            _ => Err(ParseDigestError { text: text.chars().take(80).collect() }),
+            _ => Err(ParseDigestError {
+                text: text.chars().take(80).collect(),
+            }),
         }
     }
 

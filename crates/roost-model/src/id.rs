@@ -38,7 +38,10 @@ impl MachineId {
         if text.len() == 14 && text.bytes().all(is_hex) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(ParseIdError { text: shorten(text), expected: "a machine id (14 hex digits)" })
+            Err(ParseIdError {
+                text: shorten(text),
+                expected: "a machine id (14 hex digits)",
+            })
         }
     }
 
@@ -172,8 +175,14 @@ mod tests {
     #[test]
     fn bad_ids_name_themselves_and_the_expected_form() {
         let error = MachineId::parse("../../etc/passwd").unwrap_err();
-        assert_eq!(error.to_string(), "`../../etc/passwd` is not a machine id (14 hex digits)");
-        assert!(MachineId::parse("000102FDFEFF10").is_err(), "upper case is another spelling");
+        assert_eq!(
+            error.to_string(),
+            "`../../etc/passwd` is not a machine id (14 hex digits)"
+        );
+        assert!(
+            MachineId::parse("000102FDFEFF10").is_err(),
+            "upper case is another spelling"
+        );
         let long = "x".repeat(10_000);
         assert!(MachineId::parse(&long).unwrap_err().text.len() <= 80);
     }

@@ -36,7 +36,10 @@ pub struct ParseImageRefError {
 impl ImageRef {
     /// Reads a reference.
     pub fn parse(text: &str) -> Result<Self, ParseImageRefError> {
-        let error = |problem| ParseImageRefError { text: text.chars().take(120).collect(), problem };
+        let error = |problem| ParseImageRefError {
+            text: text.chars().take(120).collect(),
+            problem,
+        };
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => {
                 let digest = Digest::parse(digest)
@@ -57,7 +60,9 @@ impl ImageRef {
         if let Some(tag) = tag
             && !is_tag(tag)
         {
-            return Err(error("has a tag that is not up to 128 letters, digits, `_`, `.` or `-`"));
+            return Err(error(
+                "has a tag that is not up to 128 letters, digits, `_`, `.` or `-`",
+            ));
         }
         let (registry, repository) = match name.split_once('/') {
             Some((first, rest)) if is_registry(first) => (Some(first.to_owned()), rest),
@@ -69,7 +74,12 @@ impl ImageRef {
             ));
         }
         let tag = tag.map(str::to_owned);
-        Ok(Self { registry, repository: repository.to_owned(), tag, digest })
+        Ok(Self {
+            registry,
+            repository: repository.to_owned(),
+            tag,
+            digest,
+        })
     }
 
     /// The tag to ask for when there is no digest.
@@ -79,12 +89,17 @@ impl ImageRef {
 
     /// What to put at the end of `/v2/<repository>/manifests/`.
     pub fn manifest_reference(&self) -> &str {
-        self.digest.as_ref().map_or_else(|| self.tag_or_latest(), Digest::as_str)
+        self.digest
+            .as_ref()
+            .map_or_else(|| self.tag_or_latest(), Digest::as_str)
     }
 
     /// The same reference, pinned to a manifest.
     pub fn with_digest(&self, digest: Digest) -> Self {
-        Self { digest: Some(digest), ..self.clone() }
+        Self {
+            digest: Some(digest),
+            ..self.clone()
+        }
     }
 }
 
@@ -107,7 +122,8 @@ impl fmt::Display for ImageRef {
 /// Whether the first path component names a registry, by the rule all clients share.
 fn is_registry(text: &str) -> bool {
     let looks_like_host = text.contains('.') || text.contains(':') || text == "localhost";
-    let is_host_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    let is_host_char =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
     looks_like_host && text.chars().all(is_host_char)
 }
 
@@ -130,9 +146,8 @@ fn is_path_component(text: &str) -> bool {
     if !text.starts_with(is_alnum) || !text.ends_with(is_alnum) {
         return false;
     }
-    text.split(is_alnum).all(|gap| {
-        matches!(gap, "" | "." | "_" | "__") || gap.chars().all(|c| c == '-')
-    })
+    text.split(is_alnum)
+        .all(|gap| matches!(gap, "" | "." | "_" | "__") || gap.chars().all(|c| c == '-'))
 }
 
 #[cfg(test)]
@@ -143,7 +158,10 @@ mod tests {
     #[test]
     fn references_are_taken_apart() {
         let nginx = ImageRef::parse("nginx").unwrap();
-        assert_eq!((nginx.registry.as_deref(), nginx.repository.as_str()), (None, "nginx"));
+        assert_eq!(
+            (nginx.registry.as_deref(), nginx.repository.as_str()),
+            (None, "nginx")
+        );
         assert_eq!(nginx.manifest_reference(), "latest");
         let local = ImageRef::parse("localhost:5000/team/app:v1").unwrap();
         assert_eq!(local.registry.as_deref(), Some("localhost:5000"));
@@ -156,7 +174,19 @@ mod tests {
 
     #[test]
     fn bad_references_are_refused_with_the_reason() {
-        for bad in ["", "UPPER", "a//b", "a/", "/a", "a:b c", "a@sha256:1", "a b", "../x", "a:", "a..b"] {
+        for bad in [
+            "",
+            "UPPER",
+            "a//b",
+            "a/",
+            "/a",
+            "a:b c",
+            "a@sha256:1",
+            "a b",
+            "../x",
+            "a:",
+            "a..b",
+        ] {
             let error = ImageRef::parse(bad).unwrap_err();
             assert!(error.to_string().contains("image reference"), "{error}");
         }

@@ -91,8 +91,11 @@ pub struct Guest {
 
 impl Guest {
     /// `shared-cpu-1x`: one shared CPU, 256 MiB.
-    pub const DEFAULT: Self =
-        Self { cpu_kind: CpuKind::Shared, n_cpus: 1, memory: ByteSize::mib(256) };
+    pub const DEFAULT: Self = Self {
+        cpu_kind: CpuKind::Shared,
+        n_cpus: 1,
+        memory: ByteSize::mib(256),
+    };
 
     /// The names of the presets, smallest first.
     pub const PRESETS: [&'static str; 14] = [
@@ -129,7 +132,11 @@ impl Guest {
             CpuKind::Performance => 2048,
         };
         let memory = ByteSize::mib(mib_per_cpu * u64::from(n_cpus));
-        Some(Self { cpu_kind: kind, n_cpus, memory })
+        Some(Self {
+            cpu_kind: kind,
+            n_cpus,
+            memory,
+        })
     }
 }
 
@@ -219,7 +226,10 @@ pub enum RestartWhen {
 
 impl RestartPolicy {
     /// On failure, ten times within five minutes.
-    pub const DEFAULT: Self = Self { when: RestartWhen::OnFailure, retries_max: 10 };
+    pub const DEFAULT: Self = Self {
+        when: RestartWhen::OnFailure,
+        retries_max: 10,
+    };
 }
 
 /// How to stop a machine.
@@ -233,7 +243,10 @@ pub struct StopConfig {
 
 impl StopConfig {
     /// The image's signal or SIGINT, then five seconds.
-    pub const DEFAULT: Self = Self { signal: None, timeout: Duration::from_secs(5) };
+    pub const DEFAULT: Self = Self {
+        signal: None,
+        timeout: Duration::from_secs(5),
+    };
 }
 
 macro_rules! signals {

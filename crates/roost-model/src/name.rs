@@ -19,7 +19,11 @@ pub struct ParseNameError {
 impl ParseNameError {
     fn new(kind: &'static str, text: &str, problem: impl Into<String>) -> Self {
         let text = text.chars().take(80).collect();
-        Self { kind, text, problem: problem.into() }
+        Self {
+            kind,
+            text,
+            problem: problem.into(),
+        }
     }
 }
 
@@ -87,11 +91,16 @@ fn check_label(kind: &'static str, text: &str, bytes_max: usize) -> Result<(), P
         return error("is empty".into());
     }
     if text.len() > bytes_max {
-        return error(format!("has {} characters, and {bytes_max} is the most", text.len()));
+        return error(format!(
+            "has {} characters, and {bytes_max} is the most",
+            text.len()
+        ));
     }
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if let Some(bad) = text.chars().find(|c| !allowed(*c)) {
-        return error(format!("has {bad:?} in it; use lower-case letters, digits and dashes"));
+        return error(format!(
+            "has {bad:?} in it; use lower-case letters, digits and dashes"
+        ));
     }
     if text.starts_with('-') || text.ends_with('-') {
         return error("starts or ends with a dash".into());
@@ -143,7 +152,18 @@ mod tests {
     #[test]
     fn an_app_name_is_one_dns_label() {
         assert!(AppName::parse("hello-2").is_ok());
-        for bad in ["", "a/b", "a.b", "Hello", "-a", "a-", "..", "a b", "ä", &"x".repeat(300)] {
+        for bad in [
+            "",
+            "a/b",
+            "a.b",
+            "Hello",
+            "-a",
+            "a-",
+            "..",
+            "a b",
+            "ä",
+            &"x".repeat(300),
+        ] {
             let error = AppName::parse(bad).unwrap_err();
             assert!(error.to_string().starts_with("app name `"), "{error}");
             assert!(error.to_string().len() < 200, "{error}");

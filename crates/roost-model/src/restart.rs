@@ -42,7 +42,10 @@ pub fn decide(
     if !wanted {
         return RestartDecision::Stay;
     }
-    let recent = restarts.iter().filter(|at| now.since(**at) < WINDOW).count();
+    let recent = restarts
+        .iter()
+        .filter(|at| now.since(**at) < WINDOW)
+        .count();
     let n_restarts = u32::try_from(recent).unwrap_or(u32::MAX);
     if policy.when == RestartWhen::OnFailure && n_restarts >= policy.retries_max {
         return RestartDecision::GiveUp { n_restarts };
@@ -64,18 +67,31 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_ms(10_000_000);
 
     fn exit(exit_code: i32) -> MachineExit {
-        MachineExit { exit_code, signal: None, oom_killed: false }
+        MachineExit {
+            exit_code,
+            signal: None,
+            oom_killed: false,
+        }
     }
 
     fn policy(when: RestartWhen) -> RestartPolicy {
-        RestartPolicy { when, retries_max: 3 }
+        RestartPolicy {
+            when,
+            retries_max: 3,
+        }
     }
 
     #[test]
     fn a_clean_end_is_restarted_only_by_always() {
         let clean = exit(0);
-        assert_eq!(decide(policy(RestartWhen::No), clean, &[], NOW), RestartDecision::Stay);
-        assert_eq!(decide(policy(RestartWhen::OnFailure), clean, &[], NOW), RestartDecision::Stay);
+        assert_eq!(
+            decide(policy(RestartWhen::No), clean, &[], NOW),
+            RestartDecision::Stay
+        );
+        assert_eq!(
+            decide(policy(RestartWhen::OnFailure), clean, &[], NOW),
+            RestartDecision::Stay
+        );
         assert!(matches!(
             decide(policy(RestartWhen::Always), clean, &[], NOW),
             RestartDecision::At(_)

@@ -38,7 +38,9 @@ impl ByteSize {
     /// Returns `None` for anything else, including overflow.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let digits_end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let digits_end = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (digits, unit) = text.split_at(digits_end);
         let number: u64 = digits.parse().ok()?;
         let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {

@@ -9,4 +9,5 @@
 pub mod images;
 pub mod platform;
 pub mod program;
+pub mod sim_worker;
 pub mod wait;

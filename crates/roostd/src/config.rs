@@ -50,7 +50,7 @@ impl NodePaths {
         roost_runtime::fs::ensure_dir(data_dir)?;
         let data = std::fs::canonicalize(data_dir)
             .with_context(|| format!("resolve the data directory {}", data_dir.display()))?;
-        let tag = InstanceTag::of(&data);
+        let tag = InstanceTag::of_data_dir(&data);
         // Not under the data directory: socket paths have at most 107 bytes.
         let run = PathBuf::from(format!("/run/roost-{tag}"));
         Ok((Self { data, run }, tag))
@@ -95,6 +95,11 @@ impl NodePaths {
 }
 
 impl NodeConfig {
+    /// The port of the API and the built-in registry.
+    pub(crate) fn api_port(&self) -> u16 {
+        self.api.first().map_or(0, SocketAddr::port)
+    }
+
     /// Checks the command line and fills in what it leaves open.
     pub(crate) fn from_args(args: &RunArgs) -> Result<Self> {
         let (paths, tag) = NodePaths::of(&args.data_dir)?;
@@ -110,10 +115,15 @@ impl NodeConfig {
             domains.push(encoded_name(ip, &args.wildcard_zone));
         }
         domains.push("localhost".into());
-        let region = RegionCode::parse(&args.region).map_err(|error| faults.push(error.to_string())).ok();
+        let region = RegionCode::parse(&args.region)
+            .map_err(|error| faults.push(error.to_string()))
+            .ok();
         let images_max = ByteSize::parse(&args.images_max);
         if images_max.is_none() {
-            faults.push(format!("--images-max `{}` is not a size such as 20GiB", args.images_max));
+            faults.push(format!(
+                "--images-max `{}` is not a size such as 20GiB",
+                args.images_max
+            ));
         }
         let runtime = match args.runtime.as_str() {
             "library" => RuntimeChoice::Library,
@@ -149,7 +159,10 @@ impl NodeConfig {
 fn addresses(ip: IpAddr, port: u16) -> Vec<SocketAddr> {
     let mut addresses = vec![SocketAddr::new(ip, port)];
     if ip == IpAddr::V4(Ipv4Addr::LOCALHOST) && port != 0 {
-        addresses.push(SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), port));
+        addresses.push(SocketAddr::new(
+            IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+            port,
+        ));
     }
     addresses
 }
@@ -173,27 +186,40 @@ fn check_domain(domain: &str) -> Result<String, String> {
     if name.len() <= 190 && name.split('.').all(is_label) {
         Ok(name)
     } else {
-        Err(format!("--domain `{domain}` is not a domain name such as apps.example.com"))
+        Err(format!(
+            "--domain `{domain}` is not a domain name such as apps.example.com"
+        ))
     }
 }
 
 fn find_program(path: &str, flag: &str, faults: &mut Vec<String>) -> PathBuf {
     let path = PathBuf::from(path);
     if !path.is_absolute() || !path.exists() {
-        faults.push(format!("{flag} `{}` is not the absolute path of a program", path.display()));
+        faults.push(format!(
+            "{flag} `{}` is not the absolute path of a program",
+            path.display()
+        ));
     }
     path
 }
 
 /// A program given by flag, or the one beside this program.
-fn sibling(given: Option<&Path>, name: &str, flag: &str, faults: &mut Vec<String>) -> Result<PathBuf> {
+fn sibling(
+    given: Option<&Path>,
+    name: &str,
+    flag: &str,
+    faults: &mut Vec<String>,
+) -> Result<PathBuf> {
     if let Some(path) = given {
         return Ok(find_program(&path.to_string_lossy(), flag, faults));
     }
     let own = std::env::current_exe().context("find out where roostd lies")?;
     let path = own.with_file_name(name);
     if !path.exists() {
-        faults.push(format!("`{}` is missing; give its path with {flag}", path.display()));
+        faults.push(format!(
+            "`{}` is missing; give its path with {flag}",
+            path.display()
+        ));
     }
     Ok(path)
 }
@@ -204,13 +230,22 @@ mod tests {
 
     #[test]
     fn the_name_of_an_address_encodes_it() {
-        assert_eq!(encoded_name("203.0.113.7".parse().unwrap(), "sslip.io"), "203-0-113-7.sslip.io");
-        assert_eq!(encoded_name("2001:db8::1".parse().unwrap(), "sslip.io"), "2001-db8--1.sslip.io");
+        assert_eq!(
+            encoded_name("203.0.113.7".parse().unwrap(), "sslip.io"),
+            "203-0-113-7.sslip.io"
+        );
+        assert_eq!(
+            encoded_name("2001:db8::1".parse().unwrap(), "sslip.io"),
+            "2001-db8--1.sslip.io"
+        );
     }
 
     #[test]
     fn domains_are_checked_and_lower_cased() {
-        assert_eq!(check_domain("Apps.Example.COM.").as_deref(), Ok("apps.example.com"));
+        assert_eq!(
+            check_domain("Apps.Example.COM.").as_deref(),
+            Ok("apps.example.com")
+        );
         for bad in ["", "a b", "-a.com", "a..b", "http://x"] {
             assert!(check_domain(bad).is_err(), "{bad}");
         }

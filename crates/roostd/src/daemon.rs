@@ -6,6 +6,7 @@
 
 use crate::config::NodePaths;
 use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -43,7 +44,9 @@ impl Lock {
                 "another roostd runs with the data directory {}; stop it with `roost down` or use another --data-dir",
                 paths.data.display()
             ),
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("lock {}", path.display()))
+            }
         }
     }
 }
@@ -66,7 +69,9 @@ pub(crate) fn is_running(paths: &NodePaths) -> Result<bool> {
     match open_lock(&path)?.try_lock() {
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("look at {}", path.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("look at {}", path.display()))
+        }
     }
 }
 
@@ -92,9 +97,18 @@ pub(crate) fn stop(paths: &NodePaths) -> Result<bool> {
     }
     let text = std::fs::read_to_string(paths.pid())
         .with_context(|| format!("read {}", paths.pid().display()))?;
-    let pid: u32 = text.trim().parse().with_context(|| format!("read {}", paths.pid().display()))?;
-    for (signal, wait) in [("TERM", STOP_TIMEOUT), ("KILL", Duration::from_secs(5))] {
-        roost_host::process::signal(pid, signal)?;
+    let pid: i32 = text
+        .trim()
+        .parse()
+        .with_context(|| format!("read {}", paths.pid().display()))?;
+    let pid = rustix::process::Pid::from_raw(pid).context("process ids are positive")?;
+    for (signal, wait) in [
+        (Signal::TERM, STOP_TIMEOUT),
+        (Signal::KILL, Duration::from_secs(5)),
+    ] {
+        // The lock is held, so the process that wrote its id still runs.
+        rustix::process::kill_process(pid, signal)
+            .with_context(|| format!("signal process {pid:?}"))?;
         let start = Instant::now();
         while start.elapsed() < wait {
             if !is_running(paths)? {
@@ -103,5 +117,5 @@ pub(crate) fn stop(paths: &NodePaths) -> Result<bool> {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-    bail!("roostd (process {pid}) does not end")
+    bail!("roostd (process {}) does not end", text.trim())
 }

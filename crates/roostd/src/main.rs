@@ -1,1 +1,56 @@
-fn main() {}
+//! `roostd`: the node daemon. Wiring only; the parts are in the crates below.
+
+#![forbid(unsafe_code)]
+
+mod adapters;
+mod args;
+mod config;
+mod daemon;
+mod doctor;
+mod node;
+mod serve;
+mod teardown;
+
+use anyhow::{Context as _, Result};
+use args::{Cli, Command, RunArgs};
+use clap::Parser as _;
+use roost_runtime::telemetry::{self, LogFormat};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Run(args) => run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Teardown(args) => teardown::run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {}", roost_model::error::chain(error.as_ref()));
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: &RunArgs) -> Result<()> {
+    let format = if args.log_json {
+        LogFormat::Json
+    } else {
+        LogFormat::Text
+    };
+    telemetry::init(&args.log, format);
+    install_crypto_provider();
+    let config = config::NodeConfig::from_args(args)?;
+    runtime()?.block_on(node::run(config))
+}
+
+/// One provider for every user of TLS in this process.
+fn install_crypto_provider() {
+    // An error says that one is installed already, which is what we want.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+}
