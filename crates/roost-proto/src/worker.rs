@@ -97,7 +97,8 @@ pub struct MachineStatus {
 /// The last result of one health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckStatus {
-    /// Its name; service checks are named `servicecheck-<idx>-<kind>-<port>`.
+    /// Its name; service checks are named `servicecheck-<idx>-<kind>-<port>`,
+    /// with kind `port` for the probe of a service that has no checks.
     pub name: String,
     /// The result.
     pub result: CheckResult,

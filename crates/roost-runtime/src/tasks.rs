@@ -33,7 +33,8 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let span = tracing::info_span!("task", name);
+        // A root: a long-lived task does not belong to the request that began it.
+        let span = tracing::info_span!(parent: None, "task", name);
         let task = self.tracker.spawn(future.instrument(span));
         self.tracker.spawn(async move {
             match task.await {

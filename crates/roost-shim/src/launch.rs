@@ -103,7 +103,7 @@ fn start(
     guest_files::write_all(&root, launch)?;
     let config = spec::build(launch, &root, &account, &env)?;
 
-    let (pipes, output) = open_output()?;
+    let (pipes, output) = open_output(launch.id_base + account.uid)?;
     let (created, pid) = create(launch, &config, root, output)?;
     handshake
         .send(&ShimEvent::Created { pid })
@@ -142,9 +142,15 @@ fn open_log(launch: &ShimLaunch) -> Result<MachineLog, LaunchError> {
     Ok(MachineLog::new(writer))
 }
 
-fn open_output() -> Result<(Vec<OutputPipe>, Output), LaunchError> {
+/// The machine's output pipes, owned by its user on the host: programs that open
+/// `/dev/stdout` by name open the pipe anew and need to own it.
+fn open_output(host_uid: u32) -> Result<(Vec<OutputPipe>, Output), LaunchError> {
     let (stdout_reader, stdout) = io::pipe().attempt("make a pipe")?;
     let (stderr_reader, stderr) = io::pipe().attempt("make a pipe")?;
+    let owner = Some(rustix::fs::Uid::from_raw(host_uid));
+    for pipe in [&stdout, &stderr] {
+        rustix::fs::fchown(pipe, owner, None).attempt("hand over a pipe")?;
+    }
     let pipes = vec![
         OutputPipe::new(stdout_reader.into(), LogStream::Stdout).attempt("set up a pipe")?,
         OutputPipe::new(stderr_reader.into(), LogStream::Stderr).attempt("set up a pipe")?,

@@ -10,7 +10,8 @@ use roost_model::id::MachineId;
 use roost_model::machine::{MachineState, Service};
 use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
-use roost_proto::worker::CheckStatus;
+use roost_model::time::Timestamp;
+use roost_proto::worker::{CheckResult, CheckStatus};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -36,6 +37,25 @@ impl Entry {
     /// Which services take requests.
     pub(crate) fn healthy(&self) -> Vec<bool> {
         self.faults.iter().map(Option::is_none).collect()
+    }
+
+    /// The results of all checks, and of the port probe of each service that has none.
+    pub(crate) fn check_statuses(self, now: Timestamp) -> Vec<CheckStatus> {
+        let probes = self.services.iter().zip(&self.faults).enumerate();
+        let probed = probes.filter(|(_, (service, _))| service.checks.is_empty());
+        let mut statuses: Vec<CheckStatus> = probed
+            .map(|(service_idx, (service, fault))| CheckStatus {
+                name: format!("servicecheck-{service_idx:02}-port-{}", service.internal_port),
+                result: match fault {
+                    None => CheckResult::Passing,
+                    Some(_) => CheckResult::Waiting,
+                },
+                output: fault.clone().unwrap_or_else(|| "the port accepts connections".into()),
+                updated_at: now,
+            })
+            .collect();
+        statuses.extend(self.checks.into_values());
+        statuses
     }
 
     fn service_health(&self, service_idx: usize) -> EndpointHealth {

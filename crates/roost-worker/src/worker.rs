@@ -266,7 +266,7 @@ impl Inner {
             rung: self.driver.rung(),
             pid: entry.as_ref().and_then(|entry| entry.pid),
             checks: entry
-                .map(|entry| entry.checks.into_values().collect())
+                .map(|entry| entry.check_statuses(row.updated_at))
                 .unwrap_or_default(),
             cordoned: row.cordoned,
             last_exit: row.last_exit,
