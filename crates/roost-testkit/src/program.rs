@@ -5,9 +5,9 @@ use std::process::{Command, Output};
 
 /// The folder with the programs of this build: `target/debug`.
 pub fn build_dir() -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has a path");
-    // target/debug/deps/e2e-0123 → target/debug
-    test.ancestors().nth(2).expect("tests lie in target/<profile>/deps").to_owned()
+    let program = std::env::current_exe().expect("a running program has a path");
+    // target/debug/deps/e2e-0123 and target/release/examples/bench → target/<profile>
+    program.ancestors().nth(2).expect("tests and examples lie one folder below the programs").to_owned()
 }
 
 /// The root of the checkout.

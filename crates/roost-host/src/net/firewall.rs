@@ -5,7 +5,10 @@
 //! - machine → host: only answers, neighbour discovery, and echo requests;
 //! - machine → machine: nothing, of whichever instance;
 //! - outside → machine: only answers;
-//! - machine → outside: yes, with the host's address (NAT) for IPv4 and IPv6.
+//! - machine → outside: yes, with the host's address (NAT) for IPv4 and IPv6;
+//! - to an address of the node's network whose machine has gone: refused. Its
+//!   route went with it, and the packet must not try its luck with the host's
+//!   default route, where a stranger could answer in the machine's name.
 //!
 //! The host itself reaches its machines: that is how the edge does.
 //!
@@ -66,8 +69,17 @@ table inet {table} {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname {links} oifname {links} drop
+    iifname {links} ip daddr {ipv4}/{IPV4_PREFIX} drop
+    iifname {links} ip6 daddr {ipv6}/{IPV6_PREFIX} drop
     oifname {links} ct state established,related accept
     oifname {links} drop
+  }}
+  chain output {{
+    type filter hook output priority filter; policy accept;
+    oifname {links} accept
+    oifname \"lo\" accept
+    ip daddr {ipv4}/{IPV4_PREFIX} reject with icmpx type host-unreachable
+    ip6 daddr {ipv6}/{IPV6_PREFIX} reject with icmpx type host-unreachable
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
