@@ -257,6 +257,33 @@ fn machines_reach_the_outside_with_the_hosts_address_and_only_as_themselves() {
 }
 
 #[test]
+fn a_machine_that_has_gone_is_not_answered_for_by_the_outside() {
+    in_fresh_host(async || {
+        let host = Host::new();
+        let outside = Namespace::new();
+        let pid = outside.pid();
+        host.plumber.ensure_node().await.unwrap();
+        let (_machine, id, addresses) = host.machine(1).await;
+        // An uplink that answers for every address, as some networks do.
+        shell(&format!(
+            "ip link add up0 type veth peer name eth0 netns {pid}
+             ip addr add 192.0.2.1/24 dev up0; ip link set up0 up
+             nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set lo up
+             ip addr add {}/32 dev lo; ip link set eth0 up'
+             ip route add default via 192.0.2.2",
+            addresses.ipv4
+        ));
+        let _answers = outside.listen(80);
+        let target = SocketAddr::new(addresses.ipv4.into(), 80);
+        host.plumber.detach(&id).await.unwrap();
+        assert!(TcpStream::connect_timeout(&target, LIMIT).is_err());
+        // Without the firewall the stranger would have answered: the test can tell.
+        host.plumber.remove_node().await.unwrap();
+        TcpStream::connect_timeout(&target, LIMIT).unwrap();
+    });
+}
+
+#[test]
 fn a_node_that_was_removed_has_left_nothing() {
     in_fresh_host(async || {
         let before = host_state();
