@@ -18,6 +18,12 @@ pub const WAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Time between two looks at a machine that is to become healthy.
 pub const HEALTH_POLL: Duration = Duration::from_millis(50);
+/// How long a machine may run before its deployment says that it does not listen where it should.
+pub const LISTEN_NOTICE_AFTER: Duration = Duration::from_secs(3);
+/// Time between two looks at what such a machine listens on.
+pub const LISTEN_NOTICE_POLL: Duration = Duration::from_secs(1);
+/// Most times that a deployment says so of one machine.
+pub const LISTEN_NOTICES_MAX: usize = 3;
 /// How long a machine without checks must stay up to count as healthy.
 pub const SETTLE: Duration = Duration::from_secs(1);
 /// After this many ends of its process a new machine counts as broken.

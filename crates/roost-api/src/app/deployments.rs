@@ -291,8 +291,8 @@ pub(crate) async fn refuse_while_deploying(
             );
             Err(
                 ApiError::conflict("deploy-in-progress", message).with_hint(format!(
-                    "wait for it: GET /v1/apps/{}/deployments/{}",
-                    app.name, record.id
+                    "wait for its end, which `roost status -a {}` shows, and try again",
+                    app.name
                 )),
             )
         }

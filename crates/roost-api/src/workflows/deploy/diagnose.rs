@@ -103,13 +103,7 @@ pub(super) async fn unhealthy(journal: &Journal, status: &MachineStatus) -> Depl
         log_tail: log_tail(journal, status).await,
         listening,
     };
-    if let Some(service) = status
-        .spec
-        .services
-        .iter()
-        .find(|service| !is_served(service.internal_port, &sockets))
-    {
-        let port = service.internal_port;
+    if let Some(port) = unserved_port(status, &sockets) {
         error.code = "wrong-port".to_owned();
         error.message = format!("machine {} {}", status.id, where_it_listens(port, &sockets));
         error.hint = Some(format!(
@@ -117,6 +111,24 @@ pub(super) async fn unhealthy(journal: &Journal, status: &MachineStatus) -> Depl
         ));
     }
     error
+}
+
+/// Where a machine that runs listens instead of at its services' ports; `None` when it serves them.
+pub(super) async fn misplaced(journal: &Journal, status: &MachineStatus) -> Option<String> {
+    let worker = &journal.state.worker;
+    // Only a notice: the machine may be gone by now, and the end of the wait says why.
+    let sockets = worker.listening_sockets(&status.id).await.ok()?;
+    unserved_port(status, &sockets).map(|port| where_it_listens(port, &sockets))
+}
+
+/// The first port of a service on which nothing listens that others reach.
+fn unserved_port(status: &MachineStatus, sockets: &[ListeningSocket]) -> Option<u16> {
+    let mut ports = status
+        .spec
+        .services
+        .iter()
+        .map(|service| service.internal_port);
+    ports.find(|port| !is_served(*port, sockets))
 }
 
 /// Whether something listens on this port at an address that others reach.

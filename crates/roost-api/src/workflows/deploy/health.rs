@@ -6,6 +6,7 @@ use crate::limits;
 use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
 use roost_proto::worker::{CheckResult, MachineStatus, WorkerError};
+use roost_store::StoreError;
 use tokio::time::Instant;
 
 /// What one look at a machine says.
@@ -34,11 +35,51 @@ impl Settling {
     }
 }
 
+/// Tells the people who watch where a machine listens while it is waited for in vain.
+#[derive(Debug, Default)]
+struct ListenNotice {
+    next_look: Option<Instant>,
+    said: Option<String>,
+    n_said: usize,
+}
+
+impl ListenNotice {
+    /// Looks now and then at a machine that runs and is not healthy yet.
+    async fn look(&mut self, journal: &Journal, status: &MachineStatus) -> Result<(), StoreError> {
+        if status.state != MachineState::Started {
+            self.next_look = None;
+            return Ok(());
+        }
+        let now = Instant::now();
+        let next_look = *self
+            .next_look
+            .get_or_insert(now + limits::LISTEN_NOTICE_AFTER);
+        if now < next_look || self.n_said >= limits::LISTEN_NOTICES_MAX {
+            return Ok(());
+        }
+        self.next_look = Some(now + limits::LISTEN_NOTICE_POLL);
+        let Some(text) = diagnose::misplaced(journal, status).await else {
+            return Ok(());
+        };
+        if self.said.as_ref() == Some(&text) {
+            return Ok(());
+        }
+        let seconds = journal.record.wait_timeout.as_secs();
+        let message = format!("it {text}; waiting up to {seconds} s in all");
+        self.said = Some(text);
+        self.n_said += 1;
+        journal
+            .step("listening", Some(&status.id), "started", message)
+            .await
+    }
+}
+
 /// Waits until the machine takes traffic, or says why it will not.
 pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(), SlotError> {
     let worker = &journal.state.worker;
     let deadline = Instant::now() + journal.record.wait_timeout;
     let mut settling = Settling::default();
+    let mut notice = ListenNotice::default();
     loop {
         let status = match journal.insist(|| worker.machine(id)).await {
             Ok(status) => status,
@@ -50,7 +91,7 @@ pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(
         };
         match judge(journal, &status, &mut settling).await {
             Ok(Verdict::Healthy) => return Ok(()),
-            Ok(Verdict::Waiting) => {}
+            Ok(Verdict::Waiting) => notice.look(journal, &status).await?,
             Ok(Verdict::NotStarted) => {
                 if let Err(error) = journal.insist(|| worker.start_machine(id)).await {
                     return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(

@@ -139,6 +139,35 @@ async fn a_release_that_is_not_healthy_is_undone_and_says_why() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_machine_is_told_once_that_it_listens_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    platform.worker.set_fate("broken", Fate::Unhealthy);
+    let failed = platform
+        .deploy("web", json!({"config": web("broken"), "wait_timeout": 5}))
+        .await;
+    let steps = failed["steps"].as_array().unwrap();
+    let names: Vec<&str> = steps
+        .iter()
+        .map(|step| step["name"].as_str().unwrap())
+        .collect();
+    let is_notice = |name: &&&str| **name == "listening";
+    assert_eq!(names.iter().filter(is_notice).count(), 1, "{names:?}");
+    let place = names.iter().position(|name| *name == "listening").unwrap();
+    assert_eq!(
+        steps[place]["message"],
+        "it listens on 127.0.0.1:3000, not on 0.0.0.0:8080; waiting up to 5 s in all"
+    );
+    assert!(!steps[place]["machine"].is_null());
+    let waited = steps[place]["at"].as_u64().unwrap() + 500;
+    assert!(
+        waited < failed["finished_at"].as_u64().unwrap(),
+        "while the deployment waits, not at its end"
+    );
+    platform.stop().await;
+}
+
+#[tokio::test]
 async fn a_first_release_that_fails_leaves_no_machine() {
     let dir = tempfile::tempdir().unwrap();
     let platform = start(dir.path()).await;
