@@ -10,7 +10,6 @@ use std::process::Command;
 pub(crate) struct Metadata {
     pub(crate) packages: Vec<Package>,
     pub(crate) workspace_members: BTreeSet<String>,
-    resolve: Resolve,
 }
 
 #[derive(Debug, Deserialize)]
@@ -26,16 +25,6 @@ pub(crate) struct Dependency {
     pub(crate) name: String,
     /// `None` for a normal dependency, else `dev` or `build`.
     pub(crate) kind: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Node {
-    id: String,
 }
 
 impl Metadata {
@@ -58,13 +47,22 @@ impl Metadata {
         self.packages.iter().filter(|package| self.workspace_members.contains(&package.id))
     }
 
-    /// Names of all packages that the build really uses.
-    pub(crate) fn resolved_names(&self) -> BTreeSet<&str> {
-        let resolved: BTreeSet<&str> = self.resolve.nodes.iter().map(|node| node.id.as_str()).collect();
-        self.packages
-            .iter()
-            .filter(|package| resolved.contains(package.id.as_str()))
-            .map(|package| package.name.as_str())
-            .collect()
+}
+
+/// Names of all packages that the build really uses.
+///
+/// From `cargo tree`: `cargo metadata` also lists what only a feature that is off would bring.
+pub(crate) fn used_packages(root: &Path) -> Result<BTreeSet<String>> {
+    let output = Command::new("cargo")
+        .args(["tree", "--locked", "--workspace", "--edges", "all"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .current_dir(root)
+        .output()
+        .context("run cargo tree")?;
+    if !output.status.success() {
+        bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
     }
+    let text = String::from_utf8(output.stdout).context("read cargo tree")?;
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    Ok(names.map(str::to_owned).collect())
 }

@@ -4,7 +4,7 @@
 use crate::activity::Activity;
 use crate::client_stream::ClientStream;
 use crate::exchange::{self, Shared};
-use crate::{limits, tls};
+use crate::{late, limits, tls};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::Future;
@@ -65,12 +65,10 @@ pub(crate) async fn accept_loop(
         };
         match accepted {
             Ok((stream, client)) => {
-                let connection = serve(shared.clone(), stream, client, tls.clone());
+                let activity = Activity::new(permit);
+                let connection = serve(shared.clone(), stream, client, tls.clone(), activity);
                 // On the bare tracker: a span and a supervisor task per connection would cost more than some requests.
-                shared.clients.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
+                shared.clients.spawn(connection);
             }
             Err(error) => {
                 if complained.is_none_or(|at| at.elapsed().as_secs() >= 10) {
@@ -88,13 +86,13 @@ async fn serve(
     stream: TcpStream,
     client: SocketAddr,
     acceptor: Option<TlsAcceptor>,
+    activity: Arc<Activity>,
 ) {
     let Ok(local) = stream.local_addr() else {
         return;
     };
     // Only a performance hint: a socket that refuses it still works.
     let _ = stream.set_nodelay(true);
-    let activity = Activity::new();
     match acceptor {
         None => {
             let ends = Ends {
@@ -103,11 +101,19 @@ async fn serve(
                 is_tls: false,
             };
             let mut stream = stream;
-            let first = tokio::select! {
-                first = timeout(shared.config.timeouts.header, read_preface(&mut stream)) => first,
+            let mut first = Vec::with_capacity(limits::PREFACE_BYTES);
+            let read = tokio::select! {
+                read = timeout(shared.config.timeouts.header, read_preface(&mut stream, &mut first)) => read,
                 () = shared.graceful.cancelled() => return,
             };
-            let Ok(Ok(first)) = first else { return };
+            match read {
+                Ok(Ok(())) => {}
+                // Who has said nothing, or speaks HTTP/2, would not understand an answer.
+                Err(_) if !first.is_empty() && !first.starts_with(b"PRI") => {
+                    return late::answer(stream).await;
+                }
+                Ok(Err(_)) | Err(_) => return,
+            }
             let is_http2 = first.as_slice() == PREFACE;
             let stream = ClientStream::new(stream, first, activity.clone());
             drive(shared, stream, ends, activity, is_http2).await;
@@ -130,20 +136,19 @@ async fn serve(
 }
 
 /// Reads until the bytes are the HTTP/2 preface or can no longer become it.
-async fn read_preface(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let mut first = Vec::with_capacity(limits::PREFACE_BYTES);
-    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+async fn read_preface(stream: &mut TcpStream, first: &mut Vec<u8>) -> std::io::Result<()> {
+    while first.len() < PREFACE.len() && PREFACE.starts_with(first) {
         let mut rest = (&mut *stream).take((PREFACE.len() - first.len()) as u64);
-        if rest.read_buf(&mut first).await? == 0 {
+        if rest.read_buf(first).await? == 0 {
             break;
         }
     }
-    Ok(first)
+    Ok(())
 }
 
 async fn drive<S>(
     shared: Arc<Shared>,
-    stream: ClientStream<S>,
+    mut stream: ClientStream<S>,
     ends: Ends,
     activity: Arc<Activity>,
     is_http2: bool,
@@ -157,8 +162,8 @@ async fn drive<S>(
             async move { Ok::<_, std::convert::Infallible>(exchange.await) }
         }
     });
-    let io = TokioIo::new(stream);
     if is_http2 {
+        let io = TokioIo::new(stream);
         activity.is_http2();
         let connection = hyper::server::conn::http2::Builder::new(Executor(shared.clients.clone()))
             .timer(TokioTimer::new())
@@ -173,6 +178,8 @@ async fn drive<S>(
             .serve_connection(io, service);
         until_closed(&shared, &activity, connection, |c| c.graceful_shutdown()).await;
     } else {
+        let mut late = stream.comes_back();
+        let io = TokioIo::new(stream);
         let connection = hyper::server::conn::http1::Builder::new()
             .max_headers(limits::HEADER_LINES_MAX)
             .max_header_size(limits::HEADER_BYTES_MAX + limits::URI_BYTES_MAX)
@@ -181,6 +188,9 @@ async fn drive<S>(
             .serve_connection(io, service)
             .with_upgrades();
         until_closed(&shared, &activity, connection, |c| c.graceful_shutdown()).await;
+        if let Ok(stream) = late.try_recv() {
+            late::answer(stream).await;
+        }
     }
 }
 
@@ -207,7 +217,11 @@ async fn until_closed<C>(
                 close(connection.as_mut());
             }
             () = sleep_until(wake) => {
-                if closing.is_some() || activity.header_is_late(timeouts) {
+                if closing.is_some() {
+                    return;
+                }
+                if activity.header_is_late(timeouts) {
+                    activity.cut_as_late();
                     return;
                 }
                 if activity.is_idle(timeouts) {

@@ -4,6 +4,7 @@ use crate::config::EdgeTimeouts;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// No header is being read.
@@ -17,17 +18,22 @@ pub(crate) struct Activity {
     idle_since: AtomicU64,
     header_since: AtomicU64,
     multiplexed: AtomicBool,
+    late: AtomicBool,
+    /// The place among the edge's connections; a tunnel keeps it until it ends.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Activity {
     /// A new connection, from which a header is expected.
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(place: OwnedSemaphorePermit) -> Arc<Self> {
         Arc::new(Self {
             origin: Instant::now(),
             serving: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             header_since: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
+            late: AtomicBool::new(false),
+            _place: place,
         })
     }
 
@@ -71,6 +77,16 @@ impl Activity {
     pub(crate) fn header_is_late(&self, timeouts: &EdgeTimeouts) -> bool {
         let since = self.header_since.load(Ordering::Relaxed);
         since != NO_HEADER && self.is_over(since, timeouts.header)
+    }
+
+    /// The connection is cut since its header is late.
+    pub(crate) fn cut_as_late(&self) {
+        self.late.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that has happened.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late.load(Ordering::Relaxed)
     }
 
     /// Whether nothing has been asked for too long.

@@ -56,11 +56,19 @@ impl Patience {
     }
 }
 
+#[derive(Debug)]
+struct SlotState {
+    body: Incoming,
+    /// The attempt that may read the body.
+    attempt: u32,
+    /// Whether a piece has been asked for.
+    started: bool,
+}
+
 /// What an exchange knows about the request body while a connection sends it.
 #[derive(Debug)]
 pub(crate) struct BodySlot {
-    body: Mutex<Option<Incoming>>,
-    started: AtomicBool,
+    state: Mutex<SlotState>,
     finished: AtomicBool,
     origin: Instant,
     progress_ms: AtomicU64,
@@ -71,17 +79,25 @@ impl BodySlot {
     pub(crate) fn new(body: Incoming) -> Arc<Self> {
         let finished = body.is_end_stream();
         Arc::new(Self {
-            body: Mutex::new(Some(body)),
-            started: AtomicBool::new(false),
+            state: Mutex::new(SlotState {
+                body,
+                attempt: 0,
+                started: false,
+            }),
             finished: AtomicBool::new(finished),
             origin: Instant::now(),
             progress_ms: AtomicU64::new(0),
         })
     }
 
-    /// Whether a piece has been asked for.
-    pub(crate) fn started(&self) -> bool {
-        self.started.load(Ordering::Acquire)
+    /// Takes the body away from the connection that has it, for another attempt.
+    ///
+    /// `false` when a piece has been asked for: then it is too late. The
+    /// connection may still be there and ask later; it gets an error then.
+    pub(crate) fn take_back(&self) -> bool {
+        let mut state = self.state.lock();
+        state.attempt += 1;
+        !state.started
     }
 
     /// Whether it has been read to its end.
@@ -108,6 +124,7 @@ pub(crate) enum RequestBody {
     /// The client's body.
     Streamed {
         slot: Arc<BodySlot>,
+        attempt: u32,
         size: SizeHint,
         patience: BodyPatience,
     },
@@ -120,14 +137,11 @@ pub(crate) struct BodyPatience(Patience);
 impl RequestBody {
     /// The body in this slot.
     pub(crate) fn streamed(slot: &Arc<BodySlot>, idle: Duration) -> Self {
-        let size = slot
-            .body
-            .lock()
-            .as_ref()
-            .map_or_else(SizeHint::default, Body::size_hint);
+        let state = slot.state.lock();
         Self::Streamed {
             slot: slot.clone(),
-            size,
+            attempt: state.attempt,
+            size: state.body.size_hint(),
             patience: BodyPatience(Patience::new(idle)),
         }
     }
@@ -141,14 +155,21 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Streamed { slot, patience, .. } = self.get_mut() else {
+        let Self::Streamed {
+            slot,
+            attempt,
+            patience,
+            ..
+        } = self.get_mut()
+        else {
             return Poll::Ready(None);
         };
-        slot.started.store(true, Ordering::Release);
-        let mut body = slot.body.lock();
-        let Some(body) = body.as_mut() else {
+        let mut state = slot.state.lock();
+        if state.attempt != *attempt {
             return Poll::Ready(Some(Err(BodyError::TakenBack)));
-        };
+        }
+        state.started = true;
+        let body = &mut state.body;
         match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 patience.0.progress();

@@ -1,5 +1,9 @@
 //! A client's byte stream: first the bytes that were read to tell the
 //! protocol, then the rest; reads are noted for the header time-out.
+//!
+//! The HTTP codec owns the stream and has no way to answer a header that never
+//! ends. So when such a connection is dropped, its stream comes back to whoever
+//! began it, unless an earlier answer is stuck half-way in it.
 
 use crate::activity::Activity;
 use std::io;
@@ -7,22 +11,55 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct ClientStream<S> {
-    inner: S,
+    /// Always there, until the drop.
+    inner: Option<S>,
     first: Vec<u8>,
     activity: Arc<Activity>,
+    /// Whether the last write could not be done at once.
+    is_stuck: bool,
+    back: Option<oneshot::Sender<S>>,
 }
 
 impl<S> ClientStream<S> {
     /// `first` has been read from `inner` already.
     pub(crate) fn new(inner: S, first: Vec<u8>, activity: Arc<Activity>) -> Self {
         Self {
-            inner,
+            inner: Some(inner),
             first,
             activity,
+            is_stuck: false,
+            back: None,
+        }
+    }
+
+    /// From now on the stream comes back if its header is late.
+    pub(crate) fn comes_back(&mut self) -> oneshot::Receiver<S> {
+        let (back, stream) = oneshot::channel();
+        self.back = Some(back);
+        stream
+    }
+
+    fn inner(&mut self) -> &mut S {
+        self.inner
+            .as_mut()
+            .expect("the stream is there until it is dropped")
+    }
+}
+
+impl<S> Drop for ClientStream<S> {
+    fn drop(&mut self) {
+        let back = self.back.take().zip(self.inner.take());
+        if let Some((back, inner)) = back
+            && self.activity.is_late()
+            && !self.is_stuck
+        {
+            // Whoever began the connection may have ended meanwhile.
+            let _ = back.send(inner);
         }
     }
 }
@@ -43,7 +80,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let result = Pin::new(&mut this.inner).poll_read(cx, buf);
+        let result = Pin::new(this.inner()).poll_read(cx, buf);
         if buf.filled().len() > before {
             this.activity.bytes_read();
         }
@@ -57,15 +94,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+        let this = self.get_mut();
+        let result = Pin::new(this.inner()).poll_write(cx, buf);
+        this.is_stuck = result.is_pending();
+        result
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        Pin::new(self.get_mut().inner()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+        Pin::new(self.get_mut().inner()).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -73,10 +113,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let result = Pin::new(this.inner()).poll_write_vectored(cx, bufs);
+        this.is_stuck = result.is_pending();
+        result
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.inner.as_ref().is_some_and(S::is_write_vectored)
     }
 }

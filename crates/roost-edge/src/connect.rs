@@ -7,14 +7,15 @@ use crate::pool::{Http1Sender, Http2Sender};
 use crate::table::Target;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::io;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A connection that can take a request now.
 #[derive(Debug)]
 pub(crate) enum Connection {
-    Http1 { sender: Http1Sender, reused: bool },
-    Http2 { sender: Http2Sender, reused: bool },
+    Http1(Http1Sender),
+    Http2(Http2Sender),
 }
 
 /// How a machine was not reached.
@@ -37,44 +38,34 @@ pub(crate) enum ConnectError {
     },
 }
 
-/// Gets a connection. With `alone`, a new HTTP/1 one that nobody shares (for upgrades).
+/// Gets a connection: a kept one that has been idle for less than `kept_max`, or
+/// a new one. With `alone`, a new HTTP/1 one that nobody shares (for upgrades).
 pub(crate) async fn connect(
     shared: &Shared,
     target: &Target,
     alone: bool,
+    kept_max: Duration,
 ) -> Result<Connection, ConnectError> {
     let limit = shared.config.timeouts.connect;
     if target.endpoint.h2_backend && !alone {
         if let Some(mut sender) = target.pool.take_http2()
             && matches!(timeout(limit, sender.ready()).await, Ok(Ok(())))
         {
-            return Ok(Connection::Http2 {
-                sender,
-                reused: true,
-            });
+            return Ok(Connection::Http2(sender));
         }
         let sender = open_http2(shared, target).await?;
         target.pool.put_http2(sender.clone());
-        return Ok(Connection::Http2 {
-            sender,
-            reused: false,
-        });
+        return Ok(Connection::Http2(sender));
     }
     if !alone {
-        while let Some(mut sender) = target.pool.take_http1(shared.config.timeouts.pool_idle) {
+        while let Some(mut sender) = target.pool.take_http1(kept_max) {
             if sender.is_ready() || matches!(timeout(limit, sender.ready()).await, Ok(Ok(()))) {
-                return Ok(Connection::Http1 {
-                    sender,
-                    reused: true,
-                });
+                return Ok(Connection::Http1(sender));
             }
         }
     }
     let sender = open_http1(shared, target, alone).await?;
-    Ok(Connection::Http1 {
-        sender,
-        reused: false,
-    })
+    Ok(Connection::Http1(sender))
 }
 
 async fn open(shared: &Shared, target: &Target) -> Result<TcpStream, ConnectError> {

@@ -19,7 +19,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -157,7 +157,8 @@ impl Exchange {
             let picked = pick::pick(&shared, app, &mut tried).await?;
             let target = picked.target.clone();
             self.picked = Some(picked);
-            let connection = match connect::connect(&shared, &target, alone).await {
+            let connection = match connect::connect(&shared, &target, alone, self.kept_max()).await
+            {
                 Ok(connection) => connection,
                 Err(error) => {
                     tried.refused(&shared, target.endpoint.address, error.to_string());
@@ -183,17 +184,28 @@ impl Exchange {
         }
     }
 
-    /// Whether the request can be sent again: nothing of its body is gone, and it
-    /// either reached nobody or does no harm twice.
+    /// Whether the request can be sent again: it either reached nobody or does
+    /// no harm twice (RFC 9110 9.2.2), and nothing of its body is gone.
     fn may_repeat(&self, failure: &SendFailure, slot: Option<&Arc<BodySlot>>) -> bool {
-        let untouched = slot.is_none_or(|slot| !slot.started());
         let safe = match failure {
             SendFailure::Unsent(_) => true,
-            // A kept connection that dies is nearly always one that the app closed while idle.
-            SendFailure::Broken { reused, .. } => *reused || self.method.is_idempotent(),
+            SendFailure::Broken(_) => self.method.is_idempotent(),
             SendFailure::TooLate | SendFailure::ClientBody => false,
         };
-        untouched && safe && self.attempts < limits::ATTEMPTS_MAX && self.shared.budget.take()
+        safe && self.attempts < limits::ATTEMPTS_MAX
+            && slot.is_none_or(|slot| slot.take_back())
+            && self.shared.budget.take()
+    }
+
+    /// How long a kept connection may have been idle. A request that must not
+    /// be sent twice takes none that the app may be about to close.
+    fn kept_max(&self) -> Duration {
+        let limit = self.shared.config.timeouts.pool_idle;
+        if self.method.is_idempotent() {
+            limit
+        } else {
+            limit.min(limits::KEPT_FOR_ONCE_MAX)
+        }
     }
 
     fn respond(
@@ -315,7 +327,7 @@ impl Exchange {
 fn broken(app: &str, target: &crate::table::Target, failure: SendFailure) -> Page {
     let machine = &target.endpoint.machine_id;
     let page = match failure {
-        SendFailure::Unsent(why) | SendFailure::Broken { why, .. } => {
+        SendFailure::Unsent(why) | SendFailure::Broken(why) => {
             let title = "the app closed the connection without an answer";
             Page::new(StatusCode::BAD_GATEWAY, "no-answer", title)
                 .detail(format!("machine {machine}: {why}"))

@@ -56,7 +56,7 @@ pub(crate) enum SendFailure {
     /// The connection did not take the request.
     Unsent(String),
     /// The connection broke before any byte of a response.
-    Broken { why: String, reused: bool },
+    Broken(String),
     /// The app did not answer in time.
     TooLate,
     /// The client's body broke off or stood still.
@@ -78,30 +78,30 @@ pub(crate) async fn send(
         RequestBody::streamed(slot, body_idle)
     });
     match connection {
-        Connection::Http1 { mut sender, reused } => {
+        Connection::Http1(mut sender) => {
             let response = sender.try_send_request(head.http1(body));
             let result = with_patience(response, slot, patience)
                 .await
                 .ok_or(SendFailure::TooLate)?;
             match result {
                 Ok(response) => Ok((response, Some(sender))),
-                Err(error) => Err(failure(error, reused)),
+                Err(error) => Err(failure(error)),
             }
         }
-        Connection::Http2 { mut sender, reused } => {
+        Connection::Http2(mut sender) => {
             let response = sender.try_send_request(head.http2(body));
             let result = with_patience(response, slot, patience)
                 .await
                 .ok_or(SendFailure::TooLate)?;
             match result {
                 Ok(response) => Ok((response, None)),
-                Err(error) => Err(failure(error, reused)),
+                Err(error) => Err(failure(error)),
             }
         }
     }
 }
 
-fn failure<T>(error: hyper::client::conn::TrySendError<T>, reused: bool) -> SendFailure {
+fn failure<T>(error: hyper::client::conn::TrySendError<T>) -> SendFailure {
     let unsent = error.message().is_some();
     let error = error.into_error();
     let why = roost_model::error::chain(&error);
@@ -111,7 +111,7 @@ fn failure<T>(error: hyper::client::conn::TrySendError<T>, reused: bool) -> Send
         // The only user of the connection that can fail is the client's body.
         SendFailure::ClientBody
     } else {
-        SendFailure::Broken { why, reused }
+        SendFailure::Broken(why)
     }
 }
 

@@ -26,6 +26,7 @@ mod exchange;
 mod forward;
 mod gauge;
 mod headers;
+mod late;
 pub mod limits;
 mod pages;
 mod pick;

@@ -32,6 +32,11 @@ pub const PREFACE_BYTES: usize = 24;
 pub const CONNECTIONS_MAX: usize = 8192;
 /// Idle connections that are kept to one endpoint.
 pub const POOL_IDLE_MAX: usize = 256;
+/// How long a kept connection may have been idle for a request that must not be
+/// sent twice: apps close idle connections after two seconds or more.
+pub const KEPT_FOR_ONCE_MAX: Duration = Duration::from_secs(1);
+/// Longest time that a 408 may take to be written.
+pub const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests that wait for an endpoint to become healthy.
 pub const WAITERS_MAX: usize = 1000;
 /// Times one request is sent towards an endpoint.

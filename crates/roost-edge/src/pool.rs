@@ -64,8 +64,8 @@ impl Pool {
         let mut state = self.state.lock();
         while let Some(idle) = state.idle.pop() {
             if idle.since.elapsed() >= limit {
-                // Those below are older still.
-                state.idle.clear();
+                // Those below are older still; others may have more patience.
+                state.idle.push(idle);
                 return None;
             }
             if !idle.sender.is_closed() {
