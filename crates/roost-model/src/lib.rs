@@ -6,6 +6,8 @@
 //! and gets a value back. Only ids and names know serde: what goes over a wire
 //! or to disk lives in `roost-proto`.
 
+#![forbid(unsafe_code)]
+
 pub mod app_config;
 pub mod digest;
 pub mod duration;

@@ -5,6 +5,8 @@
 //! `roost-model`, which is where validation happens. Fields are only added;
 //! their meaning never changes in place.
 
+#![forbid(unsafe_code)]
+
 pub mod dockerfile;
 pub mod duration;
 pub mod logs;

@@ -1,6 +1,8 @@
 //! The plumbing that every service uses: supervised tasks, the clock, files
 //! whose errors name the path, log set-up, shutdown.
 
+#![forbid(unsafe_code)]
+
 pub mod clock;
 pub mod fs;
 pub mod tasks;
