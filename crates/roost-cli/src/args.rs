@@ -156,15 +156,15 @@ pub(crate) struct UpArgs {
     /// Where everything is kept
     #[arg(long, env = "ROOST_DATA_DIR", default_value = "/var/lib/roost")]
     pub(crate) data_dir: PathBuf,
-    /// Port of the API
-    #[arg(long, default_value_t = 4280)]
-    pub(crate) api_port: u16,
-    /// Port of the edge for HTTP
-    #[arg(long, default_value_t = 8080)]
-    pub(crate) http_port: u16,
-    /// Port of the edge for HTTPS
-    #[arg(long, default_value_t = 8443)]
-    pub(crate) https_port: u16,
+    /// Port of the API; that of the last `up`, or 4280
+    #[arg(long, value_name = "PORT")]
+    pub(crate) api_port: Option<u16>,
+    /// Port of the edge for HTTP; that of the last `up`, or 8080
+    #[arg(long, value_name = "PORT")]
+    pub(crate) http_port: Option<u16>,
+    /// Port of the edge for HTTPS; that of the last `up`, or 8443
+    #[arg(long, value_name = "PORT")]
+    pub(crate) https_port: Option<u16>,
     /// Address the edge listens on
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
@@ -373,12 +373,15 @@ pub(crate) enum SecretsCommand {
     List,
     /// Set secrets; running machines get them at the next deploy
     #[command(
-        before_help = "Examples:\n  roost secrets set A=1 B=2\n  roost secrets set KEY=- < key.pem"
+        before_help = "Examples:\n  roost secrets set A=1 B=2\n  roost secrets set A=1 --deploy\n  roost secrets set KEY=- < key.pem"
     )]
     Set {
         /// NAME=VALUE; a value of `-` is read from standard input
         #[arg(required = true)]
         pairs: Vec<String>,
+        /// When running machines get them
+        #[command(flatten)]
+        then: ThenDeploy,
     },
     /// Remove secrets
     #[command(
@@ -389,10 +392,27 @@ pub(crate) enum SecretsCommand {
         /// Names
         #[arg(required = true)]
         names: Vec<String>,
+        /// When running machines lose them
+        #[command(flatten)]
+        then: ThenDeploy,
     },
     /// Read NAME=VALUE lines from standard input
-    #[command(before_help = "Examples:\n  roost secrets import < .env")]
-    Import,
+    #[command(
+        before_help = "Examples:\n  roost secrets import < .env\n  roost secrets import --deploy < .env"
+    )]
+    Import {
+        /// When running machines get them
+        #[command(flatten)]
+        then: ThenDeploy,
+    },
+}
+
+/// Whether a change is brought to the running machines.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ThenDeploy {
+    /// Deploy the current release again at once, so that running machines have the change
+    #[arg(long)]
+    pub(crate) deploy: bool,
 }
 
 /// Flags of `rollback`.

@@ -4,9 +4,10 @@ use crate::error::{CliError, Exit};
 use crate::limits;
 use crate::settings::Target;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use roost_proto::rest::{ErrorBody, REQUEST_ID};
+use roost_proto::rest::{ErrorBody, IDEMPOTENCY_KEY, REQUEST_ID};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::time::{Duration, Instant};
 
 /// A connection to one platform.
 #[derive(Clone)]
@@ -82,6 +83,11 @@ impl Client {
             return CliError::new(Exit::StillRunning, "api-timeout", message)
                 .hint("the operation may go on: see `roost status`");
         }
+        if !error.is_connect() {
+            let message = format!("the connection to {} broke: {why}", self.target.api_url);
+            return CliError::failed("api-connection-lost", message)
+                .hint("did the platform stop? `roost doctor` looks");
+        }
         CliError::failed(
             "api-unreachable",
             format!("no answer from the API at {}: {why}", self.target.api_url),
@@ -101,6 +107,14 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
+        self.read(request, path).await
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        path: &str,
+    ) -> Result<T, CliError> {
         let response = self.send(request).await?;
         let bytes = response
             .bytes()
@@ -135,6 +149,51 @@ impl Client {
         self.call(Method::POST, path, body).await
     }
 
+    /// `POST` of something new. When the connection breaks or the answer is late the request is
+    /// repeated with the same idempotency key, by which the platform knows it again.
+    pub(crate) async fn create<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, CliError> {
+        let key = ulid::Ulid::generate().to_string();
+        let since = Instant::now();
+        let mut lost_at: Option<Instant> = None;
+        loop {
+            let mut request = self
+                .request(Method::POST, path)
+                .timeout(limits::REQUEST_TIMEOUT)
+                .header(IDEMPOTENCY_KEY, &key);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let error = match self.read(request, path).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let is_late = since.elapsed() > limits::CREATE_TIMEOUT;
+            let is_again = match error.code.as_str() {
+                // The first attempt is still being worked on.
+                "api-timeout" | "request-in-progress" => {
+                    lost_at = None;
+                    true
+                }
+                "api-connection-lost" => {
+                    lost_at.get_or_insert_with(Instant::now).elapsed() < limits::RECONNECT_TIMEOUT
+                }
+                // Nothing has been asked yet if this is the first answer: it is told at once.
+                "api-unreachable" => {
+                    lost_at.is_some_and(|since| since.elapsed() < limits::RECONNECT_TIMEOUT)
+                }
+                _ => false,
+            };
+            if is_late || !is_again {
+                return Err(error);
+            }
+            tokio::time::sleep(limits::RETRY_PAUSE).await;
+        }
+    }
+
     /// `DELETE`; the answer's content does not matter.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), CliError> {
         self.send(
@@ -167,6 +226,19 @@ impl Client {
             .header("content-type", "application/x-tar")
             .body(body);
         Ok(Lines::new(self.send(request).await?))
+    }
+
+    /// How far the platform's clock is from this one, as far as a `Date` of whole seconds tells.
+    pub(crate) async fn clock_skew(&self) -> Option<Duration> {
+        let request = self
+            .http
+            .get(format!("{}/healthz", self.target.api_url))
+            .timeout(limits::CONNECT_TIMEOUT);
+        let response = request.send().await.ok()?;
+        let date = response.headers().get("date")?.to_str().ok()?;
+        let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+        let ours = jiff::Timestamp::now();
+        Some(ours.duration_since(theirs).unsigned_abs())
     }
 
     /// Whether the API answers at all.

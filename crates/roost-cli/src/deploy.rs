@@ -7,6 +7,7 @@ use crate::limits;
 use crate::output::{Output, seconds};
 use crate::project::{self, Project};
 use crate::{pack, prove};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use roost_model::app_config::{AppConfig, ServiceSection};
 use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
@@ -51,6 +52,7 @@ pub(crate) async fn run(
     output: Output,
     unchanged: Unchanged,
 ) -> Result<Option<String>, CliError> {
+    check_folder(&args.folder)?;
     let project = project::find(global, &args.folder)?;
     if let Some(project) = &project {
         project.print_warnings(output);
@@ -93,9 +95,7 @@ pub(crate) async fn run(
             .map(|timeout| timeout.as_secs().max(1)),
         description: args.description.clone(),
     };
-    let deployment: Deployment = client
-        .post(&format!("/v1/apps/{name}/deployments"), Some(&request))
-        .await?;
+    let deployment = begin(client, &name, &request, output).await?;
     output.say(&format!("release {} of {name}", deployment.release));
     if args.detach {
         output.result(&deployment, || {
@@ -116,6 +116,30 @@ pub(crate) async fn run(
         (false, Unchanged::Deploy) => Proof::Wanted,
     };
     finish(finished, &app, proof, output).await
+}
+
+async fn begin(
+    client: &Client,
+    name: &str,
+    request: &CreateDeploymentRequest,
+    output: Output,
+) -> Result<Deployment, CliError> {
+    let path = format!("/v1/apps/{name}/deployments");
+    // The platform answers once it has the image.
+    let waits_for = format!("the platform to have the image {}", request.config.image);
+    output
+        .wait(&waits_for, client.create(&path, Some(request)))
+        .await
+}
+
+fn check_folder(folder: &Path) -> Result<(), CliError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    Err(
+        CliError::usage(format!("{} is not a folder", folder.display()))
+            .hint("name the folder of the app, or run this in it"),
+    )
 }
 
 fn name(global: &Global, args: &DeployArgs, config: &AppConfig) -> Result<String, CliError> {
@@ -274,7 +298,7 @@ pub(crate) async fn create_app(client: &Client, name: &str) -> Result<App, CliEr
         app_name: name.to_owned(),
         org_slug: None,
     };
-    let _: serde_json::Value = client.post("/v1/apps", Some(&request)).await?;
+    let _: serde_json::Value = client.create("/v1/apps", Some(&request)).await?;
     client.get(&format!("/v1/apps/{name}")).await
 }
 
@@ -302,16 +326,12 @@ async fn build(
 ) -> Result<String, CliError> {
     let since = Instant::now();
     let packing = list(folder, config, plan)?;
-    output.say(&format!(
-        "  send {} files, {} KiB",
-        packing.paths.len(),
-        packing.n_bytes.div_ceil(1024)
-    ));
     let plan = serde_json::to_string(plan)
         .map_err(|error| CliError::failed("internal", error.to_string()))?;
     let path = format!("/v1/apps/{name}/builds?plan={}", encode(&plan));
-    let mut lines = client.upload(&path, packing.into_body()).await?;
-    while let Some(line) = lines.next_line().await? {
+    let mut lines = upload(client, &path, packing, output).await?;
+    let mut waits_for = "the build to begin".to_owned();
+    while let Some(line) = output.wait(&waits_for, lines.next_line()).await? {
         if line.trim().is_empty() {
             continue;
         }
@@ -325,7 +345,10 @@ async fn build(
             output.object(&serde_json::json!({"type": "build", "event": event}));
         }
         match event {
-            BuildEvent::Progress { message } => output.say(&format!("  build: {message}")),
+            BuildEvent::Progress { message } => {
+                output.say(&format!("  build: {message}"));
+                waits_for = format!("the build, at: {message}");
+            }
             BuildEvent::Done { image, size_bytes } => {
                 output.step(
                     &format!("built {image}, {} KiB", size_bytes.div_ceil(1024)),
@@ -340,6 +363,42 @@ async fn build(
         CliError::failed("build-broken-off", "the build ended without saying how")
             .hint("try again; see `roost doctor`"),
     )
+}
+
+/// Sends a folder: with a bar on a terminal, else with a line before and after.
+async fn upload(
+    client: &Client,
+    path: &str,
+    packing: pack::Packing,
+    output: Output,
+) -> Result<Lines, CliError> {
+    let since = Instant::now();
+    let n_files = packing.paths.len();
+    let size = HumanBytes(packing.n_bytes);
+    let files = if n_files == 1 { "file" } else { "files" };
+    let text = format!("{n_files} {files}, {size}");
+    let bar = if output.draws() {
+        let style = ProgressStyle::with_template(
+            "  sending {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(packing.tar_size()).with_style(style)
+    } else {
+        output.say(&format!("  sending {text}"));
+        ProgressBar::hidden()
+    };
+    let sent = bar.clone();
+    let body = packing.into_body(move |n_bytes| sent.inc(n_bytes));
+    let upload = client.upload(path, body);
+    let lines = if bar.is_hidden() {
+        output.wait("the platform to take the folder", upload).await
+    } else {
+        upload.await
+    };
+    bar.finish_and_clear();
+    let lines = lines?;
+    output.step(&format!("sent {text}"), since);
+    Ok(lines)
 }
 
 /// Whether the current release has this image and config.
@@ -422,23 +481,30 @@ async fn follow_to_end(
     deployment: Deployment,
     output: Output,
 ) -> Result<Deployment, CliError> {
-    let since = Instant::now();
     let path = format!("/v1/apps/{app}/deployments/{}", deployment.id);
-    let mut seen = 0;
+    let mut steps = Steps {
+        seen: 0,
+        since: Instant::now(),
+        waits_for: "the deploy to begin".into(),
+        output,
+    };
     let mut is_lost = false;
     loop {
-        let last = (seen > 0).then(|| seen.to_string());
+        let last = (steps.seen > 0).then(|| steps.seen.to_string());
         if let Ok(lines) = client
             .events(&format!("{path}/events"), last.as_deref())
             .await
         {
-            print_steps(lines, &mut seen, since, output).await;
+            steps.follow(lines).await;
         }
         match client.get::<Deployment>(&path).await {
             Ok(deployment) => {
+                if is_lost {
+                    output.say("  the API answers again");
+                }
                 is_lost = false;
                 for step in &deployment.steps {
-                    print_step(step, &mut seen, since, output);
+                    steps.print(step);
                 }
                 if is_over(&deployment) {
                     return Ok(deployment);
@@ -457,39 +523,61 @@ async fn follow_to_end(
     }
 }
 
-/// Reads events until the stream ends, breaks or says that the deployment is over.
-async fn print_steps(mut lines: Lines, seen: &mut u64, since: Instant, output: Output) {
-    while let Ok(Some(event)) = lines.next_event().await {
-        if let Ok(step) = serde_json::from_str::<DeploymentStep>(&event.data) {
-            print_step(&step, seen, since, output);
-        } else if serde_json::from_str::<Deployment>(&event.data)
-            .is_ok_and(|deployment| is_over(&deployment))
-        {
+/// The steps that were printed, and what comes next.
+struct Steps {
+    seen: u64,
+    since: Instant,
+    waits_for: String,
+    output: Output,
+}
+
+impl Steps {
+    /// Reads events until the stream ends, breaks or says that the deployment is over.
+    async fn follow(&mut self, mut lines: Lines) {
+        let output = self.output;
+        while let Ok(Some(event)) = output.wait(&self.waits_for, lines.next_event()).await {
+            if let Ok(step) = serde_json::from_str::<DeploymentStep>(&event.data) {
+                self.print(&step);
+            } else if serde_json::from_str::<Deployment>(&event.data)
+                .is_ok_and(|deployment| is_over(&deployment))
+            {
+                return;
+            }
+        }
+    }
+
+    fn print(&mut self, step: &DeploymentStep) {
+        if step.seq <= self.seen {
             return;
+        }
+        self.seen = step.seq;
+        self.waits_for = if step.status == "started" {
+            step.message.clone()
+        } else {
+            format!("what comes after `{}`", step.message)
+        };
+        let output = self.output;
+        if output.json {
+            output.object(&serde_json::json!({"type": "step", "step": step}));
+        } else if is_shown(step) || output.verbose {
+            let machine = step
+                .machine
+                .as_ref()
+                .map(|machine| format!(" {machine}"))
+                .unwrap_or_default();
+            output.say(&format!(
+                "  {:>7}  {}{machine}: {}",
+                seconds(self.since),
+                step.name,
+                step.message
+            ));
         }
     }
 }
 
-fn print_step(step: &DeploymentStep, seen: &mut u64, since: Instant, output: Output) {
-    if step.seq <= *seen {
-        return;
-    }
-    *seen = step.seq;
-    if output.json {
-        output.object(&serde_json::json!({"type": "step", "step": step}));
-    } else if step.status != "started" || output.verbose {
-        let machine = step
-            .machine
-            .as_ref()
-            .map(|machine| format!(" {machine}"))
-            .unwrap_or_default();
-        output.say(&format!(
-            "  {:>7}  {}{machine}: {}",
-            seconds(since),
-            step.name,
-            step.message
-        ));
-    }
+/// A beginning is left out, since its end comes soon; a notice has no end.
+fn is_shown(step: &DeploymentStep) -> bool {
+    step.status != "started" || step.name == "listening"
 }
 
 /// Turns the end of a deployment into a proven URL or an error on one screen.
@@ -508,9 +596,14 @@ pub(crate) async fn finish(
     output.result(&value, || {
         let url = url.as_deref().unwrap_or(match proof {
             Proof::None => "it takes no traffic from outside",
-            Proof::Wanted | Proof::Required => "no URL of it has answered a request",
+            Proof::Wanted | Proof::Required => "no URL of it has answered a request from here",
         });
-        format!("release {} of {app} serves\n  {url}", deployment.release)
+        let verb = if proof == Proof::None {
+            "runs"
+        } else {
+            "serves"
+        };
+        format!("release {} of {app} {verb}\n  {url}", deployment.release)
     });
     output.say(&format!(
         "next: roost status -a {app} · roost logs -f -a {app} · roost open -a {app}"
@@ -530,7 +623,10 @@ async fn prove_for(
         Ok(url) => Ok(Some(url)),
         Err(error) if proof == Proof::Required => Err(error),
         Err(error) => {
-            output.warn(&format!("the machines are healthy, but {error}"));
+            output.warn(&format!(
+                "the deploy succeeded and its machines are healthy, but {error}; \
+                 that is fine for an app that does not speak HTTP, or when this computer cannot reach that address"
+            ));
             Ok(None)
         }
     }

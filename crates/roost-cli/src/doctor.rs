@@ -3,10 +3,12 @@
 use crate::args::{DoctorArgs, Global};
 use crate::client::Client;
 use crate::error::CliError;
+use crate::limits;
 use crate::output::Output;
 use crate::roostd::{self, Check};
 use roost_proto::rest::{NodeInfo, TokenInfo};
 use std::path::Path;
+use std::time::Duration;
 
 /// Runs `doctor`.
 pub(crate) async fn run(
@@ -62,6 +64,18 @@ fn check(name: &str, status: &str, detail: impl Into<String>, fix: Option<&str>)
     }
 }
 
+fn clock(skew: Duration) -> Check {
+    // The platform tells whole seconds only.
+    let seconds = skew.as_secs();
+    if skew > limits::CLOCK_SKEW_MAX {
+        let detail = format!("this clock and the platform's are {seconds} s apart");
+        let fix = "set both by NTP, for instance with chrony";
+        return check("client clock", "warn", detail, Some(fix));
+    }
+    let detail = "agrees with the platform's within a few seconds";
+    check("client clock", "pass", detail, None)
+}
+
 async fn client_checks(client: &Client) -> Vec<Check> {
     let url = client.api_url();
     if !client.is_healthy().await {
@@ -87,6 +101,9 @@ async fn client_checks(client: &Client) -> Vec<Check> {
             Some("`roost login`, or set ROOST_TOKEN"),
         )),
     }
+    if let Some(skew) = client.clock_skew().await {
+        checks.push(clock(skew));
+    }
     let own = env!("CARGO_PKG_VERSION");
     match client.get::<NodeInfo>("/v1/node").await {
         Ok(node) if node.version == own => checks.push(check(
@@ -107,4 +124,18 @@ async fn client_checks(client: &Client) -> Vec<Check> {
         Err(error) => checks.push(check("version", "warn", error.message, None)),
     }
     checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock;
+    use std::time::Duration;
+
+    #[test]
+    fn a_clock_that_is_off_is_a_warning_with_a_fix() {
+        assert_eq!(clock(Duration::from_secs(1)).status, "pass");
+        let off = clock(Duration::from_secs(90));
+        assert_eq!(off.status, "warn");
+        assert!(off.detail.contains("90 s apart") && off.fix.is_some());
+    }
 }

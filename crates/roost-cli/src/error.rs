@@ -19,6 +19,8 @@ pub(crate) enum Exit {
     NoCapacity = 6,
     /// This command gave up waiting; the operation goes on.
     StillRunning = 7,
+    /// The program that `exec` was to run is not there; shells use the same code.
+    ProgramMissing = 127,
     /// Interrupted by the user.
     Interrupted = 130,
 }
@@ -81,6 +83,7 @@ impl CliError {
             401 | 403 => Exit::NotAllowed,
             404 => Exit::NotFound,
             409 | 412 | 423 => Exit::Conflict,
+            422 if body.code == "name-taken" => Exit::Conflict,
             408 if body.code == "wait-timeout" => Exit::StillRunning,
             503 if body.code == "no-capacity" => Exit::NoCapacity,
             507 => Exit::NoCapacity,
@@ -89,7 +92,9 @@ impl CliError {
         };
         let mut error = Self::new(exit, &body.code, body.error);
         error.hints.extend(body.hint);
-        if status == 401 && error.hints.is_empty() {
+        if status == 401 {
+            // The API's hint is for people who write HTTP requests.
+            error.hints.clear();
             error.hints.push("run `roost login`, or set ROOST_TOKEN (on the platform's machine: `. DATA_DIR/env.sh`)".into());
         }
         error.details = body.faults.iter().map(ToString::to_string).collect();

@@ -14,6 +14,14 @@ pub(crate) const UPLOAD_CHUNKS_QUEUED: usize = 16;
 pub(crate) const STREAM_LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Time for one request that is not a stream.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time for a request that creates something to be answered, with all its repetitions.
+pub(crate) const CREATE_TIMEOUT: Duration = Duration::from_secs(900);
+/// Time that a repetition waits for an API whose connection broke.
+pub(crate) const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time without news after which it is said what is being waited for.
+pub(crate) const NEWS_INTERVAL: Duration = Duration::from_secs(10);
+/// Difference of the clocks of client and platform from which the doctor warns.
+pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
 /// Time for a connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a deploy when `--timeout` is absent.

@@ -23,6 +23,7 @@ mod prove;
 mod roostd;
 mod settings;
 mod up;
+mod up_options;
 
 #[cfg(test)]
 mod tests;

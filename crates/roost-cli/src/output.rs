@@ -5,6 +5,7 @@
 //! error one object on stderr; steps are left out.
 
 use crate::error::{CliError, Exit};
+use crate::limits;
 use serde::Serialize;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Instant;
@@ -74,6 +75,23 @@ impl Output {
         self.say(&format!("  {text} ({})", seconds(since)));
     }
 
+    /// Waits for `work`; when there is no news for a while, says what is being waited for.
+    pub(crate) async fn wait<T>(self, what: &str, work: impl Future<Output = T>) -> T {
+        let since = Instant::now();
+        let mut work = std::pin::pin!(work);
+        loop {
+            match tokio::time::timeout(limits::NEWS_INTERVAL, &mut work).await {
+                Ok(value) => return value,
+                Err(_) => self.say(&format!("  still waiting ({}): {what}", seconds(since))),
+            }
+        }
+    }
+
+    /// Whether progress may be drawn: the steps go to a terminal.
+    pub(crate) fn draws(self) -> bool {
+        !self.quiet && !self.json && std::io::stderr().is_terminal()
+    }
+
     /// Says that something is odd but not wrong.
     pub(crate) fn warn(self, text: &str) {
         if self.json {
@@ -103,10 +121,10 @@ impl Output {
             return Ok(());
         }
         if self.json || !std::io::stdin().is_terminal() {
-            return Err(
-                CliError::usage(format!("{what} needs a yes, and this is not a terminal"))
-                    .hint("add --yes"),
-            );
+            return Err(CliError::usage(format!(
+                "{what} This needs a yes, and there is no terminal to ask on"
+            ))
+            .hint("add --yes"));
         }
         let _ = write!(std::io::stderr(), "{what}\nType {word} to go on: ");
         let mut answer = String::new();

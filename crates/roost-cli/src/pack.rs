@@ -10,6 +10,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 
 /// What will be sent.
 #[derive(Debug)]
@@ -151,7 +152,9 @@ impl Packing {
     }
 
     /// The tar as a request body, made while it is sent.
-    pub(crate) fn into_body(self) -> reqwest::Body {
+    ///
+    /// `on_sent` hears the size of each piece that was handed to the connection.
+    pub(crate) fn into_body(self, on_sent: impl Fn(u64) + Send + 'static) -> reqwest::Body {
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(limits::UPLOAD_CHUNKS_QUEUED);
         // Detached: it ends with the archive, or when the request drops the receiver.
         drop(tokio::task::spawn_blocking(move || {
@@ -160,7 +163,18 @@ impl Packing {
                 let _ = sender.blocking_send(Err(error));
             }
         }));
-        reqwest::Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
+        let pieces = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        reqwest::Body::wrap_stream(pieces.map(move |piece| {
+            if let Ok(piece) = &piece {
+                on_sent(piece.len() as u64);
+            }
+            piece
+        }))
+    }
+
+    /// The size of the tar, near enough for a progress bar: each file has a header and is padded.
+    pub(crate) fn tar_size(&self) -> u64 {
+        self.n_bytes + 768 * self.paths.len() as u64 + 1024
     }
 }
 

@@ -12,6 +12,7 @@ use clap::Parser as _;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 /// Serves `router` until the set is dropped; gives its URL.
@@ -282,4 +283,109 @@ async fn destruction_without_a_terminal_names_the_flag() {
             .unwrap(),
         0
     );
+}
+
+/// Reads one request and gives its idempotency key.
+async fn read_key(stream: &mut tokio::net::TcpStream) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(b"}") {
+        let n_bytes = stream.read_buf(&mut text).await.unwrap();
+        assert!(n_bytes > 0, "the request ended early");
+    }
+    let text = String::from_utf8(text).unwrap();
+    let mut lines = text.lines();
+    let key = lines.find_map(|line| line.strip_prefix("idempotency-key: "));
+    key.expect("a request that creates something has a key")
+        .to_owned()
+}
+
+#[tokio::test]
+async fn a_request_to_create_whose_connection_breaks_is_repeated_with_its_key() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        let first_key = read_key(&mut first).await;
+        drop(first);
+        let answer = |body: Value, status: &str| {
+            let body = body.to_string();
+            let length = body.len();
+            format!(
+                "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+        };
+        let (mut second, _) = listener.accept().await.unwrap();
+        let second_key = read_key(&mut second).await;
+        let busy = json!({"error": "no", "code": "request-in-progress", "request_id": "r1"});
+        let busy = answer(busy, "409 Conflict");
+        second.write_all(busy.as_bytes()).await.unwrap();
+        drop(second);
+        let (mut third, _) = listener.accept().await.unwrap();
+        let third_key = read_key(&mut third).await;
+        let done = answer(json!({"ok": true}), "201 Created");
+        third.write_all(done.as_bytes()).await.unwrap();
+        (first_key, second_key, third_key)
+    });
+    let client = crate::client::Client::new(crate::settings::Target {
+        api_url: url,
+        token: None,
+    })
+    .unwrap();
+    let body = json!({"app_name": "web"});
+    let answer: Value = client.create("/v1/apps", Some(&body)).await.unwrap();
+    assert_eq!(answer["ok"], true);
+    let (first, second, third) = tasks.join_next().await.unwrap().unwrap();
+    assert_eq!((&first, &first), (&second, &third));
+    assert!(!first.is_empty());
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_in_the_image_ends_exec_as_in_a_shell() {
+    let machine = json!({"id": "m1", "name": "web-1", "app": "web", "state": "started", "region": "local",
+        "instance_id": "i", "private_ip": "::1", "private_ipv4": "10.0.0.1", "image_ref": {"repository": "x"},
+        "config": {"image": "x"}, "isolation": "container", "checks": [], "cordoned": false,
+        "created_at": "", "updated_at": ""});
+    let router = Router::new()
+        .route(
+            "/v1/apps/web/machines",
+            get(move || async move { Json(json!([machine])) }),
+        )
+        .route(
+            "/v1/apps/web/machines/m1/exec",
+            post(|| async { fail(422, "machine-invalid") }),
+        );
+    let (url, _tasks) = serve(router).await;
+    let error = roost(&url, &["exec", "-a", "web", "--", "nosuch"])
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit as i32, 127);
+}
+
+#[tokio::test]
+async fn secrets_with_deploy_bring_the_change_to_running_machines() {
+    let (proof_url, _proof_tasks) =
+        serve(Router::new().route("/", get(|| async { "hello" }))).await;
+    let n_deploys = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&n_deploys);
+    let begun = deployment("pending", &proof_url, Value::Null);
+    let list = || async { Json(json!({"secrets": [], "version": 1})) };
+    let router = deploy_api(proof_url, "succeeded", Value::Null)
+        .route("/v1/apps/web/secrets", get(list).post(list))
+        .route(
+            "/v1/apps/web/redeploy",
+            post(move || async move {
+                counter.fetch_add(1, Ordering::Relaxed);
+                Json(begun)
+            }),
+        );
+    let (url, _tasks) = serve(router).await;
+    for (args, n_wanted) in [
+        (&["secrets", "set", "A=1", "-a", "web"][..], 0),
+        (&["secrets", "set", "A=1", "-a", "web", "--deploy"][..], 1),
+        (&["secrets", "unset", "A", "-a", "web", "--deploy"][..], 2),
+    ] {
+        assert_eq!(roost(&url, args).await.unwrap(), 0);
+        assert_eq!(n_deploys.load(Ordering::Relaxed), n_wanted, "{args:?}");
+    }
 }

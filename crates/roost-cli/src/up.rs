@@ -9,6 +9,7 @@ use crate::output::Output;
 use crate::ports;
 use crate::roostd;
 use crate::settings::{Target, write_private};
+use crate::up_options::Options;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,16 +20,19 @@ const LOG_TAIL_LINES: usize = 15;
 pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Result<(), CliError> {
     let data_dir = std::path::absolute(&args.data_dir)
         .map_err(|error| CliError::io("look at the data directory", &error))?;
+    let remembered = Options::read(&data_dir)?;
+    let options = Options::choose(args, remembered.as_ref());
     let is_new = match running(&data_dir).await {
         Some(_) => {
             output.say(&format!(
                 "roostd runs already with its data in {}: nothing to do",
                 data_dir.display()
             ));
+            warn_of_changes(&options, remembered.as_ref(), &data_dir, output);
             false
         }
         None => {
-            start(args, &data_dir, output).await?;
+            start(&options, &data_dir, output).await?;
             true
         }
     };
@@ -36,7 +40,7 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Resul
     // A platform that ran before may have been started with other ports than this command has now.
     let api_url = running(&data_dir)
         .await
-        .unwrap_or_else(|| format!("http://127.0.0.1:{}", args.api_port));
+        .unwrap_or_else(|| format!("http://127.0.0.1:{}", options.api_port));
     let client = Client::new(Target {
         api_url: api_url.clone(),
         token: Some(token),
@@ -112,7 +116,20 @@ fn check_host(data_dir: &Path, output: Output) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn start(args: &UpArgs, data_dir: &Path, output: Output) -> Result<(), CliError> {
+/// A platform that runs keeps its options, and nobody should believe otherwise.
+fn warn_of_changes(asked: &Options, has: Option<&Options>, data_dir: &Path, output: Output) {
+    let changes = has.map(|has| asked.changes(has)).unwrap_or_default();
+    if !changes.is_empty() {
+        let dir = data_dir.display();
+        output.warn(&format!(
+            "it keeps the options it was started with, without {}; to change them stop it with \
+             `roost down --keep-data --data-dir {dir}` first",
+            changes.join(" ")
+        ));
+    }
+}
+
+async fn start(args: &Options, data_dir: &Path, output: Output) -> Result<(), CliError> {
     check_host(data_dir, output)?;
     let listen = args.listen.clone().unwrap_or_else(|| {
         if args.public_ip.is_some() {
@@ -141,7 +158,7 @@ async fn start(args: &UpArgs, data_dir: &Path, output: Output) -> Result<(), Cli
     std::fs::create_dir_all(data_dir)
         .map_err(|error| CliError::io(format!("create {}", data_dir.display()), &error))?;
     let log = data_dir.join("roostd.log");
-    let mut child = roostd::start(&run_args(args, data_dir), &log)?;
+    let mut child = roostd::start(&args.of_roostd(data_dir), &log)?;
     let api_url = format!("http://127.0.0.1:{}", args.api_port);
     let client = Client::new(Target {
         api_url: api_url.clone(),
@@ -168,38 +185,8 @@ async fn start(args: &UpArgs, data_dir: &Path, output: Output) -> Result<(), Cli
         tokio::time::sleep(limits::RETRY_PAUSE).await;
     }
     output.step(&format!("roostd answers at {api_url}"), since);
+    args.write(data_dir)?;
     write_env(args, data_dir, &api_url)
-}
-
-fn run_args(args: &UpArgs, data_dir: &Path) -> Vec<String> {
-    let mut list = vec![
-        "run".to_owned(),
-        "--data-dir".into(),
-        data_dir.display().to_string(),
-    ];
-    let mut add = |flag: &str, value: String| list.extend([flag.to_owned(), value]);
-    add("--api-port", args.api_port.to_string());
-    add("--http-port", args.http_port.to_string());
-    add("--https-port", args.https_port.to_string());
-    if let Some(listen) = &args.listen {
-        add("--listen", listen.clone());
-    }
-    for domain in &args.domains {
-        add("--domain", domain.clone());
-    }
-    if let Some(address) = &args.public_ip {
-        add("--public-ip", address.clone());
-    }
-    if let Some(shim) = &args.shim {
-        add(
-            "--shim",
-            std::path::absolute(shim)
-                .unwrap_or_else(|_| shim.clone())
-                .display()
-                .to_string(),
-        );
-    }
-    list
 }
 
 fn tail(log: &Path) -> Vec<String> {
@@ -226,7 +213,7 @@ fn read_token(data_dir: &Path) -> Result<String, CliError> {
     Ok(token.trim().to_owned())
 }
 
-fn write_env(args: &UpArgs, data_dir: &Path, api_url: &str) -> Result<(), CliError> {
+fn write_env(args: &Options, data_dir: &Path, api_url: &str) -> Result<(), CliError> {
     let token = read_token(data_dir)?;
     let quote = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
     let text = format!(

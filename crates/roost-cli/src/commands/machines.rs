@@ -48,7 +48,11 @@ pub(crate) async fn run(
             )?;
             client
                 .delete(&format!("{}?force={force}", path(&machine)))
-                .await?;
+                .await
+                .map_err(|error| match error.code.as_str() {
+                    "machine-conflict" if !force => error.hint("add --force"),
+                    _ => error,
+                })?;
             output.result(&serde_json::json!({"destroyed": machine.id}), || {
                 format!("destroyed {}", machine.id)
             });
@@ -153,8 +157,14 @@ async fn wait(
             Ok(_) => return Ok(()),
             Err(error) if error.code == "wait-timeout" && since.elapsed() < timeout => {}
             Err(error) if error.code == "wait-timeout" => {
+                let mut message = error.message;
+                // The server knows the last of several waits only.
+                if let Some((start, _)) = message.rsplit_once(", after ") {
+                    message = format!("{start}, after {} s", timeout.as_secs());
+                }
                 return Err(CliError {
                     exit: Exit::StillRunning,
+                    message,
                     ..error
                 });
             }
@@ -206,7 +216,15 @@ async fn run_in(
     };
     let answer: ExecResponse = client
         .post(&format!("{}/exec", path(machine)), Some(&request))
-        .await?;
+        .await
+        .map_err(|error| match error.code.as_str() {
+            "machine-invalid" => CliError {
+                exit: Exit::ProgramMissing,
+                ..error
+            }
+            .hint("only programs of the app's own image can run; small images have no shell"),
+            _ => error,
+        })?;
     if output.json {
         output.object(&answer);
     } else {

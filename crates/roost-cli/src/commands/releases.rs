@@ -53,7 +53,7 @@ pub(crate) async fn rollback(
         version: args.release,
     };
     let deployment: Deployment = client
-        .post(&format!("/v1/apps/{name}/rollback"), Some(&request))
+        .create(&format!("/v1/apps/{name}/rollback"), Some(&request))
         .await?;
     output.say(&format!(
         "back to an earlier release of {name}, as release {}",

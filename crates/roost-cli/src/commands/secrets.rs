@@ -1,14 +1,17 @@
 //! `secrets`: values go in and never come out.
 
 use crate::args::{Global, SecretsCommand};
-use crate::client::Client;
+use crate::client::{Client, NOTHING};
+use crate::deploy::{self, Proof};
 use crate::error::CliError;
+use crate::limits;
 use crate::output::{Output, date, table};
 use crate::project::app_name;
 use roost_model::name::SecretName;
-use roost_proto::rest::{SecretList, SetSecretsRequest};
-use std::collections::BTreeMap;
+use roost_proto::rest::{App, Deployment, SecretList, SetSecretsRequest};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
+use std::time::Duration;
 
 /// Most bytes that are read from standard input.
 const STDIN_BYTES_MAX: u64 = 1024 * 1024;
@@ -20,8 +23,9 @@ pub(crate) async fn run(
     command: SecretsCommand,
     output: Output,
 ) -> Result<(), CliError> {
-    let path = format!("/v1/apps/{}/secrets", app_name(global)?);
-    let values = match command {
+    let name = app_name(global)?;
+    let path = format!("/v1/apps/{name}/secrets");
+    let (values, then) = match command {
         SecretsCommand::List => {
             let list: SecretList = client.get(&path).await?;
             output.result(&list, || {
@@ -39,24 +43,91 @@ pub(crate) async fn run(
             });
             return Ok(());
         }
-        SecretsCommand::Set { pairs } => from_pairs(&pairs)?,
-        SecretsCommand::Unset { names } => names
-            .iter()
-            .map(|name| checked(name).map(|name| (name, None)))
-            .collect::<Result<_, _>>()?,
-        SecretsCommand::Import => from_lines(&read_stdin()?)?,
+        SecretsCommand::Set { pairs, then } => (from_pairs(&pairs)?, then),
+        SecretsCommand::Unset { names, then } => (removals(&names)?, then),
+        SecretsCommand::Import { then } => (from_lines(&read_stdin()?)?, then),
     };
-    let n_values = values.len();
-    let answer: serde_json::Value = client
-        .post(&path, Some(&SetSecretsRequest { values }))
-        .await?;
-    output.result(&answer, || {
-        format!(
-            "{n_values} secret{} changed; machines get them at the next deploy",
-            if n_values == 1 { "" } else { "s" }
-        )
-    });
+    let before: SecretList = client.get(&path).await?;
+    let request = SetSecretsRequest { values };
+    let after: SecretList = client.post(&path, Some(&request)).await?;
+    for name in request.values.iter().filter(|(_, value)| value.is_none()) {
+        if !before.secrets.iter().any(|secret| secret.name == *name.0) {
+            output.warn(&format!("{} was not set", name.0));
+        }
+    }
+    let n_changed = count_changes(&before, &after);
+    output.result(&after, || changed_text(n_changed));
+    if then.deploy {
+        return redeploy(client, global, &name, output).await;
+    }
+    if n_changed > 0 {
+        output.say(&format!(
+            "machines of {name} that run get this at its next deploy; --deploy with this command does one at once"
+        ));
+    }
     Ok(())
+}
+
+fn removals(names: &[String]) -> Result<BTreeMap<String, Option<String>>, CliError> {
+    names
+        .iter()
+        .map(|name| checked(name).map(|name| (name, None)))
+        .collect()
+}
+
+/// Secrets that are new, gone or of another value.
+fn count_changes(before: &SecretList, after: &SecretList) -> usize {
+    let find = |list: &SecretList, name: &str| {
+        let secret = list.secrets.iter().find(|secret| secret.name == name);
+        secret.map(|secret| secret.digest.clone())
+    };
+    let names: BTreeSet<&str> = [before, after]
+        .iter()
+        .flat_map(|list| list.secrets.iter())
+        .map(|secret| secret.name.as_str())
+        .collect();
+    names
+        .iter()
+        .filter(|name| find(before, name) != find(after, name))
+        .count()
+}
+
+fn changed_text(n_changed: usize) -> String {
+    match n_changed {
+        0 => "no secret changed".into(),
+        1 => "1 secret changed".into(),
+        n => format!("{n} secrets changed"),
+    }
+}
+
+/// Gives the machines of the current release the secrets as they are now.
+async fn redeploy(
+    client: &Client,
+    global: &Global,
+    name: &str,
+    output: Output,
+) -> Result<(), CliError> {
+    let app: App = client.get(&format!("/v1/apps/{name}")).await?;
+    if app.current_release.is_none() {
+        output.say(&format!(
+            "{name} was never deployed: its first machines will have them"
+        ));
+        return Ok(());
+    }
+    let deployment: Deployment = client
+        .create(&format!("/v1/apps/{name}/redeploy"), NOTHING)
+        .await?;
+    output.say(&format!(
+        "release {} of {name}, for its secrets",
+        deployment.release
+    ));
+    let timeout = global
+        .timeout
+        .map_or(limits::DEPLOY_TIMEOUT, Duration::from_secs);
+    let deployment = deploy::follow(client, name, deployment, timeout, output).await?;
+    deploy::finish(deployment, &app, Proof::Wanted, output)
+        .await
+        .map(drop)
 }
 
 fn checked(name: &str) -> Result<String, CliError> {

@@ -1,0 +1,158 @@
+//! The options of a platform, kept beside its data.
+//!
+//! `roost up` after a reboot or a crash means the platform as it was: what is
+//! not said on the command line is as it was the last time.
+
+use crate::args::UpArgs;
+use crate::error::CliError;
+use crate::settings::write_private;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// What `roostd` is started with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Options {
+    /// Port of the API.
+    pub(crate) api_port: u16,
+    /// Port of the edge for HTTP.
+    pub(crate) http_port: u16,
+    /// Port of the edge for HTTPS.
+    pub(crate) https_port: u16,
+    /// Address the edge listens on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) listen: Option<String>,
+    /// Domains under which every app gets a name.
+    #[serde(default)]
+    pub(crate) domains: Vec<String>,
+    /// The public address of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) public_ip: Option<String>,
+    /// The roost-shim program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shim: Option<PathBuf>,
+}
+
+fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join("up.json")
+}
+
+impl Options {
+    /// What the command line says, else what was the last time, else the defaults.
+    pub(crate) fn choose(args: &UpArgs, last: Option<&Self>) -> Self {
+        let port = |asked: Option<u16>, of: fn(&Self) -> u16, default| {
+            asked.or_else(|| last.map(of)).unwrap_or(default)
+        };
+        let shim = args
+            .shim
+            .as_ref()
+            .map(|shim| std::path::absolute(shim).unwrap_or_else(|_| shim.clone()));
+        Self {
+            api_port: port(args.api_port, |last| last.api_port, 4280),
+            http_port: port(args.http_port, |last| last.http_port, 8080),
+            https_port: port(args.https_port, |last| last.https_port, 8443),
+            listen: args.listen.clone().or_else(|| last?.listen.clone()),
+            domains: match last {
+                Some(last) if args.domains.is_empty() => last.domains.clone(),
+                _ => args.domains.clone(),
+            },
+            public_ip: args.public_ip.clone().or_else(|| last?.public_ip.clone()),
+            shim: shim.or_else(|| last?.shim.clone()),
+        }
+    }
+
+    /// The flags of `roostd`, with `--flag value` as two texts.
+    fn flags(&self) -> Vec<[String; 2]> {
+        let mut flags = vec![
+            ["--api-port".to_owned(), self.api_port.to_string()],
+            ["--http-port".to_owned(), self.http_port.to_string()],
+            ["--https-port".to_owned(), self.https_port.to_string()],
+        ];
+        let mut add = |flag: &str, value: String| flags.push([flag.to_owned(), value]);
+        if let Some(listen) = &self.listen {
+            add("--listen", listen.clone());
+        }
+        for domain in &self.domains {
+            add("--domain", domain.clone());
+        }
+        if let Some(address) = &self.public_ip {
+            add("--public-ip", address.clone());
+        }
+        if let Some(shim) = &self.shim {
+            add("--shim", shim.display().to_string());
+        }
+        flags
+    }
+
+    /// The command line of `roostd`.
+    pub(crate) fn of_roostd(&self, data_dir: &Path) -> Vec<String> {
+        let mut list = vec![
+            "run".to_owned(),
+            "--data-dir".into(),
+            data_dir.display().to_string(),
+        ];
+        list.extend(self.flags().into_iter().flatten());
+        list
+    }
+
+    /// The flags that others do not have.
+    pub(crate) fn changes(&self, has: &Self) -> Vec<String> {
+        let has = has.flags();
+        self.flags()
+            .into_iter()
+            .filter(|flag| !has.contains(flag))
+            .map(|flag| flag.join(" "))
+            .collect()
+    }
+
+    /// What a platform was started with the last time, if it was.
+    pub(crate) fn read(data_dir: &Path) -> Result<Option<Self>, CliError> {
+        let path = path(data_dir);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| {
+                CliError::usage(format!("{}: {error}", path.display()))
+                    .hint("remove that file to start with defaults")
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(CliError::io(format!("read {}", path.display()), &error)),
+        }
+    }
+
+    /// Keeps them for the next time.
+    pub(crate) fn write(&self, data_dir: &Path) -> Result<(), CliError> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| CliError::failed("internal", error.to_string()))?;
+        write_private(&path(data_dir), &text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+    use crate::args::{Cli, Command, UpArgs};
+    use clap::Parser as _;
+
+    fn args(text: &str) -> UpArgs {
+        let words = ["roost", "up"].into_iter().chain(text.split_whitespace());
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Up(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_later_up_means_the_platform_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Options::read(dir.path()).unwrap(), None);
+        let first = Options::choose(&args("--http-port 80 --domain apps.example.com"), None);
+        assert_eq!((first.api_port, first.http_port), (4280, 80));
+        first.write(dir.path()).unwrap();
+        let last = Options::read(dir.path()).unwrap();
+        assert_eq!(Options::choose(&args(""), last.as_ref()), first);
+        let changed = Options::choose(&args("--http-port 81"), last.as_ref());
+        assert_eq!(changed.changes(&first), ["--http-port 81"]);
+        assert_eq!(changed.domains, first.domains);
+        let line = changed.of_roostd(dir.path()).join(" ");
+        assert!(line.contains("--http-port 81 --https-port 8443 --domain apps.example.com"));
+    }
+}
