@@ -14,10 +14,12 @@ mod error;
 mod http;
 pub mod limits;
 pub mod ports;
+mod retention;
 mod state;
 mod view;
 mod workflows;
 
 pub use adapters::FolderBuilder;
 pub use http::{openapi, router};
+pub use retention::{RetainImagesError, RetentionReport};
 pub use state::{ApiParts, ApiState, MintTokenError, NodeFacts};

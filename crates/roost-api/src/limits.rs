@@ -60,3 +60,7 @@ pub const EXEC_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 pub const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Most secrets changed by one request.
 pub const SECRET_CHANGES_MAX: usize = 500;
+/// How many releases of an app keep their images, the newest first, for rollbacks.
+pub const RELEASES_KEPT: usize = 10;
+/// A build that no release uses keeps its image this long, so that it can still be deployed.
+pub const UNUSED_BUILD_AGE: Duration = Duration::from_secs(24 * 3600);

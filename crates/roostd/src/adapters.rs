@@ -3,21 +3,26 @@
 use crate::config::NodeConfig;
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use roost_api::FolderBuilder;
+use roost_api::{ApiState, FolderBuilder};
 use roost_auth::token::TokenSecret;
 use roost_host::buildah::{BuildRegistry, Buildah, BuildahSettings};
 use roost_host::net::addresses::{MACHINES_MAX, NodeNetwork};
 use roost_image::build::{Builder, BuilderSettings};
 use roost_image::{Images, ImagesConfig};
+use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::size::ByteSize;
 use roost_observe::retention::RetentionLimits;
 use roost_observe::store::LogStore;
+use roost_runtime::clock;
+use roost_runtime::tasks::Tasks;
 use roost_worker::{AddressAllocator, Housekeeper};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Time between two passes over images.
+const IMAGE_UPKEEP_INTERVAL: Duration = Duration::from_secs(300);
 /// Longest build of a Dockerfile.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
@@ -80,44 +85,56 @@ pub(crate) fn addresses(network: NodeNetwork) -> AddressAllocator {
     })
 }
 
-/// Image garbage and old logs, with the worker's periodic pass.
-pub(crate) fn housekeeper(
-    images: Images,
-    logs: LogStore,
-    images_max: ByteSize,
-) -> Arc<dyn Housekeeper> {
-    Arc::new(NodeHousekeeper {
-        images,
-        logs,
-        images_max,
-    })
+/// Drops old logs with the worker's periodic pass.
+pub(crate) fn housekeeper(logs: LogStore) -> Arc<dyn Housekeeper> {
+    Arc::new(LogHousekeeper { logs })
 }
 
-struct NodeHousekeeper {
-    images: Images,
+struct LogHousekeeper {
     logs: LogStore,
-    images_max: ByteSize,
 }
 
 #[async_trait]
-impl Housekeeper for NodeHousekeeper {
+impl Housekeeper for LogHousekeeper {
     async fn run_once(&self, machines: HashSet<MachineId>) {
-        match self.images.collect_garbage(self.images_max).await {
-            Ok(report) => tracing::debug!(?report, "collected image garbage"),
-            Err(error) => {
-                tracing::warn!(error = %roost_model::error::chain(&error), "cannot collect image garbage")
-            }
-        }
-        let now = roost_runtime::clock::now();
         match self
             .logs
-            .retain_once(machines, RetentionLimits::default(), now)
+            .retain_once(machines, RetentionLimits::default(), clock::now())
             .await
         {
             Ok(report) => tracing::debug!(?report, "dropped old logs"),
-            Err(error) => {
-                tracing::warn!(error = %roost_model::error::chain(&error), "cannot drop old logs")
+            Err(error) => tracing::warn!(error = %chain(&error), "cannot drop old logs"),
+        }
+    }
+}
+
+/// Keeps the images of releases and collects the rest, again and again.
+pub(crate) fn keep_images(api: ApiState, images: Images, images_max: ByteSize, tasks: &Tasks) {
+    let stop = tasks.stopping();
+    tasks.spawn("image upkeep", async move {
+        let mut tick = tokio::time::interval(IMAGE_UPKEEP_INTERVAL);
+        loop {
+            tokio::select! {
+                biased;
+                // Cancel-safe: the token remembers that it fired.
+                () = stop.cancelled() => return,
+                // Cancel-safe: a tick not taken comes again.
+                _ = tick.tick() => keep_images_once(&api, &images, images_max).await,
             }
         }
+    });
+}
+
+async fn keep_images_once(api: &ApiState, images: &Images, images_max: ByteSize) {
+    // Nothing is collected before it is known what must stay.
+    match api.retain_images_once(images.store(), clock::now()).await {
+        Ok(report) => tracing::debug!(?report, "kept the images of releases"),
+        Err(error) => {
+            return tracing::warn!(error = %chain(&error), "cannot keep the images of releases");
+        }
+    }
+    match images.collect_garbage(images_max).await {
+        Ok(report) => tracing::debug!(?report, "collected image garbage"),
+        Err(error) => tracing::warn!(error = %chain(&error), "cannot collect image garbage"),
     }
 }

@@ -98,7 +98,7 @@ impl Node {
             gauge: counter.clone(),
             clock: Arc::new(SystemClock),
         };
-        let worker_config = worker_config(config, key.clone(), network, &images, &logs);
+        let worker_config = worker_config(config, key.clone(), network, &logs);
         let worker = Worker::start(worker_config, parts, tasks)
             .await
             .context("start the worker")?;
@@ -122,6 +122,7 @@ impl Node {
         api.resume()
             .await
             .context("take up unfinished deployments")?;
+        adapters::keep_images(api.clone(), images.clone(), config.images_max, tasks);
         serve::start(
             listeners,
             roost_api::router(api.clone(), images.store().clone()),
@@ -202,7 +203,6 @@ fn worker_config(
     config: &NodeConfig,
     sealer: Arc<SealingKey>,
     network: NodeNetwork,
-    images: &Images,
     logs: &LogStore,
 ) -> WorkerConfig {
     WorkerConfig {
@@ -214,7 +214,7 @@ fn worker_config(
         platform_env: Vec::new(),
         drain_timeout: WorkerConfig::DRAIN_TIMEOUT_DEFAULT,
         n_machines_max: WorkerConfig::N_MACHINES_MAX_DEFAULT,
-        housekeeper: adapters::housekeeper(images.clone(), logs.clone(), config.images_max),
+        housekeeper: adapters::housekeeper(logs.clone()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Named references that keep images from being collected.
 
-use super::metadata::{DigestColumn, now_column, to_column};
+use super::metadata::{DigestColumn, now_column, to_column, touch};
 use super::{ContentStore, StoreError};
 use roost_model::digest::Digest;
 use rusqlite::params;
@@ -14,7 +14,8 @@ impl ContentStore {
             .run("retain image", move |tx| {
                 tx.execute(
                     "INSERT INTO owners (owner, digest) VALUES (?1, ?2)
-                     ON CONFLICT (owner) DO UPDATE SET digest = excluded.digest",
+                     ON CONFLICT (owner) DO UPDATE SET digest = excluded.digest
+                     WHERE digest <> excluded.digest",
                     params![owner, digest],
                 )?;
                 Ok(())
@@ -34,17 +35,43 @@ impl ContentStore {
             .await
     }
 
-    /// Records an unpacked layer.
-    pub(crate) async fn add_layer(&self, diff_id: &Digest, size: u64) -> Result<(), StoreError> {
-        let diff_id = DigestColumn(diff_id.clone());
+    /// The owners whose names begin with `prefix`, in order.
+    pub async fn owners(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let prefix = prefix.to_owned();
         self.inner
             .metadata
-            .run("record layer", move |tx| {
-                tx.execute(
+            .run("list owners", move |tx| {
+                let mut statement =
+                    tx.prepare_cached("SELECT owner FROM owners WHERE owner >= ?1 ORDER BY owner")?;
+                let owners = statement.query_map([&prefix], |row| row.get::<_, String>(0))?;
+                // Names in order: those with the prefix come first.
+                owners
+                    .take_while(|owner| {
+                        owner
+                            .as_ref()
+                            .map_or(true, |owner| owner.starts_with(&prefix))
+                    })
+                    .collect()
+            })
+            .await
+    }
+
+    /// Records unpacked layers and their sizes.
+    pub(crate) async fn add_layers(&self, layers: Vec<(Digest, u64)>) -> Result<(), StoreError> {
+        self.inner
+            .metadata
+            .run("record layers", move |tx| {
+                let mut insert = tx.prepare_cached(
                     "INSERT INTO layers (diff_id, size, used_ms) VALUES (?1, ?2, ?3)
                      ON CONFLICT (diff_id) DO UPDATE SET used_ms = excluded.used_ms",
-                    params![diff_id, to_column(size), now_column()],
                 )?;
+                for (diff_id, size) in layers {
+                    insert.execute(params![
+                        DigestColumn(diff_id),
+                        to_column(size),
+                        now_column()
+                    ])?;
+                }
                 Ok(())
             })
             .await
@@ -62,12 +89,16 @@ impl ContentStore {
             .await
     }
 
-    /// Records which unpacked layers an image needs.
-    pub(crate) async fn link_image_layers(
+    /// Records that an image needs these layers, and their use now; returns
+    /// those that are not unpacked.
+    ///
+    /// One transaction, which writes nothing when a moment ago it was the
+    /// same: starts of machines wait for it.
+    pub(crate) async fn use_image_layers(
         &self,
         manifest: &Digest,
         diff_ids: &[Digest],
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Digest>, StoreError> {
         let manifest = DigestColumn(manifest.clone());
         let diff_ids: Vec<DigestColumn> = diff_ids.iter().cloned().map(DigestColumn).collect();
         self.inner
@@ -76,10 +107,16 @@ impl ContentStore {
                 let mut insert = tx.prepare_cached(
                     "INSERT OR IGNORE INTO image_layers (manifest, diff_id) VALUES (?1, ?2)",
                 )?;
+                let mut has = tx.prepare_cached("SELECT 1 FROM layers WHERE diff_id = ?1")?;
+                let mut absent = Vec::new();
                 for diff_id in &diff_ids {
                     insert.execute(params![manifest, diff_id])?;
+                    if !has.exists([diff_id])? {
+                        absent.push(diff_id.0.clone());
+                    }
                 }
-                Ok(())
+                touch(tx, &diff_ids)?;
+                Ok(absent)
             })
             .await
     }
