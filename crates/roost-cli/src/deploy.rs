@@ -495,14 +495,13 @@ async fn follow_to_end(
             .events(&format!("{path}/events"), last.as_deref())
             .await
         {
+            if std::mem::take(&mut is_lost) {
+                output.say("  the API answers again");
+            }
             steps.follow(lines).await;
         }
         match client.get::<Deployment>(&path).await {
             Ok(deployment) => {
-                if is_lost {
-                    output.say("  the API answers again");
-                }
-                is_lost = false;
                 for step in &deployment.steps {
                     steps.print(step);
                 }
@@ -551,10 +550,13 @@ impl Steps {
             return;
         }
         self.seen = step.seq;
-        self.waits_for = if step.status == "started" {
-            step.message.clone()
-        } else {
-            format!("what comes after `{}`", step.message)
+        self.waits_for = match (step.name.as_str(), step.status.as_str()) {
+            ("healthy" | "listening", "started") => {
+                let machine = step.machine.as_deref().unwrap_or("the machine");
+                format!("{machine} to be healthy")
+            }
+            (_, "started") => step.message.clone(),
+            _ => format!("what comes after `{}`", step.message),
         };
         let output = self.output;
         if output.json {
@@ -623,13 +625,17 @@ async fn prove_for(
         Ok(url) => Ok(Some(url)),
         Err(error) if proof == Proof::Required => Err(error),
         Err(error) => {
-            output.warn(&format!(
-                "the deploy succeeded and its machines are healthy, but {error}; \
-                 that is fine for an app that does not speak HTTP, or when this computer cannot reach that address"
-            ));
+            output.warn(&unproven(&error));
             Ok(None)
         }
     }
+}
+
+fn unproven(error: &CliError) -> String {
+    format!(
+        "the deploy succeeded and its machines are healthy, but {error}; that is fine for an app \
+         that does not speak HTTP, or when this computer cannot reach that address"
+    )
 }
 
 fn failure(deployment: &Deployment, serving: Option<u64>) -> CliError {

@@ -108,6 +108,28 @@ async fn a_deploy_follows_to_the_end_and_proves_the_url() {
 }
 
 #[tokio::test]
+async fn a_good_deploy_whose_url_does_not_answer_is_still_a_good_deploy() {
+    // A port on which nothing listens: the app may not speak HTTP.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let (url, _tasks) = serve(deploy_api(silent, "succeeded", Value::Null)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let args = [
+        "deploy",
+        folder,
+        "-a",
+        "web",
+        "--image",
+        "x",
+        "--internal-port",
+        "80",
+    ];
+    assert_eq!(roost(&url, &args).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_failed_deploy_says_that_the_old_release_serves() {
     let cause = json!({"code": "unhealthy", "message": "port 80 does not answer"});
     let error = deploy_ends("failed", cause).await.0.unwrap_err();
