@@ -20,16 +20,22 @@ impl Flights {
     ///
     /// Who takes several turns takes them in the order of the digests.
     pub(crate) async fn turn(&self, digest: &Digest) -> Turn {
-        let lock = {
-            let mut locks = self.locks.lock();
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            let known = locks.get(digest).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let lock = Arc::new(AsyncMutex::new(()));
-                locks.insert(digest.clone(), Arc::downgrade(&lock));
-                lock
-            })
-        };
-        lock.lock_owned().await
+        self.lock_of(digest).lock_owned().await
+    }
+
+    /// The turn for `digest`, unless somebody else works on it.
+    pub(crate) fn try_turn(&self, digest: &Digest) -> Option<Turn> {
+        self.lock_of(digest).try_lock_owned().ok()
+    }
+
+    fn lock_of(&self, digest: &Digest) -> Arc<AsyncMutex<()>> {
+        let mut locks = self.locks.lock();
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let known = locks.get(digest).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let lock = Arc::new(AsyncMutex::new(()));
+            locks.insert(digest.clone(), Arc::downgrade(&lock));
+            lock
+        })
     }
 }

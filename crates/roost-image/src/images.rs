@@ -1,5 +1,9 @@
 //! [`Images`]: the images of one node, from reference to unpacked layers.
 
+mod layers;
+
+pub(crate) use layers::UnpackedLayer;
+
 use crate::flight::Flights;
 use crate::limits::{
     BACKOFF_MIN, CONFIG_BYTES_MAX, GARBAGE_AGE_MIN, MANIFEST_BYTES_MAX, STALL_TIMEOUT,
@@ -11,11 +15,9 @@ use crate::manifest::{
 };
 use crate::platform::Platform;
 use crate::remote::{Credentials, Remote, Waits};
-use crate::store::{ContentStore, GcReport, Pin, StoreError};
-use crate::unpack::{LayerSource, UnpackError, unpack_layer};
+use crate::store::{ContentStore, GcReport, StoreError};
 use roost_model::digest::Digest;
 use roost_model::size::ByteSize;
-use roost_runtime::fs::IoContext as _;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -312,102 +314,6 @@ impl Images {
             return Err(unusable(&digest, problem));
         }
         Ok(config)
-    }
-
-    /// The unpacked layers of an image, lowest first; unpacks those that are not yet.
-    ///
-    /// Directories are shared by all images with the same layer and must not
-    /// be written to. Callers that come at the same time share the work.
-    pub async fn rootfs_layers(&self, image: &Image) -> Result<Vec<PathBuf>, UnpackError> {
-        let store = &self.inner.store;
-        let diff_ids: Vec<Digest> = image
-            .layers
-            .iter()
-            .map(|layer| layer.diff_id.clone())
-            .collect();
-        let _pins: Vec<Pin> = image
-            .layers
-            .iter()
-            .flat_map(|layer| [store.pin(&layer.digest), store.pin(&layer.diff_id)])
-            .collect();
-        store.link_image_layers(&image.digest, &diff_ids).await?;
-        store.touch(&diff_ids).await?;
-        let mut missing: BTreeMap<&Digest, &LayerDescriptor> = BTreeMap::new();
-        for layer in &image.layers {
-            if !store.has_layer(&layer.diff_id).await? {
-                missing.insert(&layer.diff_id, layer);
-            }
-        }
-        // In the order of diff ids, so that two images never wait for each other's layers.
-        let mut turns = Vec::new();
-        for (diff_id, layer) in missing {
-            let turn = self.inner.layer_flights.turn(diff_id).await;
-            if !store.has_layer(diff_id).await? {
-                turns.push((layer, turn));
-            }
-        }
-        if !turns.is_empty() {
-            self.unpack_all(turns).await?;
-        }
-        Ok(diff_ids
-            .iter()
-            .map(|diff_id| store.layer_path(diff_id))
-            .collect())
-    }
-
-    async fn unpack_all(
-        &self,
-        turns: Vec<(&LayerDescriptor, crate::flight::Turn)>,
-    ) -> Result<(), UnpackError> {
-        let store = &self.inner.store;
-        let work = turns.into_iter().map(|(layer, turn)| async move {
-            let blob_bytes =
-                store
-                    .blob_size(&layer.digest)
-                    .await?
-                    .ok_or_else(|| UnpackError::Missing {
-                        digest: layer.digest.clone(),
-                    })?;
-            let blob = store.blob_path(&layer.digest);
-            let source = LayerSource {
-                blob,
-                blob_bytes,
-                diff_id: layer.diff_id.clone(),
-            };
-            let (temporary, target) = (
-                store.layer_temporary_path(),
-                store.layer_path(&layer.diff_id),
-            );
-            let slot = Arc::clone(&self.inner.unpacks).acquire_owned().await;
-            // The turn goes along: nobody else starts while a call that was dropped still unpacks.
-            let done = tokio::task::spawn_blocking(move || {
-                let unpacked = unpack_layer(&source, &temporary, &target);
-                drop(slot);
-                (unpacked, source.diff_id, turn)
-            });
-            let (unpacked, diff_id, turn) = done.await.map_err(|_| UnpackError::Interrupted)?;
-            Ok::<_, UnpackError>((unpacked?, diff_id, turn))
-        });
-        let results = futures_util::future::join_all(work).await;
-        // Synced once for all layers; only then are they recorded and trusted.
-        let root = store.root().to_owned();
-        let synced = tokio::task::spawn_blocking(move || {
-            let dir = std::fs::File::open(&root).on("open", &root)?;
-            rustix::fs::syncfs(&dir)
-                .map_err(std::io::Error::from)
-                .on("sync", &root)
-        });
-        synced.await.map_err(|_| UnpackError::Interrupted)??;
-        let mut first_error = None;
-        for result in results {
-            match result {
-                Ok((unpacked, diff_id, _turn)) => {
-                    store.add_layer(&diff_id, unpacked.n_bytes).await?;
-                }
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        first_error.map_or(Ok(()), Err)
     }
 }
 

@@ -69,6 +69,8 @@ pub const WRITE_BUFFER_BYTES: usize = 512 * 1024;
 pub const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Content used within this time is not collected: an upload or a deploy may be about to name it.
 pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(3600);
+/// How exactly it is known when content was used last, in milliseconds.
+pub const USE_RESOLUTION_MS: u64 = 60_000;
 /// Most members of an archive that is imported.
 pub const ARCHIVE_MEMBERS_MAX: usize = 10_000;
 /// Most names that one listing returns.

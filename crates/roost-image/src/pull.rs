@@ -1,11 +1,15 @@
 //! Pulling: the built-in registry first, then the one that the reference names.
 
-use crate::images::{Image, Images, ReadImageError, combine, unusable};
+use crate::images::{
+    Image, Images, LayerDescriptor, ReadImageError, UnpackedLayer, combine, unusable,
+};
 use crate::limits::{CONFIG_BYTES_MAX, LAYERS_PARALLEL};
 use crate::manifest::{Descriptor, ImageManifest, Manifest};
 use crate::remote::{RemoteError, Repository};
 use crate::store::{ManifestReference, Pin, StoreError};
+use crate::unpack::UnpackError;
 use futures_util::stream::TryStreamExt as _;
+use parking_lot::Mutex;
 use roost_model::digest::Digest;
 use roost_model::image_ref::{ImageRef, REGISTRY_DEFAULT};
 use std::collections::BTreeMap;
@@ -201,7 +205,7 @@ impl Images {
         let config = self.parse_config(image_manifest, &config)?;
         let image = combine(fetched.digest.clone(), image_manifest, config)?;
         progress.started(image.size_bytes);
-        self.fetch_layers(&repository, &image_manifest.layers, progress)
+        self.fetch_layers(&repository, image_manifest, &image, progress)
             .await?;
         store
             .put_detached_manifest(fetched.bytes, &manifest)
@@ -232,30 +236,48 @@ impl Images {
         content.ok_or_else(|| unusable(&config.digest, "went away while it was pulled").into())
     }
 
+    /// Downloads the layers, and unpacks each while the others are on their way.
     async fn fetch_layers(
         &self,
         repository: &Repository,
-        layers: &[Descriptor],
+        manifest: &ImageManifest,
+        image: &Image,
         progress: &dyn PullProgress,
     ) -> Result<(), Fault> {
-        let distinct: BTreeMap<&Digest, &Descriptor> =
-            layers.iter().map(|layer| (&layer.digest, layer)).collect();
-        futures_util::stream::iter(distinct.into_values().map(Ok))
-            .try_for_each_concurrent(LAYERS_PARALLEL, |layer| async move {
-                // A download that starts again must not count twice.
-                let reported = AtomicU64::new(0);
-                let advance = |bytes: u64| {
-                    let before = reported.load(Ordering::Relaxed);
-                    let now = before.saturating_add(bytes).min(layer.size);
-                    reported.store(now, Ordering::Relaxed);
-                    progress.advanced(now - before);
-                };
-                self.fetch_blob(repository, layer, &advance).await?;
-                advance(u64::MAX);
-                progress.layer_done(&layer.digest);
-                Ok(())
+        // Both lists are of the same length: the config was checked against the manifest.
+        let layers = manifest.layers.iter().zip(&image.layers);
+        let distinct: BTreeMap<&Digest, (&Descriptor, &LayerDescriptor)> =
+            layers.map(|pair| (&pair.0.digest, pair)).collect();
+        let unpacked = Mutex::new(Vec::new());
+        let fetched = futures_util::stream::iter(distinct.into_values().map(Ok))
+            .try_for_each_concurrent(LAYERS_PARALLEL, |(layer, described)| {
+                let unpacked = &unpacked;
+                async move {
+                    // A download that starts again must not count twice.
+                    let reported = AtomicU64::new(0);
+                    let advance = |bytes: u64| {
+                        let before = reported.load(Ordering::Relaxed);
+                        let now = before.saturating_add(bytes).min(layer.size);
+                        reported.store(now, Ordering::Relaxed);
+                        progress.advanced(now - before);
+                    };
+                    self.fetch_blob(repository, layer, &advance).await?;
+                    advance(u64::MAX);
+                    progress.layer_done(&layer.digest);
+                    match self.unpack_ahead(described).await {
+                        Ok(layer) => unpacked.lock().extend(layer),
+                        // Whoever wants the layers gets the error; the image itself is whole.
+                        Err(error) => note_not_unpacked(&layer.digest, &error),
+                    }
+                    Ok::<_, Fault>(())
+                }
             })
-            .await
+            .await;
+        let unpacked: Vec<UnpackedLayer> = unpacked.into_inner();
+        if let Err(error) = self.record_unpacked(unpacked).await {
+            note_not_unpacked(&image.digest, &error);
+        }
+        fetched
     }
 
     /// Downloads a blob unless it is here or somebody else is at it.
@@ -305,6 +327,11 @@ impl Images {
             name: format!("{prefix}{}", reference.repository),
         }
     }
+}
+
+fn note_not_unpacked(digest: &Digest, error: &UnpackError) {
+    let error = roost_model::error::chain(error);
+    tracing::debug!(%digest, error, "not unpacked while pulling");
 }
 
 fn is_loopback(host: &str) -> bool {

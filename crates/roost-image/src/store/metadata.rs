@@ -5,6 +5,7 @@
 //! acknowledged survives a power cut.
 
 use super::StoreError;
+use crate::limits::USE_RESOLUTION_MS;
 use parking_lot::Mutex;
 use roost_model::digest::Digest;
 use roost_runtime::clock;
@@ -133,18 +134,7 @@ impl Metadata {
 
     pub(super) async fn touch(&self, digests: &[Digest]) -> Result<(), StoreError> {
         let digests: Vec<DigestColumn> = digests.iter().cloned().map(DigestColumn).collect();
-        self.run("record use", move |tx| {
-            let now = now_column();
-            let mut blob = tx.prepare_cached("UPDATE blobs SET used_ms = ?2 WHERE digest = ?1")?;
-            let mut layer =
-                tx.prepare_cached("UPDATE layers SET used_ms = ?2 WHERE diff_id = ?1")?;
-            for digest in &digests {
-                blob.execute(params![digest, now])?;
-                layer.execute(params![digest, now])?;
-            }
-            Ok(())
-        })
-        .await
+        self.run("record use", move |tx| touch(tx, &digests)).await
     }
 
     /// All blobs by the hexadecimal digits of their digest.
@@ -183,6 +173,24 @@ impl Metadata {
             Ok(())
         })
     }
+}
+
+/// Records that these blobs and layers are used now.
+///
+/// A use of moments ago is not renewed: nothing is then written, and there is
+/// nothing to sync. The collector counts in hours.
+pub(super) fn touch(tx: &Transaction<'_>, digests: &[DigestColumn]) -> rusqlite::Result<()> {
+    let now = now_column();
+    let before = now.saturating_sub(to_column(USE_RESOLUTION_MS));
+    let mut blob =
+        tx.prepare_cached("UPDATE blobs SET used_ms = ?2 WHERE digest = ?1 AND used_ms < ?3")?;
+    let mut layer =
+        tx.prepare_cached("UPDATE layers SET used_ms = ?2 WHERE diff_id = ?1 AND used_ms < ?3")?;
+    for digest in digests {
+        blob.execute(params![digest, now, before])?;
+        layer.execute(params![digest, now, before])?;
+    }
+    Ok(())
 }
 
 fn in_transaction<T>(
