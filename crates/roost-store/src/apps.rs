@@ -83,12 +83,73 @@ impl Store {
     }
 
     /// Removes an app with its releases, deployments and secrets; a missing one is fine.
+    ///
+    /// Fails with [`StoreError::Exists`] while a deployment of it is unfinished:
+    /// the machines that it makes would be nobody's.
     pub async fn delete_app(&self, id: &str) -> Result<(), StoreError> {
+        const OPERATION: &str = "delete an app";
+        let mut transaction = self.begin(OPERATION).await?;
+        let unfinished = sqlx::query(
+            "SELECT id FROM deployments WHERE app_id = $1 AND finished_at IS NULL LIMIT 1",
+        )
+        .bind(id)
+        .fetch_optional(&mut *transaction)
+        .await
+        .attempt(OPERATION)?;
+        if unfinished.is_some() {
+            return Err(StoreError::Exists("an unfinished deployment".into()));
+        }
         sqlx::query("DELETE FROM apps WHERE id = $1")
             .bind(id)
-            .execute(&self.pool)
+            .execute(&mut *transaction)
             .await
-            .attempt("delete an app")?;
-        Ok(())
+            .attempt(OPERATION)?;
+        transaction.commit().await.attempt(OPERATION)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::records::{DeploymentStatus, NewDeployment, NewRelease};
+    use crate::{Store, StoreError};
+    use roost_model::name::AppName;
+    use roost_model::time::Timestamp;
+    use roost_proto::machine_config::MachineConfig;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn an_app_is_not_deleted_under_a_deployment() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("control.db")).await.unwrap();
+        let (name, now) = (AppName::parse("web").unwrap(), Timestamp::from_ms(1));
+        store.create_app("app_1", &name, now).await.unwrap();
+        let release = NewRelease {
+            id: "rel_1".into(),
+            image: "hello".into(),
+            image_digest: None,
+            config: MachineConfig::default(),
+            description: None,
+        };
+        let deployment = NewDeployment {
+            id: "dep_1".into(),
+            slots: vec![],
+            batches: vec![],
+            wait_timeout: Duration::from_secs(1),
+        };
+        let record = store
+            .create_deployment("app_1", &release, &deployment, now)
+            .await
+            .unwrap();
+        let refused = store.delete_app("app_1").await;
+        assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
+        store.app(&name).await.unwrap();
+        store
+            .finish_deployment(&record, DeploymentStatus::Failed, now)
+            .await
+            .unwrap();
+        store.delete_app("app_1").await.unwrap();
+        store.delete_app("app_1").await.unwrap();
+        let gone = store.app(&name).await;
+        assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
     }
 }

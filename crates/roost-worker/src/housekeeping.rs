@@ -97,8 +97,16 @@ pub(crate) async fn remove_leftovers(inner: &Arc<Inner>) {
             continue;
         }
         tracing::warn!(machine_id = %id, "removing what is left of an unknown machine");
-        if let Err(error) = inner.driver.remove(&id).await {
-            tracing::warn!(machine_id = %id, %error, "cannot remove what is left of a machine");
+        // One that hangs must not keep the others, or the start, waiting.
+        let removal = inner.driver.remove(&id);
+        match tokio::time::timeout(limits::DRIVER_CALL_TIMEOUT, removal).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(machine_id = %id, %error, "cannot remove what is left of a machine");
+            }
+            Err(_) => {
+                tracing::warn!(machine_id = %id, "removing what is left of a machine takes too long");
+            }
         }
     }
 }

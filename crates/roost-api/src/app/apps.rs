@@ -138,7 +138,17 @@ async fn delete_now(state: &ApiState, record: &AppRecord) -> Result<(), ApiError
         }
     }
     state.logs.remove_app(&record.name).await?;
-    state.store.delete_app(&record.id).await?;
+    match state.store.delete_app(&record.id).await {
+        // It began after we looked; what it makes goes when the app is deleted again.
+        Err(StoreError::Exists(_)) => {
+            return Err(ApiError::conflict(
+                "deploy-in-progress",
+                format!("a deployment of app `{}` has just begun", record.name),
+            )
+            .with_hint("wait for it, and delete the app again"));
+        }
+        result => result?,
+    }
     tracing::info!(app = %record.name, "app deleted");
     Ok(())
 }
