@@ -15,6 +15,7 @@ use crate::cgroup::Cgroup;
 use crate::driver::{Adoption, DriverError, LaunchConfig, MachineDriver, Running};
 use crate::instance::InstanceTag;
 use crate::net::PacketPlumber;
+use crate::tree::remove_tree;
 use async_trait::async_trait;
 use control::{Handshake, ShimConnection};
 use limits::{CONTROL_TIMEOUT, KILL_TIMEOUT, SHIM_END_POLL, SHIM_END_TIMEOUT};
@@ -75,7 +76,10 @@ impl ContainerDriver {
     /// A driver; makes its directories, closed to other users.
     pub fn new(config: ContainerConfig) -> Result<Self, DriverError> {
         if !config.shim.is_file() {
-            return Err(host("find roost-shim", format!("{} is not a file", config.shim.display())));
+            return Err(host(
+                "find roost-shim",
+                format!("{} is not a file", config.shim.display()),
+            ));
         }
         for dir in [&config.run_dir, &config.data_dir] {
             make_private_dir(dir)?;
@@ -98,17 +102,24 @@ impl ContainerDriver {
     /// Ends and removes whatever there is of a machine.
     async fn sweep(&self, id: &MachineId) -> Result<(), DriverError> {
         let (run_dir, data_dir) = (self.run_dir(id), self.data_dir(id));
-        let (cgroup, parent) = (self.cgroup_path(id), format!("/{}", self.config.tag.cgroup_name()));
-        blocking("remove the machine", move || sweep(&run_dir, &data_dir, &cgroup, &parent)).await?;
+        let (cgroup, parent) = (
+            self.cgroup_path(id),
+            format!("/{}", self.config.tag.cgroup_name()),
+        );
+        blocking("remove the machine", move || {
+            sweep(&run_dir, &data_dir, &cgroup, &parent)
+        })
+        .await?;
         self.detach(id).await
     }
 
     async fn detach(&self, id: &MachineId) -> Result<(), DriverError> {
-        self.config
-            .plumber
-            .detach(id)
-            .await
-            .map_err(|error| host(format!("detach machine {id} from the network"), chain(&error)))
+        self.config.plumber.detach(id).await.map_err(|error| {
+            host(
+                format!("detach machine {id} from the network"),
+                chain(&error),
+            )
+        })
     }
 
     /// Starts a shim, and the machine in it.
@@ -208,24 +219,36 @@ impl MachineDriver for ContainerDriver {
         }
         // The shim was killed, and with it what would have known how the machine ended.
         self.sweep(id).await?;
-        Ok(MachineExit { exit_code: 128 + libc::SIGKILL, signal: Some(libc::SIGKILL), oom_killed: false })
+        Ok(MachineExit {
+            exit_code: 128 + libc::SIGKILL,
+            signal: Some(libc::SIGKILL),
+            oom_killed: false,
+        })
     }
 
     async fn signal(&self, id: &MachineId, signal: i32) -> Result<(), DriverError> {
         if !(1..=libc::SIGRTMAX()).contains(&signal) {
-            return Err(DriverError::Refused(format!("{signal} is not the number of a signal")));
+            return Err(DriverError::Refused(format!(
+                "{signal} is not the number of a signal"
+            )));
         }
         let not_running = || DriverError::NotRunning(id.clone());
-        let (mut connection, _) =
-            ShimConnection::open(&self.run_dir(id)).await.map_err(|_| not_running())?;
+        let (mut connection, _) = ShimConnection::open(&self.run_dir(id))
+            .await
+            .map_err(|_| not_running())?;
         let answer = async {
-            connection.send(&ShimCommand::Signal { number: signal }).await?;
+            connection
+                .send(&ShimCommand::Signal { number: signal })
+                .await?;
             connection.receive().await
         };
         match tokio::time::timeout(CONTROL_TIMEOUT, answer).await {
             Ok(Ok(Some(ShimEvent::Signalled))) => Ok(()),
             Ok(Ok(Some(ShimEvent::Exited(_)) | None) | Err(_)) => Err(not_running()),
-            Ok(Ok(Some(other))) => Err(host("signal the machine", format!("unexpected answer {other:?}"))),
+            Ok(Ok(Some(other))) => Err(host(
+                "signal the machine",
+                format!("unexpected answer {other:?}"),
+            )),
             Err(_) => Err(host("signal the machine", "its shim does not answer")),
         }
     }
@@ -251,7 +274,9 @@ impl MachineDriver for ContainerDriver {
                 result => result.map(Some),
             }
         });
-        listed.await?.ok_or_else(|| DriverError::NotRunning(id.clone()))
+        listed
+            .await?
+            .ok_or_else(|| DriverError::NotRunning(id.clone()))
     }
 
     async fn remove(&self, id: &MachineId) -> Result<(), DriverError> {
@@ -278,14 +303,19 @@ impl MachineDriver for ContainerDriver {
             .await
             .map_err(|error| host("list the machines on the network", chain(&error)))?;
         names.extend(attached.iter().map(|id| id.as_str().to_owned()));
-        let ids: BTreeSet<MachineId> =
-            names.iter().filter_map(|name| MachineId::parse(name).ok()).collect();
+        let ids: BTreeSet<MachineId> = names
+            .iter()
+            .filter_map(|name| MachineId::parse(name).ok())
+            .collect();
         Ok(ids.into_iter().collect())
     }
 }
 
 fn host(operation: impl Into<String>, reason: impl Into<String>) -> DriverError {
-    DriverError::Host { operation: operation.into(), reason: reason.into() }
+    DriverError::Host {
+        operation: operation.into(),
+        reason: reason.into(),
+    }
 }
 
 /// Runs what waits for the kernel or a disk beside the runtime's threads.
@@ -310,7 +340,11 @@ fn make_private_dir(path: &Path) -> Result<(), DriverError> {
 }
 
 fn machine_exit(exit: ShimExit) -> MachineExit {
-    MachineExit { exit_code: exit.exit_code, signal: exit.signal, oom_killed: exit.oom_killed }
+    MachineExit {
+        exit_code: exit.exit_code,
+        signal: exit.signal,
+        oom_killed: exit.oom_killed,
+    }
 }
 
 fn read_exit(run_dir: &Path) -> Option<MachineExit> {
@@ -320,7 +354,9 @@ fn read_exit(run_dir: &Path) -> Option<MachineExit> {
 
 /// Waits until no shim holds this run directory; `false` when one still does.
 fn shim_ends(run_dir: &Path, limit: Duration) -> bool {
-    let Ok(lock) = File::open(lock_path(run_dir)) else { return true };
+    let Ok(lock) = File::open(lock_path(run_dir)) else {
+        return true;
+    };
     let deadline = Instant::now() + limit;
     while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         if Instant::now() >= deadline {
@@ -345,7 +381,7 @@ fn sweep(run_dir: &Path, data_dir: &Path, cgroup: &str, parent: &str) -> std::io
         cgroup.kill_all(KILL_TIMEOUT)?;
     }
     cgroup.remove(KILL_TIMEOUT)?;
-    ensure_no_dir(data_dir).map_err(std::io::Error::other)?;
+    remove_tree(data_dir)?;
     // Last of all, so that an interrupted sweep is found and done again; and
     // the lock last in it, since it is what says that no shim is there.
     let removed = ensure_no_file(&exit_path(run_dir)).and_then(|()| ensure_no_dir(run_dir));

@@ -57,7 +57,9 @@ pub struct LaunchProcess {
 
 impl std::fmt::Debug for LaunchProcess {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LaunchProcess").field("args", &self.args).finish_non_exhaustive()
+        f.debug_struct("LaunchProcess")
+            .field("args", &self.args)
+            .finish_non_exhaustive()
     }
 }
 

@@ -15,3 +15,4 @@ pub mod instance;
 pub mod net;
 pub mod process;
 pub mod teardown;
+pub mod tree;

@@ -75,7 +75,12 @@ pub trait PacketPlumber: Send + Sync + std::fmt::Debug + 'static {
     /// Prepares the host: forwarding, firewall. Machines that are attached stay attached.
     async fn ensure_node(&self) -> Result<(), PlumbError>;
     /// Gives the network namespace of a process an `eth0` with these addresses.
-    async fn attach(&self, id: &MachineId, addresses: MachineAddresses, netns_pid: u32) -> Result<(), PlumbError>;
+    async fn attach(
+        &self,
+        id: &MachineId,
+        addresses: MachineAddresses,
+        netns_pid: u32,
+    ) -> Result<(), PlumbError>;
     /// Takes a machine's link away; none is fine.
     async fn detach(&self, id: &MachineId) -> Result<(), PlumbError>;
     /// The machines that have a link.

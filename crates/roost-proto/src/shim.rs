@@ -205,6 +205,9 @@ pub struct ShimMachine {
     pub gid: u32,
     /// Its supplementary groups, inside.
     pub additional_gids: Vec<u32>,
+    /// Most open files of one process; none in records of an older shim.
+    #[serde(default)]
+    pub open_files_max: Option<u64>,
 }
 
 impl std::fmt::Debug for ShimMachine {

@@ -9,7 +9,7 @@
 use crate::failure::{Attempt as _, LaunchError};
 use crate::runtime;
 use crate::seccomp;
-use crate::spec::CAPABILITIES;
+use crate::spec::{self, CAPABILITIES, UMASK};
 use crate::sys::{self, Fork};
 use libcontainer::oci_spec::runtime::LinuxSeccomp;
 use roost_host::cgroup::{self, Cgroup};
@@ -133,6 +133,10 @@ fn become_command(machine: &ShimMachine, command: &[String], filter: &LinuxSecco
 
 fn restrict(machine: &ShimMachine, filter: &LinuxSeccomp) -> Result<(), LaunchError> {
     rustix::process::setsid().attempt("begin a session")?;
+    // What roostd was started with may be open here: it must not get in.
+    sys::close_others_on_exec().attempt("close what is open")?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
+    spec::set_limits(machine.open_files_max)?;
     let kept: CapabilitySet = CAPABILITIES
         .iter()
         .filter_map(|name| CapabilitySet::from_name(name.strip_prefix("CAP_")?))

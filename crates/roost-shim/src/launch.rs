@@ -98,12 +98,20 @@ fn start(
     let account = account::resolve(&root, &launch.user, launch.id_size)?;
     let env = spec::environment(launch, &account);
     let workdir = spec::workdir(launch);
+    if workdir.split('/').find(|name| !matches!(*name, "" | ".")) == Some("proc") {
+        // Below it are ways to what other processes have open.
+        return Err(LaunchError::machine(format!(
+            "the working directory `{workdir}` is in /proc"
+        )));
+    }
     program::check(&root, program, workdir, &env)?;
     guest_files::ensure_dir_inside(&root, workdir, launch.id_base)?;
     guest_files::write_all(&root, launch)?;
     let config = spec::build(launch, &root, &account, &env)?;
 
     let (pipes, output) = open_output(launch.id_base + account.uid)?;
+    let open_files_max = Some(spec::open_files(launch));
+    spec::set_limits(open_files_max)?;
     let (created, pid) = create(launch, &config, root, output)?;
     handshake
         .send(&ShimEvent::Created { pid })
@@ -126,6 +134,7 @@ fn start(
         uid: account.uid,
         gid: account.gid,
         additional_gids: account.additional_gids,
+        open_files_max,
     };
     write_secret(&machine_path(&launch.run_dir), &record)?;
     Ok((machine, log))
@@ -177,15 +186,23 @@ fn create(
     }
     let path = bundle.join("config.json");
     write_secret(&path, config)?;
+    let Root {
+        dir,
+        user_namespace,
+        ..
+    } = root;
     // An open directory would be a way out of the machine.
-    drop(root);
-    runtime::create(
+    drop(dir);
+    let created = runtime::create(
         launch.runtime.as_deref(),
         &launch.machine_id,
         &bundle,
         &state,
         output,
-    )
+    );
+    // The bundle names it by its descriptor.
+    drop(user_namespace);
+    created
 }
 
 /// Makes the control socket. Its path may be longer than a socket address may be.

@@ -13,13 +13,14 @@
 
 use crate::failure::{Attempt as _, LaunchError};
 use crate::sys::{self, Fork};
+use roost_host::tree::remove_tree;
 use roost_proto::shim::ShimLaunch;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
     mount_change, move_mount, open_tree,
 };
 use rustix::process::{Pid, Signal, WaitOptions};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{Uid, UnshareFlags};
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::fs::File;
@@ -40,6 +41,8 @@ pub(crate) struct Root {
     pub(crate) path: PathBuf,
     /// The directory itself.
     pub(crate) dir: OwnedFd,
+    /// The user namespace that the machine runs in.
+    pub(crate) user_namespace: OwnedFd,
 }
 
 /// Mounts the machine's root in a new mount namespace of this process.
@@ -56,7 +59,8 @@ pub(crate) fn assemble(launch: &ShimLaunch) -> Result<Root, LaunchError> {
     mount_change("/", private).attempt("make mounts private")?;
 
     let writable = prepare_writable(launch)?;
-    let layers = open_layers(launch)?;
+    let user_namespace = make_user_namespace(launch.id_base, launch.id_size)?;
+    let layers = open_layers(launch, &user_namespace)?;
     let stage = choose_stage(launch)?;
     mount(
         "tmpfs",
@@ -91,18 +95,14 @@ pub(crate) fn assemble(launch: &ShimLaunch) -> Result<Root, LaunchError> {
     Ok(Root {
         path,
         dir: dir.into(),
+        user_namespace,
     })
 }
 
 /// Empties the directory of the machine's writes: every start begins with the image.
 fn prepare_writable(launch: &ShimLaunch) -> Result<PathBuf, LaunchError> {
     let writable = launch.data_dir.join("root");
-    match std::fs::remove_dir_all(&writable) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).attempt(format_args!("empty {}", writable.display()));
-        }
-        _ => {}
-    }
+    remove_tree(&writable).attempt(format_args!("empty {}", writable.display()))?;
     std::fs::create_dir_all(&launch.data_dir)
         .attempt(format_args!("create {}", launch.data_dir.display()))?;
     make_dir(&writable, 0o700)?;
@@ -119,8 +119,7 @@ fn prepare_writable(launch: &ShimLaunch) -> Result<PathBuf, LaunchError> {
 /// A layer that occurs twice is used once, at its highest place: whatever the
 /// lower one would add is hidden by the same files above, and the kernel
 /// refuses the same directory twice.
-fn open_layers(launch: &ShimLaunch) -> Result<Vec<OwnedFd>, LaunchError> {
-    let user_namespace = make_user_namespace(launch.id_base, launch.id_size)?;
+fn open_layers(launch: &ShimLaunch, user_namespace: &OwnedFd) -> Result<Vec<OwnedFd>, LaunchError> {
     let mut seen = HashSet::new();
     let mut layers = Vec::with_capacity(launch.layers.len());
     for path in launch.layers.iter().rev().filter(|path| seen.insert(*path)) {
@@ -142,12 +141,17 @@ fn open_layers(launch: &ShimLaunch) -> Result<Vec<OwnedFd>, LaunchError> {
 }
 
 /// A user namespace in which id 0 is `base`, as a handle; no process stays in it.
+///
+/// It belongs to the host's user `base`. The kernel counts what the processes of
+/// a user namespace hold (inotify instances and watches, message queues, pending
+/// signals, namespaces) against its owner as well: were that root, one machine
+/// could use up what root on the host may have.
 fn make_user_namespace(base: u32, size: u32) -> Result<OwnedFd, LaunchError> {
     let (ready, mut tell_ready) = std::io::pipe().attempt("make a pipe")?;
     let child = match sys::fork().attempt("fork")? {
         Fork::Child => {
-            let code = i32::from(sys::unshare(UnshareFlags::NEWUSER).is_err());
-            let _ = io::Write::write_all(&mut tell_ready, &[u8::from(code == 0)]);
+            let made = become_owner(base).and_then(|()| sys::unshare(UnshareFlags::NEWUSER));
+            let _ = io::Write::write_all(&mut tell_ready, &[u8::from(made.is_ok())]);
             loop {
                 // Until it is killed, a moment later.
                 let _ = rustix::thread::nanosleep(&rustix::thread::Timespec {
@@ -163,6 +167,16 @@ fn make_user_namespace(base: u32, size: u32) -> Result<OwnedFd, LaunchError> {
     let _ = rustix::process::kill_process(child, Signal::KILL);
     let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
     result
+}
+
+/// Makes `base` the effective user, without giving up the right to make namespaces.
+fn become_owner(base: u32) -> io::Result<()> {
+    let mut sets = rustix::thread::capabilities(None)?;
+    let (root, user) = (Uid::ROOT, Uid::from_raw(base));
+    rustix::thread::set_thread_res_uid(root, user, root)?;
+    // The change has cleared them.
+    sets.effective = sets.permitted;
+    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 fn open_user_namespace(

@@ -58,8 +58,11 @@ const ALLOWED: &str = "
     arch_prctl modify_ldt chroot
 ";
 
-/// Address family of virtual machine sockets: its numbers name machines on the host.
-const AF_VSOCK: u64 = 40;
+/// The address families that programs use: `AF_UNIX`, `AF_INET`, `AF_INET6`, `AF_NETLINK`,
+/// `AF_PACKET`. The numbers of `AF_VSOCK` name machines on the host; the rest is
+/// rarely used code of the kernel. (A 32-bit program may ask by `socketcall`,
+/// whose arguments lie in memory that a filter cannot read.)
+const SOCKET_FAMILIES: [u64; 5] = [1, 2, 10, 16, 17];
 /// `personality` values that change nothing dangerous.
 const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
 
@@ -80,8 +83,10 @@ pub(crate) fn filter() -> Value {
             }]
         }),
         json!({ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS }),
-        json!({ "names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": argument(AF_VSOCK, "SCMP_CMP_NE") }),
     ];
+    rules.extend(SOCKET_FAMILIES.map(|family| {
+        json!({ "names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": argument(family, "SCMP_CMP_EQ") })
+    }));
     rules.extend(PERSONALITIES.map(|value| {
         json!({ "names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": argument(value, "SCMP_CMP_EQ") })
     }));

@@ -5,8 +5,9 @@ use crate::failure::{Attempt as _, LaunchError};
 use crate::root::Root;
 use crate::seccomp;
 use roost_proto::shim::ShimLaunch;
-use rustix::process::Resource;
+use rustix::process::{Resource, Rlimit};
 use serde_json::{Value, json};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 /// What container engines leave to root in a container by default, less the
@@ -51,6 +52,9 @@ const READ_ONLY: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
+/// Files that a program makes are writable by their owner alone, unless it says otherwise.
+pub(crate) const UMASK: u32 = 0o022;
+
 /// The search path of a program when the image names none.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -92,6 +96,7 @@ pub(crate) fn build(
             "uid": account.uid,
             "gid": account.gid,
             "additionalGids": account.additional_gids,
+            "umask": UMASK,
         },
         "args": launch.args,
         "env": env,
@@ -103,12 +108,16 @@ pub(crate) fn build(
             "inheritable": [],
             "ambient": [],
         },
-        "rlimits": [open_files(launch)],
         "noNewPrivileges": true,
     });
     let ids = json!([{ "containerID": 0, "hostID": launch.id_base, "size": launch.id_size }]);
-    let namespaces = ["user", "network", "pid", "mount", "ipc", "uts", "cgroup"]
-        .map(|kind| json!({ "type": kind }));
+    let mut namespaces = ["network", "pid", "mount", "ipc", "uts", "cgroup"]
+        .map(|kind| json!({ "type": kind }))
+        .to_vec();
+    // By this process's own id: an outside runtime opens it as well.
+    let (own, user_namespace) = (std::process::id(), root.user_namespace.as_raw_fd());
+    let path = format!("/proc/{own}/fd/{user_namespace}");
+    namespaces.push(json!({ "type": "user", "path": path }));
     let linux = json!({
         "uidMappings": ids,
         "gidMappings": ids,
@@ -141,12 +150,30 @@ pub(crate) fn workdir(launch: &ShimLaunch) -> &str {
 }
 
 /// As many open files as wanted, within what this process may give.
-fn open_files(launch: &ShimLaunch) -> Value {
+pub(crate) fn open_files(launch: &ShimLaunch) -> u64 {
     let own = rustix::process::getrlimit(Resource::Nofile)
         .maximum
         .unwrap_or(u64::MAX);
-    let limit = launch.limits.open_files_max.min(own);
-    json!({ "type": "RLIMIT_NOFILE", "hard": limit, "soft": limit })
+    launch.limits.open_files_max.min(own)
+}
+
+/// Sets the limits of this process, which those that it makes inherit. An
+/// outside runtime may not set those of a process in another user namespace.
+pub(crate) fn set_limits(open_files_max: Option<u64>) -> Result<(), LaunchError> {
+    // Cores would fill the disk.
+    let core = Some((Resource::Core, 0));
+    let files = open_files_max.map(|n_files| (Resource::Nofile, n_files));
+    for (resource, wanted) in core.into_iter().chain(files) {
+        // A limit that is lower already stays so.
+        let old = rustix::process::getrlimit(resource).maximum;
+        let value = Some(old.map_or(wanted, |old| old.min(wanted)));
+        let limit = Rlimit {
+            current: value,
+            maximum: value,
+        };
+        rustix::process::setrlimit(resource, limit).attempt("set limits")?;
+    }
+    Ok(())
 }
 
 fn resources(launch: &ShimLaunch) -> Result<Value, LaunchError> {

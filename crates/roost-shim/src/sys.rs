@@ -98,6 +98,18 @@ pub(crate) fn execute(program: &CString, args: &[CString], env: &[CString]) -> i
     io::Error::last_os_error()
 }
 
+/// Has all descriptors but the standard streams closed when a program is executed.
+pub(crate) fn close_others_on_exec() -> io::Result<()> {
+    // SAFETY: no descriptor is closed now; the flag takes effect when this
+    // program, and whatever owns them in it, is gone.
+    let result = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Takes over standard input and output, which become `/dev/null`.
 pub(crate) fn take_standard_streams() -> io::Result<(OwnedFd, OwnedFd)> {
     let input = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;

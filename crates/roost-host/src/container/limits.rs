@@ -38,3 +38,7 @@ pub(super) const NAMESERVERS_MAX: usize = 3;
 pub(super) const SOCKETS_MAX: usize = 256;
 /// Most processes of a machine whose descriptors are searched for a socket's owner.
 pub(super) const SOCKET_OWNERS_MAX: usize = 256;
+/// Most descriptors of all of them that are looked at.
+pub(super) const DESCRIPTORS_MAX: usize = 16_384;
+/// How much is read of a table of sockets, which a machine can make long.
+pub(super) const SOCKET_TABLE_BYTES_MAX: u64 = 1024 * 1024;

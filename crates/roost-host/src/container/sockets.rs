@@ -1,8 +1,9 @@
 //! The sockets that a machine listens on, read from the host's `/proc`.
 
-use super::limits::{SOCKET_OWNERS_MAX, SOCKETS_MAX};
+use super::limits::{DESCRIPTORS_MAX, SOCKET_OWNERS_MAX, SOCKET_TABLE_BYTES_MAX, SOCKETS_MAX};
 use roost_proto::worker::ListeningSocket;
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `TCP_LISTEN` of the kernel.
@@ -12,7 +13,7 @@ const LISTEN: &str = "0A";
 pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<ListeningSocket>> {
     let mut found = Vec::new();
     for protocol in ["tcp", "tcp6"] {
-        let text = match std::fs::read_to_string(format!("/proc/{pid}/net/{protocol}")) {
+        let text = match read_table(&format!("/proc/{pid}/net/{protocol}")) {
             Ok(text) => text,
             // A kernel without IPv6.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && protocol == "tcp6" => {
@@ -32,6 +33,15 @@ pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<ListeningSocke
             process: owners.get(&inode).cloned(),
         })
         .collect())
+}
+
+/// Reads the beginning of a table, in which listening sockets come first.
+fn read_table(path: &str) -> std::io::Result<String> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?
+        .take(SOCKET_TABLE_BYTES_MAX)
+        .read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Reads address and inode of each listening line of `/proc/net/tcp` (proc(5)).
@@ -72,6 +82,7 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 /// Which process has which socket, as far as can be seen.
 fn owners(pids: &[u32]) -> HashMap<u64, String> {
     let mut owners = HashMap::new();
+    let mut n_left = DESCRIPTORS_MAX;
     for pid in pids.iter().take(SOCKET_OWNERS_MAX) {
         let Ok(name) = std::fs::read_to_string(format!("/proc/{pid}/comm")) else {
             continue;
@@ -79,8 +90,10 @@ fn owners(pids: &[u32]) -> HashMap<u64, String> {
         let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };
+        let entries: Vec<_> = entries.flatten().take(n_left).collect();
+        n_left -= entries.len();
         for link in entries
-            .flatten()
+            .iter()
             .filter_map(|entry| std::fs::read_link(entry.path()).ok())
         {
             let inode = link.to_str().and_then(|link| {

@@ -73,6 +73,20 @@ impl NodeNetwork {
     }
 }
 
+/// The hardware address of a machine: locally administered, from its IPv4 address.
+pub(crate) fn hardware_address_of(ipv4: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = ipv4.octets();
+    [0x02, 0, a, b, c, d]
+}
+
+/// The link-local address that follows from [`hardware_address_of`] (RFC 4291, appendix A).
+pub(crate) fn link_local_of(ipv4: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = ipv4.octets();
+    let (a, b, c, d) = (u16::from(a), u16::from(b), u16::from(c), u16::from(d));
+    let last = [a << 8 | 0xff, 0xfe00 | b, c << 8 | d];
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, last[0], last[1], last[2])
+}
+
 fn choose_ipv4(tag: InstanceTag, routes: &[ExistingRoute]) -> Option<Ipv4Addr> {
     for (pool, pool_prefix) in IPV4_POOLS {
         let n_blocks = 1_u32 << (IPV4_PREFIX - pool_prefix);

@@ -19,7 +19,7 @@
 //! accepts answers, as all common ones do.
 
 use super::PlumbError;
-use super::addresses::{IPV4_PREFIX, IPV6_PREFIX, NodeNetwork};
+use super::addresses::{IPV4_PREFIX, IPV6_PREFIX, NodeNetwork, link_local_of};
 use crate::driver::MachineAddresses;
 use crate::instance::{InstanceTag, NFT_TABLE_PREFIX};
 use crate::process::{self, NFT, ProgramOutput};
@@ -29,6 +29,13 @@ use std::time::Duration;
 
 /// `nft` takes milliseconds; more than this means that it hangs.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most flows of one machine to the outside at a time; a small host's table holds 65,536.
+const FLOWS_MAX: u32 = 16_384;
+/// Most links that flows are counted for: more than a node has addresses.
+const LINKS_MAX: u32 = 65_535;
+/// Where clouds give a host its credentials over IPv6 (EC2, Google).
+const METADATA_IPV6: &str = "fd00:ec2::254, fd20:ce::254";
 
 /// The addresses of machines by the name of their interface.
 pub(crate) type Sources = BTreeMap<String, MachineAddresses>;
@@ -45,14 +52,17 @@ delete table inet {table}
 table inet {table} {{
   set sources4 {{ type ifname . ipv4_addr; }}
   set sources6 {{ type ifname . ipv6_addr; }}
+  set flows {{ type ifname; flags dynamic; size {LINKS_MAX}; }}
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
     iifname {links} jump from_machine
   }}
   chain from_machine {{
+    icmp type redirect drop
+    icmpv6 type nd-redirect drop
     iifname . ip saddr @sources4 accept
     iifname . ip6 saddr @sources6 accept
-    ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    ip6 saddr :: icmpv6 type nd-neighbor-solicit accept
     drop
   }}
   chain input {{
@@ -69,6 +79,10 @@ table inet {table} {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname {links} oifname {links} drop
+    iifname {links} ip daddr 169.254.0.0/16 meta l4proto {{ tcp, udp }} th dport 53 accept
+    iifname {links} ip daddr 169.254.0.0/16 drop
+    iifname {links} ip6 daddr {{ {METADATA_IPV6} }} drop
+    iifname {links} ct state new add @flows {{ iifname ct count over {FLOWS_MAX} }} drop
     iifname {links} ip daddr {ipv4}/{IPV4_PREFIX} drop
     iifname {links} ip6 daddr {ipv6}/{IPV6_PREFIX} drop
     oifname {links} ct state established,related accept
@@ -104,9 +118,10 @@ fn element_script(tag: InstanceTag, verb: &str, name: &str, addresses: MachineAd
         script,
         "{verb} element inet {table} sources4 {{ \"{name}\" . {ipv4} }}"
     );
+    let link_local = link_local_of(ipv4);
     let _ = writeln!(
         script,
-        "{verb} element inet {table} sources6 {{ \"{name}\" . {ipv6} }}"
+        "{verb} element inet {table} sources6 {{ \"{name}\" . {ipv6}, \"{name}\" . {link_local} }}"
     );
     script
 }

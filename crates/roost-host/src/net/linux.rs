@@ -1,6 +1,6 @@
 //! The plumber of a Linux host.
 
-use super::addresses::{ExistingRoute, GATEWAY_LINK_LOCAL, NodeNetwork};
+use super::addresses::{ExistingRoute, GATEWAY_LINK_LOCAL, NodeNetwork, hardware_address_of};
 use super::firewall::{self, Sources};
 use super::netlink::{Link, Netlink, Netns, OnLink as _, is_same_namespace, run_in};
 use super::{PacketPlumber, PlumbError, sysctl};
@@ -225,13 +225,39 @@ fn has_ipv6() -> bool {
 }
 
 /// Settings of a link of the calling thread's namespace: no waiting for
-/// duplicate addresses, no address or route from anybody's advertisement.
+/// duplicate addresses, no address or route from anybody's advertisement, and
+/// a link-local address that follows from the hardware address.
 fn quiet_ipv6(name: &str) -> Result<(), PlumbError> {
-    for setting in ["accept_dad", "accept_ra"] {
-        let path = format!("/proc/sys/net/ipv6/conf/{name}/{setting}");
-        std::fs::write(&path, "0").on(|| format!("write {path}"))?;
+    for setting in [
+        "accept_dad",
+        "accept_ra",
+        "accept_redirects",
+        "addr_gen_mode",
+    ] {
+        write_setting("ipv6", name, setting, "0")?;
     }
     Ok(())
+}
+
+/// Settings of the host's end. With `rp_filter` the host learns no neighbour
+/// from a request with a false sender: its table of neighbours is one for all
+/// machines. With `arp_ignore` it does not say which other addresses it has.
+fn distrust_ipv4(name: &str) -> Result<(), PlumbError> {
+    let settings = [
+        ("rp_filter", "1"),
+        ("arp_ignore", "1"),
+        ("accept_redirects", "0"),
+        ("send_redirects", "0"),
+    ];
+    for (setting, value) in settings {
+        write_setting("ipv4", name, setting, value)?;
+    }
+    Ok(())
+}
+
+fn write_setting(family: &str, name: &str, setting: &str, value: &str) -> Result<(), PlumbError> {
+    let path = format!("/proc/sys/net/{family}/conf/{name}/{setting}");
+    std::fs::write(&path, value).on(|| format!("write {path}"))
 }
 
 async fn make_host_end(netlink: &Netlink, plan: &LinkPlan) -> Result<(), PlumbError> {
@@ -265,6 +291,7 @@ async fn make_host_end(netlink: &Netlink, plan: &LinkPlan) -> Result<(), PlumbEr
     netlink
         .change_link(alias.alias(plan.machine.as_str()).build(), name)
         .await?;
+    distrust_ipv4(name)?;
     netlink
         .add_address(&link, IpAddr::V4(network.gateway_ipv4()), 32)
         .await?;
@@ -305,6 +332,7 @@ async fn make_host_end(netlink: &Netlink, plan: &LinkPlan) -> Result<(), PlumbEr
 async fn create_pair(netlink: &Netlink, plan: &LinkPlan) -> Result<(), PlumbError> {
     let peer = LinkMessageBuilder::<LinkUnspec>::new()
         .name(MACHINE_LINK)
+        .address(hardware_address_of(plan.addresses.ipv4).to_vec())
         .mtu(MTU)
         .setns_by_pid(plan.netns_pid)
         .build();

@@ -27,8 +27,10 @@ macro_rules! with_both_runtimes {
     };
 }
 
+mod attacks;
 mod host;
 mod isolation;
 mod lifecycle;
 mod network;
+
 mod start;

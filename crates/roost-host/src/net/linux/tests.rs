@@ -11,7 +11,7 @@ use crate::net::addresses::NodeNetwork;
 use crate::net::{PacketPlumber as _, PlumbError};
 use roost_model::id::MachineId;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -367,5 +367,107 @@ fn the_last_of_two_instances_restores_the_hosts_settings() {
         assert_eq!(shell("cat /proc/sys/net/ipv4/ip_forward").trim(), "1");
         two.remove_node().await.unwrap();
         assert_eq!(host_state(), before);
+    });
+}
+
+#[test]
+fn a_machine_cannot_fill_the_hosts_table_of_neighbours() {
+    in_fresh_host(async || {
+        let host = Host::new();
+        host.plumber.ensure_node().await.unwrap();
+        let (machine, id, addresses) = host.machine(1).await;
+        let pid = machine.pid();
+        shell(&format!(
+            "nsenter -t {pid} -n sh -ec 'ip addr add 10.99.0.1/32 dev eth0
+             ip addr add fe80::99:1/64 dev eth0 nodad; ip addr add 2001:db8::99/128 dev eth0 nodad'"
+        ));
+        let index = shell(&format!(
+            "nsenter -t {pid} -n ip -o link show eth0 | cut -d: -f1"
+        ));
+        let index: u32 = index.trim().parse().unwrap();
+        let gateway: IpAddr = host.network.gateway_ipv4().into();
+        let on_link = |address: &str| SocketAddrV6::new(address.parse().unwrap(), 0, 0, index);
+        let mut to_gateway = on_link("fe80::1");
+        to_gateway.set_port(9);
+        let pairs: [(SocketAddr, SocketAddr); 4] = [
+            ("10.99.0.1:0".parse().unwrap(), SocketAddr::new(gateway, 9)),
+            (on_link("fe80::99:1").into(), to_gateway.into()),
+            ("[2001:db8::99]:0".parse().unwrap(), to_gateway.into()),
+            // Last, and answered: the others were dealt with before it.
+            (SocketAddr::new(addresses.ipv6.into(), 0), to_gateway.into()),
+        ];
+        for (source, target) in pairs {
+            // The machine's kernel asks for the gateway with the source of the packet.
+            shell(&format!("nsenter -t {pid} -n ip neigh flush dev eth0"));
+            let socket = machine.run(|| UdpSocket::bind(source).unwrap());
+            socket.send_to(b"x", target).unwrap();
+        }
+        let link = host.tag.interface_name(&id);
+        let known = || shell(&format!("ip neigh show dev {link}"));
+        let start = Instant::now();
+        while !known().contains(&addresses.ipv6.to_string()) {
+            assert!(start.elapsed() < LIMIT, "{}", known());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for source in ["10.99.0.1", "fe80::99:1", "2001:db8::99"] {
+            assert!(!known().contains(source), "{}", known());
+        }
+    });
+}
+
+#[test]
+fn a_machine_reaches_none_of_the_hosts_addresses_by_any_way() {
+    in_fresh_host(async || {
+        shell(
+            "ip link add up0 type veth peer name up1; ip addr add 192.0.2.1/24 dev up0
+             ip addr add 169.254.169.254/32 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad; ip link set up0 up",
+        );
+        let host = Host::new();
+        host.plumber.ensure_node().await.unwrap();
+        let (machine, id, _) = host.machine(1).await;
+        let link = host.tag.interface_name(&id);
+        // As careless as a host can be.
+        shell(&format!(
+            "echo 1 > /proc/sys/net/ipv4/conf/{link}/route_localnet"
+        ));
+        let _host_listener = TcpListener::bind("[::]:9000").unwrap();
+        let automatic = shell(&format!("ip -6 -o addr show dev {link} scope link"));
+        let link_local = automatic
+            .split_whitespace()
+            .filter_map(|word| word.strip_suffix("/64"));
+        let targets = [
+            "192.0.2.1",
+            "169.254.169.254",
+            "127.0.0.1",
+            "2001:db8::1",
+            "fe80::1%eth0",
+        ];
+        shell(&format!(
+            "nsenter -t {0} -n sh -ec 'ip addr flush dev lo; ip route add 127.0.0.1 via {1} dev eth0 onlink'",
+            machine.pid(),
+            host.network.gateway_ipv4(),
+        ));
+        let scoped: Vec<String> = link_local
+            .map(|address| format!("{address}%eth0"))
+            .collect();
+        assert!(!scoped.is_empty(), "{automatic}");
+        for target in targets.into_iter().chain(scoped.iter().map(String::as_str)) {
+            let answer = Command::new("nsenter")
+                .args([
+                    "-t",
+                    &machine.pid().to_string(),
+                    "-n",
+                    "busybox",
+                    "nc",
+                    "-w",
+                    "1",
+                    target,
+                    "9000",
+                ])
+                .stdin(Stdio::null())
+                .status()
+                .unwrap();
+            assert!(!answer.success(), "{target} answers a machine");
+        }
     });
 }
