@@ -56,7 +56,9 @@ fn of_pull(error: &PullError) -> PortError {
         PullError::Remote { .. } => (
             Blame::Environment,
             "registry-unavailable",
-            Some("check the network of the node, then try again"),
+            Some(
+                "it is not in the platform's own registry; check its name and the network of the node",
+            ),
         ),
         PullError::Unusable { .. } => (
             Blame::Caller(CallerFault::Invalid),

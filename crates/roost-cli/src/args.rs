@@ -226,7 +226,7 @@ pub(crate) struct DeployArgs {
     #[arg(long)]
     pub(crate) internal_port: Option<u16>,
     /// Number of machines
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub(crate) count: Option<u32>,
     /// Time for each machine to become healthy, such as 90s or 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]

@@ -132,7 +132,8 @@ async fn begin(
         .await
 }
 
-fn check_folder(folder: &Path) -> Result<(), CliError> {
+/// Fails unless the folder of an app is there.
+pub(crate) fn check_folder(folder: &Path) -> Result<(), CliError> {
     if folder.is_dir() {
         return Ok(());
     }

@@ -22,6 +22,7 @@ pub(crate) async fn run(
     args: &LaunchArgs,
     output: Output,
 ) -> Result<(), CliError> {
+    deploy::check_folder(&args.folder)?;
     let file = args.folder.join("roost.toml");
     if project::find(
         &Global {

@@ -20,6 +20,9 @@ const LOG_TAIL_LINES: usize = 15;
 pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Result<(), CliError> {
     let data_dir = std::path::absolute(&args.data_dir)
         .map_err(|error| CliError::io("look at the data directory", &error))?;
+    if let Some(folder) = &args.deploy {
+        deploy::check_folder(folder)?;
+    }
     let remembered = Options::read(&data_dir)?;
     let options = Options::choose(args, remembered.as_ref());
     let is_new = match running(&data_dir).await {

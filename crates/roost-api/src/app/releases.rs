@@ -64,6 +64,7 @@ pub(crate) async fn find_previous(
             "never-deployed",
             format!("app `{}` has no earlier release", app.name),
         )
+        .with_hint("`roost releases` shows the releases that exist")
     };
     let current = app.current_release.ok_or_else(nothing)?;
     state

@@ -7,7 +7,7 @@ use crate::deploy;
 use crate::error::{CliError, Exit};
 use crate::output::{Output, date, table};
 use crate::project::{app_name, checked_name};
-use roost_proto::rest::{App, AppList};
+use roost_proto::rest::{App, AppList, Deployment};
 
 /// Runs `apps …`.
 pub(crate) async fn run(
@@ -97,10 +97,17 @@ pub(crate) async fn status(
     let name = app_name(global)?;
     let app: App = client.get(&format!("/v1/apps/{name}")).await?;
     let machines = machines::list(client, &name).await?;
+    let path = format!("/v1/apps/{name}/deployments");
+    let deployments: Vec<Deployment> = client.get(&path).await?;
+    let latest = deployments.first();
     output.result(
-        &serde_json::json!({"app": app, "machines": machines}),
+        &serde_json::json!({"app": app, "machines": machines, "latest_deployment": latest}),
         || {
-            let mut text = format!("{}\n\n{}", describe(&app), machines::table_of(&machines));
+            let mut text = describe(&app);
+            if let Some(line) = latest.and_then(deploy_line) {
+                text.push_str(&format!("\ndeploy    {line}"));
+            }
+            text.push_str(&format!("\n\n{}", machines::table_of(&machines)));
             for machine in &machines {
                 if let Some(reason) = &machine.state_reason {
                     text.push_str(&format!("\n{} is {}: {reason}", machine.id, machine.state));
@@ -120,6 +127,20 @@ pub(crate) async fn status(
         },
     );
     Ok(())
+}
+
+/// The latest deployment when it is not simply done.
+fn deploy_line(latest: &Deployment) -> Option<String> {
+    let release = latest.release;
+    match latest.status.as_str() {
+        "succeeded" => None,
+        "failed" => {
+            let why = latest.error.as_ref().map(|error| error.message.as_str());
+            let why = why.unwrap_or("for an unknown reason");
+            Some(format!("release {release} failed and was undone: {why}"))
+        }
+        status => Some(format!("release {release} is being deployed ({status})")),
+    }
 }
 
 /// Runs `open`.
@@ -148,4 +169,43 @@ pub(crate) async fn open(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deploy_line;
+    use roost_proto::rest::{Deployment, DeploymentError};
+
+    fn deployment(status: &str) -> Deployment {
+        Deployment {
+            id: "d1".into(),
+            app: "web".into(),
+            release: 2,
+            status: status.into(),
+            error: (status == "failed").then(|| DeploymentError {
+                code: "wrong-port".into(),
+                message: "it listens on 3000".into(),
+                hint: None,
+                machine: None,
+                log_tail: Vec::new(),
+                listening: Vec::new(),
+            }),
+            steps: Vec::new(),
+            urls: Vec::new(),
+            created_at: 0,
+            finished_at: None,
+        }
+    }
+
+    #[test]
+    fn status_tells_of_a_deploy_that_failed_or_goes_on() {
+        assert_eq!(deploy_line(&deployment("succeeded")), None);
+        let failed = deploy_line(&deployment("failed")).unwrap();
+        assert_eq!(
+            failed,
+            "release 2 failed and was undone: it listens on 3000"
+        );
+        let running = deploy_line(&deployment("running")).unwrap();
+        assert!(running.contains("is being deployed"), "{running}");
+    }
 }
