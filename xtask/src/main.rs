@@ -27,10 +27,28 @@ fn main() -> Result<()> {
 fn ci(root: &Path) -> Result<()> {
     cargo(root, &["fmt", "--all", "--check"], &[])?;
     tidy::run(root)?;
-    cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])?;
     cargo(
         root,
-        &["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"],
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        &[],
+    )?;
+    cargo(
+        root,
+        &[
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--locked",
+            "--document-private-items",
+        ],
         &[("RUSTDOCFLAGS", "-D warnings")],
     )
 }
@@ -52,5 +70,8 @@ fn cargo(root: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
 
 fn workspace_root() -> Result<PathBuf> {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Ok(xtask.parent().context("xtask lies in the workspace")?.to_owned())
+    Ok(xtask
+        .parent()
+        .context("xtask lies in the workspace")?
+        .to_owned())
 }

@@ -37,16 +37,20 @@ impl Metadata {
             .output()
             .context("run cargo metadata")?;
         if !output.status.success() {
-            bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "cargo metadata: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         serde_json::from_slice(&output.stdout).context("read cargo metadata")
     }
 
     /// The packages of this repository.
     pub(crate) fn members(&self) -> impl Iterator<Item = &Package> {
-        self.packages.iter().filter(|package| self.workspace_members.contains(&package.id))
+        self.packages
+            .iter()
+            .filter(|package| self.workspace_members.contains(&package.id))
     }
-
 }
 
 /// Names of all packages that the build really uses.

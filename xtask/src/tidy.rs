@@ -48,10 +48,18 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     check_error_pages(root, &sources, &mut breaches)?;
     check_document_sizes(root, &mut breaches)?;
     if breaches.is_empty() {
-        println!("tidy: {} files, {} crates, no breach", sources.len(), layers.layers.len());
+        println!(
+            "tidy: {} files, {} crates, no breach",
+            sources.len(),
+            layers.layers.len()
+        );
         return Ok(());
     }
-    bail!("tidy: {} breaches\n  {}", breaches.len(), breaches.join("\n  "))
+    bail!(
+        "tidy: {} breaches\n  {}",
+        breaches.len(),
+        breaches.join("\n  ")
+    )
 }
 
 fn check_layers(metadata: &Metadata, table: &Layers, breaches: &mut Vec<String>) {
@@ -87,7 +95,9 @@ fn check_banned(root: &Path, table: &Layers, breaches: &mut Vec<String>) -> Resu
     let names = used_packages(root)?;
     for banned in &table.banned.crates {
         if names.contains(banned.as_str()) {
-            breaches.push(format!("{banned}: banned, find who brings it with cargo tree -i {banned}"));
+            breaches.push(format!(
+                "{banned}: banned, find who brings it with cargo tree -i {banned}"
+            ));
         }
     }
     Ok(())
@@ -97,7 +107,10 @@ fn check_manifests(metadata: &Metadata, table: &Layers, breaches: &mut Vec<Strin
     for package in metadata.members() {
         let manifest = read(&package.manifest_path)?;
         if !manifest.contains("[lints]\nworkspace = true") {
-            breaches.push(format!("{}: lacks `[lints] workspace = true`", package.name));
+            breaches.push(format!(
+                "{}: lacks `[lints] workspace = true`",
+                package.name
+            ));
         }
         if !table.unsafe_code.allowed.contains(&package.name) {
             check_forbids_unsafe(package, breaches)?;
@@ -107,7 +120,10 @@ fn check_manifests(metadata: &Metadata, table: &Layers, breaches: &mut Vec<Strin
 }
 
 fn check_forbids_unsafe(package: &Package, breaches: &mut Vec<String>) -> Result<()> {
-    let folder = package.manifest_path.parent().context("a manifest lies in a folder")?;
+    let folder = package
+        .manifest_path
+        .parent()
+        .context("a manifest lies in a folder")?;
     for entry in ["src/lib.rs", "src/main.rs"] {
         let path = folder.join(entry);
         if path.exists() && !read(&path)?.contains("#![forbid(unsafe_code)]") {
@@ -118,9 +134,16 @@ fn check_forbids_unsafe(package: &Package, breaches: &mut Vec<String>) -> Result
 }
 
 /// Every direct dependency is a decision with a line in `docs/dependencies.md`.
-fn check_dependency_decisions(root: &Path, metadata: &Metadata, breaches: &mut Vec<String>) -> Result<()> {
+fn check_dependency_decisions(
+    root: &Path,
+    metadata: &Metadata,
+    breaches: &mut Vec<String>,
+) -> Result<()> {
     let decisions = read(&root.join("docs/dependencies.md"))?;
-    let own: BTreeSet<&str> = metadata.members().map(|package| package.name.as_str()).collect();
+    let own: BTreeSet<&str> = metadata
+        .members()
+        .map(|package| package.name.as_str())
+        .collect();
     let direct: BTreeSet<&str> = metadata
         .members()
         .flat_map(|package| &package.dependencies)
@@ -144,7 +167,9 @@ fn check_sources(root: &Path, sources: &[PathBuf], breaches: &mut Vec<String>) -
         }
         let n_lines = text.lines().count();
         if n_lines > FILE_LINES_MAX {
-            breaches.push(format!("{shown}: {n_lines} lines, and {FILE_LINES_MAX} is the most"));
+            breaches.push(format!(
+                "{shown}: {n_lines} lines, and {FILE_LINES_MAX} is the most"
+            ));
         }
         let is_tidy = path.ends_with("xtask/src/tidy.rs");
         for word in ["todo!(", "unimplemented!(", "#[ignore"] {
@@ -169,16 +194,31 @@ const CODE_MARKS: [&str; 7] = [
 
 /// Every code that an error can have has a page that explains it.
 fn check_error_pages(root: &Path, sources: &[PathBuf], breaches: &mut Vec<String>) -> Result<()> {
-    for path in sources.iter().filter(|path| !path.ends_with("xtask/src/tidy.rs")) {
+    for path in sources
+        .iter()
+        .filter(|path| !path.ends_with("xtask/src/tidy.rs"))
+    {
         let text: String = read(path)?.split_whitespace().collect();
-        let codes = CODE_MARKS.iter().flat_map(|mark| text.split(mark).skip(1).map(move |after| (mark, after)));
+        let codes = CODE_MARKS
+            .iter()
+            .flat_map(|mark| text.split(mark).skip(1).map(move |after| (mark, after)));
         for (mark, after) in codes {
             // After `Exit::` or `StatusCode::` the code is the second argument.
-            let after = if mark.ends_with('"') { Some(after) } else { after.split_once(",\"").map(|(_, code)| code) };
-            let Some((code, _)) = after.and_then(|after| after.split_once('"')) else { continue };
-            let is_code = !code.is_empty() && code.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+            let after = if mark.ends_with('"') {
+                Some(after)
+            } else {
+                after.split_once(",\"").map(|(_, code)| code)
+            };
+            let Some((code, _)) = after.and_then(|after| after.split_once('"')) else {
+                continue;
+            };
+            let is_code =
+                !code.is_empty() && code.chars().all(|c| c.is_ascii_lowercase() || c == '-');
             if is_code && !root.join(format!("docs/errors/{code}.md")).exists() {
-                breaches.push(format!("docs/errors/{code}.md: missing (used in {})", path.display()));
+                breaches.push(format!(
+                    "docs/errors/{code}.md: missing (used in {})",
+                    path.display()
+                ));
             }
         }
     }
@@ -195,7 +235,9 @@ fn check_document_sizes(root: &Path, breaches: &mut Vec<String>) -> Result<()> {
     for (name, lines_max) in limits {
         let n_lines = read(&root.join(name))?.lines().count();
         if n_lines > lines_max {
-            breaches.push(format!("{name}: {n_lines} lines, and {lines_max} is the most"));
+            breaches.push(format!(
+                "{name}: {n_lines} lines, and {lines_max} is the most"
+            ));
         }
     }
     Ok(())
@@ -203,7 +245,12 @@ fn check_document_sizes(root: &Path, breaches: &mut Vec<String>) -> Result<()> {
 
 fn rust_files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let mut folders = vec![root.join("crates"), root.join("xtask"), root.join("examples"), root.join("fuzz")];
+    let mut folders = vec![
+        root.join("crates"),
+        root.join("xtask"),
+        root.join("examples"),
+        root.join("fuzz"),
+    ];
     while let Some(folder) = folders.pop() {
         if !folder.exists() || folder.ends_with("target") {
             continue;

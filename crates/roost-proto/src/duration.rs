@@ -50,7 +50,9 @@ impl<'de> Deserialize<'de> for WireDuration {
         match Raw::deserialize(deserializer)? {
             Raw::Nanoseconds(ns) => Ok(Self(Duration::from_nanos(ns))),
             Raw::Text(text) => parse_go_duration(&text).map(Self).ok_or_else(|| {
-                serde::de::Error::custom(format!("`{text}` is not a duration such as 10s, 1m30s or 500ms"))
+                serde::de::Error::custom(format!(
+                    "`{text}` is not a duration such as 10s, 1m30s or 500ms"
+                ))
             }),
         }
     }
@@ -66,7 +68,15 @@ mod tests {
     fn go_durations_are_read() {
         assert_eq!(parse_go_duration("1m21s"), Some(Duration::from_secs(81)));
         assert_eq!(parse_go_duration("1.5s"), Some(Duration::from_millis(1500)));
-        for bad in ["", "10", "s", "1x", "-1s", "1e400s", "99999999999999999999h"] {
+        for bad in [
+            "",
+            "10",
+            "s",
+            "1x",
+            "-1s",
+            "1e400s",
+            "99999999999999999999h",
+        ] {
             assert_eq!(parse_go_duration(bad), None, "{bad}");
         }
     }

@@ -267,7 +267,10 @@ struct Faults(Vec<ConfigFault>);
 
 impl Faults {
     fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
-        self.0.push(ConfigFault { path: path.into(), problem: problem.into() });
+        self.0.push(ConfigFault {
+            path: path.into(),
+            problem: problem.into(),
+        });
     }
 }
 
@@ -315,7 +318,10 @@ impl MachineConfig {
 
     fn check_env(&self, faults: &mut Faults) {
         if self.env.len() > limits::ENV_VARS_MAX {
-            faults.add("env", format!("more than {} variables", limits::ENV_VARS_MAX));
+            faults.add(
+                "env",
+                format!("more than {} variables", limits::ENV_VARS_MAX),
+            );
         }
         for (name, value) in &self.env {
             if let Err(error) = check_env_name("variable name", name) {
@@ -345,7 +351,10 @@ impl MachineConfig {
 
     fn to_services(&self, faults: &mut Faults) -> Vec<Service> {
         if self.services.len() > limits::SERVICES_MAX {
-            faults.add("services", format!("more than {} services", limits::SERVICES_MAX));
+            faults.add(
+                "services",
+                format!("more than {} services", limits::SERVICES_MAX),
+            );
         }
         self.services
             .iter()
@@ -369,8 +378,13 @@ impl MachineConfig {
     fn to_files(&self, faults: &mut Faults) -> Vec<MachineFile> {
         let mut files = Vec::new();
         for (idx, file) in self.files.iter().enumerate() {
-            if !file.guest_path.starts_with('/') || file.guest_path.split('/').any(|part| part == "..") {
-                faults.add(format!("files[{idx}].guest_path"), "is not an absolute path without `..`");
+            if !file.guest_path.starts_with('/')
+                || file.guest_path.split('/').any(|part| part == "..")
+            {
+                faults.add(
+                    format!("files[{idx}].guest_path"),
+                    "is not an absolute path without `..`",
+                );
             }
             match base64::engine::general_purpose::STANDARD.decode(&file.raw_value) {
                 Ok(content) => files.push(MachineFile {
@@ -385,31 +399,45 @@ impl MachineConfig {
     }
 
     fn to_restart(&self, faults: &mut Faults) -> RestartPolicy {
-        let Some(restart) = &self.restart else { return RestartPolicy::DEFAULT };
+        let Some(restart) = &self.restart else {
+            return RestartPolicy::DEFAULT;
+        };
         let when = match restart.policy.as_str() {
             "no" => RestartWhen::No,
             "on-failure" => RestartWhen::OnFailure,
             "always" => RestartWhen::Always,
             other => {
-                faults.add("restart.policy", format!("`{other}` is not one of no, on-failure, always"));
+                faults.add(
+                    "restart.policy",
+                    format!("`{other}` is not one of no, on-failure, always"),
+                );
                 RestartWhen::No
             }
         };
-        let retries_max = restart.max_retries.unwrap_or(RestartPolicy::DEFAULT.retries_max);
+        let retries_max = restart
+            .max_retries
+            .unwrap_or(RestartPolicy::DEFAULT.retries_max);
         RestartPolicy { when, retries_max }
     }
 
     fn to_stop(&self, faults: &mut Faults) -> StopConfig {
-        let Some(stop) = &self.stop_config else { return StopConfig::DEFAULT };
+        let Some(stop) = &self.stop_config else {
+            return StopConfig::DEFAULT;
+        };
         let signal = stop.signal.as_deref().and_then(|text| {
             let signal = StopSignal::parse(text);
             if signal.is_none() {
                 let known = StopSignal::NAMES.join(", ");
-                faults.add("stop_config.signal", format!("`{text}` is not one of {known}"));
+                faults.add(
+                    "stop_config.signal",
+                    format!("`{text}` is not one of {known}"),
+                );
             }
             signal
         });
-        let timeout = stop.timeout.map_or(StopConfig::DEFAULT.timeout, |timeout| timeout.0);
+        let timeout = stop
+            .timeout
+            .map_or(StopConfig::DEFAULT.timeout, |timeout| timeout.0);
         if timeout > Duration::from_secs(limits::STOP_TIMEOUT_MAX_SECONDS) {
             faults.add("stop_config.timeout", "is longer than 300 s");
         }
@@ -423,7 +451,10 @@ impl GuestConfig {
             "shared" => CpuKind::Shared,
             "performance" => CpuKind::Performance,
             other => {
-                faults.add("guest.cpu_kind", format!("`{other}` is not one of shared, performance"));
+                faults.add(
+                    "guest.cpu_kind",
+                    format!("`{other}` is not one of shared, performance"),
+                );
                 CpuKind::Shared
             }
         };
@@ -434,14 +465,21 @@ impl GuestConfig {
             faults.add("guest.memory_mb", "is not between 16 and 131072");
         }
         let memory = ByteSize::mib(self.memory_mb.min(131_072));
-        Guest { cpu_kind, n_cpus: self.cpus, memory }
+        Guest {
+            cpu_kind,
+            n_cpus: self.cpus,
+            memory,
+        }
     }
 }
 
 impl ServiceConfig {
     fn to_service(&self, path: &str, faults: &mut Faults) -> Service {
         if self.protocol != "tcp" {
-            faults.add(format!("{path}.protocol"), format!("`{}` is not supported; use tcp", self.protocol));
+            faults.add(
+                format!("{path}.protocol"),
+                format!("`{}` is not supported; use tcp", self.protocol),
+            );
         }
         if self.internal_port == 0 {
             faults.add(format!("{path}.internal_port"), "is 0");
@@ -449,15 +487,22 @@ impl ServiceConfig {
         for (idx, port) in self.ports.iter().enumerate() {
             port.check(&format!("{path}.ports[{idx}]"), faults);
         }
-        let h2_backend = self
-            .ports
-            .iter()
-            .any(|port| port.http_options.as_ref().is_some_and(|options| options.h2_backend));
+        let h2_backend = self.ports.iter().any(|port| {
+            port.http_options
+                .as_ref()
+                .is_some_and(|options| options.h2_backend)
+        });
         let checks = self
             .checks
             .iter()
             .enumerate()
-            .map(|(idx, check)| check.to_check(&format!("{path}.checks[{idx}]"), Some(self.internal_port), faults))
+            .map(|(idx, check)| {
+                check.to_check(
+                    &format!("{path}.checks[{idx}]"),
+                    Some(self.internal_port),
+                    faults,
+                )
+            })
             .collect();
         Service {
             internal_port: self.internal_port,
@@ -493,7 +538,10 @@ impl CheckConfig {
             "tcp" => CheckKind::Tcp,
             "http" => self.to_http(path, faults),
             other => {
-                faults.add(format!("{path}.type"), format!("`{other}` is not one of tcp, http"));
+                faults.add(
+                    format!("{path}.type"),
+                    format!("`{other}` is not one of tcp, http"),
+                );
                 CheckKind::Tcp
             }
         };
@@ -512,13 +560,24 @@ impl CheckConfig {
         if timeout > Duration::from_secs(60) || timeout.is_zero() {
             faults.add(format!("{path}.timeout"), "is not between 1 ms and 60 s");
         }
-        Check { kind, port, interval, timeout, grace_period: seconds(self.grace_period, 5) }
+        Check {
+            kind,
+            port,
+            interval,
+            timeout,
+            grace_period: seconds(self.grace_period, 5),
+        }
     }
 
     fn to_http(&self, path: &str, faults: &mut Faults) -> CheckKind {
         let request_path = self.path.clone().unwrap_or_else(|| "/".into());
-        if !request_path.starts_with('/') || request_path.contains(|c: char| c.is_ascii_control() || c == ' ') {
-            faults.add(format!("{path}.path"), "does not start with a slash or has a space in it");
+        if !request_path.starts_with('/')
+            || request_path.contains(|c: char| c.is_ascii_control() || c == ' ')
+        {
+            faults.add(
+                format!("{path}.path"),
+                "does not start with a slash or has a space in it",
+            );
         }
         let headers = self
             .headers
@@ -526,7 +585,11 @@ impl CheckConfig {
             .map(|header| (header.name.clone(), header.values.join(", ")))
             .collect();
         let method = self.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
-        CheckKind::Http { method, path: request_path, headers }
+        CheckKind::Http {
+            method,
+            path: request_path,
+            headers,
+        }
     }
 }
 
@@ -553,7 +616,11 @@ impl From<&MachineSpec> for MachineConfig {
             size: None,
             metadata: spec.metadata.clone(),
             services: spec.services.iter().map(ServiceConfig::from).collect(),
-            checks: spec.checks.iter().map(|(name, check)| (name.clone(), check.into())).collect(),
+            checks: spec
+                .checks
+                .iter()
+                .map(|(name, check)| (name.clone(), check.into()))
+                .collect(),
             files: spec.files.iter().map(FileConfig::from).collect(),
             restart: Some(RestartConfig {
                 policy: match spec.restart.when {
@@ -574,8 +641,9 @@ impl From<&MachineSpec> for MachineConfig {
 
 impl From<&Service> for ServiceConfig {
     fn from(service: &Service) -> Self {
-        let http_options =
-            service.h2_backend.then_some(HttpOptions { h2_backend: service.h2_backend });
+        let http_options = service.h2_backend.then_some(HttpOptions {
+            h2_backend: service.h2_backend,
+        });
         let port = |port, handlers: &[&str], force_https| PortConfig {
             port,
             handlers: handlers.iter().map(|&handler| handler.to_owned()).collect(),
@@ -585,7 +653,10 @@ impl From<&Service> for ServiceConfig {
         Self {
             protocol: default_protocol(),
             internal_port: service.internal_port,
-            ports: vec![port(80, &["http"], service.force_https), port(443, &["tls", "http"], false)],
+            ports: vec![
+                port(80, &["http"], service.force_https),
+                port(443, &["tls", "http"], false),
+            ],
             checks: service.checks.iter().map(CheckConfig::from).collect(),
         }
     }
@@ -601,14 +672,24 @@ impl From<&Check> for CheckConfig {
             ..Self::default()
         };
         match &check.kind {
-            CheckKind::Tcp => Self { kind: "tcp".into(), ..base },
-            CheckKind::Http { method, path, headers } => Self {
+            CheckKind::Tcp => Self {
+                kind: "tcp".into(),
+                ..base
+            },
+            CheckKind::Http {
+                method,
+                path,
+                headers,
+            } => Self {
                 kind: "http".into(),
                 method: Some(method.clone()),
                 path: Some(path.clone()),
                 headers: headers
                     .iter()
-                    .map(|(name, value)| CheckHeader { name: name.clone(), values: vec![value.clone()] })
+                    .map(|(name, value)| CheckHeader {
+                        name: name.clone(),
+                        values: vec![value.clone()],
+                    })
                     .collect(),
                 ..base
             },
@@ -677,9 +758,18 @@ mod tests {
         let faults = config.to_spec(identity()).unwrap_err();
         let paths: Vec<&str> = faults.iter().map(|fault| fault.path.as_str()).collect();
         for path in [
-            "image", "env.FLY_X", "guest.cpus", "guest.cpu_kind", "services[0].protocol",
-            "services[0].internal_port", "services[0].ports[0]", "checks.c.type", "checks.c.port",
-            "restart.policy", "stop_config.signal", "stop_config.timeout",
+            "image",
+            "env.FLY_X",
+            "guest.cpus",
+            "guest.cpu_kind",
+            "services[0].protocol",
+            "services[0].internal_port",
+            "services[0].ports[0]",
+            "checks.c.type",
+            "checks.c.port",
+            "restart.policy",
+            "stop_config.signal",
+            "stop_config.timeout",
         ] {
             assert!(paths.contains(&path), "{path} in {paths:?}");
         }

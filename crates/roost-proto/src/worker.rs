@@ -279,7 +279,11 @@ pub trait WorkerApi: Send + Sync + 'static {
     /// Returns once the machine is recorded; `wait` tells when it runs.
     async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError>;
     /// Replaces the spec; a running machine is restarted with it.
-    async fn update_machine(&self, id: &MachineId, request: UpdateMachine) -> Result<MachineStatus, WorkerError>;
+    async fn update_machine(
+        &self,
+        id: &MachineId,
+        request: UpdateMachine,
+    ) -> Result<MachineStatus, WorkerError>;
     /// One machine.
     async fn machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
     /// All machines, or those of one app; destroyed ones are left out.
@@ -300,11 +304,23 @@ pub trait WorkerApi: Send + Sync + 'static {
     /// Removes it. A machine that runs is refused unless `force`, which stops it first.
     async fn destroy_machine(&self, id: &MachineId, force: bool) -> Result<(), WorkerError>;
     /// Takes it out of routing, or puts it back.
-    async fn set_cordoned(&self, id: &MachineId, cordoned: bool) -> Result<MachineStatus, WorkerError>;
+    async fn set_cordoned(
+        &self,
+        id: &MachineId,
+        cordoned: bool,
+    ) -> Result<MachineStatus, WorkerError>;
     /// Waits for a state.
-    async fn wait_machine(&self, id: &MachineId, wait: WaitFor) -> Result<MachineStatus, WorkerError>;
+    async fn wait_machine(
+        &self,
+        id: &MachineId,
+        wait: WaitFor,
+    ) -> Result<MachineStatus, WorkerError>;
     /// Its history, newest first, at most `limit`.
-    async fn machine_events(&self, id: &MachineId, limit: usize) -> Result<Vec<MachineEvent>, WorkerError>;
+    async fn machine_events(
+        &self,
+        id: &MachineId,
+        limit: usize,
+    ) -> Result<Vec<MachineEvent>, WorkerError>;
     /// Runs a command in it.
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError>;
     /// The sockets it listens on.

@@ -20,7 +20,10 @@ pub struct FileError {
 impl FileError {
     /// Whether the disk is full.
     pub fn is_no_space(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
     }
 }
 
@@ -32,7 +35,11 @@ pub trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn on(self, operation: &'static str, path: impl AsRef<Path>) -> Result<T, FileError> {
-        self.map_err(|source| FileError { operation, path: path.as_ref().to_owned(), source })
+        self.map_err(|source| FileError {
+            operation,
+            path: path.as_ref().to_owned(),
+            source,
+        })
     }
 }
 
@@ -100,7 +107,11 @@ mod tests {
         assert_eq!(read_bounded(&path, 100).unwrap(), b"hello again");
         let error = read_bounded(&path, 3).unwrap_err();
         assert!(error.to_string().contains(path.to_str().unwrap()));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
     }
 
     #[test]

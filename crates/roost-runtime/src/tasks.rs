@@ -25,7 +25,10 @@ impl Tasks {
 
     /// A set of tasks that is asked to stop whenever this one is.
     pub fn child(&self) -> Self {
-        Self { tracker: TaskTracker::new(), stop: self.stop.child_token() }
+        Self {
+            tracker: TaskTracker::new(),
+            stop: self.stop.child_token(),
+        }
     }
 
     /// Runs `future` as a task of this name.
@@ -58,7 +61,9 @@ impl Tasks {
     pub async fn shutdown(&self, limit: Duration) -> bool {
         self.stop.cancel();
         self.tracker.close();
-        let in_time = tokio::time::timeout(limit, self.tracker.wait()).await.is_ok();
+        let in_time = tokio::time::timeout(limit, self.tracker.wait())
+            .await
+            .is_ok();
         if !in_time {
             tracing::warn!(left = self.tracker.len(), "tasks did not end in time");
         }

@@ -40,7 +40,9 @@ fn median_ms(mut samples: Vec<Duration>) -> f64 {
 fn report(what: &str, ours: f64, peer_name: &str, peer: f64, target: f64) {
     let ratio = ours / peer;
     let verdict = if ratio <= target { "ok" } else { "MISSED" };
-    println!("{what}: {ours:.0} ms, {peer_name}: {peer:.0} ms, ratio {ratio:.2} (target ≤ {target}) {verdict}");
+    println!(
+        "{what}: {ours:.0} ms, {peer_name}: {peer:.0} ms, ratio {ratio:.2} (target ≤ {target}) {verdict}"
+    );
 }
 
 /// Resident memory and CPU of `roostd` with all roles and no app.
@@ -49,7 +51,12 @@ fn idle_cost(platform: &Platform) {
     let ticks = || -> u64 {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+        after_name
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum()
     };
     let seconds = 20;
     let before = ticks();
@@ -59,17 +66,32 @@ fn idle_cost(platform: &Platform) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let rss_kib: u64 = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
         .unwrap_or(0);
     let rss_mib = rss_kib / 1024;
-    let verdict = if rss_mib < 64 && percent < 1.0 { "ok" } else { "MISSED" };
-    println!("idle roostd: {rss_mib} MiB resident (target < 64), {percent:.2} % of a core (target < 1) {verdict}");
+    let verdict = if rss_mib < 64 && percent < 1.0 {
+        "ok"
+    } else {
+        "MISSED"
+    };
+    println!(
+        "idle roostd: {rss_mib} MiB resident (target < 64), {percent:.2} % of a core (target < 1) {verdict}"
+    );
 }
 
 fn web_image() -> ImageBuilder {
     busybox()
         .files(&[("srv/index.html", 0o644, b"hello")])
-        .config("Cmd", json!(["/bin/httpd", "-f", "-p", "8080", "-h", "/srv"]))
+        .config(
+            "Cmd",
+            json!(["/bin/httpd", "-f", "-p", "8080", "-h", "/srv"]),
+        )
 }
 
 /// API call to first answered request, against `runc run` to first answered request.
@@ -89,12 +111,19 @@ fn machine_start(platform: &Platform) {
             peers.push(peer_time);
         }
     }
-    report("machine start to first request", median_ms(ours), "runc run", median_ms(peers), 1.5);
+    report(
+        "machine start to first request",
+        median_ms(ours),
+        "runc run",
+        median_ms(peers),
+        1.5,
+    );
 }
 
 /// Creates a machine by the API and asks through the edge until it answers.
 fn start_with_roost(platform: &Platform) -> Duration {
-    let body = json!({"config": {"image": "bench:1", "services": [{"internal_port": 8080}]}}).to_string();
+    let body =
+        json!({"config": {"image": "bench:1", "services": [{"internal_port": 8080}]}}).to_string();
     let token = platform.token();
     let start = Instant::now();
     let answer = http(
@@ -110,11 +139,16 @@ fn start_with_roost(platform: &Platform) -> Duration {
         if http(platform.http_port, request).contains("hello") {
             break;
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "no answer; create said {answer}");
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "no answer; create said {answer}"
+        );
+        std::thread::sleep(Duration::from_millis(1));
     }
     let took = start.elapsed();
     let machine: serde_json::Value =
-        serde_json::from_str(answer.split_once("\r\n\r\n").expect("an HTTP answer").1).expect("a machine");
+        serde_json::from_str(answer.split_once("\r\n\r\n").expect("an HTTP answer").1)
+            .expect("a machine");
     let id = machine["id"].as_str().expect("an id");
     platform.roost(&["machines", "destroy", id, "-a", "bench", "--force", "--yes"]);
     took
@@ -145,10 +179,16 @@ impl BenchNamespace {
             run(Command::new("ip").args(args.split(' ')));
         };
         ip(&format!("netns add {}", Self::NAME));
-        ip(&format!("link add rbench0 type veth peer name eth0 netns {}", Self::NAME));
+        ip(&format!(
+            "link add rbench0 type veth peer name eth0 netns {}",
+            Self::NAME
+        ));
         ip("addr add 10.254.254.1/30 dev rbench0");
         ip("link set rbench0 up");
-        ip(&format!("-n {} addr add 10.254.254.2/30 dev eth0", Self::NAME));
+        ip(&format!(
+            "-n {} addr add 10.254.254.2/30 dev eth0",
+            Self::NAME
+        ));
         ip(&format!("-n {} link set eth0 up", Self::NAME));
         ip(&format!("-n {} link set lo up", Self::NAME));
         Self
@@ -157,7 +197,11 @@ impl BenchNamespace {
 
 impl Drop for BenchNamespace {
     fn drop(&mut self) {
-        drop(Command::new("ip").args(["netns", "del", Self::NAME]).status());
+        drop(
+            Command::new("ip")
+                .args(["netns", "del", Self::NAME])
+                .status(),
+        );
     }
 }
 
@@ -165,13 +209,19 @@ impl Drop for BenchNamespace {
 fn make_bundle(platform: &Platform, bundle: &Path) {
     let layout = layout_dir(&platform.scratch(), "bench");
     web_image().write_layout(&layout);
-    run(Command::new("umoci").args(["unpack", "--image"]).arg(format!("{}:latest", layout.display())).arg(bundle));
+    run(Command::new("umoci")
+        .args(["unpack", "--image"])
+        .arg(format!("{}:latest", layout.display()))
+        .arg(bundle));
     let path = bundle.join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config["process"]["terminal"] = json!(false);
     // runc would raise limits that this host may not allow.
     config["process"]["rlimits"] = json!([]);
-    for namespace in config["linux"]["namespaces"].as_array_mut().expect("umoci lists namespaces") {
+    for namespace in config["linux"]["namespaces"]
+        .as_array_mut()
+        .expect("umoci lists namespaces")
+    {
         if namespace["type"] == "network" {
             namespace["path"] = json!(format!("/var/run/netns/{}", BenchNamespace::NAME));
         }
@@ -193,14 +243,22 @@ fn start_with_runc(bundle: &Path, _network: &BenchNamespace, round: usize) -> Du
         .expect("runc starts");
     let request = "GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
     while !exchange(("10.254.254.2", 8080), request).contains("hello") {
-        assert!(start.elapsed() < Duration::from_secs(60), "runc's container does not answer");
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "runc's container does not answer"
+        );
         assert!(child.try_wait().expect("our child").is_none(), "runc ended");
         std::thread::sleep(Duration::from_millis(1));
     }
     let took = start.elapsed();
     drop(Command::new("runc").args(["kill", &id, "KILL"]).status());
     drop(child.wait());
-    drop(Command::new("runc").args(["delete", "-f", &id]).stderr(Stdio::null()).status());
+    drop(
+        Command::new("runc")
+            .args(["delete", "-f", &id])
+            .stderr(Stdio::null())
+            .status(),
+    );
     took
 }
 
@@ -221,8 +279,10 @@ fn large_image() -> ImageBuilder {
             }
             files.push((format!("data/{layer}/{file}"), content));
         }
-        let borrowed: Vec<(&str, u32, &[u8])> =
-            files.iter().map(|(path, content)| (path.as_str(), 0o644, content.as_slice())).collect();
+        let borrowed: Vec<(&str, u32, &[u8])> = files
+            .iter()
+            .map(|(path, content)| (path.as_str(), 0o644, content.as_slice()))
+            .collect();
         image = image.files(&borrowed);
     }
     image
@@ -245,13 +305,22 @@ fn pull_and_unpack(platform: &Platform) {
             peers.push(peer_time);
         }
     }
-    report("pull and unpack 150 MB", median_ms(ours), "skopeo copy + umoci unpack", median_ms(peers), 0.7);
+    report(
+        "pull and unpack 150 MB",
+        median_ms(ours),
+        "skopeo copy + umoci unpack",
+        median_ms(peers),
+        0.7,
+    );
 }
 
 fn pull_with_roost(root: &Path, registry: &str, token: &str) -> Duration {
     let start = Instant::now();
     let program = roost_testkit::program::build_dir().join("examples/pull");
-    run(Command::new(program).arg(root).arg(format!("{registry}/large:1")).arg(token));
+    run(Command::new(program)
+        .arg(root)
+        .arg(format!("{registry}/large:1"))
+        .arg(token));
     start.elapsed()
 }
 
@@ -263,6 +332,8 @@ fn pull_with_peers(folder: &Path, registry: &str, token: &str) -> Duration {
         .arg(format!("--src-creds=roost:{token}"))
         .arg(format!("docker://{registry}/large:1"))
         .arg(format!("oci:{layout}")));
-    run(Command::new("umoci").args(["unpack", "--image", &layout]).arg(folder.join("bundle")));
+    run(Command::new("umoci")
+        .args(["unpack", "--image", &layout])
+        .arg(folder.join("bundle")));
     start.elapsed()
 }

@@ -48,7 +48,8 @@ impl ImageBuilder {
             } else {
                 header.set_size(content.len() as u64);
             }
-            tar.append_data(&mut header, path, *content).expect("writing to memory");
+            tar.append_data(&mut header, path, *content)
+                .expect("writing to memory");
         }
         let tar = tar.into_inner().expect("writing to memory");
         self.layer(tar)
@@ -86,7 +87,11 @@ impl ImageBuilder {
             "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
-        let config = put_blob(dir, config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
+        let config = put_blob(
+            dir,
+            config.to_string().as_bytes(),
+            "application/vnd.oci.image.config.v1+json",
+        );
         let media_type = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
             "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers,
@@ -114,7 +119,11 @@ fn digest(bytes: &[u8]) -> String {
 
 fn put_blob(dir: &Path, bytes: &[u8], media_type: &str) -> serde_json::Value {
     let digest = digest(bytes);
-    fs::write(dir.join("blobs/sha256").join(&digest["sha256:".len()..]), bytes).unwrap();
+    fs::write(
+        dir.join("blobs/sha256").join(&digest["sha256:".len()..]),
+        bytes,
+    )
+    .unwrap();
     json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
 }
 
@@ -129,7 +138,11 @@ pub fn debian_package_tar(package: &str) -> Vec<u8> {
     if !path.exists() {
         let partial = dir.join(format!("{package}.partial.tar"));
         run(Command::new("mmdebstrap")
-            .args(["--quiet", "--variant=extract", &format!("--include={package}")])
+            .args([
+                "--quiet",
+                "--variant=extract",
+                &format!("--include={package}"),
+            ])
             .args(["--dpkgopt=path-exclude=/usr/share/doc/*", "bookworm"])
             .arg(&partial));
         fs::rename(&partial, &path).unwrap();
@@ -199,28 +212,49 @@ pub fn redis() -> ImageBuilder {
         ])
         .config("User", json!("redis"))
         .config("WorkingDir", json!("/tmp"))
-        .config("Cmd", json!(["/usr/bin/redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]))
+        .config(
+            "Cmd",
+            json!([
+                "/usr/bin/redis-server",
+                "--bind",
+                "0.0.0.0",
+                "--protected-mode",
+                "no",
+                "--save",
+                ""
+            ]),
+        )
 }
 
 /// The statically linked busybox of its Debian package, with `sh` and friends.
 pub fn busybox() -> ImageBuilder {
-    let binary = fs::read("/bin/busybox").expect("busybox-static is installed by scripts/setup --tests");
-    let links = ["sh", "cat", "echo", "sleep", "httpd", "id", "ls", "wget", "nc", "ip", "true", "false", "env"];
+    let binary =
+        fs::read("/bin/busybox").expect("busybox-static is installed by scripts/setup --tests");
+    let links = [
+        "sh", "cat", "echo", "sleep", "httpd", "id", "ls", "wget", "nc", "ip", "true", "false",
+        "env",
+    ];
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o755);
     header.set_size(binary.len() as u64);
-    tar.append_data(&mut header, "bin/busybox", binary.as_slice()).unwrap();
+    tar.append_data(&mut header, "bin/busybox", binary.as_slice())
+        .unwrap();
     for name in links {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         header.set_mode(0o777);
-        tar.append_link(&mut header, format!("bin/{name}"), "busybox").unwrap();
+        tar.append_link(&mut header, format!("bin/{name}"), "busybox")
+            .unwrap();
     }
     ImageBuilder::new()
         .layer(tar.into_inner().unwrap())
-        .files(&[("etc/passwd", 0o644, PASSWD), ("etc/group", 0o644, GROUP), ("tmp/", 0o1777, b"")])
+        .files(&[
+            ("etc/passwd", 0o644, PASSWD),
+            ("etc/group", 0o644, GROUP),
+            ("tmp/", 0o1777, b""),
+        ])
         .config("Env", json!(["PATH=/bin"]))
 }
 

@@ -29,7 +29,9 @@ pub fn free_port() -> u16 {
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = 18_000 + (pid * 11 + step) % 12_000;
-        let is_free = ["127.0.0.1", "::1"].iter().all(|host| std::net::TcpListener::bind((*host, port)).is_ok());
+        let is_free = ["127.0.0.1", "::1"]
+            .iter()
+            .all(|host| std::net::TcpListener::bind((*host, port)).is_ok());
         if is_free {
             return port;
         }
@@ -51,8 +53,16 @@ impl Platform {
 
     /// Chooses folder and ports without starting anything.
     pub fn prepare() -> Self {
-        let temp = tempfile::Builder::new().prefix("roost-e2e-").tempdir().unwrap();
-        Self { temp, api_port: free_port(), http_port: free_port(), https_port: free_port() }
+        let temp = tempfile::Builder::new()
+            .prefix("roost-e2e-")
+            .tempdir()
+            .unwrap();
+        Self {
+            temp,
+            api_port: free_port(),
+            http_port: free_port(),
+            https_port: free_port(),
+        }
     }
 
     /// `roost up` with this platform's folder and ports.
@@ -70,7 +80,11 @@ impl Platform {
 
     /// `roost down`, without asking.
     pub fn down(&self) -> Output {
-        self.bare_cli().args(["down", "--yes", "--data-dir"]).arg(self.data_dir()).output().unwrap()
+        self.bare_cli()
+            .args(["down", "--yes", "--data-dir"])
+            .arg(self.data_dir())
+            .output()
+            .unwrap()
     }
 
     /// The platform's data folder.
@@ -87,7 +101,8 @@ impl Platform {
 
     /// What `env.sh` exports.
     pub fn env(&self) -> BTreeMap<String, String> {
-        let text = fs::read_to_string(self.data_dir().join("env.sh")).expect("roost up wrote env.sh");
+        let text =
+            fs::read_to_string(self.data_dir().join("env.sh")).expect("roost up wrote env.sh");
         text.lines()
             .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
@@ -129,7 +144,8 @@ impl Platform {
         let mut args = args.to_vec();
         args.push("--json");
         let text = self.roost(&args);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?} printed no JSON ({error}): {text}"))
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("{args:?} printed no JSON ({error}): {text}"))
     }
 
     /// Pushes an image to the built-in registry with stock `skopeo`.
@@ -145,7 +161,8 @@ impl Platform {
 
     /// The process id of `roostd`.
     pub fn roostd_pid(&self) -> i32 {
-        let text = fs::read_to_string(self.data_dir().join("roostd.pid")).expect("roostd wrote its process id");
+        let text = fs::read_to_string(self.data_dir().join("roostd.pid"))
+            .expect("roostd wrote its process id");
         text.trim().parse().unwrap()
     }
 
@@ -156,7 +173,11 @@ impl Platform {
         wait_until("roostd to be gone", Duration::from_secs(10), || {
             let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             // A zombie waits for whoever started it; it does nothing any more.
-            if state.is_empty() || state.contains(") Z ") { Ok(()) } else { Err(state) }
+            if state.is_empty() || state.contains(") Z ") {
+                Ok(())
+            } else {
+                Err(state)
+            }
         });
     }
 
@@ -169,7 +190,15 @@ impl Platform {
     pub fn get(&self, app: &str, path: &str) -> (u16, String) {
         let host = format!("{app}.localhost:{}", self.http_port);
         let output = run(Command::new("curl")
-            .args(["-sS", "--max-time", "60", "-w", "\n%{http_code}", "-H", &format!("Host: {host}")])
+            .args([
+                "-sS",
+                "--max-time",
+                "60",
+                "-w",
+                "\n%{http_code}",
+                "-H",
+                &format!("Host: {host}"),
+            ])
             .arg(self.edge_url(path)));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (body, status) = text.rsplit_once('\n').expect("curl wrote the status");
@@ -179,10 +208,15 @@ impl Platform {
     /// The process ids of an app's machines that run, by machine id.
     pub fn machine_pids(&self, app: &str) -> BTreeMap<String, u64> {
         let machines = self.roost_json(&["machines", "list", "-a", app]);
-        let list = machines.as_array().cloned().or_else(|| machines["machines"].as_array().cloned());
+        let list = machines
+            .as_array()
+            .cloned()
+            .or_else(|| machines["machines"].as_array().cloned());
         list.expect("a list of machines")
             .iter()
-            .filter_map(|machine| Some((machine["id"].as_str()?.to_owned(), machine["pid"].as_u64()?)))
+            .filter_map(|machine| {
+                Some((machine["id"].as_str()?.to_owned(), machine["pid"].as_u64()?))
+            })
             .collect()
     }
 
@@ -202,7 +236,10 @@ impl Drop for Platform {
         if self.data_dir().exists() {
             let output = self.down();
             if !output.status.success() && !std::thread::panicking() {
-                panic!("roost down failed: {}", String::from_utf8_lossy(&output.stderr));
+                panic!(
+                    "roost down failed: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
             }
         }
     }
@@ -219,10 +256,18 @@ pub fn leftovers(data_dir: &Path) -> Vec<String> {
         }
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         if String::from_utf8_lossy(&command).contains(&marker) {
-            found.push(format!("process {name}: {}", String::from_utf8_lossy(&command).replace('\0', " ")));
+            found.push(format!(
+                "process {name}: {}",
+                String::from_utf8_lossy(&command).replace('\0', " ")
+            ));
         }
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    found.extend(mounts.lines().filter(|line| line.contains(&marker)).map(|line| format!("mount {line}")));
+    found.extend(
+        mounts
+            .lines()
+            .filter(|line| line.contains(&marker))
+            .map(|line| format!("mount {line}")),
+    );
     found
 }

@@ -7,19 +7,31 @@ use std::process::{Command, Output};
 pub fn build_dir() -> PathBuf {
     let program = std::env::current_exe().expect("a running program has a path");
     // target/debug/deps/e2e-0123 and target/release/examples/bench → target/<profile>
-    program.ancestors().nth(2).expect("tests and examples lie one folder below the programs").to_owned()
+    program
+        .ancestors()
+        .nth(2)
+        .expect("tests and examples lie one folder below the programs")
+        .to_owned()
 }
 
 /// The root of the checkout.
 pub fn checkout() -> PathBuf {
     let crate_dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    crate_dir.ancestors().nth(2).expect("crates/roost-testkit lies in the checkout").to_owned()
+    crate_dir
+        .ancestors()
+        .nth(2)
+        .expect("crates/roost-testkit lies in the checkout")
+        .to_owned()
 }
 
 /// A program of this build; panics with the remedy when it was not built.
 pub fn built(name: &str) -> PathBuf {
     let path = build_dir().join(name);
-    assert!(path.exists(), "{} is missing: run `make test`, or `make guest` and `cargo build`", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `make test`, or `make guest` and `cargo build`",
+        path.display()
+    );
     path
 }
 
@@ -45,7 +57,9 @@ pub fn find_in_path(name: &str) -> Option<PathBuf> {
 
 /// Runs a command to its end; panics with its output when it fails.
 pub fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
     assert!(
         output.status.success(),
         "{command:?} failed: {}\n{}\n{}",

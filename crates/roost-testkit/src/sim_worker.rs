@@ -11,8 +11,8 @@ use roost_model::machine::{MachineExit, MachineState, Rung, StopSignal};
 use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use roost_proto::worker::{
-    CheckResult, CheckStatus, CreateMachine, ExecCommand, ExecOutcome, Launch, ListeningSocket, MachineEvent,
-    MachineStatus, SecretEnv, UpdateMachine, WaitFor, WorkerApi, WorkerError,
+    CheckResult, CheckStatus, CreateMachine, ExecCommand, ExecOutcome, Launch, ListeningSocket,
+    MachineEvent, MachineStatus, SecretEnv, UpdateMachine, WaitFor, WorkerApi, WorkerError,
 };
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -60,12 +60,19 @@ impl SimWorker {
 
     /// Decides what becomes of machines of this name, or of this image repository, from now on.
     pub fn set_fate(&self, name_or_repository: &str, fate: Fate) {
-        self.inner.lock().fates.insert(name_or_repository.to_owned(), fate);
+        self.inner
+            .lock()
+            .fates
+            .insert(name_or_repository.to_owned(), fate);
     }
 
     /// The secrets that a machine was given.
     pub fn secrets(&self, id: &MachineId) -> Option<SecretEnv> {
-        self.inner.lock().machines.get(id).map(|machine| machine.secrets.clone())
+        self.inner
+            .lock()
+            .machines
+            .get(id)
+            .map(|machine| machine.secrets.clone())
     }
 
     /// How many machines were ever made.
@@ -86,8 +93,15 @@ impl Inner {
         self.machines
             .values()
             .map(|machine| &machine.status)
-            .filter(|status| status.spec.app == *app && status.state == MachineState::Started && !status.cordoned)
-            .filter(|status| status.checks.iter().all(|check| check.result == CheckResult::Passing))
+            .filter(|status| {
+                status.spec.app == *app && status.state == MachineState::Started && !status.cordoned
+            })
+            .filter(|status| {
+                status
+                    .checks
+                    .iter()
+                    .all(|check| check.result == CheckResult::Passing)
+            })
             .count()
     }
 
@@ -97,18 +111,32 @@ impl Inner {
     }
 
     fn find(&mut self, id: &MachineId) -> Result<&mut SimMachine, WorkerError> {
-        self.machines.get_mut(id).ok_or_else(|| WorkerError::NotFound(id.clone()))
+        self.machines
+            .get_mut(id)
+            .ok_or_else(|| WorkerError::NotFound(id.clone()))
     }
 
     /// Moves a machine to a state, with an event.
-    fn set_state(&mut self, id: &MachineId, kind: &str, state: MachineState) -> Result<MachineStatus, WorkerError> {
+    fn set_state(
+        &mut self,
+        id: &MachineId,
+        kind: &str,
+        state: MachineState,
+    ) -> Result<MachineStatus, WorkerError> {
         let at = self.tick();
         let machine = self.find(id)?;
         machine.status.state = state;
         machine.status.updated_at = at;
         let seq = u64::try_from(machine.events.len()).unwrap_or(0) + 1;
         let (kind, source, detail) = (kind.to_owned(), "user".to_owned(), serde_json::Value::Null);
-        machine.events.push(MachineEvent { seq, at, kind, state, source, detail });
+        machine.events.push(MachineEvent {
+            seq,
+            at,
+            kind,
+            state,
+            source,
+            detail,
+        });
         let status = machine.status.clone();
         let serving = self.serving(&status.spec.app);
         if let Some(min) = self.alive_min.get_mut(&status.spec.app) {
@@ -124,11 +152,18 @@ impl Inner {
         }
         let name = machine.status.spec.name.to_string();
         let repository = machine.status.spec.image.repository.clone();
-        let fate = self.fates.get(&name).or_else(|| self.fates.get(&repository));
+        let fate = self
+            .fates
+            .get(&name)
+            .or_else(|| self.fates.get(&repository));
         let fate = fate.copied().unwrap_or(Fate::Healthy);
         let at = self.tick();
         let machine = self.find(id)?;
-        let result = if fate == Fate::Healthy { CheckResult::Passing } else { CheckResult::Critical };
+        let result = if fate == Fate::Healthy {
+            CheckResult::Passing
+        } else {
+            CheckResult::Critical
+        };
         machine.status.pid = Some(4242);
         machine.status.checks = machine
             .status
@@ -139,7 +174,12 @@ impl Inner {
             .map(|(idx, service)| CheckStatus {
                 name: format!("servicecheck-{idx}-tcp-{}", service.internal_port),
                 result,
-                output: if result == CheckResult::Passing { "connected" } else { "connection refused" }.into(),
+                output: if result == CheckResult::Passing {
+                    "connected"
+                } else {
+                    "connection refused"
+                }
+                .into(),
                 updated_at: at,
             })
             .collect();
@@ -147,7 +187,11 @@ impl Inner {
         if fate == Fate::Exits {
             let machine = self.find(id)?;
             machine.status.pid = None;
-            machine.status.last_exit = Some(MachineExit { exit_code: 1, signal: None, oom_killed: false });
+            machine.status.last_exit = Some(MachineExit {
+                exit_code: 1,
+                signal: None,
+                oom_killed: false,
+            });
             return self.set_state(id, "exit", MachineState::Failed);
         }
         Ok(self.find(id)?.status.clone())
@@ -158,10 +202,14 @@ impl Inner {
             return Ok(self.find(&id)?.status.clone());
         }
         let is_taken = |machine: &SimMachine| {
-            machine.status.spec.app == request.spec.app && machine.status.spec.name == request.spec.name
+            machine.status.spec.app == request.spec.app
+                && machine.status.spec.name == request.spec.name
         };
         if self.machines.values().any(is_taken) {
-            return Err(WorkerError::Conflict(format!("a machine named {} exists", request.spec.name)));
+            return Err(WorkerError::Conflict(format!(
+                "a machine named {} exists",
+                request.spec.name
+            )));
         }
         self.n_made += 1;
         let n = self.n_made.to_be_bytes();
@@ -185,7 +233,11 @@ impl Inner {
             created_at: at,
             updated_at: at,
         };
-        let machine = SimMachine { status, secrets: request.secrets, events: vec![] };
+        let machine = SimMachine {
+            status,
+            secrets: request.secrets,
+            events: vec![],
+        };
         self.machines.insert(id.clone(), machine);
         self.by_request.insert(request.request_id, id.clone());
         self.set_state(&id, "launch", MachineState::Created)?;
@@ -202,11 +254,20 @@ impl WorkerApi for SimWorker {
         self.inner.lock().create(request)
     }
 
-    async fn update_machine(&self, id: &MachineId, request: UpdateMachine) -> Result<MachineStatus, WorkerError> {
+    async fn update_machine(
+        &self,
+        id: &MachineId,
+        request: UpdateMachine,
+    ) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
         let machine = inner.find(id)?;
-        if request.current_version.is_some_and(|version| version != machine.status.instance_id) {
-            return Err(WorkerError::Conflict("the machine has another version".into()));
+        if request
+            .current_version
+            .is_some_and(|version| version != machine.status.instance_id)
+        {
+            return Err(WorkerError::Conflict(
+                "the machine has another version".into(),
+            ));
         }
         machine.status.spec = request.spec;
         machine.secrets = request.secrets;
@@ -224,8 +285,13 @@ impl WorkerApi for SimWorker {
 
     async fn machines(&self, app: Option<&AppName>) -> Result<Vec<MachineStatus>, WorkerError> {
         let inner = self.inner.lock();
-        let statuses = inner.machines.values().map(|machine| machine.status.clone());
-        Ok(statuses.filter(|status| app.is_none_or(|app| status.spec.app == *app)).collect())
+        let statuses = inner
+            .machines
+            .values()
+            .map(|machine| machine.status.clone());
+        Ok(statuses
+            .filter(|status| app.is_none_or(|app| status.spec.app == *app))
+            .collect())
     }
 
     async fn start_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
@@ -252,7 +318,10 @@ impl WorkerApi for SimWorker {
     async fn signal_machine(&self, id: &MachineId, _signal: StopSignal) -> Result<(), WorkerError> {
         match self.inner.lock().find(id)?.status.state {
             MachineState::Started => Ok(()),
-            other => Err(WorkerError::Conflict(format!("machine {id} is {}", other.as_str()))),
+            other => Err(WorkerError::Conflict(format!(
+                "machine {id} is {}",
+                other.as_str()
+            ))),
         }
     }
 
@@ -266,7 +335,11 @@ impl WorkerApi for SimWorker {
         Ok(())
     }
 
-    async fn set_cordoned(&self, id: &MachineId, cordoned: bool) -> Result<MachineStatus, WorkerError> {
+    async fn set_cordoned(
+        &self,
+        id: &MachineId,
+        cordoned: bool,
+    ) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
         let machine = inner.find(id)?;
         machine.status.cordoned = cordoned;
@@ -274,7 +347,11 @@ impl WorkerApi for SimWorker {
         inner.set_state(id, if cordoned { "cordon" } else { "uncordon" }, state)
     }
 
-    async fn wait_machine(&self, id: &MachineId, wait: WaitFor) -> Result<MachineStatus, WorkerError> {
+    async fn wait_machine(
+        &self,
+        id: &MachineId,
+        wait: WaitFor,
+    ) -> Result<MachineStatus, WorkerError> {
         let deadline = tokio::time::Instant::now() + wait.timeout;
         loop {
             let status = self.inner.lock().find(id)?.status.clone();
@@ -294,9 +371,20 @@ impl WorkerApi for SimWorker {
         }
     }
 
-    async fn machine_events(&self, id: &MachineId, limit: usize) -> Result<Vec<MachineEvent>, WorkerError> {
+    async fn machine_events(
+        &self,
+        id: &MachineId,
+        limit: usize,
+    ) -> Result<Vec<MachineEvent>, WorkerError> {
         let mut inner = self.inner.lock();
-        Ok(inner.find(id)?.events.iter().rev().take(limit).cloned().collect())
+        Ok(inner
+            .find(id)?
+            .events
+            .iter()
+            .rev()
+            .take(limit)
+            .cloned()
+            .collect())
     }
 
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError> {
@@ -305,13 +393,22 @@ impl WorkerApi for SimWorker {
             return Err(WorkerError::Conflict(format!("machine {id} does not run")));
         }
         let stdout = command.command.join(" ").into_bytes();
-        Ok(ExecOutcome { exit_code: 0, stdout, stderr: command.stdin, truncated: false })
+        Ok(ExecOutcome {
+            exit_code: 0,
+            stdout,
+            stderr: command.stdin,
+            truncated: false,
+        })
     }
 
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, WorkerError> {
         let mut inner = self.inner.lock();
         inner.find(id)?;
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 3000));
-        Ok(vec![ListeningSocket { protocol: "tcp".into(), address, process: Some("app".into()) }])
+        Ok(vec![ListeningSocket {
+            protocol: "tcp".into(),
+            address,
+            process: Some("app".into()),
+        }])
     }
 }

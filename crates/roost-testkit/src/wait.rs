@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 const STEP: Duration = Duration::from_millis(25);
 
 /// Calls `look` until it returns `Ok`; panics after `limit` with the last thing seen.
-pub fn wait_until<T, S: Debug>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, S>) -> T {
+pub fn wait_until<T, S: Debug>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<T, S>,
+) -> T {
     let start = Instant::now();
     loop {
         match look() {
@@ -21,7 +25,11 @@ pub fn wait_until<T, S: Debug>(what: &str, limit: Duration, mut look: impl FnMut
 }
 
 /// The same without blocking the runtime.
-pub async fn wait_until_async<T, S: Debug, F>(what: &str, limit: Duration, mut look: impl FnMut() -> F) -> T
+pub async fn wait_until_async<T, S: Debug, F>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> F,
+) -> T
 where
     F: Future<Output = Result<T, S>>,
 {

@@ -20,7 +20,10 @@ fn a_port_in_use_is_named_and_nothing_is_left() {
     let output = platform.up_command().output().unwrap();
     assert!(!output.status.success());
     let text = text(&output);
-    assert!(text.contains(&platform.http_port.to_string()) && text.contains("--http-port"), "{text}");
+    assert!(
+        text.contains(&platform.http_port.to_string()) && text.contains("--http-port"),
+        "{text}"
+    );
     assert_eq!(leftovers(&platform.data_dir()), Vec::<String>::new());
 }
 
@@ -30,7 +33,9 @@ fn wrong_requests_are_refused_with_the_reason_and_change_nothing() {
     let platform = Platform::up();
     let api = format!("http://127.0.0.1:{}", platform.api_port);
     let curl = |args: &[&str]| {
-        let output = run(Command::new("curl").args(["-sS", "--max-time", "60", "-w", "\n%{http_code}"]).args(args));
+        let output = run(Command::new("curl")
+            .args(["-sS", "--max-time", "60", "-w", "\n%{http_code}"])
+            .args(args));
         let text = String::from_utf8(output.stdout).unwrap();
         let (body, status) = text.rsplit_once('\n').unwrap();
         (status.parse::<u16>().unwrap(), body.to_owned())
@@ -38,43 +43,91 @@ fn wrong_requests_are_refused_with_the_reason_and_change_nothing() {
     let bearer = format!("Authorization: Bearer {}", platform.token());
     let apps = format!("{api}/v1/apps");
 
-    let (status, body) = curl(&["-H", "Authorization: Bearer roost_wrong", &format!("{apps}?org_slug=personal")]);
+    let (status, body) = curl(&[
+        "-H",
+        "Authorization: Bearer roost_wrong",
+        &format!("{apps}?org_slug=personal"),
+    ]);
     assert_eq!(status, 401, "{body}");
     for name in ["a/b", "a.b", &"x".repeat(300), "Übung"] {
         let body = json!({"app_name": name}).to_string();
-        let (status, answer) =
-            curl(&["-H", &bearer, "-H", "Content-Type: application/json", "-d", &body, &apps]);
+        let (status, answer) = curl(&[
+            "-H",
+            &bearer,
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            &body,
+            &apps,
+        ]);
         assert!((400..=422).contains(&status), "{name}: {status} {answer}");
         assert!(answer.contains("app name"), "{answer}");
     }
     let (status, answer) = curl(&[
-        "-H", &bearer, "-H", "Content-Type: application/json",
-        "-d", r#"{"app_name": "ok", "colour": "red"}"#, &apps,
+        "-H",
+        &bearer,
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        r#"{"app_name": "ok", "colour": "red"}"#,
+        &apps,
     ]);
-    assert!((400..=422).contains(&status) && answer.contains("colour"), "{status} {answer}");
+    assert!(
+        (400..=422).contains(&status) && answer.contains("colour"),
+        "{status} {answer}"
+    );
 
     // A body of 1 GB, sparse on this side, is refused before it is read.
     let big = platform.scratch().join("big");
-    std::fs::File::create(&big).unwrap().set_len(1_000_000_000).unwrap();
+    std::fs::File::create(&big)
+        .unwrap()
+        .set_len(1_000_000_000)
+        .unwrap();
     let output = Command::new("curl")
-        .args(["-sS", "--max-time", "60", "-w", "\n%{http_code}", "-H", &bearer])
+        .args([
+            "-sS",
+            "--max-time",
+            "60",
+            "-w",
+            "\n%{http_code}",
+            "-H",
+            &bearer,
+        ])
         .args(["-H", "Content-Type: application/json", "-T"])
         .arg(&big)
         .args(["-X", "POST", &apps])
         .output()
         .unwrap();
     assert!(text(&output).contains("413"), "{}", text(&output));
-    assert_eq!(platform.roost_json(&["apps", "list"])["total_apps"].as_u64().unwrap_or(0), 0);
+    assert_eq!(
+        platform.roost_json(&["apps", "list"])["total_apps"]
+            .as_u64()
+            .unwrap_or(0),
+        0
+    );
 }
 
 #[test]
 fn images_that_cannot_run_here_are_named() {
     skip_unless_possible!();
     let platform = Platform::up();
-    platform.push(&busybox().architecture("s390x").config("Cmd", json!(["/bin/sh"])), "odd:cpu");
+    platform.push(
+        &busybox()
+            .architecture("s390x")
+            .config("Cmd", json!(["/bin/sh"])),
+        "odd:cpu",
+    );
     platform.push(&busybox(), "odd:nothing");
-    platform.push(&busybox().config("Cmd", json!(["/no/such/program"])), "odd:program");
-    platform.push(&busybox().config("Cmd", json!(["/bin/sh"])).config("User", json!("nosuchuser")), "odd:user");
+    platform.push(
+        &busybox().config("Cmd", json!(["/no/such/program"])),
+        "odd:program",
+    );
+    platform.push(
+        &busybox()
+            .config("Cmd", json!(["/bin/sh"]))
+            .config("User", json!("nosuchuser")),
+        "odd:user",
+    );
     platform.roost(&["apps", "create", "odd"]);
     for (image, words) in [
         ("odd:cpu", vec!["s390x"]),
@@ -83,14 +136,30 @@ fn images_that_cannot_run_here_are_named() {
         ("odd:user", vec!["nosuchuser"]),
         ("odd:missing", vec!["odd:missing"]),
     ] {
-        let output = platform.cli(&["deploy", "-a", "odd", "--image", image, "--internal-port", "80", "--yes"]).output().unwrap();
+        let output = platform
+            .cli(&[
+                "deploy",
+                "-a",
+                "odd",
+                "--image",
+                image,
+                "--internal-port",
+                "80",
+                "--yes",
+            ])
+            .output()
+            .unwrap();
         let text = text(&output);
         assert!(!output.status.success(), "{image}: {text}");
         for word in words {
             assert!(text.contains(word), "{image} → {word}: {text}");
         }
         let machines = platform.roost_json(&["machines", "list", "-a", "odd"]);
-        assert_eq!(machines.as_array().map(Vec::len), Some(0), "{image} left {machines}");
+        assert_eq!(
+            machines.as_array().map(Vec::len),
+            Some(0),
+            "{image} left {machines}"
+        );
     }
 }
 
@@ -102,11 +171,19 @@ fn a_config_file_with_slips_is_explained_line_by_line() {
     let folder = platform.scratch();
     let config = "app = \"web\"\n[build]\nimage = \"web:1\"\n[http_service]\ninternl_port = 80\nforce_https = \"yes\"\n";
     std::fs::write(folder.join("roost.toml"), config).unwrap();
-    let output = platform.cli(&["deploy", folder.to_str().unwrap(), "--yes"]).output().unwrap();
+    let output = platform
+        .cli(&["deploy", folder.to_str().unwrap(), "--yes"])
+        .output()
+        .unwrap();
     let text = text(&output);
     assert!(!output.status.success());
     for word in ["internl_port", "internal_port", "force_https", "5", "6"] {
         assert!(text.contains(word), "{word}: {text}");
     }
-    assert_eq!(platform.roost_json(&["apps", "list"])["total_apps"].as_u64().unwrap_or(0), 0);
+    assert_eq!(
+        platform.roost_json(&["apps", "list"])["total_apps"]
+            .as_u64()
+            .unwrap_or(0),
+        0
+    );
 }

@@ -13,9 +13,21 @@ fn machines_outlive_roostd_and_their_logs_are_kept() {
     skip_unless_possible!();
     let platform = Platform::up();
     let script = "i=0; while true; do i=$((i+1)); echo tick $i; sleep 0.2; done & exec httpd -f -p 8080 -h /tmp";
-    platform.push(&busybox().config("Cmd", json!(["/bin/sh", "-c", script])), "ticker:1");
+    platform.push(
+        &busybox().config("Cmd", json!(["/bin/sh", "-c", script])),
+        "ticker:1",
+    );
     platform.roost(&["apps", "create", "ticker"]);
-    platform.roost(&["deploy", "-a", "ticker", "--image", "ticker:1", "--internal-port", "8080", "--yes"]);
+    platform.roost(&[
+        "deploy",
+        "-a",
+        "ticker",
+        "--image",
+        "ticker:1",
+        "--internal-port",
+        "8080",
+        "--yes",
+    ]);
     let before = platform.machine_pids("ticker");
     assert_eq!(before.len(), 1);
 
@@ -23,15 +35,30 @@ fn machines_outlive_roostd_and_their_logs_are_kept() {
     let last_seen = last_tick(&platform);
     wait_until("ticks without roostd", Duration::from_secs(30), || {
         let seen = last_tick(&platform);
-        if seen > last_seen + 3 { Ok(()) } else { Err(seen) }
+        if seen > last_seen + 3 {
+            Ok(())
+        } else {
+            Err(seen)
+        }
     });
     platform.up_command().output().unwrap();
-    assert_eq!(platform.machine_pids("ticker"), before, "same machine, same process");
+    assert_eq!(
+        platform.machine_pids("ticker"),
+        before,
+        "same machine, same process"
+    );
     let logs = platform.roost(&["logs", "-a", "ticker", "--no-tail", "--limit", "10000"]);
     for tick in 1..=last_seen + 3 {
-        assert!(logs.contains(&format!("tick {tick}\n")) || logs.contains(&format!("tick {tick}")), "tick {tick} is kept");
+        assert!(
+            logs.contains(&format!("tick {tick}\n")) || logs.contains(&format!("tick {tick}")),
+            "tick {tick} is kept"
+        );
     }
-    assert_eq!(platform.get("ticker", "/").0, 404, "httpd of the machine answers");
+    assert_eq!(
+        platform.get("ticker", "/").0,
+        404,
+        "httpd of the machine answers"
+    );
 }
 
 /// The newest tick in the log segments, read without `roostd`.
@@ -61,12 +88,30 @@ fn a_deploy_that_was_cut_off_completes_or_is_undone() {
     platform.push(&nginx("old"), "web:1");
     platform.push(&nginx("new"), "web:2");
     platform.roost(&["apps", "create", "web"]);
-    platform.roost(&["deploy", "-a", "web", "--image", "web:1", "--internal-port", "80", "--yes"]);
+    platform.roost(&[
+        "deploy",
+        "-a",
+        "web",
+        "--image",
+        "web:1",
+        "--internal-port",
+        "80",
+        "--yes",
+    ]);
     // Killed at several moments of a deploy; each time the platform comes back whole.
     for (round, delay_ms) in [5_u64, 150, 400, 900].into_iter().enumerate() {
         let image = if round % 2 == 0 { "web:2" } else { "web:1" };
         let mut deploy = platform
-            .cli(&["deploy", "-a", "web", "--image", image, "--internal-port", "80", "--yes"])
+            .cli(&[
+                "deploy",
+                "-a",
+                "web",
+                "--image",
+                image,
+                "--internal-port",
+                "80",
+                "--yes",
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -79,10 +124,18 @@ fn a_deploy_that_was_cut_off_completes_or_is_undone() {
         wait_until("the deployment to end", Duration::from_secs(60), || {
             let releases = platform.roost_json(&["releases", "-a", "web"]);
             let text = releases.to_string();
-            if text.contains("\"running\"") || text.contains("\"pending\"") { Err(text) } else { Ok(()) }
+            if text.contains("\"running\"") || text.contains("\"pending\"") {
+                Err(text)
+            } else {
+                Ok(())
+            }
         });
         let (status, page) = platform.get("web", "/");
         assert_eq!(status, 200, "round {round}: {page}");
-        assert_eq!(platform.machine_pids("web").len(), 1, "round {round}: no machine lost or doubled");
+        assert_eq!(
+            platform.machine_pids("web").len(),
+            1,
+            "round {round}: no machine lost or doubled"
+        );
     }
 }

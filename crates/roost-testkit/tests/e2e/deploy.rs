@@ -17,7 +17,8 @@ use std::time::Duration;
 fn host_uid(pid: u64) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    uids.and_then(|uids| uids.split_whitespace().next()?.parse().ok()).expect("Linux says who")
+    uids.and_then(|uids| uids.split_whitespace().next()?.parse().ok())
+        .expect("Linux says who")
 }
 
 /// One keep-alive client that asks until told to stop.
@@ -32,18 +33,30 @@ impl Client {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
-                let stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|error| format!("connect: {error}"))?;
-                stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                let stream = TcpStream::connect(("127.0.0.1", self.port))
+                    .map_err(|error| format!("connect: {error}"))?;
+                stream
+                    .set_read_timeout(Some(Duration::from_secs(30)))
+                    .unwrap();
                 self.stream.insert(stream)
             }
         };
-        let request = format!("GET / HTTP/1.1\r\nHost: web.localhost:{}\r\n\r\n", self.port);
-        stream.write_all(request.as_bytes()).map_err(|error| format!("send: {error}"))?;
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: web.localhost:{}\r\n\r\n",
+            self.port
+        );
+        stream
+            .write_all(request.as_bytes())
+            .map_err(|error| format!("send: {error}"))?;
         let (head, body) = read_response(stream)?;
         if head.to_ascii_lowercase().contains("connection: close") {
             self.stream = None;
         }
-        if head.starts_with("HTTP/1.1 200") { Ok(body) } else { Err(head) }
+        if head.starts_with("HTTP/1.1 200") {
+            Ok(body)
+        } else {
+            Err(head)
+        }
     }
 }
 
@@ -53,9 +66,13 @@ fn read_response(stream: &mut TcpStream) -> Result<(String, String), String> {
     loop {
         let text = String::from_utf8_lossy(&bytes);
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head
-                .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase()
+                    .strip_prefix("content-length:")?
+                    .trim()
+                    .parse()
+                    .ok()
+            });
             let length: usize = length.ok_or_else(|| format!("no content-length: {head}"))?;
             if body.len() >= length {
                 return Ok((head.to_owned(), body.to_owned()));
@@ -76,7 +93,16 @@ fn not_one_of_200_clients_sees_a_failure_while_a_second_release_rolls_out() {
     platform.push(&nginx("first release"), "web:1");
     platform.push(&nginx("second release"), "web:2");
     platform.roost(&["apps", "create", "web"]);
-    platform.roost(&["deploy", "-a", "web", "--image", "web:1", "--internal-port", "80", "--yes"]);
+    platform.roost(&[
+        "deploy",
+        "-a",
+        "web",
+        "--image",
+        "web:1",
+        "--internal-port",
+        "80",
+        "--yes",
+    ]);
     assert_eq!(platform.get("web", "/"), (200, "first release".into()));
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -85,7 +111,10 @@ fn not_one_of_200_clients_sees_a_failure_while_a_second_release_rolls_out() {
     let clients: Vec<_> = (0..200)
         .map(|_| {
             let (stop, answered, second) = (stop.clone(), answered.clone(), second.clone());
-            let mut client = Client { port: platform.http_port, stream: None };
+            let mut client = Client {
+                port: platform.http_port,
+                stream: None,
+            };
             std::thread::spawn(move || -> Result<(), String> {
                 while !stop.load(Ordering::Relaxed) {
                     let body = client.get()?;
@@ -106,15 +135,40 @@ fn not_one_of_200_clients_sees_a_failure_while_a_second_release_rolls_out() {
         let n = answered.load(Ordering::Relaxed);
         if n > 1_000 { Ok(()) } else { Err(n) }
     });
-    platform.roost(&["deploy", "-a", "web", "--image", "web:2", "--internal-port", "80", "--yes"]);
-    wait_until("clients to see the second release", Duration::from_secs(30), || {
-        let n = second.load(Ordering::Relaxed);
-        if n > 1_000 { Ok(()) } else { Err(n) }
-    });
+    platform.roost(&[
+        "deploy",
+        "-a",
+        "web",
+        "--image",
+        "web:2",
+        "--internal-port",
+        "80",
+        "--yes",
+    ]);
+    wait_until(
+        "clients to see the second release",
+        Duration::from_secs(30),
+        || {
+            let n = second.load(Ordering::Relaxed);
+            if n > 1_000 { Ok(()) } else { Err(n) }
+        },
+    );
     stop.store(true, Ordering::Relaxed);
-    let failures: Vec<String> = clients.into_iter().filter_map(|client| client.join().unwrap().err()).collect();
-    assert_eq!(failures, Vec::<String>::new(), "of {} answers", answered.load(Ordering::Relaxed));
-    assert_eq!(platform.machine_pids("web").len(), 1, "the old machine is gone");
+    let failures: Vec<String> = clients
+        .into_iter()
+        .filter_map(|client| client.join().unwrap().err())
+        .collect();
+    assert_eq!(
+        failures,
+        Vec::<String>::new(),
+        "of {} answers",
+        answered.load(Ordering::Relaxed)
+    );
+    assert_eq!(
+        platform.machine_pids("web").len(),
+        1,
+        "the old machine is gone"
+    );
 }
 
 #[test]
@@ -123,32 +177,73 @@ fn a_broken_release_leaves_the_old_one_serving_and_says_why() {
     let platform = Platform::up();
     platform.push(&nginx("good"), "web:good");
     platform.roost(&["apps", "create", "web"]);
-    platform.roost(&["deploy", "-a", "web", "--image", "web:good", "--internal-port", "80", "--yes"]);
+    platform.roost(&[
+        "deploy",
+        "-a",
+        "web",
+        "--image",
+        "web:good",
+        "--internal-port",
+        "80",
+        "--yes",
+    ]);
     let before = platform.machine_pids("web");
 
     // A program that ends at once.
     let broken = nginx("broken").config("Cmd", json!(["/usr/sbin/nginx", "-c", "/no/such/file"]));
     platform.push(&broken, "web:broken");
     let output = platform
-        .cli(&["deploy", "-a", "web", "--image", "web:broken", "--internal-port", "80", "--yes"])
+        .cli(&[
+            "deploy",
+            "-a",
+            "web",
+            "--image",
+            "web:broken",
+            "--internal-port",
+            "80",
+            "--yes",
+        ])
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("/no/such/file"), "the last log lines are shown: {text}");
+    assert!(
+        text.contains("/no/such/file"),
+        "the last log lines are shown: {text}"
+    );
     assert!(text.lines().count() < 60, "one screen: {text}");
 
     // A program on another port than the one that was named.
     let output = platform
-        .cli(&["deploy", "-a", "web", "--image", "web:good", "--internal-port", "8080", "--yes", "--wait-timeout", "5s"])
+        .cli(&[
+            "deploy",
+            "-a",
+            "web",
+            "--image",
+            "web:good",
+            "--internal-port",
+            "8080",
+            "--yes",
+            "--wait-timeout",
+            "5s",
+        ])
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains(":80") && text.contains("8080"), "it says what listens where: {text}");
+    assert!(
+        text.contains(":80") && text.contains("8080"),
+        "it says what listens where: {text}"
+    );
 
     assert_eq!(platform.get("web", "/"), (200, "good".into()));
-    assert_eq!(platform.machine_pids("web"), before, "the same machine serves");
+    assert_eq!(
+        platform.machine_pids("web"),
+        before,
+        "the same machine serves"
+    );
 }
 
 #[test]
@@ -160,19 +255,43 @@ fn a_release_can_be_rolled_back_and_its_secrets_reach_the_machine() {
     platform.roost(&["apps", "create", "web"]);
     platform.roost(&["secrets", "set", "-a", "web", "GREETING=salve munde"]);
     for image in ["web:1", "web:2"] {
-        platform.roost(&["deploy", "-a", "web", "--image", image, "--internal-port", "80", "--yes"]);
+        platform.roost(&[
+            "deploy",
+            "-a",
+            "web",
+            "--image",
+            image,
+            "--internal-port",
+            "80",
+            "--yes",
+        ]);
     }
     assert_eq!(platform.get("web", "/").1, "two");
     platform.roost(&["rollback", "-a", "web", "--yes"]);
     assert_eq!(platform.get("web", "/").1, "one");
 
     let secrets = platform.roost(&["secrets", "list", "-a", "web", "--json"]);
-    assert!(secrets.contains("GREETING") && !secrets.contains("salve"), "write-only: {secrets}");
+    assert!(
+        secrets.contains("GREETING") && !secrets.contains("salve"),
+        "write-only: {secrets}"
+    );
     let shell = busybox().config("Cmd", json!(["/bin/httpd", "-f", "-p", "80", "-h", "/tmp"]));
     platform.push(&shell, "web:shell");
-    platform.roost(&["deploy", "-a", "web", "--image", "web:shell", "--internal-port", "80", "--yes"]);
+    platform.roost(&[
+        "deploy",
+        "-a",
+        "web",
+        "--image",
+        "web:shell",
+        "--internal-port",
+        "80",
+        "--yes",
+    ]);
     let environment = platform.roost(&["exec", "-a", "web", "--", "/bin/cat", "/proc/1/environ"]);
-    assert!(environment.contains("GREETING=salve munde"), "{environment}");
+    assert!(
+        environment.contains("GREETING=salve munde"),
+        "{environment}"
+    );
 }
 
 #[test]
@@ -181,12 +300,23 @@ fn redis_from_debian_runs_as_its_own_user() {
     let platform = Platform::up();
     platform.push(&redis(), "cache:1");
     platform.roost(&["apps", "create", "cache"]);
-    platform.roost(&["deploy", "-a", "cache", "--image", "cache:1", "--internal-port", "6379", "--yes"]);
+    platform.roost(&[
+        "deploy",
+        "-a",
+        "cache",
+        "--image",
+        "cache:1",
+        "--internal-port",
+        "6379",
+        "--yes",
+    ]);
     let pong = platform.roost(&["exec", "-a", "cache", "--", "/usr/bin/redis-cli", "ping"]);
     assert_eq!(pong.trim(), "PONG");
     let pid = platform.machine_pids("cache").into_values().next().unwrap();
     // User `redis` is 100 in the image; machines have 65,536 ids each, from 1,000,000.
-    let above = host_uid(pid).checked_sub(1_000_000).expect("not a user of the host");
+    let above = host_uid(pid)
+        .checked_sub(1_000_000)
+        .expect("not a user of the host");
     assert_eq!(above % 65_536, 100);
 }
 
@@ -202,12 +332,23 @@ fn stock_tools_pull_what_was_pushed() {
     run(Command::new("skopeo")
         .args(["copy", "--quiet", "--src-tls-verify=false"])
         .arg(format!("--src-creds=roost:{}", platform.token()))
-        .arg(format!("docker://127.0.0.1:{}/team/tool:v1", platform.api_port))
+        .arg(format!(
+            "docker://127.0.0.1:{}/team/tool:v1",
+            platform.api_port
+        ))
         .arg(format!("oci:{}:latest", target.display())));
     assert!(target.join("index.json").exists());
     let refused = Command::new("skopeo")
-        .args(["copy", "--quiet", "--src-tls-verify=false", "--src-creds=roost:wrong"])
-        .arg(format!("docker://127.0.0.1:{}/team/tool:v1", platform.api_port))
+        .args([
+            "copy",
+            "--quiet",
+            "--src-tls-verify=false",
+            "--src-creds=roost:wrong",
+        ])
+        .arg(format!(
+            "docker://127.0.0.1:{}/team/tool:v1",
+            platform.api_port
+        ))
         .arg(format!("oci:{}:again", target.display()))
         .output()
         .unwrap();

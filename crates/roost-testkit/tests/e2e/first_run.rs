@@ -9,12 +9,32 @@ use std::process::Command;
 /// What `roost down` must leave as it was: devices, rules, cgroups.
 fn host_state(tag_marks: &[String]) -> BTreeSet<String> {
     let mut state = BTreeSet::new();
-    for (program, args) in [("ip", vec!["-o", "link"]), ("nft", vec!["list", "tables"]), ("ip", vec!["rule"])] {
+    for (program, args) in [
+        ("ip", vec!["-o", "link"]),
+        ("nft", vec!["list", "tables"]),
+        ("ip", vec!["rule"]),
+    ] {
         let output = run(Command::new(program).args(args));
-        state.extend(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned));
+        state.extend(
+            String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .map(str::to_owned),
+        );
     }
-    let groups = run(Command::new("find").args(["/sys/fs/cgroup", "-maxdepth", "3", "-type", "d", "-name", "roost*"]));
-    state.extend(String::from_utf8_lossy(&groups.stdout).lines().map(str::to_owned));
+    let groups = run(Command::new("find").args([
+        "/sys/fs/cgroup",
+        "-maxdepth",
+        "3",
+        "-type",
+        "d",
+        "-name",
+        "roost*",
+    ]));
+    state.extend(
+        String::from_utf8_lossy(&groups.stdout)
+            .lines()
+            .map(str::to_owned),
+    );
     state.retain(|line| tag_marks.iter().any(|mark| line.contains(mark)));
     state
 }
@@ -28,7 +48,10 @@ fn up_prints_a_url_that_answers_and_down_leaves_nothing() {
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let url = format!("http://hello.localhost:{}", platform.http_port);
     assert!(text.contains(&url), "the box names the app's URL: {text}");
-    assert!(text.contains("roost down"), "and how to undo everything: {text}");
+    assert!(
+        text.contains("roost down"),
+        "and how to undo everything: {text}"
+    );
     assert!(text.contains("container"), "and the isolation rung: {text}");
 
     let (status, body) = platform.get("hello", "/json");
@@ -36,10 +59,16 @@ fn up_prints_a_url_that_answers_and_down_leaves_nothing() {
     let first: serde_json::Value = serde_json::from_str(&body).unwrap();
     let (_, body) = platform.get("hello", "/json");
     let second: serde_json::Value = serde_json::from_str(&body).unwrap();
-    assert!(second["requests"].as_u64() > first["requests"].as_u64(), "{first} {second}");
+    assert!(
+        second["requests"].as_u64() > first["requests"].as_u64(),
+        "{first} {second}"
+    );
     let machines = platform.machine_pids("hello");
     assert_eq!(machines.len(), 1);
-    assert_eq!(first["machine"].as_str(), machines.keys().next().map(String::as_str));
+    assert_eq!(
+        first["machine"].as_str(),
+        machines.keys().next().map(String::as_str)
+    );
 
     // Twice is safe: same machine, nothing deployed again.
     let again = run(platform.up_command().arg("--deploy").arg(&example));
@@ -48,14 +77,30 @@ fn up_prints_a_url_that_answers_and_down_leaves_nothing() {
     assert_eq!(platform.machine_pids("hello"), machines);
 
     let env = platform.env();
-    for name in ["ROOST_API_URL", "ROOST_TOKEN", "ROOST_HTTP_PORT", "ROOST_HTTPS_PORT", "ROOST_DATA_DIR"] {
-        assert!(env.get(name).is_some_and(|value| !value.is_empty()), "env.sh exports {name}");
+    for name in [
+        "ROOST_API_URL",
+        "ROOST_TOKEN",
+        "ROOST_HTTP_PORT",
+        "ROOST_HTTPS_PORT",
+        "ROOST_DATA_DIR",
+    ] {
+        assert!(
+            env.get(name).is_some_and(|value| !value.is_empty()),
+            "env.sh exports {name}"
+        );
     }
 
     let marks: Vec<String> = instance_marks(&platform);
-    assert!(!host_state(&marks).is_empty(), "while it runs, the host shows it");
+    assert!(
+        !host_state(&marks).is_empty(),
+        "while it runs, the host shows it"
+    );
     let down = platform.down();
-    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    assert!(
+        down.status.success(),
+        "{}",
+        String::from_utf8_lossy(&down.stderr)
+    );
     assert_eq!(host_state(&marks), BTreeSet::new());
     assert_eq!(leftovers(&platform.data_dir()), Vec::<String>::new());
 }
@@ -65,7 +110,11 @@ fn instance_marks(platform: &Platform) -> Vec<String> {
     let facts = std::fs::read_to_string(platform.data_dir().join("roostd.json")).unwrap();
     let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
     let tag = facts["tag"].as_str().unwrap();
-    vec![format!("roost_{tag}"), format!("roost-{tag}"), format!("r{tag}-")]
+    vec![
+        format!("roost_{tag}"),
+        format!("roost-{tag}"),
+        format!("r{tag}-"),
+    ]
 }
 
 #[test]
@@ -84,7 +133,10 @@ fn a_static_site_and_https_work_without_any_set_up() {
     let output = run(Command::new("curl")
         .args(["-sS", "--max-time", "30", "--cacert"])
         .arg(&authority)
-        .args(["--resolve", &format!("{name}:{}:127.0.0.1", platform.https_port)])
+        .args([
+            "--resolve",
+            &format!("{name}:{}:127.0.0.1", platform.https_port),
+        ])
         .arg(format!("https://{name}:{}/", platform.https_port)));
     assert!(String::from_utf8_lossy(&output.stdout).contains("<html"));
 }
