@@ -7,14 +7,25 @@ mod tidy;
 
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 const USAGE: &str = "usage: cargo xtask ci | tidy
 
   tidy   layers, module docs, file sizes, dependency decisions, error pages
   ci     fmt, tidy, clippy and docs, warnings as errors";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Without the backtrace that the debug form of an error brings.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let root = workspace_root()?;
     match std::env::args().nth(1).as_deref() {
         Some("tidy") => tidy::run(&root),
