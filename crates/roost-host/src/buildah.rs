@@ -17,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use roost_proto::dockerfile::{BuildDockerfileError, DockerfileBuild, DockerfileBuilder};
 use roost_runtime::fs::{FileError, ensure_dir, write_atomic};
 use rustix::process::{Pid, Signal, kill_process_group};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -32,6 +33,9 @@ pub const BUILDAH: Program = Program {
 
 /// Builds at the same time: one, so that what it leaves behind can be told from what is in use.
 const BUILDS_PARALLEL: usize = 1;
+/// How long killed programs have to be gone.
+const LEFTOVERS_LIMIT: Duration = Duration::from_secs(5);
+const LEFTOVERS_POLL: Duration = Duration::from_millis(5);
 /// Longest line of output that is passed on; the rest of it is cut.
 const LINE_BYTES_MAX: u64 = 4 * 1024;
 
@@ -75,7 +79,8 @@ impl Buildah {
     pub fn prepare(settings: BuildahSettings) -> Result<Self, FileError> {
         let dir = &settings.dir;
         ensure_dir(&dir.join("tmp"))?;
-        // A process that was killed in a build left them.
+        // A process that was killed in a build left its programs and mounts.
+        end_leftovers(dir);
         unmount_below(dir);
         let registry = settings.registry.as_ref();
         let insecure = registry.map(|registry| {
@@ -209,6 +214,50 @@ impl Drop for Mounts<'_> {
     fn drop(&mut self) {
         unmount_below(self.0);
     }
+}
+
+/// Kills what still builds with a storage in `dir` or below it, and waits for
+/// its end: nobody waits for it after the `roostd` that started it was killed.
+pub(crate) fn end_leftovers(dir: &Path) -> Vec<u32> {
+    let start = std::time::Instant::now();
+    let mut ended = Vec::new();
+    loop {
+        let left = builders_below(dir);
+        if left.is_empty() || start.elapsed() > LEFTOVERS_LIMIT {
+            return ended;
+        }
+        for pid in left {
+            let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            // One that has ended meanwhile is what is wanted.
+            let group = raw.and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
+            if let Some(group) = group.filter(|group| *group != rustix::process::getpgrp()) {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            if !ended.contains(&pid) {
+                ended.push(pid);
+            }
+        }
+        std::thread::sleep(LEFTOVERS_POLL);
+    }
+}
+
+/// Processes with the option that names their storage, as all builds of roost have it.
+fn builders_below(dir: &Path) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let is_builder = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        words.windows(2).any(|pair| {
+            pair[0] == b"--root" && Path::new(std::ffi::OsStr::from_bytes(pair[1])).starts_with(dir)
+        })
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(is_builder)
+        .collect()
 }
 
 /// Detaches every mount below `dir`, the latest first.

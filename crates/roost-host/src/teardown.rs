@@ -36,7 +36,7 @@ pub struct Remains {
 /// What was found and removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TeardownReport {
-    /// Process ids that were in machines' cgroups.
+    /// Process ids that were in machines' cgroups, and of builds.
     pub processes: Vec<u32>,
     /// Shims that did not end with their machines.
     pub shims: Vec<u32>,
@@ -124,6 +124,9 @@ fn end_processes_and_mounts(remains: &Remains) -> Result<TeardownReport, Teardow
         ..TeardownReport::default()
     };
     cgroup.kill_all(KILL_LIMIT).map_err(fail)?;
+    report
+        .processes
+        .extend(crate::buildah::end_leftovers(&remains.data_dir));
     report.shims = end_shims(&remains.run_dir);
     for base in [&remains.run_dir, &remains.data_dir] {
         report.mounts.extend(unmount_below(base)?);

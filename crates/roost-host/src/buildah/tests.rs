@@ -168,3 +168,31 @@ fn settings_name_the_registry_and_nobody_else_can_read_the_token() {
     let registries = std::fs::read_to_string(dir.path().join("buildah/registries.conf")).unwrap();
     assert!(registries.contains("location = \"127.0.0.1:1\"\ninsecure = true"));
 }
+
+#[test]
+fn a_build_that_outlived_its_roostd_is_ended_with_all_its_programs() {
+    use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+    let dir = tempfile::tempdir().unwrap();
+    let build_in = |storage: std::path::PathBuf| {
+        std::process::Command::new("sh")
+            .args(["-c", "sleep 600; :", "buildah", "--root"])
+            .arg(storage)
+            .process_group(0)
+            .spawn()
+            .unwrap()
+    };
+    let mut own = build_in(dir.path().join("builds/storage"));
+    let mut other = build_in(dir.path().join("builds-of-another/storage"));
+    let pid = own.id();
+    // Reaped as its adopter would.
+    let reaper = std::thread::spawn(move || own.wait().unwrap().signal());
+    assert_eq!(super::end_leftovers(&dir.path().join("builds")), [pid]);
+    assert_eq!(reaper.join().unwrap(), Some(libc::SIGKILL));
+    assert!(
+        other.try_wait().unwrap().is_none(),
+        "another's build was ended"
+    );
+    let group = rustix::process::Pid::from_raw(i32::try_from(other.id()).unwrap()).unwrap();
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    other.wait().unwrap();
+}
