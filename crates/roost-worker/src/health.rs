@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Until its first pass a check runs at least this often.
+/// Pause after the first run of a check that has not passed yet; doubles with each further one.
+const FIRST_PASS_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// The most that it grows to: until its first pass a check runs at least this often.
 const FIRST_PASS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A check with what it decides about.
@@ -140,6 +142,7 @@ impl Watch {
     /// Tries a port until it accepts a connection.
     async fn probe(&self, service_idx: usize, port: u16) {
         let address = SocketAddr::from((self.ipv4, port));
+        let mut interval = limits::PROBE_INTERVAL_FIRST;
         loop {
             // Not counted among the bounded checks: it must find a ready
             // machine soon, and a refused connection costs next to nothing.
@@ -152,12 +155,13 @@ impl Watch {
             }
             let age = self.inner.clock.now().since(self.started_at);
             let is_young = age < limits::PROBE_FAST_PERIOD;
-            let interval = if is_young {
+            let interval_max = if is_young {
                 limits::PROBE_INTERVAL
             } else {
                 limits::PROBE_INTERVAL_SLOW
             };
-            tokio::time::sleep(interval).await;
+            tokio::time::sleep(interval.min(interval_max)).await;
+            interval = (interval * 2).min(interval_max);
         }
         self.set_fault(service_idx, None).await;
     }
@@ -165,6 +169,7 @@ impl Watch {
     /// Runs a check again and again.
     async fn repeat(&self, named: NamedCheck) {
         let mut has_passed = false;
+        let mut first_pass_interval = FIRST_PASS_INTERVAL_MIN;
         loop {
             let outcome = self.ask_bounded(&named.check).await;
             has_passed |= outcome.is_ok();
@@ -172,8 +177,9 @@ impl Watch {
             let interval = if has_passed {
                 named.check.interval
             } else {
-                named.check.interval.min(FIRST_PASS_INTERVAL)
+                named.check.interval.min(first_pass_interval)
             };
+            first_pass_interval = (first_pass_interval * 2).min(FIRST_PASS_INTERVAL);
             // Spread, so that machines started together are not asked together.
             tokio::time::sleep(interval.mul_f64(rand::random_range(0.9..1.1))).await;
         }

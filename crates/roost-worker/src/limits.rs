@@ -30,7 +30,11 @@ pub(crate) const RETRY_DELAY: Duration = Duration::from_secs(1);
 pub(crate) const DRAIN_SETTLE: Duration = Duration::from_millis(50);
 /// How often the gauge is read while draining.
 pub(crate) const DRAIN_POLL: Duration = Duration::from_millis(20);
-/// How often a port that has not been open yet is tried.
+/// Pause after the first try of a port that is not open yet; doubles with each further one.
+///
+/// Small programs listen within milliseconds, and requests wait for this.
+pub(crate) const PROBE_INTERVAL_FIRST: Duration = Duration::from_millis(2);
+/// The most that it grows to while the machine is young.
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// From this age of a machine on, a port that is not open yet is tried more rarely.
 pub(crate) const PROBE_FAST_PERIOD: Duration = Duration::from_secs(60);
