@@ -389,17 +389,24 @@ async fn upload(
         ProgressBar::hidden()
     };
     let sent = bar.clone();
-    let body = packing.into_body(move |n_bytes| sent.inc(n_bytes));
+    // The platform may answer before it has everything: only the body knows its end.
+    let body = packing.into_body(move |n_bytes| match n_bytes {
+        Some(n_bytes) => sent.inc(n_bytes),
+        None => {
+            sent.finish_and_clear();
+            output.step(&format!("sent {text}"), since);
+        }
+    });
     let upload = client.upload(path, body);
     let lines = if bar.is_hidden() {
         output.wait("the platform to take the folder", upload).await
     } else {
         upload.await
     };
-    bar.finish_and_clear();
-    let lines = lines?;
-    output.step(&format!("sent {text}"), since);
-    Ok(lines)
+    if lines.is_err() {
+        bar.finish_and_clear();
+    }
+    lines
 }
 
 /// Whether the current release has this image and config.

@@ -153,8 +153,8 @@ impl Packing {
 
     /// The tar as a request body, made while it is sent.
     ///
-    /// `on_sent` hears the size of each piece that was handed to the connection.
-    pub(crate) fn into_body(self, on_sent: impl Fn(u64) + Send + 'static) -> reqwest::Body {
+    /// `on_sent` hears the size of each piece that was handed to the connection, and `None` at the end.
+    pub(crate) fn into_body(self, on_sent: impl Fn(Option<u64>) + Send + 'static) -> reqwest::Body {
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(limits::UPLOAD_CHUNKS_QUEUED);
         // Detached: it ends with the archive, or when the request drops the receiver.
         drop(tokio::task::spawn_blocking(move || {
@@ -164,12 +164,16 @@ impl Packing {
             }
         }));
         let pieces = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        reqwest::Body::wrap_stream(pieces.map(move |piece| {
-            if let Ok(piece) = &piece {
-                on_sent(piece.len() as u64);
+        let ended = tokio_stream::once(None);
+        let noted = pieces.map(Some).chain(ended).filter_map(move |piece| {
+            match &piece {
+                Some(Ok(piece)) => on_sent(Some(piece.len() as u64)),
+                Some(Err(_)) => {}
+                None => on_sent(None),
             }
             piece
-        }))
+        });
+        reqwest::Body::wrap_stream(noted)
     }
 
     /// The size of the tar, near enough for a progress bar: each file has a header and is padded.
