@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineState, Service};
 use roost_model::name::{AppName, RegionCode};
-use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
 use roost_model::time::Timestamp;
+use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
 use roost_proto::worker::{CheckResult, CheckStatus};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -45,12 +45,17 @@ impl Entry {
         let probed = probes.filter(|(_, (service, _))| service.checks.is_empty());
         let mut statuses: Vec<CheckStatus> = probed
             .map(|(service_idx, (service, fault))| CheckStatus {
-                name: format!("servicecheck-{service_idx:02}-port-{}", service.internal_port),
+                name: format!(
+                    "servicecheck-{service_idx:02}-port-{}",
+                    service.internal_port
+                ),
                 result: match fault {
                     None => CheckResult::Passing,
                     Some(_) => CheckResult::Waiting,
                 },
-                output: fault.clone().unwrap_or_else(|| "the port accepts connections".into()),
+                output: fault
+                    .clone()
+                    .unwrap_or_else(|| "the port accepts connections".into()),
                 updated_at: now,
             })
             .collect();
