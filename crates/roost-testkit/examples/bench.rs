@@ -6,6 +6,10 @@
 //! `roostd` costs. The two sides of a ratio take turns, and the median is
 //! shown, since machines are noisy.
 
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a step that fails ends the benchmark")]
+#![expect(clippy::print_stdout, reason = "its figures are its output")]
+
 use roost_testkit::images::{ImageBuilder, busybox, layout_dir};
 use roost_testkit::platform::Platform;
 use roost_testkit::program::{run, why_not};
@@ -17,6 +21,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// What is asked of our machine.
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: bench.localhost\r\nConnection: close\r\n\r\n";
 /// Turns per side.
 const ROUNDS: usize = 7;
 
@@ -135,8 +141,7 @@ fn start_with_roost(platform: &Platform) -> Duration {
         ),
     );
     loop {
-        let request = "GET / HTTP/1.1\r\nHost: bench.localhost\r\nConnection: close\r\n\r\n";
-        if http(platform.http_port, request).contains("hello") {
+        if http(platform.http_port, REQUEST).contains("hello") {
             break;
         }
         assert!(
@@ -151,6 +156,15 @@ fn start_with_roost(platform: &Platform) -> Duration {
             .expect("a machine");
     let id = machine["id"].as_str().expect("an id");
     platform.roost(&["machines", "destroy", id, "-a", "bench", "--force", "--yes"]);
+    // The next turn must be answered by its own machine.
+    let gone = Instant::now();
+    while http(platform.http_port, REQUEST).contains("hello") {
+        assert!(
+            gone.elapsed() < Duration::from_secs(60),
+            "a destroyed machine answers"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
     took
 }
 
