@@ -60,7 +60,11 @@ fn ci(root: &Path) -> Result<()> {
             "--locked",
             "--document-private-items",
         ],
-        &[("RUSTDOCFLAGS", "-D warnings")],
+        // Private items are documented too, so links to them lead somewhere.
+        &[(
+            "RUSTDOCFLAGS",
+            "-D warnings -A rustdoc::private_intra_doc_links",
+        )],
     )
 }
 

@@ -5,6 +5,8 @@
 //! prints `skipped:` with the reason.
 
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+#![expect(clippy::too_many_lines, reason = "a story is told in one piece")]
 
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
