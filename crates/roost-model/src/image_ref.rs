@@ -124,7 +124,8 @@ fn is_registry(text: &str) -> bool {
     let looks_like_host = text.contains('.') || text.contains(':') || text == "localhost";
     let is_host_char =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
-    looks_like_host && text.chars().all(is_host_char)
+    let begins_like_host = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[');
+    looks_like_host && begins_like_host && text.chars().all(is_host_char)
 }
 
 /// Whether `text` is a tag.
