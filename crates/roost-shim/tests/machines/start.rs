@@ -28,13 +28,13 @@ async fn refusal(host: &Host, config: roost_host::driver::LaunchConfig) -> Strin
 }
 
 async fn a_program_gets_its_environment_directory_and_host_name(host: &Host) {
-    let mut config = host.machine("pwd; echo $COLOUR $HOME; echo $PATH; cat /proc/sys/kernel/hostname /etc/hostname; cat /etc/hosts; ls -ld /work/here");
-    config.process.workdir = "/work/here".to_owned();
+    let mut config = host.machine("pwd; echo $COLOUR $HOME; echo $PATH; cat /proc/sys/kernel/hostname /etc/hostname; cat /etc/hosts; ls -ld /srv/here");
+    config.process.workdir = "/srv/here".to_owned();
     let id = config.machine_id.clone();
     let (exit, output) = host.run(config).await;
     assert_eq!(exit.exit_code, 0, "{output}");
     let mut lines = output.lines();
-    assert_eq!(lines.next(), Some("/work/here"));
+    assert_eq!(lines.next(), Some("/srv/here"));
     assert_eq!(lines.next(), Some("blue /root"));
     assert!(lines.next().unwrap().contains("/usr/bin:"));
     assert_eq!(lines.next(), Some(id.as_str()));
