@@ -312,7 +312,7 @@ pub(crate) enum MachinesCommand {
         /// The machine.
         #[command(flatten)]
         machine: MachineId,
-        /// Stop it first when it runs
+        /// Kill it at once when it runs
         #[arg(long)]
         force: bool,
     },

@@ -301,7 +301,7 @@ pub trait WorkerApi: Send + Sync + 'static {
     async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
     /// Sends a signal to its first process.
     async fn signal_machine(&self, id: &MachineId, signal: StopSignal) -> Result<(), WorkerError>;
-    /// Removes it. A machine that runs is refused unless `force`, which stops it first.
+    /// Removes it. A machine that runs is refused unless `force`, which kills it at once.
     async fn destroy_machine(&self, id: &MachineId, force: bool) -> Result<(), WorkerError>;
     /// Takes it out of routing, or puts it back.
     async fn set_cordoned(

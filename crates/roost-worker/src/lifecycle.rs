@@ -7,10 +7,11 @@
 //!    │  └───────────────────────┴───────────────────────┘                 │   │
 //!    │                              BackingOff ◀── ended, policy restarts ┘   │
 //!    │                                                                        │ wanted:
-//!    │      exited              exited               timer         drained    │ rest, gone,
+//!    │      exited              exited               timer         drained    │ rest,
 //!    └── Killing ◀── timer ── Terminating ◀────────────────────── Draining ◀──┘ new version
 //!
 //!  any without a process ── wanted: gone ──▶ Removing ──▶ Gone
+//!  Running, Draining, Terminating ── wanted: gone ──▶ Killing
 //! ```
 //!
 //! Owners send `Kick` with what is wanted after every transition, so a phase
@@ -131,7 +132,9 @@ pub(crate) enum Action {
     Launch,
     /// Record that it runs, watch for its end, begin its checks.
     Announce,
-    /// End its checks, take it out of traffic, wait for requests under way.
+    /// End its checks and take it out of traffic.
+    Withdraw,
+    /// Wait for requests under way.
     Drain,
     /// Send the stop signal and set the timer.
     SignalStop,
@@ -229,8 +232,15 @@ fn on_kick(phase: Phase, wish: Wish) -> (Phase, Vec<Action>) {
             (Phase::Removing, vec![Action::CancelResolve, Action::Remove])
         }
 
-        (Phase::Running, Wish::RunNewer | Wish::Rest | Wish::Gone) => {
-            (Phase::Draining, vec![Action::Drain])
+        (Phase::Running, Wish::RunNewer | Wish::Rest) => {
+            (Phase::Draining, vec![Action::Withdraw, Action::Drain])
+        }
+        // What runs is removed by force only: whoever asks does not want to wait.
+        (Phase::Running, Wish::Gone) => {
+            (Phase::Killing, vec![Action::Withdraw, Action::SignalKill])
+        }
+        (Phase::Draining | Phase::Terminating, Wish::Gone) => {
+            (Phase::Killing, vec![Action::SignalKill])
         }
 
         (Phase::BackingOff(_), Wish::RunNewer) => (Phase::Resolving, vec![Action::Resolve]),
@@ -245,10 +255,12 @@ fn on_kick(phase: Phase, wish: Wish) -> (Phase, Vec<Action>) {
 
         // Cannot be turned round half-way: the owner kicks again when it is done.
         (
+            phase @ (Phase::Draining | Phase::Terminating),
+            Wish::Run | Wish::RunNewer | Wish::Rest,
+        )
+        | (
             phase @ (Phase::Adopting
             | Phase::Launching
-            | Phase::Draining
-            | Phase::Terminating
             | Phase::Killing
             | Phase::Removing
             | Phase::Gone),

@@ -127,7 +127,10 @@ impl Owner {
         if self.phase == Phase::Adopting {
             self.begin_adoption();
         } else {
-            self.clear_leftovers().await?;
+            // One that was never launched has left nothing.
+            if self.current_generation > 0 {
+                self.clear_leftovers().await?;
+            }
             if let Phase::BackingOff(at) = self.phase {
                 self.arm_backoff(at);
             }
@@ -254,7 +257,11 @@ impl Owner {
             }
             Action::Launch => self.launch().await,
             Action::Announce => self.announce().await,
-            Action::Drain => self.drain().await,
+            Action::Withdraw => self.withdraw().await,
+            Action::Drain => {
+                self.drain();
+                Ok(())
+            }
             Action::SignalStop => self.signal_stop().await,
             Action::SignalKill => self.signal_kill().await,
             Action::ForceRemove => self.force_remove().await,

@@ -26,7 +26,7 @@ pub(crate) struct ListParams {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ForceParams {
-    /// Stop what runs first.
+    /// Kill what runs, at once.
     pub(crate) force: bool,
     /// The same as `force`.
     pub(crate) kill: bool,

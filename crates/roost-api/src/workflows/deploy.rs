@@ -5,9 +5,13 @@
 //!              │  per slot:             (point of no return:
 //!              │  create → healthy →     old machines are removed)
 //!              │  stop the old one
-//!              └─ a slot fails ─▶ Undoing ─▶ Failed
-//!                                 (old machines come back, new ones go)
+//!              └─ a slot fails, or ─▶ Undoing ─▶ Failed
+//!                 it is cancelled     (old machines come back, new ones go)
 //! ```
+//!
+//! One task owns a deployment, and an app has one unfinished deployment, which the
+//! database sees to. Others change of it only this: a request to cancel it writes
+//! `Undoing`, unless `Retiring` was there first, and wakes the owner.
 //!
 //! Each slot starts its new machine before it stops its old one. How far each
 //! slot came is journalled in the control database after each action, and each
@@ -42,6 +46,8 @@ const RELEASE_KEY: &str = "roost_release_version";
 enum SlotError {
     /// The deployment has failed, and is undone.
     Failed(Box<DeploymentError>),
+    /// Somebody else decided that the deployment is undone.
+    Cancelled,
     /// The journal could not be written: nothing is decided, and it is tried again.
     Journal(StoreError),
 }
@@ -49,6 +55,18 @@ enum SlotError {
 impl From<StoreError> for SlotError {
     fn from(error: StoreError) -> Self {
         Self::Journal(error)
+    }
+}
+
+/// What a deployment ends with that was cancelled.
+pub(crate) fn cancelled_by_request(release_version: u64) -> DeploymentError {
+    DeploymentError {
+        code: "deploy-cancelled".into(),
+        message: format!("the deployment of release v{release_version} was cancelled"),
+        hint: None,
+        machine: None,
+        log_tail: vec![],
+        listening: vec![],
     }
 }
 
@@ -91,30 +109,53 @@ async fn run_to_end(state: ApiState, record: DeploymentRecord) {
 /// One pass from what the journal says.
 async fn run(state: &ApiState, app_id: &str, id: &str) -> Result<(), StoreError> {
     let journal = Journal::load(state, app_id, id).await?;
-    match journal.record.status {
-        DeploymentStatus::Pending | DeploymentStatus::Running => roll_forward(&journal).await,
-        DeploymentStatus::Retiring => retire_old(&journal).await,
-        DeploymentStatus::Undoing => undo::undo(&journal).await,
-        DeploymentStatus::Succeeded | DeploymentStatus::Failed => Ok(()),
+    let mut status = journal.record.status;
+    loop {
+        match status {
+            DeploymentStatus::Pending | DeploymentStatus::Running => {
+                status = roll_forward(&journal).await?;
+            }
+            DeploymentStatus::Retiring => return retire_old(&journal).await,
+            DeploymentStatus::Undoing => return undo::undo(&journal).await,
+            DeploymentStatus::Succeeded | DeploymentStatus::Failed => return Ok(()),
+        }
     }
 }
 
-async fn roll_forward(journal: &Journal) -> Result<(), StoreError> {
+/// Brings every slot to its end and decides what follows. Returns the decision that holds.
+async fn roll_forward(journal: &Journal) -> Result<DeploymentStatus, StoreError> {
     if journal.record.status == DeploymentStatus::Pending {
-        let slots = journal.slots().await?;
-        let n_new = slots.iter().filter(|slot| slot.makes_new).count();
-        let n_old = slots
-            .iter()
-            .filter(|slot| slot.old_machine.is_some())
-            .count();
-        let version = journal.record.release_version;
-        let text = format!(
-            "release v{version}: {n_new} new machines, {n_old} old ones, {} batches",
-            journal.record.batches.len()
-        );
-        journal.step("plan", None, "done", text).await?;
+        announce(journal).await?;
         journal.set_status(DeploymentStatus::Running, None).await?;
     }
+    match advance_all(journal).await {
+        // The point of no return, in one transaction with the app's current release.
+        Ok(()) => journal.set_status(DeploymentStatus::Retiring, None).await,
+        Err(SlotError::Failed(error)) => {
+            let undoing = DeploymentStatus::Undoing;
+            journal.set_status(undoing, Some(&error)).await
+        }
+        Err(SlotError::Cancelled) => Ok(DeploymentStatus::Undoing),
+        Err(SlotError::Journal(error)) => Err(error),
+    }
+}
+
+async fn announce(journal: &Journal) -> Result<(), StoreError> {
+    let slots = journal.slots().await?;
+    let n_new = slots.iter().filter(|slot| slot.makes_new).count();
+    let n_old = slots
+        .iter()
+        .filter(|slot| slot.old_machine.is_some())
+        .count();
+    let version = journal.record.release_version;
+    let text = format!(
+        "release v{version}: {n_new} new machines, {n_old} old ones, {} batches",
+        journal.record.batches.len()
+    );
+    journal.step("plan", None, "done", text).await
+}
+
+async fn advance_all(journal: &Journal) -> Result<(), SlotError> {
     for batch in &journal.record.batches {
         let slots: Vec<SlotRecord> = journal
             .slots()
@@ -126,22 +167,9 @@ async fn roll_forward(journal: &Journal) -> Result<(), StoreError> {
         let results = futures_util::future::join_all(
             slots.into_iter().map(|slot| slot::advance(journal, slot)),
         );
-        for result in results.await {
-            match result {
-                Ok(()) => {}
-                Err(SlotError::Journal(error)) => return Err(error),
-                Err(SlotError::Failed(error)) => {
-                    journal
-                        .set_status(DeploymentStatus::Undoing, Some(&error))
-                        .await?;
-                    return undo::undo(journal).await;
-                }
-            }
-        }
+        results.await.into_iter().collect::<Result<(), _>>()?;
     }
-    // The point of no return, in one transaction with the app's current release.
-    journal.set_status(DeploymentStatus::Retiring, None).await?;
-    retire_old(journal).await
+    Ok(())
 }
 
 /// Removes the old machines. They take no traffic any more, so a failure does not undo anything.

@@ -96,7 +96,12 @@ fn a_stop_while_launching_is_not_lost() {
     assert_eq!(phase, Phase::Terminating);
     assert_eq!(
         actions,
-        [Action::Announce, Action::Drain, Action::SignalStop]
+        [
+            Action::Announce,
+            Action::Withdraw,
+            Action::Drain,
+            Action::SignalStop
+        ]
     );
 }
 
@@ -124,6 +129,20 @@ fn a_process_that_ignores_signals_is_killed_and_then_removed() {
 }
 
 #[test]
+fn what_is_to_be_gone_is_killed_at_once_however_far_its_stop_is() {
+    for phase in [Phase::Running, Phase::Draining, Phase::Terminating] {
+        let (next, actions) = on_event(phase, Event::Kick(Wish::Gone));
+        assert_eq!(next, Phase::Killing, "{phase:?}");
+        assert_eq!(actions.last(), Some(&Action::SignalKill), "{phase:?}");
+        assert_eq!(
+            on_event(next, Event::Kick(Wish::Gone)),
+            (Phase::Killing, vec![]),
+            "one signal is enough"
+        );
+    }
+}
+
+#[test]
 fn an_update_stops_and_then_starts() {
     let (phase, actions) = run(
         Phase::Running,
@@ -138,6 +157,7 @@ fn an_update_stops_and_then_starts() {
     assert_eq!(
         actions,
         [
+            Action::Withdraw,
             Action::Drain,
             Action::SignalStop,
             Action::RecordEnd,

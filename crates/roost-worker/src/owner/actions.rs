@@ -225,20 +225,22 @@ impl Owner {
         Ok(())
     }
 
-    pub(super) async fn drain(&mut self) -> Result<(), Stopped> {
+    pub(super) async fn withdraw(&mut self) -> Result<(), Stopped> {
         self.cancel_checks();
-        // The edge is told first, so that the wait below is for the last requests.
-        let has_services = self
-            .inner
-            .board
-            .update(&self.id, |entry| {
-                entry.state = MachineState::Stopping;
-                !entry.services.is_empty()
-            })
-            .unwrap_or(false);
-        self.record(|_| vec![]).await?;
+        // The edge is told first, so that it sends nothing more meanwhile.
+        self.inner.board.update(&self.id, |entry| {
+            entry.state = MachineState::Stopping;
+        });
+        self.record(|_| vec![]).await.map(drop)
+    }
+
+    pub(super) fn drain(&mut self) {
         let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
-        let drain_timeout = self.inner.config.drain_timeout;
+        let has_services = inner
+            .board
+            .get(&id)
+            .is_some_and(|entry| !entry.services.is_empty());
+        let drain_timeout = inner.config.drain_timeout;
         let drain = async move {
             let wait = async {
                 tokio::time::sleep(limits::DRAIN_SETTLE).await;
@@ -253,7 +255,6 @@ impl Owner {
             Happened::Event(Event::Drained)
         };
         self.operation = Some(drain.boxed());
-        Ok(())
     }
 
     pub(super) async fn signal_stop(&mut self) -> Result<(), Stopped> {

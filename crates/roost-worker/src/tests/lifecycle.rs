@@ -228,6 +228,35 @@ async fn a_machine_that_ignores_its_signal_is_killed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_destroyed_by_force_is_killed_at_once() {
+    let node = Node::new();
+    let run = node.start().await;
+    // Neither requests under way nor its stop time-out are waited for.
+    node.gauge.0.store(1, Ordering::SeqCst);
+    let mut request = samples::create("r1");
+    request.spec.services = vec![samples::service(1)];
+    request.spec.stop.timeout = Duration::from_secs(20);
+    for is_stopping in [false, true] {
+        request.request_id = format!("stopping: {is_stopping}");
+        let created = run.worker.create_machine(request.clone()).await.unwrap();
+        run.wait(&created.id, MachineState::Started).await;
+        let begun = tokio::time::Instant::now();
+        if is_stopping {
+            run.worker
+                .stop_machine(&created.id, None, None)
+                .await
+                .unwrap();
+        }
+        run.worker.destroy_machine(&created.id, true).await.unwrap();
+        let gone = run.wait(&created.id, MachineState::Destroyed).await;
+        let signal = gone.last_exit.and_then(|exit| exit.signal);
+        assert_eq!(signal, Some(9), "stopping: {is_stopping}");
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+    node.wait_clear("").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_requests_under_way() {
     let node = Node::new();
     let run = node.start().await;

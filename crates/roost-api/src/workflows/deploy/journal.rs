@@ -4,8 +4,9 @@ use crate::limits;
 use crate::state::ApiState;
 use roost_model::error::{Retry, chain};
 use roost_model::id::MachineId;
+use roost_model::machine::MachineState;
 use roost_proto::rest::{DeploymentError, DeploymentStep};
-use roost_proto::worker::WorkerError;
+use roost_proto::worker::{WaitFor, WorkerError};
 use roost_runtime::clock;
 use roost_store::StoreError;
 use roost_store::records::{
@@ -57,13 +58,31 @@ impl Journal {
         &self,
         status: DeploymentStatus,
         error: Option<&DeploymentError>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<DeploymentStatus, StoreError> {
         self.pass().await;
-        self.state
+        let held = self
+            .state
             .store
             .set_deployment_status(&self.record, status, error)
             .await?;
         self.wake();
+        Ok(held)
+    }
+
+    /// Whether somebody decided meanwhile that the deployment is undone.
+    pub(super) async fn is_cancelled(&self) -> Result<bool, StoreError> {
+        let record = &self.record;
+        let present = self.state.store.deployment(&record.app_id, &record.id);
+        Ok(present.await?.status == DeploymentStatus::Undoing)
+    }
+
+    /// Ends once somebody decided that the deployment is undone.
+    pub(super) async fn cancelled(&self) -> Result<(), StoreError> {
+        let mut wake = self.state.cancels.subscribe();
+        while !self.is_cancelled().await? {
+            // A cancellation since `subscribe` wakes this. The sender lives as long as `self`.
+            let _ = wake.changed().await;
+        }
         Ok(())
     }
 
@@ -138,6 +157,29 @@ impl Journal {
             }
         }
         action().await
+    }
+
+    /// Stops a machine, which lets it finish the requests under way, and waits until it has.
+    pub(super) async fn stop(&self, id: &MachineId) -> Result<(), WorkerError> {
+        let worker = &self.state.worker;
+        let status = self.insist(|| worker.stop_machine(id, None, None)).await?;
+        let deadline = tokio::time::Instant::now() + status.spec.stop.timeout + limits::STOP_MARGIN;
+        let wait = WaitFor {
+            states: vec![
+                MachineState::Stopped,
+                MachineState::Failed,
+                MachineState::Created,
+                MachineState::Destroyed,
+            ],
+            instance_id: None,
+            timeout: limits::WAIT_MAX,
+        };
+        loop {
+            match worker.wait_machine(id, wait.clone()).await {
+                Err(WorkerError::WaitTimeout { .. }) if tokio::time::Instant::now() < deadline => {}
+                result => return result.map(drop),
+            }
+        }
     }
 
     /// Removes a machine; a missing one is fine. The error is a text for people.

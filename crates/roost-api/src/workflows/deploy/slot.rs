@@ -6,17 +6,21 @@ use super::journal::Journal;
 use super::{DEPLOYMENT_KEY, RELEASE_KEY, SlotError};
 use crate::app::{deployments, secrets};
 use crate::error::ApiError;
-use crate::limits;
 use roost_model::error::{Classify as _, chain};
 use roost_model::id::MachineId;
-use roost_model::machine::MachineState;
 use roost_proto::rest::DeploymentError;
-use roost_proto::worker::{CreateMachine, Launch, WaitFor, WorkerError};
+use roost_proto::worker::{CreateMachine, Launch, WorkerError};
 use roost_store::StoreError;
 use roost_store::records::{SlotPhase, SlotRecord};
 
 /// Create → healthy → stop the old one; each step only if the journal does not have it yet.
+///
+/// A cancelled deployment ends here before it creates a machine and while it waits for one.
+/// Other actions are completed: half of one would be no easier to undo.
 pub(super) async fn advance(journal: &Journal, mut slot: SlotRecord) -> Result<(), SlotError> {
+    if journal.is_cancelled().await? {
+        return Err(SlotError::Cancelled);
+    }
     if slot.makes_new {
         if slot.phase < SlotPhase::Created {
             slot.new_machine = Some(create(journal, &slot).await?);
@@ -32,7 +36,16 @@ pub(super) async fn advance(journal: &Journal, mut slot: SlotRecord) -> Result<(
                     format!("waiting for machine {machine}"),
                 )
                 .await?;
-            await_healthy(journal, machine).await?;
+            tokio::select! {
+                biased;
+                // Cancel-safe: it only reads.
+                cancelled = journal.cancelled() => {
+                    cancelled?;
+                    return Err(SlotError::Cancelled);
+                }
+                // Cancel-safe: it waits for a machine that the undoing removes.
+                healthy = await_healthy(journal, machine) => healthy?,
+            }
             journal
                 .step(
                     "healthy",
@@ -133,26 +146,7 @@ async fn stop_old(journal: &Journal, old: &MachineId, ran: bool) -> Result<(), S
         .await?;
     let stopped = async {
         journal.insist(|| worker.set_cordoned(old, true)).await?;
-        let status = journal
-            .insist(|| worker.stop_machine(old, None, None))
-            .await?;
-        let deadline = tokio::time::Instant::now() + status.spec.stop.timeout + limits::STOP_MARGIN;
-        let wait = WaitFor {
-            states: vec![
-                MachineState::Stopped,
-                MachineState::Failed,
-                MachineState::Created,
-                MachineState::Destroyed,
-            ],
-            instance_id: None,
-            timeout: limits::WAIT_MAX,
-        };
-        loop {
-            match worker.wait_machine(old, wait.clone()).await {
-                Err(WorkerError::WaitTimeout { .. }) if tokio::time::Instant::now() < deadline => {}
-                result => return result.map(drop),
-            }
-        }
+        journal.stop(old).await
     };
     match stopped.await {
         Ok(()) | Err(WorkerError::NotFound(_)) => {

@@ -1,5 +1,7 @@
 //! Deployments over a worker in memory, and what a kill leaves of them.
 
+mod cancel;
+
 use crate::http::tests::{Platform, web};
 use roost_model::name::AppName;
 use roost_testkit::sim_worker::Fate;

@@ -54,11 +54,13 @@ pub(super) async fn undo(journal: &Journal) -> Result<(), StoreError> {
 async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
     let worker = &journal.state.worker;
     let text = |error: WorkerError| chain(&error);
-    let deadline = Instant::now() + limits::RESTORE_TIMEOUT;
-    journal
+    let status = journal
         .insist(|| worker.set_cordoned(old, false))
         .await
         .map_err(text)?;
+    // Its stop may have begun a moment ago, and cannot be taken back.
+    let timeout = limits::RESTORE_TIMEOUT + status.spec.stop.timeout;
+    let deadline = Instant::now() + timeout;
     let mut asked = false;
     loop {
         let status = journal.insist(|| worker.machine(old)).await.map_err(text)?;
@@ -82,7 +84,7 @@ async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
             return Err(format!(
                 "it is {} after {} s",
                 status.state.as_str(),
-                limits::RESTORE_TIMEOUT.as_secs()
+                timeout.as_secs()
             ));
         }
         tokio::time::sleep(limits::HEALTH_POLL).await;
@@ -118,6 +120,10 @@ async fn destroy_new(journal: &Journal) -> Result<(), StoreError> {
     });
     for machine in own {
         let id = &machine.id;
+        // It may have served, and its removal alone would cut requests off.
+        if let Err(error) = journal.stop(id).await {
+            tracing::debug!(machine_id = %id, error = chain(&error), "removed without a stop");
+        }
         match journal.destroy(id).await {
             Ok(()) => {
                 journal

@@ -1,0 +1,147 @@
+//! Cancelling: in time, too late, again, and with a kill in between.
+
+use super::{assert_serving, ids, start};
+use crate::http::tests::{Platform, web};
+use http::StatusCode;
+use roost_testkit::sim_worker::Fate;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+async fn begin(platform: &Platform, body: Value) -> String {
+    let (status, begun) = platform
+        .call("POST", "/v1/apps/web/deployments", body)
+        .await;
+    assert_eq!(status, 201, "{begun}");
+    begun["id"].as_str().unwrap().to_owned()
+}
+
+async fn cancel(platform: &Platform, id: &str) -> (StatusCode, Value) {
+    let path = format!("/v1/apps/web/deployments/{id}/cancel");
+    platform.call("POST", &path, Value::Null).await
+}
+
+/// Waits until the deployment has a step of this name.
+async fn await_step(platform: &Platform, id: &str, name: &str) {
+    for _ in 0..1000 {
+        let path = format!("/v1/apps/web/deployments/{id}");
+        let (_, deployment) = platform.call("GET", &path, Value::Null).await;
+        let steps = deployment["steps"].as_array().unwrap();
+        if steps.iter().any(|step| step["name"] == name) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("deployment {id} never came to `{name}`");
+}
+
+#[tokio::test]
+async fn a_deployment_that_waits_is_cancelled_at_once_and_the_old_release_serves_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    platform
+        .deploy("web", json!({"config": web("hello"), "count": 3}))
+        .await;
+    let before = ids(&platform.machines("web").await);
+    // The first batch replaces one machine, the second one waits for an hour.
+    platform.worker.set_fate("web-v2-2", Fate::Unhealthy);
+    let id = begin(
+        &platform,
+        json!({"config": web("next"), "max_unavailable": 1, "wait_timeout": 3600}),
+    )
+    .await;
+    await_step(&platform, &id, "stop").await;
+    let (status, answer) = cancel(&platform, &id).await;
+    assert_eq!(
+        (status.as_u16(), &answer["id"]),
+        (202, &json!(id)),
+        "{answer}"
+    );
+    let ended = platform.finished("web", &id).await;
+    assert_eq!(ended["status"], "failed", "{ended}");
+    assert_eq!(ended["error"]["code"], "deploy-cancelled", "{ended}");
+    let machines = platform.machines("web").await;
+    assert_serving(&machines, 3, "1");
+    assert_eq!(ids(&machines), before, "the old machines are the same");
+    let (status, again) = cancel(&platform, &id).await;
+    assert_eq!(
+        (status.as_u16(), &again["status"]),
+        (202, &json!("failed")),
+        "again is harmless"
+    );
+    let next = platform.deploy("web", json!({"config": web("next")})).await;
+    assert_eq!(next["status"], "failed", "its second machine is unhealthy");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn what_ended_or_is_nobodys_is_not_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    let done = platform
+        .deploy("web", json!({"config": web("hello")}))
+        .await;
+    let id = done["id"].as_str().unwrap();
+    let (status, error) = cancel(&platform, id).await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (409, &json!("too-late-to-cancel"))
+    );
+    let (_, after) = platform
+        .call(
+            "GET",
+            &format!("/v1/apps/web/deployments/{id}"),
+            Value::Null,
+        )
+        .await;
+    assert_eq!(
+        (&after["status"], &after["error"]),
+        (&json!("succeeded"), &Value::Null)
+    );
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "other"}))
+        .await;
+    let elsewhere = format!("/v1/apps/other/deployments/{id}/cancel");
+    assert_eq!(platform.call("POST", &elsewhere, Value::Null).await.0, 404);
+    assert_eq!(cancel(&platform, "dep_x").await.0, 422);
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn of_a_cancellation_and_the_point_of_no_return_one_wins_and_a_kill_changes_neither() {
+    for n_writes in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = start(dir.path()).await;
+        platform
+            .deploy("web", json!({"config": web("hello"), "count": 2}))
+            .await;
+        platform.state.kill_switch.after(n_writes);
+        let id = begin(
+            &platform,
+            json!({"config": web("next"), "max_unavailable": 1}),
+        )
+        .await;
+        let killed = tokio::select! {
+            () = platform.state.kill_switch.fired.notified() => true,
+            _ = platform.finished("web", &id) => false,
+        };
+        let (status, answer) = cancel(&platform, &id).await;
+        platform.stop().await;
+        let again = Platform::start_with(dir.path(), platform.worker.clone()).await;
+        again.state.resume().await.unwrap();
+        let ended = again.finished("web", &id).await;
+        let (expected, release) = match status.as_u16() {
+            202 => ("failed", "1"),
+            409 => ("succeeded", "2"),
+            _ => panic!("{answer}"),
+        };
+        assert_eq!(ended["status"], expected, "before write {n_writes}");
+        assert_serving(&again.machines("web").await, 2, release);
+        again.stop().await;
+        if !killed {
+            assert!(n_writes > 6, "the kill switch struck {n_writes} times");
+            assert_eq!(status, 409, "it had ended");
+            return;
+        }
+    }
+    panic!("the deployment has more journal writes than were tried");
+}
