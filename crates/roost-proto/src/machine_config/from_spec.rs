@@ -1,0 +1,125 @@
+//! From a spec to the machine config that says the same, with every default written out.
+
+use super::{
+    CheckConfig, CheckHeader, FileConfig, GuestConfig, HttpOptions, InitConfig, MachineConfig,
+    PortConfig, RestartConfig, ServiceConfig, StopConfigWire, default_protocol,
+};
+use crate::duration::WireDuration;
+use base64::Engine as _;
+use roost_model::machine::{
+    Check, CheckKind, CpuKind, MachineFile, MachineSpec, RestartWhen, Service,
+};
+
+impl From<&MachineSpec> for MachineConfig {
+    fn from(spec: &MachineSpec) -> Self {
+        Self {
+            image: spec.image.to_string(),
+            env: spec.process.env.clone(),
+            init: InitConfig {
+                exec: spec.process.exec.clone(),
+                entrypoint: spec.process.entrypoint.clone(),
+                cmd: spec.process.cmd.clone(),
+                user: spec.process.user.clone(),
+                workdir: spec.process.workdir.clone(),
+            },
+            guest: Some(GuestConfig {
+                cpu_kind: match spec.guest.cpu_kind {
+                    CpuKind::Shared => "shared".into(),
+                    CpuKind::Performance => "performance".into(),
+                },
+                cpus: spec.guest.n_cpus,
+                memory_mb: spec.guest.memory.as_mib(),
+            }),
+            size: None,
+            metadata: spec.metadata.clone(),
+            services: spec.services.iter().map(ServiceConfig::from).collect(),
+            checks: spec
+                .checks
+                .iter()
+                .map(|(name, check)| (name.clone(), check.into()))
+                .collect(),
+            files: spec.files.iter().map(FileConfig::from).collect(),
+            restart: Some(RestartConfig {
+                policy: match spec.restart.when {
+                    RestartWhen::No => "no".into(),
+                    RestartWhen::OnFailure => "on-failure".into(),
+                    RestartWhen::Always => "always".into(),
+                },
+                max_retries: Some(spec.restart.retries_max),
+            }),
+            stop_config: Some(StopConfigWire {
+                signal: spec.stop.signal.map(|signal| signal.as_str().to_owned()),
+                timeout: Some(WireDuration(spec.stop.timeout)),
+            }),
+            auto_destroy: spec.auto_destroy,
+        }
+    }
+}
+
+impl From<&Service> for ServiceConfig {
+    fn from(service: &Service) -> Self {
+        let http_options = service.h2_backend.then_some(HttpOptions {
+            h2_backend: service.h2_backend,
+        });
+        let port = |port, handlers: &[&str], force_https| PortConfig {
+            port,
+            handlers: handlers.iter().map(|&handler| handler.to_owned()).collect(),
+            force_https,
+            http_options: http_options.clone(),
+        };
+        Self {
+            protocol: default_protocol(),
+            internal_port: service.internal_port,
+            ports: vec![
+                port(80, &["http"], service.force_https),
+                port(443, &["tls", "http"], false),
+            ],
+            checks: service.checks.iter().map(CheckConfig::from).collect(),
+        }
+    }
+}
+
+impl From<&Check> for CheckConfig {
+    fn from(check: &Check) -> Self {
+        let base = Self {
+            port: Some(check.port),
+            interval: Some(WireDuration(check.interval)),
+            timeout: Some(WireDuration(check.timeout)),
+            grace_period: Some(WireDuration(check.grace_period)),
+            ..Self::default()
+        };
+        match &check.kind {
+            CheckKind::Tcp => Self {
+                kind: "tcp".into(),
+                ..base
+            },
+            CheckKind::Http {
+                method,
+                path,
+                headers,
+            } => Self {
+                kind: "http".into(),
+                method: Some(method.clone()),
+                path: Some(path.clone()),
+                headers: headers
+                    .iter()
+                    .map(|(name, value)| CheckHeader {
+                        name: name.clone(),
+                        values: vec![value.clone()],
+                    })
+                    .collect(),
+                ..base
+            },
+        }
+    }
+}
+
+impl From<&MachineFile> for FileConfig {
+    fn from(file: &MachineFile) -> Self {
+        Self {
+            guest_path: file.guest_path.clone(),
+            raw_value: base64::engine::general_purpose::STANDARD.encode(&file.content),
+            mode: Some(file.mode),
+        }
+    }
+}
