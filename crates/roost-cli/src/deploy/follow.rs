@@ -1,0 +1,293 @@
+//! Following a deployment to its end, and telling how it ended.
+
+use crate::client::{Client, Lines};
+use crate::error::{CliError, Exit};
+use crate::limits;
+use crate::output::{Output, seconds};
+use crate::prove;
+use roost_proto::rest::{App, Deployment, DeploymentStep};
+use std::time::{Duration, Instant};
+
+/// What it means when the URL of a finished release does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// The app takes no traffic: there is nothing to ask.
+    None,
+    /// A warning: the machines are healthy, but the app may not speak HTTP, or this client may be elsewhere.
+    Wanted,
+    /// A failure.
+    Required,
+}
+
+fn is_over(deployment: &Deployment) -> bool {
+    matches!(deployment.status.as_str(), "succeeded" | "failed")
+}
+
+/// Prints steps as they happen until the deployment is over.
+pub(crate) async fn follow(
+    client: &Client,
+    app: &str,
+    deployment: Deployment,
+    timeout: Duration,
+    output: Output,
+) -> Result<Deployment, CliError> {
+    let carries_on = |what: &str| {
+        CliError::new(
+            Exit::StillRunning,
+            "detached",
+            format!("{what}; the platform carries on with the deploy"),
+        )
+        .hint(format!("see how it goes: `roost status -a {app}`"))
+        .hint(format!("go back afterwards: `roost rollback -a {app}`"))
+    };
+    tokio::select! {
+        result = follow_to_end(client, app, deployment, output) => result,
+        () = tokio::time::sleep(timeout) => Err(carries_on(&format!("gave up waiting after {} s", timeout.as_secs()))),
+        _ = tokio::signal::ctrl_c() => Err(carries_on("interrupted")),
+    }
+}
+
+async fn follow_to_end(
+    client: &Client,
+    app: &str,
+    deployment: Deployment,
+    output: Output,
+) -> Result<Deployment, CliError> {
+    let path = format!("/v1/apps/{app}/deployments/{}", deployment.id);
+    let mut steps = Steps {
+        seen: 0,
+        since: Instant::now(),
+        waits_for: "the deploy to begin".into(),
+        output,
+    };
+    let mut is_lost = false;
+    loop {
+        let last = (steps.seen > 0).then(|| steps.seen.to_string());
+        if let Ok(lines) = client
+            .events(&format!("{path}/events"), last.as_deref())
+            .await
+        {
+            if std::mem::take(&mut is_lost) {
+                output.say("  the API answers again");
+            }
+            steps.follow(lines).await;
+        }
+        match client.get::<Deployment>(&path).await {
+            Ok(deployment) => {
+                for step in &deployment.steps {
+                    steps.print(step);
+                }
+                if is_over(&deployment) {
+                    return Ok(deployment);
+                }
+            }
+            // The platform restarts and resumes the deploy; the time limit of the caller ends this.
+            Err(error) if error.code.starts_with("api-") => {
+                if !is_lost {
+                    output.say("  the API does not answer; waiting for it to come back");
+                }
+                is_lost = true;
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(limits::RETRY_PAUSE).await;
+    }
+}
+
+/// The steps that were printed, and what comes next.
+struct Steps {
+    seen: u64,
+    since: Instant,
+    waits_for: String,
+    output: Output,
+}
+
+impl Steps {
+    /// Reads events until the stream ends, breaks or says that the deployment is over.
+    async fn follow(&mut self, mut lines: Lines) {
+        let output = self.output;
+        while let Ok(Some(event)) = output.wait(&self.waits_for, lines.next_event()).await {
+            if let Ok(step) = serde_json::from_str::<DeploymentStep>(&event.data) {
+                self.print(&step);
+            } else if serde_json::from_str::<Deployment>(&event.data)
+                .is_ok_and(|deployment| is_over(&deployment))
+            {
+                return;
+            }
+        }
+    }
+
+    fn print(&mut self, step: &DeploymentStep) {
+        if step.seq <= self.seen {
+            return;
+        }
+        self.seen = step.seq;
+        self.waits_for = match (step.name.as_str(), step.status.as_str()) {
+            ("healthy" | "listening", "started") => {
+                let machine = step.machine.as_deref().unwrap_or("the machine");
+                format!("{machine} to be healthy")
+            }
+            (_, "started") => step.message.clone(),
+            _ => format!("what comes after `{}`", step.message),
+        };
+        let output = self.output;
+        if output.json {
+            output.object(&serde_json::json!({"type": "step", "step": step}));
+        } else if is_shown(step) || output.verbose {
+            let machine = step
+                .machine
+                .as_ref()
+                .map(|machine| format!(" {machine}"))
+                .unwrap_or_default();
+            output.say(&format!(
+                "  {:>7}  {}{machine}: {}",
+                seconds(self.since),
+                step.name,
+                step.message
+            ));
+        }
+    }
+}
+
+/// A beginning is left out, since its end comes soon; a notice has no end.
+fn is_shown(step: &DeploymentStep) -> bool {
+    step.status != "started" || step.name == "listening"
+}
+
+/// Turns the end of a deployment into a proven URL or an error on one screen.
+pub(crate) async fn finish(
+    deployment: Deployment,
+    before: &App,
+    proof: Proof,
+    output: Output,
+) -> Result<Option<String>, CliError> {
+    if deployment.status == "failed" {
+        return Err(failure(&deployment, before.current_release));
+    }
+    let app = &deployment.app;
+    let url = prove_for(&deployment.urls, proof, output).await?;
+    let value = serde_json::json!({"type": "deployment", "deployment": deployment, "url": url});
+    output.result(&value, || {
+        let url = url.as_deref().unwrap_or(match proof {
+            Proof::None => "it takes no traffic from outside",
+            Proof::Wanted | Proof::Required => "no URL of it has answered a request from here",
+        });
+        let verb = if proof == Proof::None {
+            "runs"
+        } else {
+            "serves"
+        };
+        format!("release {} of {app} {verb}\n  {url}", deployment.release)
+    });
+    output.say(&format!(
+        "next: roost status -a {app} · roost logs -f -a {app} · roost open -a {app}"
+    ));
+    Ok(url)
+}
+
+/// Asks the app's URLs until one answers; gives that one.
+pub(super) async fn prove_for(
+    urls: &[String],
+    proof: Proof,
+    output: Output,
+) -> Result<Option<String>, CliError> {
+    if urls.is_empty() || proof == Proof::None {
+        return Ok(None);
+    }
+    match prove::any(urls, output).await {
+        Ok(url) => Ok(Some(url)),
+        Err(error) if proof == Proof::Required => Err(error),
+        Err(error) => {
+            output.warn(&unproven(&error));
+            Ok(None)
+        }
+    }
+}
+
+fn unproven(error: &CliError) -> String {
+    format!(
+        "the deploy succeeded and its machines are healthy, but {error}; that is fine for an app \
+         that does not speak HTTP, or when this computer cannot reach that address"
+    )
+}
+
+fn failure(deployment: &Deployment, serving: Option<u64>) -> CliError {
+    let app = &deployment.app;
+    let Some(cause) = &deployment.error else {
+        return CliError::failed(
+            "deploy-failed",
+            format!(
+                "release {} of {app} failed and was undone",
+                deployment.release
+            ),
+        );
+    };
+    let mut error = CliError::failed(
+        &cause.code,
+        format!(
+            "release {} of {app} failed: {}",
+            deployment.release, cause.message
+        ),
+    );
+    if let Some(machine) = &cause.machine {
+        error.details.push(format!("machine: {machine}"));
+    }
+    if !cause.listening.is_empty() {
+        error
+            .details
+            .push(format!("it listens on: {}", cause.listening.join(", ")));
+    }
+    if !cause.log_tail.is_empty() {
+        error.details.push("last log lines:".into());
+        error
+            .details
+            .extend(cause.log_tail.iter().map(|line| format!("  {line}")));
+    }
+    error.details.push(match serving {
+        Some(release) => format!("the deploy was undone: release {release} still serves"),
+        None => "the deploy was undone: no release serves yet".into(),
+    });
+    error.hints.extend(cause.hint.clone());
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::failure;
+    use roost_proto::rest::{Deployment, DeploymentError};
+
+    #[test]
+    fn a_failed_deploy_says_cause_machine_sockets_logs_and_what_serves() {
+        let deployment = Deployment {
+            id: "d1".into(),
+            app: "web".into(),
+            release: 2,
+            status: "failed".into(),
+            error: Some(DeploymentError {
+                code: "unhealthy".into(),
+                message: "nothing answers on port 8080".into(),
+                hint: Some("set internal_port = 3000".into()),
+                machine: Some("m1".into()),
+                log_tail: vec!["listening on 3000".into()],
+                listening: vec!["127.0.0.1:3000".into()],
+            }),
+            steps: Vec::new(),
+            urls: Vec::new(),
+            created_at: 0,
+            finished_at: Some(1),
+        };
+        let text = failure(&deployment, Some(1)).render();
+        for part in [
+            "error: release 2 of web failed: nothing answers on port 8080",
+            "machine: m1",
+            "it listens on: 127.0.0.1:3000",
+            "    listening on 3000",
+            "release 1 still serves",
+            "hint: set internal_port = 3000",
+            "code: unhealthy",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(text.lines().count() < 24, "one screen");
+    }
+}
