@@ -68,6 +68,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(deployments::create, deployments::list))
         .routes(routes!(deployments::get))
         .routes(routes!(deployments::events))
+        .routes(routes!(deployments::cancel))
         .routes(routes!(deployments::redeploy))
         .routes(routes!(deployments::rollback))
         .routes(routes!(releases::list))

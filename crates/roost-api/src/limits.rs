@@ -28,7 +28,7 @@ pub const LISTEN_NOTICES_MAX: usize = 3;
 pub const SETTLE: Duration = Duration::from_secs(1);
 /// After this many ends of its process a new machine counts as broken.
 pub const EXITS_MAX: usize = 3;
-/// How long an old machine may take to come back when a deployment is undone.
+/// How long an old machine may take to come back when a deployment is undone, beyond its stop time-out.
 pub const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an old machine may take to stop, beyond its own stop time-out.
 pub const STOP_MARGIN: Duration = Duration::from_secs(60);

@@ -74,6 +74,8 @@ pub struct ApiState {
     pub(crate) tasks: Tasks,
     /// Changes whenever a deployment makes a step, to wake event streams.
     pub(crate) deploy_steps: watch::Sender<u64>,
+    /// Changes whenever a deployment is cancelled, to wake the one that it is.
+    pub(crate) cancels: watch::Sender<u64>,
     #[cfg(test)]
     pub(crate) kill_switch: Arc<crate::workflows::KillSwitch>,
 }
@@ -110,6 +112,7 @@ impl ApiState {
             sealing_key: parts.sealing_key,
             tasks: parts.tasks,
             deploy_steps: watch::Sender::new(0),
+            cancels: watch::Sender::new(0),
             #[cfg(test)]
             kill_switch: Arc::default(),
         }

@@ -208,20 +208,33 @@ impl Store {
         Ok(())
     }
 
-    /// Journals a deployment that goes on: its status, and why it is undone.
+    /// Journals a deployment that goes on: its status, and why it is undone. Returns the
+    /// status that holds now.
     ///
-    /// At `Retiring` its release becomes the app's current one, in the same transaction.
+    /// That is another one, and nothing is changed, when the present status does not lead to
+    /// `status`: somebody else decided first. At `Retiring` the deployment's release becomes
+    /// the app's current one, in the same transaction.
     pub async fn set_deployment_status(
         &self,
         record: &DeploymentRecord,
         status: DeploymentStatus,
         error: Option<&DeploymentError>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<DeploymentStatus, StoreError> {
         let error = error
             .map(serde_json::to_string)
             .transpose()
             .map_err(|error| unreadable(error.to_string()))?;
         let mut transaction = self.begin(WRITE).await?;
+        let row = sqlx::query("SELECT * FROM deployments WHERE id = $1")
+            .bind(&record.id)
+            .fetch_optional(&mut *transaction)
+            .await
+            .attempt(WRITE)?
+            .ok_or_else(|| StoreError::NotFound(format!("deployment `{}`", record.id)))?;
+        let present = deployment(&row)?.status;
+        if !present.leads_to(status) {
+            return Ok(present);
+        }
         sqlx::query(
             "UPDATE deployments SET status = $1, error = COALESCE($2, error) WHERE id = $3",
         )
@@ -252,7 +265,8 @@ impl Store {
                 .await
                 .attempt(WRITE)?;
         }
-        transaction.commit().await.attempt(WRITE)
+        transaction.commit().await.attempt(WRITE)?;
+        Ok(status)
     }
 
     /// Journals the end of a deployment.

@@ -127,6 +127,20 @@ words!(
     }
 );
 
+impl DeploymentStatus {
+    /// Whether a deployment goes from this status to `next`. A decision is made once:
+    /// what retires is not undone any more, and what is undone does not retire.
+    pub fn leads_to(self, next: Self) -> bool {
+        match self {
+            Self::Pending => matches!(next, Self::Running | Self::Undoing),
+            Self::Running => matches!(next, Self::Retiring | Self::Undoing),
+            Self::Retiring => next == Self::Succeeded,
+            Self::Undoing => next == Self::Failed,
+            Self::Succeeded | Self::Failed => false,
+        }
+    }
+}
+
 words!(
     /// How far a slot of a deployment came.
     SlotPhase {

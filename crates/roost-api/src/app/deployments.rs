@@ -1,4 +1,4 @@
-//! Deployments: begin one, look at them.
+//! Deployments: begin one, cancel it, look at them.
 
 use super::{find_app, releases};
 use crate::ctx::RequestCtx;
@@ -18,7 +18,9 @@ use roost_proto::rest::{CreateDeploymentRequest, Deployment, RollbackRequest};
 use roost_proto::worker::MachineStatus;
 use roost_runtime::clock;
 use roost_store::StoreError;
-use roost_store::records::{AppRecord, NewDeployment, NewRelease, SlotPhase, SlotRecord};
+use roost_store::records::{
+    AppRecord, DeploymentRecord, DeploymentStatus, NewDeployment, NewRelease, SlotPhase, SlotRecord,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -311,22 +313,62 @@ pub(crate) async fn get(
     load(state, &app, id).await
 }
 
-/// A deployment as it is now.
-pub(crate) async fn load(
+/// Cancels a deployment: it is undone as a failed one is. Again is harmless.
+pub(crate) async fn cancel(
+    ctx: &RequestCtx,
     state: &ApiState,
-    app: &AppRecord,
+    name: &AppName,
     id: &str,
 ) -> Result<Deployment, ApiError> {
-    let id = DeploymentId::parse(id)?;
-    let record = match state.store.deployment(&app.id, id.as_str()).await {
-        Err(StoreError::NotFound(what)) => {
-            return Err(ApiError::not_found(
-                "not-found",
-                format!("{what} of app `{}` does not exist", app.name),
-            ));
+    ctx.allow(Action::Deploy, Some(name))?;
+    let app = find_app(state, name).await?;
+    let record = find(state, &app, id).await?;
+    let state_of_task = state.clone();
+    ctx.supervised(state, async move {
+        let state = state_of_task;
+        let reason = deploy::cancelled_by_request(record.release_version);
+        let held = state
+            .store
+            .set_deployment_status(&record, DeploymentStatus::Undoing, Some(&reason))
+            .await?;
+        if matches!(
+            held,
+            DeploymentStatus::Retiring | DeploymentStatus::Succeeded
+        ) {
+            return Err(too_late(&app, &record));
         }
-        result => result?,
-    };
+        state.cancels.send_modify(|n| *n = n.wrapping_add(1));
+        load(&state, &app, &record.id).await
+    })
+    .await
+}
+
+fn too_late(app: &AppRecord, record: &DeploymentRecord) -> ApiError {
+    let message = format!(
+        "deployment {} of app `{}` is past its point of no return: release v{} serves",
+        record.id, app.name, record.release_version
+    );
+    ApiError::conflict("too-late-to-cancel", message).with_hint(format!(
+        "`roost rollback -a {}` goes back to the release before",
+        app.name
+    ))
+}
+
+/// The deployment with this id, or an error that says whose it is not.
+async fn find(state: &ApiState, app: &AppRecord, id: &str) -> Result<DeploymentRecord, ApiError> {
+    let id = DeploymentId::parse(id)?;
+    match state.store.deployment(&app.id, id.as_str()).await {
+        Err(StoreError::NotFound(what)) => Err(ApiError::not_found(
+            "not-found",
+            format!("{what} of app `{}` does not exist", app.name),
+        )),
+        result => Ok(result?),
+    }
+}
+
+/// A deployment as it is now.
+async fn load(state: &ApiState, app: &AppRecord, id: &str) -> Result<Deployment, ApiError> {
+    let record = find(state, app, id).await?;
     let steps = state.store.steps(&record.id, 0).await?;
     Ok(view::deployment(state, app, record, steps))
 }

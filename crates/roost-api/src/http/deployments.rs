@@ -89,6 +89,21 @@ pub(super) async fn get(
     Ok(Json(app::get(&ctx, &state, &name, &id).await?))
 }
 
+/// Cancel a deployment: it is undone, and ends as `failed` with code `deploy-cancelled`.
+#[utoipa::path(post, path = "/v1/apps/{app}/deployments/{id}/cancel", tag = "deployments", operation_id = "cancel_deployment",
+    params(("app" = String, Path, description = "name of the app"), ("id" = String, Path, description = "its id")),
+    responses((status = 202, body = Deployment), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn cancel(
+    State(state): State<ApiState>,
+    ctx: RequestCtx,
+    Route((name, id)): Route<(AppName, String)>,
+) -> Created {
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(app::cancel(&ctx, &state, &name, &id).await?),
+    ))
+}
+
 /// The steps of a deployment as they happen, then the deployment: server-sent
 /// events `step` and `deployment`. `Last-Event-ID` resumes.
 #[utoipa::path(get, path = "/v1/apps/{app}/deployments/{id}/events", tag = "deployments",

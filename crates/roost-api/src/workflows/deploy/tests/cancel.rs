@@ -69,7 +69,7 @@ async fn a_deployment_that_waits_is_cancelled_at_once_and_the_old_release_serves
         "again is harmless"
     );
     let next = platform.deploy("web", json!({"config": web("next")})).await;
-    assert_eq!(next["status"], "failed", "its second machine is unhealthy");
+    assert_eq!(next["status"], "succeeded", "the way is free: {next}");
     platform.stop().await;
 }
 
