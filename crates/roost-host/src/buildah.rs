@@ -218,8 +218,8 @@ impl Drop for Mounts<'_> {
 
 /// Kills what still builds with a storage in `dir` or below it, and waits for
 /// its end: nobody waits for it after the `roostd` that started it was killed.
-/// Returns the process groups that were killed, one for each build.
-pub(crate) fn end_leftovers(dir: &Path) -> Vec<Pid> {
+/// Returns the leaders of the process groups that were killed, one for each build.
+pub(crate) fn end_leftovers(dir: &Path) -> Vec<u32> {
     let start = std::time::Instant::now();
     let mut ended = Vec::new();
     loop {
@@ -233,8 +233,9 @@ pub(crate) fn end_leftovers(dir: &Path) -> Vec<Pid> {
             let group = raw.and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
             if let Some(group) = group.filter(|group| *group != rustix::process::getpgrp()) {
                 let _ = kill_process_group(group, Signal::KILL);
-                if !ended.contains(&group) {
-                    ended.push(group);
+                let leader = group.as_raw_pid().unsigned_abs();
+                if !ended.contains(&leader) {
+                    ended.push(leader);
                 }
             }
         }

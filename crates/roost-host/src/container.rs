@@ -14,7 +14,7 @@
 use crate::cgroup::Cgroup;
 use crate::driver::{Adoption, DriverError, LaunchConfig, MachineDriver, Running};
 use crate::instance::InstanceTag;
-use crate::net::PacketPlumber;
+use crate::net::{PacketPlumber, PlumbError};
 use crate::tree::remove_tree;
 use async_trait::async_trait;
 use control::{Handshake, ShimConnection};
@@ -131,12 +131,20 @@ impl ContainerDriver {
         let message = launch::message(self, config).await?;
         let mut handshake = Handshake::begin(&self.config.shim, &run_dir)
             .map_err(|error| host("start a shim", error.to_string()))?;
-        let pid = handshake.create(&message).await?;
-        self.config
-            .plumber
+        let plumber = &self.config.plumber;
+        let refused =
+            |error: PlumbError| host(format!("attach machine {id} to the network"), chain(&error));
+        // Both are waited for, whichever fails: nothing is changed behind a sweep.
+        let (created, admitted) = tokio::join!(
+            handshake.create(&message),
+            plumber.admit(id, config.addresses)
+        );
+        let pid = created?;
+        admitted.map_err(refused)?;
+        plumber
             .attach(id, config.addresses, pid)
             .await
-            .map_err(|error| host(format!("attach machine {id} to the network"), chain(&error)))?;
+            .map_err(refused)?;
         handshake.start().await?;
         Ok(Running { pid })
     }

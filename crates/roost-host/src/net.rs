@@ -74,6 +74,12 @@ pub enum PlumbError {
 pub trait PacketPlumber: Send + Sync + std::fmt::Debug + 'static {
     /// Prepares the host: forwarding, firewall. Machines that are attached stay attached.
     async fn ensure_node(&self) -> Result<(), PlumbError>;
+    /// Lets a machine that is about to be attached send from its addresses.
+    ///
+    /// Only a head start: the firewall takes as long as a machine takes to be
+    /// created, and both can be done at once. `attach` does it when this was not
+    /// called, and `detach` undoes it.
+    async fn admit(&self, id: &MachineId, addresses: MachineAddresses) -> Result<(), PlumbError>;
     /// Gives the network namespace of a process an `eth0` with these addresses.
     async fn attach(
         &self,

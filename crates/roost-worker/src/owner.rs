@@ -15,11 +15,13 @@ mod outcome;
 use crate::images::ResolvedImage;
 use crate::lifecycle::{Action, Event, Phase, Rest, Wish, on_event};
 use crate::limits;
+use crate::store::StoreError;
 use crate::store::row::{NewEvent, Row, Wanted};
 use crate::worker::{Handle, Inner};
 use futures_util::future::BoxFuture;
 use outcome::Ending;
 use roost_host::driver::{Adoption, Running};
+use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineExit, MachineState};
 use std::sync::Arc;
@@ -282,10 +284,7 @@ impl Owner {
             match self.inner.store.get(&self.id).await {
                 Ok(Some(row)) => return Ok(row),
                 Ok(None) => return Err(Stopped),
-                Err(error) => {
-                    tracing::error!(machine_id = %self.id, error = roost_model::error::chain(&error), "cannot read machine");
-                    self.pause().await?;
-                }
+                Err(error) => self.pause(&error, "cannot read machine").await?,
             }
         }
     }
@@ -311,16 +310,14 @@ impl Owner {
                     return Ok(row);
                 }
                 Ok(None) => return Err(Stopped),
-                Err(error) => {
-                    tracing::error!(machine_id = %self.id, error = roost_model::error::chain(&error), "cannot record machine");
-                    self.pause().await?;
-                }
+                Err(error) => self.pause(&error, "cannot record machine").await?,
             }
         }
     }
 
-    /// Waits before something is tried again.
-    async fn pause(&mut self) -> Result<(), Stopped> {
+    /// Waits before the database is tried again.
+    async fn pause(&mut self, error: &StoreError, what: &str) -> Result<(), Stopped> {
+        tracing::error!(machine_id = %self.id, error = chain(error), "{what}; trying again");
         let stop = self.inner.tasks.stopping();
         match stop
             .run_until_cancelled(tokio::time::sleep(limits::RETRY_DELAY))

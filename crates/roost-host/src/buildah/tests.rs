@@ -184,7 +184,7 @@ fn a_build_that_outlived_its_roostd_is_ended_with_all_its_programs() {
     let mut own = build_in(dir.path().join("builds/storage"));
     let mut other = build_in(dir.path().join("builds-of-another/storage"));
     // A child that has not become `sleep` yet looks like its parent, and shares its group.
-    let pid = rustix::process::Pid::from_child(&own);
+    let pid = own.id();
     // Reaped as its adopter would.
     let reaper = std::thread::spawn(move || own.wait().unwrap().signal());
     assert_eq!(super::end_leftovers(&dir.path().join("builds")), [pid]);

@@ -123,12 +123,26 @@ impl PacketPlumber for LinuxPlumber {
         blocking(move || lock.ensure_forwarding()).await
     }
 
+    async fn admit(&self, id: &MachineId, addresses: MachineAddresses) -> Result<(), PlumbError> {
+        let name = self.config.tag.interface_name(id);
+        let mut sources = self.sources.lock().await;
+        match sources.get(&name).copied() {
+            Some(old) if old == addresses => return Ok(()),
+            Some(old) => firewall::forbid_source(self.config.tag, &name, old).await?,
+            None => {}
+        }
+        // Noted first: what may have been done is undone by `detach`.
+        sources.insert(name.clone(), addresses);
+        firewall::allow_source(self.config.tag, &name, addresses).await
+    }
+
     async fn attach(
         &self,
         id: &MachineId,
         addresses: MachineAddresses,
         netns_pid: u32,
     ) -> Result<(), PlumbError> {
+        self.admit(id, addresses).await?;
         let name = self.config.tag.interface_name(id);
         let plan = LinkPlan {
             name: name.clone(),
@@ -137,14 +151,6 @@ impl PacketPlumber for LinuxPlumber {
             addresses,
             netns_pid,
         };
-        {
-            let mut sources = self.sources.lock().await;
-            if let Some(old) = sources.get(&name).copied() {
-                firewall::forbid_source(self.config.tag, &name, old).await?;
-            }
-            sources.insert(name.clone(), addresses);
-            firewall::allow_source(self.config.tag, &name, addresses).await?;
-        }
         let result = self.plumb(plan).await;
         let is_foreign = matches!(result, Err(PlumbError::NameTaken { .. }));
         if result.is_err()

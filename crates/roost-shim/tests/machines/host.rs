@@ -44,6 +44,9 @@ impl PacketPlumber for FakePlumber {
     async fn ensure_node(&self) -> Result<(), PlumbError> {
         Ok(())
     }
+    async fn admit(&self, _: &MachineId, _: MachineAddresses) -> Result<(), PlumbError> {
+        Ok(())
+    }
     async fn attach(
         &self,
         id: &MachineId,
