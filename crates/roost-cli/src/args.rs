@@ -46,8 +46,11 @@ pub(crate) struct Global {
     /// Answer yes to every question
     #[arg(short, long, global = true)]
     pub(crate) yes: bool,
-    /// Seconds to wait for an operation to finish
-    #[arg(long, global = true, value_name = "SECONDS")]
+    /// Check all that can be checked, show what would change, and change nothing
+    #[arg(long, global = true)]
+    pub(crate) dry_run: bool,
+    /// Time to wait for an operation to finish, such as 90s, 5m, or a number of seconds
+    #[arg(long, global = true, value_name = "DURATION", value_parser = seconds)]
     pub(crate) timeout: Option<u64>,
     /// The API token
     #[arg(long, global = true, env = "ROOST_TOKEN", hide_env_values = true)]
@@ -62,7 +65,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Start a one-node platform on this machine
     #[command(
-        before_help = "Examples:\n  roost up\n  roost up --data-dir ./.roost --deploy examples/hello\n  roost up --listen 0.0.0.0 --http-port 80 --https-port 443 --domain apps.example.com"
+        before_help = "Examples:\n  roost up\n  roost up --data-dir ./.roost --deploy examples/hello\n  roost up --listen 0.0.0.0 --http-port 80 --https-port 443 --domain apps.example.com\n  roost up --runtime /usr/sbin/runc"
     )]
     Up(UpArgs),
     /// Stop the platform on this machine and remove every trace of it
@@ -174,6 +177,18 @@ pub(crate) struct UpArgs {
     /// The public address of this machine
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) public_ip: Option<String>,
+    /// The region of this machine; that of the last `up`, or `local`
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) region: Option<String>,
+    /// What runs the machines of apps: `library`, or an OCI runtime such as /usr/sbin/runc
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) runtime: Option<String>,
+    /// A registry (HOST or HOST:PORT) that is spoken to in plain HTTP; may be repeated
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    pub(crate) insecure_registries: Vec<String>,
+    /// Most bytes of images kept, such as 20GiB; what machines and releases need is always kept
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) images_max: Option<String>,
     /// Deploy this folder once the platform runs
     #[arg(long, value_name = "FOLDER")]
     pub(crate) deploy: Option<PathBuf>,
@@ -234,9 +249,6 @@ pub(crate) struct DeployArgs {
     /// Text for the list of releases
     #[arg(long, value_name = "TEXT")]
     pub(crate) description: Option<String>,
-    /// Show what would be deployed, and change nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
     /// Return once the deploy has begun
     #[arg(long)]
     pub(crate) detach: bool,
@@ -248,6 +260,18 @@ pub(crate) struct DeployArgs {
 fn duration(text: &str) -> Result<Duration, String> {
     roost_model::duration::parse_go_duration(text)
         .ok_or_else(|| "not a duration such as 90s, 5m or 1m30s".to_owned())
+}
+
+/// Whole seconds, at least one.
+fn seconds(text: &str) -> Result<u64, String> {
+    let seconds = match text.parse() {
+        Ok(seconds) => seconds,
+        Err(_) => duration(text)?.as_secs(),
+    };
+    if seconds == 0 {
+        return Err("less than a second".into());
+    }
+    Ok(seconds)
 }
 
 /// `apps …`.

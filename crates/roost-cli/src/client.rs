@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Client {
     http: reqwest::Client,
     target: Target,
+    is_read_only: bool,
 }
 
 /// No body.
@@ -29,7 +30,19 @@ impl Client {
             .map_err(|error| {
                 CliError::failed("client", format!("set up the HTTP client: {error}"))
             })?;
-        Ok(Self { http, target })
+        Ok(Self {
+            http,
+            target,
+            is_read_only: false,
+        })
+    }
+
+    /// With `true`, a client that sends nothing but `GET`, for `--dry-run`.
+    pub(crate) fn read_only(self, is_read_only: bool) -> Self {
+        Self {
+            is_read_only,
+            ..self
+        }
     }
 
     /// Where the API is.
@@ -48,10 +61,15 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, CliError> {
-        let response = request
-            .send()
-            .await
-            .map_err(|error| self.transport(&error))?;
+        let request = request.build().map_err(|error| self.transport(&error))?;
+        // Commands end before they get here; one that forgets to must not change anything either.
+        if self.is_read_only && request.method() != Method::GET {
+            let (method, path) = (request.method(), request.url().path());
+            let message = format!("--dry-run would have sent {method} {path}, and did not");
+            return Err(CliError::failed("internal", message));
+        }
+        let sent = self.http.execute(request).await;
+        let response = sent.map_err(|error| self.transport(&error))?;
         if response.status().is_success() {
             return Ok(response);
         }

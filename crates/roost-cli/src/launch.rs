@@ -45,6 +45,18 @@ pub(crate) async fn run(
     let port = port(args);
     let text = config_text(&name, &build, &port);
     output.say(&format!("{}:\n\n{text}", file.display()));
+    if global.dry_run {
+        let deploys = !args.no_deploy;
+        let then = if deploys { " and deploy it" } else { "" };
+        let details =
+            serde_json::json!({"app": name.text, "file": file, "config": text, "deploy": deploys});
+        output.plan(
+            "launch",
+            details,
+            &format!("write {}{then}", file.display()),
+        );
+        return Ok(());
+    }
     if !output.yes {
         if output.json || !std::io::stdin().is_terminal() {
             return Err(

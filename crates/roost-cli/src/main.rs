@@ -83,11 +83,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 /// Runs a command; gives the exit code.
 async fn run(cli: Cli, output: Output) -> Result<u8, CliError> {
     let global = cli.global;
-    let client = Client::new(settings::target(&global)?)?;
+    let client = Client::new(settings::target(&global)?)?.read_only(global.dry_run);
     output.detail(&format!("API: {}", client.api_url()));
     match cli.command {
         Command::Up(args) => up::run(&global, &args, output).await?,
-        Command::Down(args) => up::down(&args, output)?,
+        Command::Down(args) => up::down(&global, &args, output)?,
         Command::Launch(args) => launch::run(&client, &global, &args, output).await?,
         Command::Deploy(args) => {
             deploy::run(&client, &global, &args, output, Unchanged::Deploy).await?;

@@ -36,6 +36,15 @@ impl Output {
         }
     }
 
+    /// Prints what `--dry-run` found: what `action` would do, which `text` says after "would".
+    pub(crate) fn plan(self, action: &str, mut details: serde_json::Value, text: &str) {
+        if let Some(members) = details.as_object_mut() {
+            members.insert("type".into(), "dry-run".into());
+            members.insert("action".into(), action.into());
+        }
+        self.result(&details, || format!("would {text}"));
+    }
+
     /// Prints one JSON object as a line.
     pub(crate) fn object(self, value: &impl Serialize) {
         match serde_json::to_string(value) {

@@ -34,7 +34,12 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Resul
             warn_of_changes(&options, remembered.as_ref(), &data_dir, output);
             false
         }
+        None if global.dry_run => {
+            prepare(&options, &data_dir, output)?;
+            return plan(&options, args, &data_dir, output);
+        }
         None => {
+            prepare(&options, &data_dir, output)?;
             start(&options, &data_dir, output).await?;
             true
         }
@@ -47,7 +52,8 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Resul
     let client = Client::new(Target {
         api_url: api_url.clone(),
         token: Some(token),
-    })?;
+    })?
+    .read_only(global.dry_run);
     let mut url = None;
     if let Some(folder) = &args.deploy {
         output.say(&format!("deploy {}", folder.display()));
@@ -60,17 +66,14 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Resul
             app: None,
             ..global.clone()
         };
-        // The one result of `up --json` is printed below.
-        let steps = Output {
-            quiet: output.quiet || output.json,
-            json: false,
-            ..output
-        };
-        url = deploy::run(&client, &global, &deploy_args, steps, Unchanged::Leave).await?;
+        url = deploy::run(&client, &global, &deploy_args, output, Unchanged::Leave).await?;
+    }
+    if global.dry_run {
+        return Ok(());
     }
     let env_file = data_dir.join("env.sh");
     let value = serde_json::json!({
-        "started": is_new, "app_url": url, "api_url": api_url, "data_dir": data_dir, "env_file": env_file,
+        "type": "up", "started": is_new, "app_url": url, "api_url": api_url, "data_dir": data_dir, "env_file": env_file,
     });
     output.result(&value, || summary(url.as_deref(), &api_url, &data_dir));
     Ok(())
@@ -125,14 +128,28 @@ fn warn_of_changes(asked: &Options, has: Option<&Options>, data_dir: &Path, outp
     if !changes.is_empty() {
         let dir = data_dir.display();
         output.warn(&format!(
-            "it keeps the options it was started with, without {}; to change them stop it with \
-             `roost down --keep-data --data-dir {dir}` first",
-            changes.join(" ")
+            "it keeps the options it was started with; these need a restart: {}. Stop it with \
+             `roost down --keep-data --data-dir {dir}`, then run this again",
+            changes.join(", ")
         ));
     }
 }
 
-async fn start(args: &Options, data_dir: &Path, output: Output) -> Result<(), CliError> {
+/// Says what a platform would be started with.
+fn plan(options: &Options, args: &UpArgs, data_dir: &Path, output: Output) -> Result<(), CliError> {
+    let command = options.of_roostd(data_dir);
+    let details =
+        serde_json::json!({"data_dir": data_dir, "roostd": command, "deploy": args.deploy});
+    let mut text = format!("run roostd {}", command.join(" "));
+    if let Some(folder) = &args.deploy {
+        text.push_str(&format!("\nwould deploy {}", folder.display()));
+    }
+    output.plan("up", details, &text);
+    Ok(())
+}
+
+/// Checks all that a start needs, and says what it makes.
+fn prepare(args: &Options, data_dir: &Path, output: Output) -> Result<(), CliError> {
     check_host(data_dir, output)?;
     let listen = args.listen.clone().unwrap_or_else(|| {
         if args.public_ip.is_some() {
@@ -150,13 +167,17 @@ async fn start(args: &Options, data_dir: &Path, output: Output) -> Result<(), Cl
         ports::check_free(&listen, port, flag)?;
     }
     output.say(&format!(
-        "creating\n  {}  databases, images, logs, keys\n  roostd in the background: API 127.0.0.1:{}, HTTP {listen}:{}, HTTPS {listen}:{}\n  \
+        "what is made\n  {}  databases, images, logs, keys\n  roostd in the background: API 127.0.0.1:{}, HTTP {listen}:{}, HTTPS {listen}:{}\n  \
          one nftables table, one cgroup, and a network device per machine, all removed by `roost down`",
         data_dir.display(),
         args.api_port,
         args.http_port,
         args.https_port
     ));
+    Ok(())
+}
+
+async fn start(args: &Options, data_dir: &Path, output: Output) -> Result<(), CliError> {
     let since = Instant::now();
     std::fs::create_dir_all(data_dir)
         .map_err(|error| CliError::io(format!("create {}", data_dir.display()), &error))?;
@@ -260,7 +281,7 @@ fn summary(url: Option<&str>, api_url: &str, data_dir: &Path) -> String {
 }
 
 /// Runs `down`.
-pub(crate) fn down(args: &DownArgs, output: Output) -> Result<(), CliError> {
+pub(crate) fn down(global: &Global, args: &DownArgs, output: Output) -> Result<(), CliError> {
     let data_dir = std::path::absolute(&args.data_dir)
         .map_err(|error| CliError::io("look at the data directory", &error))?;
     if !data_dir.exists() {
@@ -285,13 +306,13 @@ pub(crate) fn down(args: &DownArgs, output: Output) -> Result<(), CliError> {
     } else {
         "machines, devices, rules and all data"
     };
-    output.confirm(
-        &format!(
-            "The platform in {} will be removed: {what}.",
-            data_dir.display()
-        ),
-        "down",
-    )?;
+    let text = format!("the platform in {}: {what}", data_dir.display());
+    if global.dry_run {
+        let details = serde_json::json!({"data_dir": data_dir, "keep_data": args.keep_data});
+        output.plan("down", details, &format!("remove {text}"));
+        return Ok(());
+    }
+    output.confirm(&format!("This removes {text}."), "down")?;
     let since = Instant::now();
     let folder = data_dir.to_string_lossy().into_owned();
     let mut command = vec!["teardown", "--json", "--data-dir", &folder];
@@ -340,8 +361,9 @@ fn removed(value: &serde_json::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::{down, summary};
-    use crate::args::DownArgs;
+    use crate::args::{Cli, Command};
     use crate::output::Output;
+    use clap::Parser as _;
     use std::path::Path;
 
     #[test]
@@ -372,14 +394,12 @@ mod tests {
             verbose: false,
             yes: true,
         };
-        let error = down(
-            &DownArgs {
-                data_dir: dir.path().to_owned(),
-                keep_data: false,
-            },
-            output,
-        )
-        .unwrap_err();
+        let folder = dir.path().to_str().unwrap();
+        let cli = Cli::parse_from(["roost", "down", "--data-dir", folder]);
+        let Command::Down(args) = cli.command else {
+            panic!("down")
+        };
+        let error = down(&cli.global, &args, output).unwrap_err();
         assert_eq!(error.exit as i32, 2);
         assert!(dir.path().join("thesis.txt").exists());
     }

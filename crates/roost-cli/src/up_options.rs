@@ -28,6 +28,18 @@ pub(crate) struct Options {
     /// The public address of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) public_ip: Option<String>,
+    /// The region of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) region: Option<String>,
+    /// What runs the machines of apps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) runtime: Option<String>,
+    /// Registries that are spoken to in plain HTTP.
+    #[serde(default)]
+    pub(crate) insecure_registries: Vec<String>,
+    /// Most bytes of images kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) images_max: Option<String>,
     /// The roost-shim program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shim: Option<PathBuf>,
@@ -37,26 +49,43 @@ fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("up.json")
 }
 
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 impl Options {
     /// What the command line says, else what was the last time, else the defaults.
     pub(crate) fn choose(args: &UpArgs, last: Option<&Self>) -> Self {
         let port = |asked: Option<u16>, of: fn(&Self) -> u16, default| {
             asked.or_else(|| last.map(of)).unwrap_or(default)
         };
-        let shim = args
-            .shim
-            .as_ref()
-            .map(|shim| std::path::absolute(shim).unwrap_or_else(|_| shim.clone()));
+        let text = |asked: &Option<String>, of: fn(&Self) -> &Option<String>| {
+            asked.clone().or_else(|| of(last?).clone())
+        };
+        let list = |asked: &Vec<String>, of: fn(&Self) -> &Vec<String>| match last {
+            Some(last) if asked.is_empty() => of(last).clone(),
+            _ => asked.clone(),
+        };
+        let shim = args.shim.as_deref().map(absolute);
+        // A name without a slash is looked up in PATH by `roostd`, or is `library`.
+        let runtime = args.runtime.clone().map(|runtime| {
+            if runtime.contains('/') {
+                absolute(Path::new(&runtime)).display().to_string()
+            } else {
+                runtime
+            }
+        });
         Self {
             api_port: port(args.api_port, |last| last.api_port, 4280),
             http_port: port(args.http_port, |last| last.http_port, 8080),
             https_port: port(args.https_port, |last| last.https_port, 8443),
-            listen: args.listen.clone().or_else(|| last?.listen.clone()),
-            domains: match last {
-                Some(last) if args.domains.is_empty() => last.domains.clone(),
-                _ => args.domains.clone(),
-            },
-            public_ip: args.public_ip.clone().or_else(|| last?.public_ip.clone()),
+            listen: text(&args.listen, |last| &last.listen),
+            domains: list(&args.domains, |last| &last.domains),
+            public_ip: text(&args.public_ip, |last| &last.public_ip),
+            region: text(&args.region, |last| &last.region),
+            runtime: text(&runtime, |last| &last.runtime),
+            insecure_registries: list(&args.insecure_registries, |last| &last.insecure_registries),
+            images_max: text(&args.images_max, |last| &last.images_max),
             shim: shim.or_else(|| last?.shim.clone()),
         }
     }
@@ -68,18 +97,24 @@ impl Options {
             ["--http-port".to_owned(), self.http_port.to_string()],
             ["--https-port".to_owned(), self.https_port.to_string()],
         ];
-        let mut add = |flag: &str, value: String| flags.push([flag.to_owned(), value]);
-        if let Some(listen) = &self.listen {
-            add("--listen", listen.clone());
+        let mut add = |flag: &str, value: &String| flags.push([flag.to_owned(), value.clone()]);
+        for (flag, value) in [
+            ("--listen", &self.listen),
+            ("--public-ip", &self.public_ip),
+            ("--region", &self.region),
+            ("--runtime", &self.runtime),
+            ("--images-max", &self.images_max),
+        ] {
+            value.iter().for_each(|value| add(flag, value));
         }
-        for domain in &self.domains {
-            add("--domain", domain.clone());
-        }
-        if let Some(address) = &self.public_ip {
-            add("--public-ip", address.clone());
+        for (flag, values) in [
+            ("--domain", &self.domains),
+            ("--insecure-registry", &self.insecure_registries),
+        ] {
+            values.iter().for_each(|value| add(flag, value));
         }
         if let Some(shim) = &self.shim {
-            add("--shim", shim.display().to_string());
+            add("--shim", &shim.display().to_string());
         }
         flags
     }
@@ -95,13 +130,29 @@ impl Options {
         list
     }
 
-    /// The flags that others do not have.
+    /// What is other than `has`, each as `--flag value (now value)`.
     pub(crate) fn changes(&self, has: &Self) -> Vec<String> {
-        let has = has.flags();
-        self.flags()
+        let (wanted, has) = (self.flags(), has.flags());
+        let values = |flags: &[[String; 2]], name: &str| {
+            let values: Vec<&str> = flags
+                .iter()
+                .filter(|[flag, _]| flag == name)
+                .map(|[_, value]| value.as_str())
+                .collect();
+            if values.is_empty() {
+                "the default".to_owned()
+            } else {
+                values.join(" ")
+            }
+        };
+        let mut names: Vec<&str> = wanted.iter().chain(&has).map(|[flag, _]| &**flag).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
             .into_iter()
-            .filter(|flag| !has.contains(flag))
-            .map(|flag| flag.join(" "))
+            .map(|name| (name, values(&wanted, name), values(&has, name)))
+            .filter(|(_, wanted, has)| wanted != has)
+            .map(|(name, wanted, has)| format!("{name} {wanted} (now {has})"))
             .collect()
     }
 
@@ -149,10 +200,24 @@ mod tests {
         first.write(dir.path()).unwrap();
         let last = Options::read(dir.path()).unwrap();
         assert_eq!(Options::choose(&args(""), last.as_ref()), first);
-        let changed = Options::choose(&args("--http-port 81"), last.as_ref());
-        assert_eq!(changed.changes(&first), ["--http-port 81"]);
+        let text = "--http-port 81 --runtime /usr/sbin/runc --insecure-registry r:5000";
+        let changed = Options::choose(&args(text), last.as_ref());
+        assert_eq!(
+            changed.changes(&first),
+            [
+                "--http-port 81 (now 80)",
+                "--insecure-registry r:5000 (now the default)",
+                "--runtime /usr/sbin/runc (now the default)"
+            ]
+        );
+        assert_eq!(
+            Options::choose(&args("--runtime library"), Some(&changed)).changes(&changed),
+            ["--runtime library (now /usr/sbin/runc)"]
+        );
         assert_eq!(changed.domains, first.domains);
         let line = changed.of_roostd(dir.path()).join(" ");
-        assert!(line.contains("--http-port 81 --https-port 8443 --domain apps.example.com"));
+        let flags =
+            "--http-port 81 --https-port 8443 --runtime /usr/sbin/runc --domain apps.example.com";
+        assert!(line.contains(flags), "{line}");
     }
 }

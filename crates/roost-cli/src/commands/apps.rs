@@ -27,7 +27,11 @@ pub(crate) async fn run(
             });
         }
         AppsCommand::Create { name } => {
-            let app = deploy::create_app(client, &checked_name(&name)?).await?;
+            let name = checked_name(&name)?;
+            if global.dry_run {
+                return plan_create(client, &name, output).await;
+            }
+            let app = deploy::create_app(client, &name).await?;
             output.result(&app, || format!("created {}", app.name));
         }
         AppsCommand::Show { name } => {
@@ -41,11 +45,14 @@ pub(crate) async fn run(
         AppsCommand::Destroy { name } => {
             let name = checked_name(&name)?;
             let app: App = client.get(&format!("/v1/apps/{name}")).await?;
-            let what = format!(
-                "{name} with {} machines, its releases and secrets will be destroyed.",
-                app.machine_count
-            );
-            output.confirm(&what, &name)?;
+            let n_machines = app.machine_count;
+            let what = format!("{name} with {n_machines} machines, its releases and secrets");
+            if global.dry_run {
+                let details = serde_json::json!({"app": name, "machines": n_machines});
+                output.plan("apps destroy", details, &format!("destroy {what}"));
+                return Ok(());
+            }
+            output.confirm(&format!("{what} will be destroyed."), &name)?;
             client
                 .delete(&format!("/v1/apps/{name}?force=true"))
                 .await?;
@@ -55,6 +62,21 @@ pub(crate) async fn run(
         }
     }
     Ok(())
+}
+
+async fn plan_create(client: &Client, name: &str, output: Output) -> Result<(), CliError> {
+    match client.get::<App>(&format!("/v1/apps/{name}")).await {
+        Ok(_) => {
+            let message = format!("an app `{name}` exists already");
+            Err(CliError::new(Exit::Conflict, "name-taken", message))
+        }
+        Err(error) if error.exit == Exit::NotFound => {
+            let details = serde_json::json!({"app": name});
+            output.plan("apps create", details, &format!("create {name}"));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn release(app: &App) -> String {

@@ -43,6 +43,17 @@ pub(crate) async fn login(global: &Global, output: Output) -> Result<(), CliErro
     })?;
     let info: TokenInfo = client.get("/v1/token").await?;
     let path = settings::user_file_path()?;
+    if global.dry_run {
+        let details =
+            serde_json::json!({"api_url": api_url, "token_name": info.name, "file": path});
+        let text = format!(
+            "store the token {} for {api_url} in {}",
+            info.name,
+            path.display()
+        );
+        output.plan("login", details, &text);
+        return Ok(());
+    }
     settings::write_user_file(
         &path,
         &UserFile {

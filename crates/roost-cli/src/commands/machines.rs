@@ -39,6 +39,10 @@ pub(crate) async fn run(
         }
         MachinesCommand::Destroy { machine, force } => {
             let machine = locate(client, global, &machine.machine).await?;
+            if global.dry_run {
+                plan("destroy", &machine, output);
+                return Ok(0);
+            }
             output.confirm(
                 &format!(
                     "Machine {} of {} will be destroyed.",
@@ -115,6 +119,14 @@ async fn locate(client: &Client, global: &Global, wanted: &str) -> Result<Machin
     .hint("`roost machines list -a APP` shows them"))
 }
 
+/// Says what an action would be done to.
+fn plan(action: &str, machine: &Machine, output: Output) {
+    let (id, app, state) = (&machine.id, &machine.app, &machine.state);
+    let details = serde_json::json!({"app": app, "machine": id, "state": state});
+    let text = format!("{action} machine {id} of {app}, which is {state}");
+    output.plan(&format!("machines {action}"), details, &text);
+}
+
 async fn act(
     client: &Client,
     global: &Global,
@@ -123,6 +135,10 @@ async fn act(
     output: Output,
 ) -> Result<(), CliError> {
     let machine = locate(client, global, wanted).await?;
+    if global.dry_run {
+        plan(action, &machine, output);
+        return Ok(());
+    }
     let answer: serde_json::Value = client
         .post(&format!("{}/{action}", path(&machine)), NOTHING)
         .await?;
@@ -208,6 +224,13 @@ async fn run_in(
     command: Vec<String>,
     output: Output,
 ) -> Result<u8, CliError> {
+    if global.dry_run {
+        let (id, app) = (&machine.id, &machine.app);
+        let text = format!("run `{}` in machine {id} of {app}", command.join(" "));
+        let details = serde_json::json!({"app": app, "machine": id, "command": command});
+        output.plan("exec", details, &text);
+        return Ok(0);
+    }
     let request = ExecRequest {
         command,
         cmd: None,

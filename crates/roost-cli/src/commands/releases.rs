@@ -3,7 +3,7 @@
 use crate::args::{Global, RollbackArgs};
 use crate::client::Client;
 use crate::deploy::{self, Proof};
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
 use crate::limits;
 use crate::output::{Output, date, table};
 use crate::project::app_name;
@@ -40,6 +40,44 @@ pub(crate) async fn list(client: &Client, global: &Global, output: Output) -> Re
     Ok(())
 }
 
+/// Chooses the release as the platform would, and says what it is.
+async fn plan(
+    client: &Client,
+    app: &App,
+    wanted: Option<u64>,
+    output: Output,
+) -> Result<(), CliError> {
+    let name = &app.name;
+    let releases = deploy::releases(client, name).await?;
+    let found = match wanted {
+        Some(version) => releases.iter().find(|release| release.version == version),
+        None => releases.iter().find(|release| {
+            let is_earlier = app.current_release.is_some_and(|now| release.version < now);
+            is_earlier && release.status == "succeeded"
+        }),
+    };
+    let Some(release) = found else {
+        return Err(match wanted {
+            Some(version) => CliError::new(
+                Exit::NotFound,
+                "not-found",
+                format!("{name} has no release {version}"),
+            ),
+            None => CliError::new(
+                Exit::Conflict,
+                "never-deployed",
+                format!("{name} has no earlier release"),
+            ),
+        }
+        .hint("`roost releases` shows the releases that exist"));
+    };
+    let details = serde_json::json!({"app": name, "release": release});
+    let (version, image) = (release.version, &release.image);
+    let text = format!("deploy release {version} of {name} again, with the image {image}");
+    output.plan("rollback", details, &text);
+    Ok(())
+}
+
 /// Runs `rollback`.
 pub(crate) async fn rollback(
     client: &Client,
@@ -49,6 +87,9 @@ pub(crate) async fn rollback(
 ) -> Result<(), CliError> {
     let name = app_name(global)?;
     let app: App = client.get(&format!("/v1/apps/{name}")).await?;
+    if global.dry_run {
+        return plan(client, &app, args.release, output).await;
+    }
     let request = RollbackRequest {
         version: args.release,
     };

@@ -1,6 +1,6 @@
 //! `secrets`: values go in and never come out.
 
-use crate::args::{Global, SecretsCommand};
+use crate::args::{Global, SecretsCommand, ThenDeploy};
 use crate::client::{Client, NOTHING};
 use crate::deploy::{self, Proof};
 use crate::error::CliError;
@@ -48,6 +48,10 @@ pub(crate) async fn run(
         SecretsCommand::Import { then } => (from_lines(&read_stdin()?)?, then),
     };
     let before: SecretList = client.get(&path).await?;
+    if global.dry_run {
+        plan(&name, &before, &values, then, output);
+        return Ok(());
+    }
     let request = SetSecretsRequest { values };
     let after: SecretList = client.post(&path, Some(&request)).await?;
     for name in request.values.iter().filter(|(_, value)| value.is_none()) {
@@ -66,6 +70,44 @@ pub(crate) async fn run(
         ));
     }
     Ok(())
+}
+
+/// Says which names would be set or removed. Whether a value is new only the platform knows.
+fn plan(
+    app: &str,
+    before: &SecretList,
+    values: &BTreeMap<String, Option<String>>,
+    then: ThenDeploy,
+    output: Output,
+) {
+    let has = |name: &str| before.secrets.iter().any(|secret| secret.name == name);
+    let (mut set, mut unset) = (Vec::new(), Vec::new());
+    let mut lines = Vec::new();
+    for (name, value) in values {
+        match (value, has(name)) {
+            (Some(_), true) => lines.push(format!("set {name}, which exists")),
+            (Some(_), false) => lines.push(format!("set {name}, which is new")),
+            (None, true) => lines.push(format!("remove {name}")),
+            (None, false) => output.warn(&format!("{name} was not set")),
+        }
+        let list = if value.is_some() {
+            &mut set
+        } else {
+            &mut unset
+        };
+        list.push(name);
+    }
+    if then.deploy {
+        lines.push(format!("deploy the current release of {app} again"));
+    }
+    let details =
+        serde_json::json!({"app": app, "set": set, "unset": unset, "deploy": then.deploy});
+    let text = if lines.is_empty() {
+        "change nothing".to_owned()
+    } else {
+        lines.join("\nwould ")
+    };
+    output.plan("secrets", details, &text);
 }
 
 fn removals(names: &[String]) -> Result<BTreeMap<String, Option<String>>, CliError> {
