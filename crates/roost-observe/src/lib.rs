@@ -14,6 +14,7 @@ pub mod retention;
 pub mod store;
 pub mod writer;
 
+mod bucket;
 mod follow;
 mod line;
 mod segment;

@@ -11,6 +11,10 @@ pub struct LogLimits {
     pub segments_max: usize,
     /// Longer lines are cut here.
     pub line_bytes_max: usize,
+    /// What a machine may write for ever, records as they are on disk. Lines beyond are dropped.
+    pub bytes_per_second: u64,
+    /// What it may write at once, before that.
+    pub burst_bytes: u64,
 }
 
 impl Default for LogLimits {
@@ -20,10 +24,16 @@ impl Default for LogLimits {
             segment_bytes: 4 * 1024 * 1024,
             segments_max: 8,
             line_bytes_max: 64 * 1024,
+            // An access log of some 3,000 requests a second, or all that is
+            // kept once every half minute; the burst is a start with much to say.
+            bytes_per_second: 1024 * 1024,
+            burst_bytes: 8 * 1024 * 1024,
         }
     }
 }
 
+/// About what a record has on disk beside the line itself: time, app, machine, names.
+pub const RECORD_BYTES: u64 = 160;
 /// Deepest nesting of a JSON line that becomes fields; a deeper one stays text.
 pub const FIELDS_DEPTH_MAX: usize = 8;
 /// Most members (at all depths) of a JSON line that become fields.

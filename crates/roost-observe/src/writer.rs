@@ -7,10 +7,13 @@
 //! same machine (a new shim while the old one ends, the worker's own remarks)
 //! takes a segment of its own, and readers merge them by time.
 //!
-//! When the disk is full lines are dropped and counted, and the first write
-//! that succeeds again is preceded by a system record that says how many.
+//! When the disk is full, or the machine writes faster than its limit allows,
+//! lines are dropped and counted, and the first write that succeeds again is
+//! preceded by a system record that says how many.
 
+use crate::bucket::Bucket;
 pub use crate::limits::LogLimits;
+use crate::limits::RECORD_BYTES;
 pub use crate::line::LogIdentity;
 use crate::line::record_of;
 use crate::segment::{repair, segment_path, segments};
@@ -20,6 +23,7 @@ use roost_runtime::fs::{FileError, IoContext as _, ensure_dir};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The logs of a machine could not be opened for writing.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +48,18 @@ pub struct LogWriter {
     identity: LogIdentity,
     limits: LogLimits,
     segment: OpenSegment,
-    n_dropped: u64,
+    bucket: Bucket,
+    /// Lines that could not be written.
+    n_unwritten: u64,
+    /// What came too fast.
+    excess: Excess,
+}
+
+/// Lines that were dropped because there were too many.
+#[derive(Debug, Clone, Copy, Default)]
+struct Excess {
+    n_lines: u64,
+    n_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -72,22 +87,31 @@ impl LogWriter {
             identity,
             limits,
             segment,
-            n_dropped: 0,
+            bucket: Bucket::new(limits.bytes_per_second, limits.burst_bytes, Instant::now()),
+            n_unwritten: 0,
+            excess: Excess::default(),
         })
     }
 
     /// Writes one line; its line ending is left out.
     ///
-    /// A full disk is no error: the line is dropped and counted.
+    /// A full disk is no error, and neither is a machine that writes too much:
+    /// the line is dropped and counted. Lines about the machine do not count.
     pub fn write_line(&mut self, stream: LogStream, line: &[u8]) -> Result<(), WriteLogError> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if stream != LogStream::System && !self.has_room_for(line) {
+            self.excess.n_lines = self.excess.n_lines.saturating_add(1);
+            let n_bytes = u64::try_from(line.len()).unwrap_or(u64::MAX);
+            self.excess.n_bytes = self.excess.n_bytes.saturating_add(n_bytes);
+            return Ok(());
+        }
         let record = self.record(stream, line);
         let result = self.append_dropped().and_then(|()| self.append(&record));
         match result {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.n_dropped = self.n_dropped.saturating_add(1);
+                self.n_unwritten = self.n_unwritten.saturating_add(1);
                 if error.is_no_space() {
                     Ok(())
                 } else {
@@ -97,9 +121,25 @@ impl LogWriter {
         }
     }
 
+    /// Says in the log how many lines were dropped, if any were.
+    pub fn report_dropped(&mut self) -> Result<(), WriteLogError> {
+        self.append_dropped().map_err(WriteLogError)
+    }
+
     /// How many lines were dropped and not yet reported in the log.
     pub fn n_dropped(&self) -> u64 {
-        self.n_dropped
+        self.n_unwritten.saturating_add(self.excess.n_lines)
+    }
+
+    /// Whether the machine writes faster than its limit allows.
+    pub fn is_flooded(&self) -> bool {
+        self.bucket.is_shut()
+    }
+
+    fn has_room_for(&mut self, line: &[u8]) -> bool {
+        let n_bytes = u64::try_from(line.len().min(self.limits.line_bytes_max));
+        let cost = n_bytes.unwrap_or(u64::MAX).saturating_add(RECORD_BYTES);
+        self.bucket.admit(cost, Instant::now())
     }
 
     fn record(&self, stream: LogStream, line: &[u8]) -> LogRecord {
@@ -113,16 +153,24 @@ impl LogWriter {
     }
 
     fn append_dropped(&mut self) -> Result<(), FileError> {
-        if self.n_dropped == 0 {
-            return Ok(());
+        if self.n_unwritten > 0 {
+            let message = format!(
+                "{} log lines were dropped: they could not be written",
+                self.n_unwritten
+            );
+            self.append(&self.record(LogStream::System, message.as_bytes()))?;
+            self.n_unwritten = 0;
         }
-        let message = format!(
-            "{} log lines were dropped: they could not be written",
-            self.n_dropped
-        );
-        let record = self.record(LogStream::System, message.as_bytes());
-        self.append(&record)?;
-        self.n_dropped = 0;
+        if self.excess.n_lines > 0 {
+            let Excess { n_lines, n_bytes } = self.excess;
+            let message = format!(
+                "{n_lines} log lines ({n_bytes} bytes) were dropped: the machine wrote more than \
+                 {} KiB a second",
+                self.limits.bytes_per_second / 1024
+            );
+            self.append(&self.record(LogStream::System, message.as_bytes()))?;
+            self.excess = Excess::default();
+        }
         Ok(())
     }
 

@@ -10,6 +10,11 @@ pub(crate) const GROUPS_MAX: usize = 1_024;
 pub(crate) const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes read from an output pipe at once (the size of a pipe).
 pub(crate) const OUTPUT_READ_BYTES: usize = 64 * 1024;
+/// Pause before more is read from a machine that writes more than is kept: reading
+/// only to drop would keep a core busy, so it has to wait a little at each pipe full.
+pub(crate) const FLOOD_PAUSE: Duration = Duration::from_millis(20);
+/// Silence of a machine after which dropped lines are mentioned in its log.
+pub(crate) const DROPPED_REPORT_DELAY: Duration = Duration::from_secs(1);
 /// Time to read the rest of the output once the machine has ended.
 pub(crate) const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections served at once on the control socket.

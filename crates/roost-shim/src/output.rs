@@ -23,6 +23,22 @@ impl MachineLog {
         let _ = self.writer.write_line(stream, line);
     }
 
+    /// Whether the machine writes more than is kept.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.writer.is_flooded()
+    }
+
+    /// Whether lines were dropped that the log does not mention yet.
+    pub(crate) fn has_dropped(&self) -> bool {
+        self.writer.n_dropped() > 0
+    }
+
+    /// Mentions the dropped lines in the log.
+    pub(crate) fn report_dropped(&mut self) {
+        // What cannot be mentioned now stays counted.
+        let _ = self.writer.report_dropped();
+    }
+
     /// Writes a line about the machine.
     pub(crate) fn system(&mut self, text: &str) {
         self.line(LogStream::System, text.as_bytes());

@@ -6,7 +6,10 @@
 //! certain that a process id is still that process: it has not been reaped.
 
 use crate::failure::{Attempt as _, LaunchError};
-use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_LINE_BYTES_MAX, OUTPUT_DRAIN_TIMEOUT};
+use crate::limits::{
+    CONTROL_CONNECTIONS_MAX, CONTROL_LINE_BYTES_MAX, DROPPED_REPORT_DELAY, FLOOD_PAUSE,
+    OUTPUT_DRAIN_TIMEOUT,
+};
 use crate::output::{MachineLog, OutputPipe, PipeState};
 use roost_proto::shim::{ShimCommand, ShimEvent};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -15,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A machine that runs.
 pub(crate) struct Supervised {
@@ -34,6 +37,7 @@ struct Connection {
 /// What is ready, by position.
 #[derive(Default)]
 struct Ready {
+    is_timed_out: bool,
     process: bool,
     listener: bool,
     pipes: Vec<bool>,
@@ -68,8 +72,15 @@ impl Supervised {
     /// Serves the machine until its first process has ended; returns how.
     pub(crate) fn run(&mut self, log: &mut MachineLog) -> io::Result<WaitStatus> {
         loop {
-            let ready = self.wait_ready(None)?;
+            let limit = log.has_dropped().then_some(DROPPED_REPORT_DELAY);
+            let ready = self.wait_ready(limit)?;
+            if ready.is_timed_out {
+                log.report_dropped();
+            }
             self.pump(&ready.pipes, log);
+            if log.is_flooded() && ready.pipes.contains(&true) {
+                std::thread::sleep(FLOOD_PAUSE);
+            }
             if ready.listener {
                 self.accept();
             }
@@ -91,7 +102,7 @@ impl Supervised {
         }
     }
 
-    fn wait_ready(&self, limit: Option<std::time::Duration>) -> io::Result<Ready> {
+    fn wait_ready(&self, limit: Option<Duration>) -> io::Result<Ready> {
         let mut fds = vec![
             PollFd::new(&self.process, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
@@ -107,13 +118,14 @@ impl Supervised {
                 .map(|c| PollFd::new(&c.stream, PollFlags::IN)),
         );
         let limit = limit.map(rustix::event::Timespec::try_from).transpose();
-        match poll(&mut fds, limit.map_err(io::Error::other)?.as_ref()) {
-            Ok(_) => {}
+        let n_ready = match poll(&mut fds, limit.map_err(io::Error::other)?.as_ref()) {
+            Ok(n_ready) => n_ready,
             Err(Errno::INTR) => return Ok(Ready::default()),
             Err(error) => return Err(error.into()),
-        }
+        };
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         Ok(Ready {
+            is_timed_out: n_ready == 0,
             process: ready.next().unwrap_or_default(),
             listener: ready.next().unwrap_or_default(),
             pipes: ready.by_ref().take(self.pipes.len()).collect(),

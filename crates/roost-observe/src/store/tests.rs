@@ -65,6 +65,7 @@ fn small_segments() -> LogLimits {
         segment_bytes: 500,
         segments_max: 1_000,
         line_bytes_max: 1_000,
+        ..LogLimits::default()
     }
 }
 

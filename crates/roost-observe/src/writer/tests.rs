@@ -57,6 +57,7 @@ fn segments_are_bounded_in_size_and_number_and_the_newest_lines_stay() {
         segment_bytes: 1_000,
         segments_max: 3,
         line_bytes_max: 100,
+        ..LogLimits::default()
     };
     let mut writer = open(dir.path(), limits);
     for number in 0..200 {
@@ -108,6 +109,7 @@ fn two_writers_of_one_machine_do_not_share_a_segment_and_do_not_lose_lines() {
         segment_bytes: 400,
         segments_max: 1,
         line_bytes_max: 100,
+        ..LogLimits::default()
     };
     let mut old = open(dir.path(), limits);
     let mut new = open(dir.path(), limits);
@@ -147,4 +149,34 @@ fn dropped_lines_are_counted_and_reported_by_the_next_write() {
         messages[1].starts_with("5 log lines were dropped"),
         "{messages:?}"
     );
+}
+
+#[test]
+fn a_flood_is_cut_off_and_one_record_says_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = LogLimits {
+        bytes_per_second: 1,
+        burst_bytes: 2_000,
+        ..LogLimits::default()
+    };
+    let mut writer = open(dir.path(), limits);
+    for _ in 0..1_000 {
+        writer.write_line(LogStream::Stdout, b"four").unwrap();
+    }
+    assert!(writer.is_flooded());
+    let n_kept = u64::try_from(messages(dir.path()).len()).unwrap();
+    assert!((2..=20).contains(&n_kept), "{n_kept}");
+    assert_eq!(writer.n_dropped(), 1_000 - n_kept);
+
+    writer.write_line(LogStream::System, b"it ended").unwrap();
+    let found = messages(dir.path());
+    let [.., report, last] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    let (n_lines, n_bytes) = (1_000 - n_kept, 4 * (1_000 - n_kept));
+    let expected = format!("{n_lines} log lines ({n_bytes} bytes) were dropped");
+    assert!(report.starts_with(&expected), "{report}");
+    assert_eq!(last, "it ended");
+    writer.report_dropped().unwrap();
+    assert_eq!(messages(dir.path()).len(), found.len(), "it is said once");
 }
