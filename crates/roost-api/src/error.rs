@@ -17,6 +17,8 @@ pub(crate) const CODES: &[&str] = &[
     "already-exists",
     "app-has-machines",
     "app-not-found",
+    "archive-image-unclear",
+    "archive-invalid",
     "body-too-large",
     "build-failed",
     "deploy-cancelled",

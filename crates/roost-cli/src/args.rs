@@ -78,7 +78,7 @@ pub(crate) enum Command {
     Launch(LaunchArgs),
     /// Build and release an app
     #[command(
-        before_help = "Examples:\n  roost deploy\n  roost deploy examples/hello\n  roost deploy --image localhost:4280/web:v2 -a web\n  roost deploy --dry-run"
+        before_help = "Examples:\n  roost deploy\n  roost deploy examples/hello\n  roost deploy --image localhost:4280/web:v2 -a web\n  roost deploy --archive web.tar -a web\n  roost deploy --dry-run"
     )]
     Deploy(DeployArgs),
     /// Apps: list, create, show, destroy
@@ -237,6 +237,12 @@ pub(crate) struct DeployArgs {
     /// Release this image and build nothing
     #[arg(long)]
     pub(crate) image: Option<String>,
+    /// Release a saved image: an OCI layout folder or archive, or a file of `docker save`
+    #[arg(long, value_name = "PATH", conflicts_with = "image")]
+    pub(crate) archive: Option<PathBuf>,
+    /// The image of the archive to release, when that holds several
+    #[arg(long, value_name = "NAME", requires = "archive")]
+    pub(crate) archive_image: Option<String>,
     /// The port the app listens on; replaces that of the configuration's service
     #[arg(long)]
     pub(crate) internal_port: Option<u16>,

@@ -53,14 +53,12 @@ pub(crate) async fn run(
     refuse_release_command(&config, args)?;
     let source = image::source(args, &config)?;
     if global.dry_run {
-        return dry_run(&name, args, project.as_ref(), &config, &source, output).map(|()| None);
+        return dry_run(&name, project.as_ref(), &config, &source, output).map(|()| None);
     }
     let app = ensure_app(client, &name, output).await?;
     let image = match source {
         Source::Image(image) => image,
-        Source::Build(plan) => {
-            image::build(client, &name, &args.folder, &config, &plan, output).await?
-        }
+        Source::Upload(upload) => image::build(client, &name, upload, output).await?,
     };
     let machine_config = machine_config(project.as_ref(), &config, &image)?;
     if unchanged == Unchanged::Leave && is_current(client, &app, &machine_config).await? {
@@ -180,30 +178,24 @@ fn machine_config(
 
 fn dry_run(
     name: &str,
-    args: &DeployArgs,
     project: Option<&Project>,
     config: &AppConfig,
     source: &Source,
     output: Output,
 ) -> Result<(), CliError> {
-    let (image, plan, upload) = match source {
-        Source::Image(image) => (image.clone(), None, None),
-        Source::Build(plan) => {
-            let packing = image::list(&args.folder, config, plan)?;
-            (
-                "the image that the build makes".to_owned(),
-                Some(plan),
-                Some((packing.paths.len(), packing.n_bytes)),
-            )
-        }
+    let (image, upload) = match source {
+        Source::Image(image) => (image.clone(), None),
+        Source::Upload(upload) => ("the image that the build makes".to_owned(), Some(upload)),
     };
     let machine = machine_config(project, config, &image)?;
     let value = serde_json::json!({
-        "type": "dry-run", "app": name, "build": plan, "config": machine,
-        "upload_files": upload.map(|(n_files, _)| n_files), "upload_bytes": upload.map(|(_, n_bytes)| n_bytes),
+        "type": "dry-run", "app": name, "build": upload.map(|upload| &upload.plan), "config": machine,
+        "upload_files": upload.map(|upload| upload.packing.paths.len()),
+        "upload_bytes": upload.map(|upload| upload.packing.n_bytes),
     });
     output.result(&value, || {
-        let upload = upload.map(|(n_files, n_bytes)| {
+        let upload = upload.map(|upload| {
+            let (n_files, n_bytes) = (upload.packing.paths.len(), upload.packing.n_bytes);
             format!("\nwould send {n_files} files, {n_bytes} bytes, for a build")
         });
         let machine = serde_json::to_string_pretty(&machine).unwrap_or_default();

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Most bytes of a folder that is sent for a build.
 pub(crate) const UPLOAD_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// Most bytes of a saved image that is sent: what the platform takes.
+pub(crate) const ARCHIVE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Most files of a folder that is sent for a build.
 pub(crate) const UPLOAD_FILES_MAX: usize = 100_000;
 /// Largest file that is put into a machine by `[[files]]`.

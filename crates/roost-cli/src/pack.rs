@@ -1,4 +1,4 @@
-//! A folder as a tar stream, without what the ignore file names.
+//! A folder as a tar stream, without what the ignore file names; or a saved image as it is.
 //!
 //! The same content gives the same bytes: entries are sorted, and times,
 //! owners and all permissions but "executable" are left out.
@@ -7,6 +7,7 @@ use crate::error::CliError;
 use crate::limits;
 use bytes::Bytes;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
@@ -77,6 +78,42 @@ pub(crate) fn list(
     Ok(packing)
 }
 
+/// Lists a saved image, a file or an OCI layout folder; also says what it is called in the tar.
+///
+/// Nothing beside it is listed.
+pub(crate) fn archive(path: &Path) -> Result<(String, Packing), CliError> {
+    let on = |error| CliError::io(format!("read {}", path.display()), &error);
+    let full = match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(CliError::usage(format!("{} is not there", path.display()))
+                .hint("--archive names what `docker save` wrote, or an OCI layout"));
+        }
+        result => result.map_err(on)?,
+    };
+    let (Some(root), Some(name)) = (full.parent(), full.file_name().and_then(OsStr::to_str)) else {
+        let problem = format!("{} has no name that can be sent", full.display());
+        return Err(CliError::usage(problem));
+    };
+    let mut packing = Packing {
+        root: root.to_owned(),
+        paths: Vec::new(),
+        n_bytes: 0,
+    };
+    if full.is_dir() {
+        packing.add_layout(Path::new(name))?;
+    } else {
+        packing.paths.push(name.into());
+        packing.n_bytes = full.metadata().map_err(on)?.len();
+    }
+    if packing.n_bytes > limits::ARCHIVE_BYTES_MAX {
+        let max = limits::ARCHIVE_BYTES_MAX / 1024 / 1024;
+        let problem = format!("{} has more than {max} MiB", path.display());
+        return Err(CliError::usage(problem)
+            .hint("push the image to the platform's registry instead, and use --image"));
+    }
+    Ok((name.to_owned(), packing))
+}
+
 fn is_parent_ignored(rules: &Gitignore, path: &Path, is_kept: bool) -> bool {
     !is_kept
         && !rules.matched(path, false).is_whitelist()
@@ -127,6 +164,40 @@ fn rules(root: &Path, ignorefile: Option<&str>) -> Result<Gitignore, CliError> {
 }
 
 impl Packing {
+    /// Lists the parts of an OCI layout folder below the root, and nothing else that lies in it.
+    fn add_layout(&mut self, name: &Path) -> Result<(), CliError> {
+        let folder = self.root.join(name);
+        let on = |error| CliError::io(format!("read {}", folder.display()), &error);
+        let blobs = Path::new("blobs/sha256");
+        if !folder.join("index.json").is_file() || !folder.join(blobs).is_dir() {
+            let problem = format!("{} is no OCI layout", folder.display());
+            return Err(CliError::usage(problem)
+                .hint("--archive takes a folder with index.json and blobs/, or an archive file"));
+        }
+        let mut parts = vec![PathBuf::from("index.json"), PathBuf::from("oci-layout")];
+        for entry in std::fs::read_dir(folder.join(blobs)).map_err(on)? {
+            parts.push(blobs.join(entry.map_err(on)?.file_name()));
+            if parts.len() > limits::UPLOAD_FILES_MAX {
+                let max = limits::UPLOAD_FILES_MAX;
+                let problem = format!("{} has more than {max} blobs", folder.display());
+                return Err(CliError::usage(problem));
+            }
+        }
+        for part in parts {
+            match folder.join(&part).metadata() {
+                Ok(file) if file.is_file() => {
+                    self.n_bytes += file.len();
+                    self.paths.push(name.join(part));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(on(error)),
+            }
+        }
+        self.paths.sort();
+        Ok(())
+    }
+
     /// Leaves out everything but one file or folder.
     pub(crate) fn keep_only(&mut self, kept: &Path) {
         let kept: PathBuf = kept
@@ -199,7 +270,7 @@ impl Write for ChannelWriter {
 
 #[cfg(test)]
 mod tests {
-    use super::list;
+    use super::{archive, list};
     use std::path::Path;
 
     fn write(root: &Path, path: &str, text: &str) {
@@ -262,5 +333,53 @@ mod tests {
         );
         assert!(list(dir.path(), Some("missing"), &[]).is_err());
         assert!(list(&dir.path().join("nope"), None, &[]).is_err());
+    }
+
+    #[test]
+    fn a_saved_image_is_sent_alone_and_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "web.tar", "archive");
+        write(dir.path(), "secret.txt", "x");
+        let (name, packing) = archive(&dir.path().join("web.tar")).unwrap();
+        assert_eq!(name, "web.tar");
+        assert_eq!(packing.paths, [Path::new("web.tar")]);
+        assert_eq!(packing.n_bytes, 7);
+        let mut bytes = Vec::new();
+        packing.write(&mut bytes).unwrap();
+        let mut sent = tar::Archive::new(&bytes[..]);
+        let paths: Vec<_> = sent
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().into_owned())
+            .collect();
+        assert_eq!(paths, [Path::new("web.tar")]);
+
+        let error = archive(&dir.path().join("none.tar")).unwrap_err();
+        assert!(error.message.contains("none.tar is not there"), "{error}");
+    }
+
+    #[test]
+    fn of_a_layout_folder_the_layout_is_sent_and_a_folder_that_is_none_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = archive(dir.path()).unwrap_err();
+        assert!(error.message.contains("is no OCI layout"), "{error}");
+        for path in [
+            "saved/index.json",
+            "saved/oci-layout",
+            "saved/blobs/sha256/aa",
+            "saved/notes.txt",
+            "saved/.git/config",
+            "beside",
+        ] {
+            write(dir.path(), path, "x");
+        }
+        let (name, packing) = archive(&dir.path().join("saved/../saved/.")).unwrap();
+        assert_eq!(name, "saved");
+        let wanted = [
+            "saved/blobs/sha256/aa",
+            "saved/index.json",
+            "saved/oci-layout",
+        ];
+        assert_eq!(packing.paths, wanted.map(Path::new));
     }
 }

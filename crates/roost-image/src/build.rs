@@ -3,7 +3,7 @@
 //! A static site and a single program need no base image and no network: their
 //! layers are written here, and equal inputs give equal layers. A Dockerfile
 //! goes to whoever may start programs ([`DockerfileBuilder`]), and its result
-//! is taken over from an OCI layout.
+//! is imported from an OCI layout, as are images that were saved elsewhere.
 //!
 //! The folder comes from a user: paths in the plan must stay within it once all
 //! links are followed.
@@ -11,7 +11,6 @@
 mod context;
 mod elf;
 mod layer;
-mod layout;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -19,11 +18,12 @@ mod tree;
 pub use context::{ReceiveContextError, receive_context};
 pub use elf::ExecutableError;
 pub use layer::WriteLayerError;
-pub use layout::TakeLayoutError;
 
+use crate::images::Images;
+use crate::import::ImportError;
 use crate::manifest::{OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
 use crate::platform::Platform;
-use crate::store::{ContentStore, PutManifestError, StoreError};
+use crate::store::{PutManifestError, StoreError};
 use bytes::Bytes;
 use layer::{Entry, Layer};
 use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, Retry};
@@ -79,9 +79,18 @@ pub enum BuildError {
         #[source]
         source: BuildDockerfileError,
     },
-    /// What the Dockerfile gave could not be taken over.
+    /// What the Dockerfile gave could not be imported.
     #[error("take over the built image")]
-    Layout(#[source] TakeLayoutError),
+    Layout(#[source] ImportError),
+    /// A saved image could not be imported.
+    #[error("import `{path}`")]
+    Archive {
+        /// As the plan names it.
+        path: String,
+        /// Why not.
+        #[source]
+        source: ImportError,
+    },
     /// A layer could not be written.
     #[error("pack the files")]
     Layer(#[from] WriteLayerError),
@@ -110,6 +119,7 @@ impl Classify for BuildError {
                 source: BuildDockerfileError::Failed { .. },
                 ..
             } => Blame::Caller(CallerFault::Invalid),
+            Self::Archive { source, .. } => source.blame(),
             _ => Blame::Environment,
         }
     }
@@ -122,7 +132,11 @@ impl Classify for BuildError {
     }
 
     fn code(&self) -> ErrorCode {
-        ErrorCode("build-failed")
+        if let Self::Archive { source, .. } = self {
+            source.code()
+        } else {
+            ErrorCode("build-failed")
+        }
     }
 
     fn hint(&self) -> Option<String> {
@@ -131,6 +145,7 @@ impl Classify for BuildError {
                 Some("check `[build]` in roost.toml, and that .dockerignore keeps the file".into())
             }
             Self::Executable { source, .. } => source.hint(),
+            Self::Archive { source, .. } => source.hint(),
             Self::Dockerfile {
                 source: BuildDockerfileError::Missing { debian_package, .. },
                 ..
@@ -174,7 +189,7 @@ impl std::fmt::Debug for BuilderSettings {
 /// Makes images of folders.
 #[derive(Debug, Clone)]
 pub struct Builder {
-    store: ContentStore,
+    images: Images,
     settings: BuilderSettings,
 }
 
@@ -185,9 +200,9 @@ struct Recipe {
 }
 
 impl Builder {
-    /// A builder for the repositories of this store.
-    pub fn new(store: ContentStore, settings: BuilderSettings) -> Self {
-        Self { store, settings }
+    /// A builder for the repositories of these images.
+    pub fn new(images: Images, settings: BuilderSettings) -> Self {
+        Self { images, settings }
     }
 
     /// Builds `context_dir` by `plan` as `APP:BUILD`; lines for people go to `progress`.
@@ -242,6 +257,16 @@ impl Builder {
                 self.dockerfile(&build, dockerfile, &target, progress)
                     .await?
             }
+            BuildPlan::Archive { path, image } => {
+                let file = within(&context_dir, path, "archive")?;
+                tell(progress, format!("importing `{path}`")).await;
+                let failed = |source| BuildError::Archive {
+                    path: path.clone(),
+                    source,
+                };
+                let import = self.import(&file, image.as_deref(), &target);
+                import.await.map_err(failed)?
+            }
         };
         tell(
             progress,
@@ -280,9 +305,10 @@ impl Builder {
     }
 
     async fn pack(&self, recipe: Recipe, target: &ImageRef) -> Result<BuiltImage, BuildError> {
+        let store = self.images.store();
         let mut layers = Vec::new();
         for entries in recipe.entries {
-            layers.push(layer::write(&self.store, entries).await?);
+            layers.push(layer::write(store, entries).await?);
         }
         let platform = Platform::native();
         let config = json!({
@@ -296,14 +322,14 @@ impl Builder {
         });
         let config = Bytes::from(config.to_string());
         let config_size = config.len();
-        let config_digest = self.store.put_bytes(config).await?;
+        let config_digest = store.put_bytes(config).await?;
         let repository = target.repository.as_str();
         for digest in layers
             .iter()
             .map(|layer| &layer.digest)
             .chain([&config_digest])
         {
-            self.store.link_blob(repository, digest).await?;
+            store.link_blob(repository, digest).await?;
         }
         let manifest = json!({
             "schemaVersion": 2,
@@ -313,8 +339,7 @@ impl Builder {
         });
         let bytes = Bytes::from(manifest.to_string());
         let tag = target.tag.as_deref();
-        let digest = self
-            .store
+        let digest = store
             .put_manifest(repository, bytes, OCI_MANIFEST, tag)
             .await;
         Ok(BuiltImage {
@@ -338,11 +363,20 @@ impl Builder {
         };
         builder.build(build, progress).await.map_err(failed)?;
         tell(progress, "taking over the built image".to_owned()).await;
-        let taken = layout::take(&self.store, &build.layout_dir, target).await;
-        let (digest, size_bytes) = taken.map_err(BuildError::Layout)?;
+        let import = self.import(&build.layout_dir, None, target);
+        import.await.map_err(BuildError::Layout)
+    }
+
+    async fn import(
+        &self,
+        path: &Path,
+        wanted: Option<&str>,
+        target: &ImageRef,
+    ) -> Result<BuiltImage, ImportError> {
+        let image = self.images.import(path, wanted, target).await?;
         Ok(BuiltImage {
-            reference: target.with_digest(digest),
-            size_bytes,
+            reference: target.with_digest(image.digest),
+            size_bytes: image.size_bytes,
         })
     }
 }

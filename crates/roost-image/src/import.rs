@@ -3,75 +3,66 @@
 //! An archive is never unpacked: each member goes into the store under its own
 //! digest, and members are then found by name or digest. So no path of an
 //! archive ever becomes a path on the disk.
+//!
+//! `layout` and `archive` find the one image that is wanted; here it gets its name.
+
+mod archive;
+mod layout;
 
 use crate::images::{Image, Images, ReadImageError};
-use crate::limits::{ARCHIVE_MEMBERS_MAX, CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
-use crate::manifest::{
-    DOCKER_CONFIG, Descriptor, Manifest, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST,
-};
-use crate::store::{BlobWriter, CommitBlobError, ContentStore, PutManifestError, StoreError};
-use crate::unpack::stream::{Compression, decompress};
+use crate::manifest::{Manifest, ParseManifestError};
+use crate::store::{CommitBlobError, PutManifestError, StoreError};
 use bytes::Bytes;
-use roost_model::digest::Digest;
+use layout::Blobs;
+use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, Retry};
 use roost_model::image_ref::ImageRef;
-use roost_runtime::fs::{FileError, IoContext as _, read_bounded};
-use std::collections::{BTreeMap, HashMap};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use roost_runtime::fs::FileError;
+use std::path::Path;
 
 /// Bytes copied at once.
 const COPY_BYTES: usize = 256 * 1024;
+/// Most names of images that an error shows.
+const NAMES_SHOWN: usize = 10;
+/// Most characters of such a name.
+const NAME_CHARS_SHOWN: usize = 120;
 
-/// Images could not be imported.
+/// An image could not be imported. Which archive it was is the caller's to say.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// A file could not be read.
     #[error(transparent)]
     File(#[from] FileError),
     /// It is no archive, or a damaged one.
-    #[error("read archive {}", path.display())]
-    Archive {
-        /// Which one.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error("it is not a whole archive")]
+    Archive(#[source] std::io::Error),
     /// It holds no image in a form that roost reads.
-    #[error("{} {problem}", path.display())]
+    #[error("it {problem}")]
     Form {
-        /// Which folder or archive.
-        path: PathBuf,
         /// What is wrong.
         problem: String,
     },
-    /// An image in it cannot be used.
-    #[error("image in {} cannot be used", path.display())]
-    Image {
-        /// Which folder or archive.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: ReadImageError,
+    /// Its index is not one.
+    #[error("its index.json is not valid")]
+    Index(#[source] ParseManifestError),
+    /// It holds several images, or not the one that is wanted.
+    #[error("{}", describe_choice(wanted.as_deref(), *n_images, names))]
+    Choice {
+        /// The name that was asked for, if one was.
+        wanted: Option<String>,
+        /// How many images there are.
+        n_images: usize,
+        /// What they are called; not each need have a name.
+        names: Vec<String>,
     },
+    /// The image in it cannot be used.
+    #[error("the image in it cannot be used")]
+    Image(#[source] ReadImageError),
     /// A blob is not what its name says.
-    #[error("take a blob of {} into the store", path.display())]
-    Blob {
-        /// Which folder or archive.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: CommitBlobError,
-    },
+    #[error("a blob in it is damaged")]
+    Blob(#[source] CommitBlobError),
     /// A manifest was refused.
-    #[error("take a manifest of {} into the store", path.display())]
-    Manifest {
-        /// Which folder or archive.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: PutManifestError,
-    },
+    #[error("take its manifest into the store")]
+    Manifest(#[source] PutManifestError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -80,221 +71,91 @@ pub enum ImportError {
     Interrupted,
 }
 
-/// `index.json` of a layout.
-#[derive(Debug, serde::Deserialize)]
-struct LayoutIndex {
-    manifests: Vec<Descriptor>,
+fn describe_choice(wanted: Option<&str>, n_images: usize, names: &[String]) -> String {
+    let names = if names.is_empty() {
+        "without names".to_owned()
+    } else {
+        names.join(", ")
+    };
+    match wanted {
+        Some(wanted) => format!("it does not hold `{wanted}`, but {n_images} images: {names}"),
+        None => format!("it holds {n_images} images, not one: {names}"),
+    }
 }
 
-/// One entry of `manifest.json` in what `docker save` writes.
-#[derive(Debug, serde::Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct SavedImage {
-    config: String,
-    layers: Vec<String>,
-}
+impl Classify for ImportError {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::File(_)
+            | Self::Store(_)
+            | Self::Interrupted
+            | Self::Image(ReadImageError::Store(_))
+            | Self::Blob(CommitBlobError::Store(_))
+            | Self::Manifest(PutManifestError::Store(_)) => Blame::Environment,
+            Self::Archive(_)
+            | Self::Form { .. }
+            | Self::Index(_)
+            | Self::Choice { .. }
+            | Self::Image(_)
+            | Self::Blob(_)
+            | Self::Manifest(_) => Blame::Caller(CallerFault::Invalid),
+        }
+    }
 
-/// What an archive's members became.
-#[derive(Debug, Default)]
-struct Members {
-    blobs: HashMap<String, (Digest, u64, Compression)>,
-    links: HashMap<String, String>,
-}
+    fn retry(&self) -> Retry {
+        match self.blame() {
+            Blame::Caller(_) => Retry::Never,
+            Blame::Environment | Blame::Internal => Retry::Backoff,
+        }
+    }
 
-impl Members {
-    fn find(&self, name: &str) -> Option<&(Digest, u64, Compression)> {
-        // Old writers store a layer once and link to it.
-        let name = self.links.get(name).map_or(name, String::as_str);
-        self.blobs.get(name)
+    fn code(&self) -> ErrorCode {
+        ErrorCode(match (self.blame(), self) {
+            (Blame::Environment | Blame::Internal, _) => "image-store-failed",
+            (Blame::Caller(_), Self::Choice { .. }) => "archive-image-unclear",
+            (Blame::Caller(_), Self::Image(_)) => "image-unusable",
+            (Blame::Caller(_), _) => "archive-invalid",
+        })
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self.code().0 {
+            "archive-image-unclear" => "name the one to deploy: --archive-image NAME",
+            "image-unusable" => "build or save the image again, for this node's processor",
+            "archive-invalid" => {
+                "save it again: `docker save IMAGE -o FILE`, or `skopeo copy … oci-archive:FILE`"
+            }
+            _ => "check the node's disk",
+        };
+        Some(hint.to_owned())
     }
 }
 
 impl Images {
-    /// Imports an OCI layout folder into the built-in registry, as `name`.
-    pub async fn import_layout(
+    /// Imports one image of an OCI layout folder, or of an OCI or `docker save`
+    /// archive, plain or compressed, into the built-in registry as `name`.
+    ///
+    /// `wanted` says which one by the name it has in there; without it there
+    /// must be only one.
+    pub async fn import(
         &self,
         path: &Path,
-        name: &ImageRef,
-    ) -> Result<Vec<Image>, ImportError> {
-        let index = read_bounded(&path.join("index.json"), MANIFEST_BYTES_MAX)?;
-        self.import_index(path, &index, name, Some(path)).await
-    }
-
-    /// Imports an OCI or `docker save` archive, plain or compressed, as `name`.
-    pub async fn import_archive(
-        &self,
-        path: &Path,
-        name: &ImageRef,
-    ) -> Result<Vec<Image>, ImportError> {
-        let members = {
-            let (path, store) = (path.to_owned(), self.store().clone());
-            let runtime = tokio::runtime::Handle::current();
-            tokio::task::spawn_blocking(move || take_members(&path, &store, &runtime))
-        };
-        let members = members.await.map_err(|_| ImportError::Interrupted)??;
-        if let Some((digest, ..)) = members.find("index.json") {
-            let index = self.store().read_blob(digest, MANIFEST_BYTES_MAX).await?;
-            return self
-                .import_index(path, &index.unwrap_or_default(), name, None)
-                .await;
-        }
-        let Some((digest, ..)) = members.find("manifest.json") else {
-            let problem = "has neither index.json nor manifest.json, so it is no image archive";
-            return Err(form(path, problem));
-        };
-        let saved = self
-            .store()
-            .read_blob(digest, MANIFEST_BYTES_MAX)
-            .await?
-            .unwrap_or_default();
-        let saved: Vec<SavedImage> = serde_json::from_slice(&saved)
-            .map_err(|error| form(path, format!("has a bad manifest.json: {error}")))?;
-        if saved.len() != 1 {
-            return Err(form(path, format!("holds {} images, not one", saved.len())));
-        }
-        let mut images = Vec::new();
-        for image in &saved {
-            images.push(self.import_saved(path, image, &members, name).await?);
-        }
-        Ok(images)
-    }
-
-    async fn import_index(
-        &self,
-        path: &Path,
-        index: &[u8],
-        name: &ImageRef,
-        folder: Option<&Path>,
-    ) -> Result<Vec<Image>, ImportError> {
-        let index: LayoutIndex = serde_json::from_slice(index)
-            .map_err(|error| form(path, format!("has a bad index.json: {error}")))?;
-        if index.manifests.len() != 1 {
-            return Err(form(
-                path,
-                format!("holds {} images, not one", index.manifests.len()),
-            ));
-        }
-        let mut images = Vec::new();
-        for descriptor in &index.manifests {
-            let unusable = |source| ImportError::Image {
-                path: path.to_owned(),
-                source,
-            };
-            let (mut digest, mut bytes) = self.manifest_of(path, descriptor, folder).await?;
-            let mut manifest = self.parse(&digest, &bytes).map_err(unusable)?;
-            if let Manifest::Index(inner) = &manifest {
-                let chosen = self.choose(inner).map_err(unusable)?;
-                (digest, bytes) = self.manifest_of(path, chosen, folder).await?;
-                manifest = self.parse(&digest, &bytes).map_err(unusable)?;
-            }
-            for blob in manifest.children() {
-                self.take_blob(path, &blob.digest, folder).await?;
-            }
-            images.push(self.name_image(path, &manifest, bytes, name).await?);
-        }
-        Ok(images)
-    }
-
-    async fn manifest_of(
-        &self,
-        path: &Path,
-        descriptor: &Descriptor,
-        folder: Option<&Path>,
-    ) -> Result<(Digest, Bytes), ImportError> {
-        self.take_blob(path, &descriptor.digest, folder).await?;
-        let bytes = self
-            .store()
-            .read_blob(&descriptor.digest, MANIFEST_BYTES_MAX)
-            .await?;
-        Ok((descriptor.digest.clone(), bytes.unwrap_or_default()))
-    }
-
-    /// Copies a blob of a layout folder into the store; one of an archive is there already.
-    async fn take_blob(
-        &self,
-        path: &Path,
-        digest: &Digest,
-        folder: Option<&Path>,
-    ) -> Result<(), ImportError> {
-        if self.store().has(digest).await? {
-            return Ok(());
-        }
-        let Some(folder) = folder else {
-            return Err(form(path, format!("lacks blob {digest}")));
-        };
-        let source = folder.join("blobs/sha256").join(digest.hex());
-        let mut file = tokio::fs::File::open(&source).await.on("open", &source)?;
-        let mut writer = self.store().begin_blob().await?;
-        let mut buffer = vec![0; COPY_BYTES];
-        loop {
-            let n = tokio::io::AsyncReadExt::read(&mut file, &mut buffer).await;
-            match n.on("read", &source)? {
-                0 => break,
-                n => writer.write(&buffer[..n]).await?,
-            }
-        }
-        let committed = writer.commit(digest).await;
-        committed.map_err(|source| ImportError::Blob {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(())
-    }
-
-    /// Makes a manifest for an image that came without one.
-    async fn import_saved(
-        &self,
-        path: &Path,
-        saved: &SavedImage,
-        members: &Members,
+        wanted: Option<&str>,
         name: &ImageRef,
     ) -> Result<Image, ImportError> {
-        let find = |member: &str| {
-            members
-                .find(member)
-                .ok_or_else(|| form(path, format!("lacks `{member}`")))
+        let (manifest, bytes) = if path.is_dir() {
+            let index = layout::read_index(path)?;
+            self.find_in_layout(&index, wanted, Blobs::Folder(path))
+                .await?
+        } else {
+            self.find_in_archive(path, wanted).await?
         };
-        let descriptor = |media_type: &str, digest: &Digest, size: u64| Descriptor {
-            media_type: media_type.to_owned(),
-            digest: digest.clone(),
-            size,
-            platform: None,
-            artifact_type: None,
-            annotations: BTreeMap::new(),
-        };
-        let (digest, size, _) = find(&saved.config)?;
-        if *size > CONFIG_BYTES_MAX {
-            return Err(form(path, format!("has an image config of {size} bytes")));
-        }
-        let config = descriptor(DOCKER_CONFIG, digest, *size);
-        let mut layers = Vec::new();
-        for layer in &saved.layers {
-            let (digest, size, compression) = find(layer)?;
-            let media_type = match compression {
-                Compression::None => OCI_LAYER,
-                Compression::Gzip => OCI_LAYER_GZIP,
-                Compression::Zstd => OCI_LAYER_ZSTD,
-            };
-            layers.push(descriptor(media_type, digest, *size));
-        }
-        let json = serde_json::json!({
-            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers,
-        });
-        let bytes = Bytes::from(json.to_string());
-        let digest = self.store().put_bytes(bytes.clone()).await?;
-        let manifest = self
-            .parse(&digest, &bytes)
-            .map_err(|source| ImportError::Image {
-                path: path.to_owned(),
-                source,
-            })?;
-        self.name_image(path, &manifest, bytes, name).await
+        self.name_image(&manifest, bytes, name).await
     }
 
     /// Puts an image whose blobs are in the store into the built-in registry.
     async fn name_image(
         &self,
-        path: &Path,
         manifest: &Manifest,
         bytes: Bytes,
         name: &ImageRef,
@@ -302,12 +163,8 @@ impl Images {
         let store = self.store();
         // Read before it is named, so that one that cannot be used gets no name.
         let digest = store.put_detached_manifest(bytes.clone(), manifest).await?;
-        let unusable = |source| ImportError::Image {
-            path: path.to_owned(),
-            source,
-        };
-        let image = self.image(&digest).await.map_err(unusable)?;
-        let image = image.ok_or_else(|| form(path, "does not hold all of its image"))?;
+        let image = self.image(&digest).await.map_err(ImportError::Image)?;
+        let image = image.ok_or_else(|| form("does not hold all of its image"))?;
         for blob in manifest.children() {
             store.link_blob(&name.repository, &blob.digest).await?;
         }
@@ -315,80 +172,54 @@ impl Images {
         store
             .put_manifest(&name.repository, bytes, manifest.media_type(), tag)
             .await
-            .map_err(|source| ImportError::Manifest {
-                path: path.to_owned(),
-                source,
-            })?;
+            .map_err(ImportError::Manifest)?;
         Ok(image)
     }
 }
 
-fn form(path: &Path, problem: impl Into<String>) -> ImportError {
+/// A name out of an archive, at a length that can be printed.
+fn shown(name: &str) -> String {
+    name.chars().take(NAME_CHARS_SHOWN).collect()
+}
+
+fn form(problem: impl Into<String>) -> ImportError {
     ImportError::Form {
-        path: path.to_owned(),
         problem: problem.into(),
     }
 }
 
-/// Takes each file of an archive into the store; runs on a blocking thread.
-fn take_members(
-    path: &Path,
-    store: &ContentStore,
-    runtime: &tokio::runtime::Handle,
-) -> Result<Members, ImportError> {
-    let broken = |source| ImportError::Archive {
-        path: path.to_owned(),
-        source,
+/// An image of an archive, and what it is called there.
+struct Named<T> {
+    names: Vec<String>,
+    image: T,
+}
+
+/// The images that `wanted` may mean: those of that name, or all.
+fn candidates<'i, T>(images: &'i [Named<T>], wanted: Option<&str>) -> Vec<&'i Named<T>> {
+    let fits = |image: &&Named<T>| {
+        wanted.is_none_or(|wanted| image.names.iter().any(|name| name == wanted))
     };
-    let file = std::fs::File::open(path).on("open", path)?;
-    let mut reader = decompress(file).map_err(broken)?;
-    let mut members = Members::default();
-    let mut buffer = vec![0; COPY_BYTES];
-    let damaged = |error: crate::unpack::UnpackError| broken(std::io::Error::other(error));
-    while let Some(entry) = crate::unpack::next_entry(&mut reader).map_err(damaged)? {
-        if members.blobs.len() + members.links.len() >= ARCHIVE_MEMBERS_MAX {
-            return Err(form(
-                path,
-                format!("has more than {ARCHIVE_MEMBERS_MAX} members"),
-            ));
-        }
-        let name = String::from_utf8_lossy(&entry.path)
-            .trim_start_matches("./")
-            .to_owned();
-        match entry.kind {
-            crate::unpack::EntryKind::File => {}
-            crate::unpack::EntryKind::Symlink | crate::unpack::EntryKind::HardLink => {
-                let target = String::from_utf8_lossy(&entry.link);
-                let target = target.trim_start_matches("../").trim_start_matches("./");
-                members.links.insert(name, target.to_owned());
-                continue;
-            }
-            _ => continue,
-        }
-        let mut writer: BlobWriter = runtime.block_on(store.begin_blob())?;
-        let mut start = Vec::new();
-        let mut content = (&mut reader).take(entry.size);
-        loop {
-            let n = content.read(&mut buffer).map_err(broken)?;
-            if n == 0 {
-                break;
-            }
-            if start.is_empty() {
-                start.extend_from_slice(&buffer[..n.min(8)]);
-            }
-            runtime.block_on(writer.write(&buffer[..n]))?;
-        }
-        if writer.written() != entry.size {
-            return Err(form(path, format!("ends inside `{name}`")));
-        }
-        let padding = crate::unpack::padding(entry.size);
-        std::io::copy(&mut (&mut reader).take(padding), &mut std::io::sink()).map_err(broken)?;
-        let (digest, size) = runtime.block_on(writer.finish())?;
-        members
-            .blobs
-            .insert(name, (digest, size, Compression::of(&start)));
+    images.iter().filter(fits).collect()
+}
+
+/// Says which images there are, when it does not follow which one is meant.
+fn unclear<T>(images: &[Named<T>], wanted: Option<&str>) -> ImportError {
+    if images.is_empty() {
+        return form("holds no image");
     }
-    Ok(members)
+    let mut names: Vec<String> = images
+        .iter()
+        .flat_map(|image| &image.names)
+        .map(|name| shown(name))
+        .collect();
+    names.sort();
+    names.dedup();
+    names.truncate(NAMES_SHOWN);
+    ImportError::Choice {
+        wanted: wanted.map(shown),
+        n_images: images.len(),
+        names,
+    }
 }
 
 #[cfg(test)]

@@ -73,6 +73,8 @@ pub const GARBAGE_AGE_MIN: Duration = Duration::from_secs(3600);
 pub const USE_RESOLUTION_MS: u64 = 60_000;
 /// Most members of an archive that is imported.
 pub const ARCHIVE_MEMBERS_MAX: usize = 10_000;
+/// Most bytes of all members of an archive that is imported, decompressed.
+pub const ARCHIVE_BYTES_MAX: u64 = 32 << 30;
 /// Most names that one listing returns.
 pub const LIST_MAX: usize = 1_000;
 

@@ -3,6 +3,10 @@
 //! Names and shapes follow the Machines API of Fly.io where it has them;
 //! releases, deployments, builds and logs are roost's own.
 
+mod images;
+
+pub use images::{BuildEvent, BuildPlan, PullEvent, PullImageRequest, PullProgress};
+
 use crate::machine_config::{ConfigFault, MachineConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -416,59 +420,6 @@ pub struct SecretList {
 pub struct SetSecretsRequest {
     /// Values by name; `null` removes.
     pub values: BTreeMap<String, Option<String>>,
-}
-
-/// The answer to a finished build (the last line of its progress stream).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum BuildEvent {
-    /// A line of the build's output or progress.
-    Progress {
-        /// A sentence for people.
-        message: String,
-    },
-    /// The image is in the built-in registry.
-    Done {
-        /// The reference to deploy, with its digest.
-        image: String,
-        /// Compressed size of its layers.
-        size_bytes: u64,
-    },
-    /// The build failed.
-    Failed {
-        /// What and why.
-        error: ErrorBody,
-    },
-}
-
-/// `POST /v1/apps/{app}/builds`: how to build, as the query `plan` (JSON); the body is a tar of the folder.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum BuildPlan {
-    /// A static site: the folder `root` is served on port 8080.
-    Static {
-        /// Folder within the upload.
-        root: String,
-    },
-    /// One static executable.
-    Binary {
-        /// File within the upload.
-        path: String,
-        /// Arguments.
-        #[serde(default)]
-        args: Vec<String>,
-    },
-    /// A Dockerfile, built with buildah on the node.
-    Dockerfile {
-        /// File within the upload.
-        dockerfile: String,
-        /// Build arguments.
-        #[serde(default)]
-        args: BTreeMap<String, String>,
-        /// The stage to stop at.
-        #[serde(default)]
-        target: Option<String>,
-    },
 }
 
 /// `GET /v1/token`: who the caller is.

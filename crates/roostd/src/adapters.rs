@@ -65,7 +65,7 @@ pub(crate) fn builder(
     roost_runtime::fs::ensure_no_dir(&uploads)?;
     roost_runtime::fs::ensure_dir(&uploads)?;
     roost_runtime::fs::ensure_dir(&scratch_dir)?;
-    let builder = Builder::new(images.store().clone(), settings);
+    let builder = Builder::new(images.clone(), settings);
     Ok(FolderBuilder {
         builder,
         scratch_dir: uploads,

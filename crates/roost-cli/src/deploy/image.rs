@@ -1,10 +1,10 @@
-//! Where the image of a deploy comes from: named, or built of the folder that is sent.
+//! Where the image of a deploy comes from: named, or made of a folder or archive that is sent.
 
 use crate::args::DeployArgs;
 use crate::client::{Client, Lines, encode};
 use crate::error::CliError;
 use crate::output::Output;
-use crate::pack;
+use crate::pack::{self, Packing};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use roost_model::app_config::AppConfig;
 use roost_proto::rest::{BuildEvent, BuildPlan};
@@ -13,16 +13,37 @@ use std::time::Instant;
 
 /// Where the image comes from.
 pub(super) enum Source {
+    /// The platform pulls it.
     Image(String),
-    Build(BuildPlan),
+    /// The platform makes it of what is sent.
+    Upload(Upload),
+}
+
+/// What is sent, and what the platform makes of it.
+pub(super) struct Upload {
+    pub(super) plan: BuildPlan,
+    pub(super) packing: Packing,
 }
 
 /// Decides what to deploy, and checks that what it names is there.
 pub(super) fn source(args: &DeployArgs, config: &AppConfig) -> Result<Source, CliError> {
-    let build = &config.build;
-    if let Some(image) = args.image.as_ref().or(build.image.as_ref()) {
+    if let Some(path) = &args.archive {
+        let (path, packing) = pack::archive(path)?;
+        let image = args.archive_image.clone();
+        let plan = BuildPlan::Archive { path, image };
+        return Ok(Source::Upload(Upload { plan, packing }));
+    }
+    if let Some(image) = args.image.as_ref().or(config.build.image.as_ref()) {
         return Ok(Source::Image(image.clone()));
     }
+    let plan = build_plan(&args.folder, config)?;
+    let packing = pack_folder(&args.folder, config, &plan)?;
+    Ok(Source::Upload(Upload { plan, packing }))
+}
+
+/// How the folder is to be built.
+fn build_plan(folder: &Path, config: &AppConfig) -> Result<BuildPlan, CliError> {
+    let build = &config.build;
     let (plan, kind, path) = if let Some(root) = &build.static_root {
         (
             BuildPlan::Static { root: root.clone() },
@@ -43,13 +64,13 @@ pub(super) fn source(args: &DeployArgs, config: &AppConfig) -> Result<Source, Cl
         let found = build.dockerfile.clone().or_else(|| {
             names
                 .iter()
-                .find(|name| args.folder.join(name).is_file())
+                .find(|name| folder.join(name).is_file())
                 .map(|&name| name.to_owned())
         });
         let Some(dockerfile) = found else {
-            return Err(CliError::usage(format!("{} has nothing to build", args.folder.display()))
+            return Err(CliError::usage(format!("{} has nothing to build", folder.display()))
                 .hint("add a Dockerfile, or `[build] static = \"public\"` or `binary = \"path\"` to roost.toml")
-                .hint("or deploy an image: --image NAME"));
+                .hint("or deploy an image: --image NAME, or --archive FILE"));
         };
         let plan = BuildPlan::Dockerfile {
             dockerfile: dockerfile.clone(),
@@ -58,7 +79,7 @@ pub(super) fn source(args: &DeployArgs, config: &AppConfig) -> Result<Source, Cl
         };
         (plan, "file", dockerfile)
     };
-    let full = args.folder.join(&path);
+    let full = folder.join(&path);
     let exists = if kind == "folder" {
         full.is_dir()
     } else {
@@ -70,18 +91,14 @@ pub(super) fn source(args: &DeployArgs, config: &AppConfig) -> Result<Source, Cl
             full.display()
         )));
     }
-    Ok(Source::Build(plan))
+    Ok(plan)
 }
 
-/// What is sent for a build.
-pub(super) fn list(
-    folder: &Path,
-    config: &AppConfig,
-    plan: &BuildPlan,
-) -> Result<pack::Packing, CliError> {
+/// What of the folder is sent for a build.
+fn pack_folder(folder: &Path, config: &AppConfig, plan: &BuildPlan) -> Result<Packing, CliError> {
     let keep = match plan {
         BuildPlan::Static { root } => root,
-        BuildPlan::Binary { path, .. } => path,
+        BuildPlan::Binary { path, .. } | BuildPlan::Archive { path, .. } => path,
         BuildPlan::Dockerfile { dockerfile, .. } => dockerfile,
     };
     let mut packing = pack::list(folder, config.build.ignorefile.as_deref(), &[keep.as_str()])?;
@@ -92,21 +109,18 @@ pub(super) fn list(
     Ok(packing)
 }
 
-/// Sends the folder, follows the build, and gives the reference of its image.
+/// Sends what there is to send, follows the build, and gives the reference of its image.
 pub(super) async fn build(
     client: &Client,
     name: &str,
-    folder: &Path,
-    config: &AppConfig,
-    plan: &BuildPlan,
+    upload: Upload,
     output: Output,
 ) -> Result<String, CliError> {
     let since = Instant::now();
-    let packing = list(folder, config, plan)?;
-    let plan = serde_json::to_string(plan)
+    let plan = serde_json::to_string(&upload.plan)
         .map_err(|error| CliError::failed("internal", error.to_string()))?;
     let path = format!("/v1/apps/{name}/builds?plan={}", encode(&plan));
-    let mut lines = upload(client, &path, packing, output).await?;
+    let mut lines = send(client, &path, upload.packing, output).await?;
     let mut waits_for = "the build to begin".to_owned();
     while let Some(line) = output.wait(&waits_for, lines.next_line()).await? {
         if line.trim().is_empty() {
@@ -142,11 +156,11 @@ pub(super) async fn build(
     )
 }
 
-/// Sends a folder: with a bar on a terminal, else with a line before and after.
-async fn upload(
+/// Sends files: with a bar on a terminal, else with a line before and after.
+async fn send(
     client: &Client,
     path: &str,
-    packing: pack::Packing,
+    packing: Packing,
     output: Output,
 ) -> Result<Lines, CliError> {
     let since = Instant::now();
@@ -175,7 +189,7 @@ async fn upload(
     });
     let upload = client.upload(path, body);
     let lines = if bar.is_hidden() {
-        output.wait("the platform to take the folder", upload).await
+        output.wait("the platform to take the upload", upload).await
     } else {
         upload.await
     };

@@ -2,7 +2,9 @@
 
 use super::elf::tests::tiny_program;
 use super::{BuildError, Builder, BuilderSettings, ReceiveContextError, receive_context};
-use crate::manifest::{Manifest, parse_manifest};
+use crate::images::{Images, ImagesConfig};
+use crate::manifest::{Manifest, OCI_LAYER, parse_manifest};
+use crate::platform::Platform;
 use crate::store::{ContentStore, ManifestReference};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,7 +32,9 @@ struct Setup {
 
 async fn set_up(dockerfile_builder: Option<Arc<dyn DockerfileBuilder>>) -> Setup {
     let dir = tempfile::tempdir().unwrap();
-    let store = ContentStore::open(&dir.path().join("store")).await.unwrap();
+    let config = ImagesConfig::new(dir.path().join("store"));
+    let images = Images::open(config).await.unwrap();
+    let store = images.store().clone();
     let serve_program = dir.path().join("roost-serve");
     fs::write(&serve_program, tiny_program()).unwrap();
     let scratch_dir = dir.path().join("scratch");
@@ -40,7 +44,7 @@ async fn set_up(dockerfile_builder: Option<Arc<dyn DockerfileBuilder>>) -> Setup
         scratch_dir,
         dockerfile_builder,
     };
-    let builder = Builder::new(store.clone(), settings);
+    let builder = Builder::new(images, settings);
     Setup {
         dir,
         store,
@@ -245,7 +249,12 @@ impl DockerfileBuilder for FakeDockerfileBuilder {
             serde_json::json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json",
                 "digest": digest, "size": content.len() })
         };
-        let (config, layer) = (put(b"{}"), put(b"layer"));
+        let mut layer = put(b"layer");
+        let config = serde_json::json!({ "os": "linux",
+            "architecture": Platform::native().architecture,
+            "rootfs": { "type": "layers", "diff_ids": [&layer["digest"]] } });
+        let config = put(config.to_string().as_bytes());
+        layer["mediaType"] = OCI_LAYER.into();
         let manifest =
             serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
         let manifest = put(manifest.to_string().as_bytes());
@@ -279,6 +288,37 @@ async fn the_result_of_a_dockerfile_is_taken_over_and_its_scratch_folder_goes() 
             .count(),
         0
     );
+}
+
+#[tokio::test]
+async fn a_saved_image_is_imported_as_a_build_of_the_app_and_named_in_errors() {
+    let setup = set_up(Some(Arc::new(FakeDockerfileBuilder))).await;
+    let layout_dir = setup.app().join("image");
+    fs::write(setup.app().join("Dockerfile"), "").unwrap();
+    let build = DockerfileBuild {
+        context_dir: setup.app(),
+        dockerfile: setup.app().join("Dockerfile"),
+        args: BTreeMap::new(),
+        target: None,
+        layout_dir: layout_dir.clone(),
+    };
+    let (tx, _rx) = mpsc::channel(1);
+    FakeDockerfileBuilder.build(&build, &tx).await.unwrap();
+    let plan = |path: &str| BuildPlan::Archive {
+        path: path.into(),
+        image: None,
+    };
+    let image = setup.build(&plan("image")).await.unwrap();
+    assert_eq!(image.reference.repository, "shop");
+    assert_eq!(image.size_bytes, 5);
+
+    let error = setup.build(&plan("Dockerfile")).await.unwrap_err();
+    let text = roost_model::error::chain(&error);
+    assert!(text.starts_with("import `Dockerfile`: it "), "{text}");
+    assert_eq!(error.code().0, "archive-invalid");
+    assert!(matches!(error.blame(), Blame::Caller(_)));
+    let error = setup.build(&plan("none.tar")).await.unwrap_err();
+    assert_eq!(error.to_string(), "the upload has no archive `none.tar`");
 }
 
 fn header(kind: tar::EntryType, size: u64) -> tar::Header {
