@@ -228,6 +228,9 @@ pub enum WorkerError {
     /// No room for another machine.
     #[error("this node has no room: {0}")]
     NoCapacity(String),
+    /// The disk of the worker's database has no room.
+    #[error("the disk that holds the records of machines is full: {0}")]
+    DiskFull(String),
     /// The worker itself failed.
     #[error("{0}")]
     Internal(String),
@@ -240,7 +243,7 @@ impl Classify for WorkerError {
             Self::Conflict(_) | Self::WaitTimeout { .. } => Blame::Caller(CallerFault::Conflict),
             Self::Invalid(_) => Blame::Caller(CallerFault::Invalid),
             Self::Image { .. } => Blame::Caller(CallerFault::Invalid),
-            Self::Start { .. } | Self::NoCapacity(_) => Blame::Environment,
+            Self::Start { .. } | Self::NoCapacity(_) | Self::DiskFull(_) => Blame::Environment,
             Self::Internal(_) => Blame::Internal,
         }
     }
@@ -250,7 +253,10 @@ impl Classify for WorkerError {
             Self::NotFound(_) | Self::Conflict(_) | Self::Invalid(_) => Retry::Never,
             Self::Image { retry, .. } => *retry,
             Self::NoCapacity(_) => Retry::ElsewhereNow,
-            Self::Start { .. } | Self::WaitTimeout { .. } | Self::Internal(_) => Retry::Backoff,
+            Self::Start { .. }
+            | Self::WaitTimeout { .. }
+            | Self::DiskFull(_)
+            | Self::Internal(_) => Retry::Backoff,
         }
     }
 
@@ -263,7 +269,25 @@ impl Classify for WorkerError {
             Self::Start { .. } => ErrorCode("machine-start-failed"),
             Self::WaitTimeout { .. } => ErrorCode("wait-timeout"),
             Self::NoCapacity(_) => ErrorCode("no-capacity"),
+            Self::DiskFull(_) => ErrorCode("disk-full"),
             Self::Internal(_) => ErrorCode("internal"),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::DiskFull(_) => Some(
+                "free space on the disk of roost's data folder, then try again; nothing was changed"
+                    .into(),
+            ),
+            Self::NotFound(_)
+            | Self::Conflict(_)
+            | Self::Invalid(_)
+            | Self::Image { .. }
+            | Self::Start { .. }
+            | Self::WaitTimeout { .. }
+            | Self::NoCapacity(_)
+            | Self::Internal(_) => None,
         }
     }
 }

@@ -25,9 +25,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-fn internal(error: &StoreError) -> WorkerError {
+fn store_failure(error: &StoreError) -> WorkerError {
     tracing::error!(error = chain(error), "worker database failed");
-    WorkerError::Internal(chain(error))
+    if error.is_no_space() {
+        WorkerError::DiskFull(chain(error))
+    } else {
+        WorkerError::Internal(chain(error))
+    }
 }
 
 fn driver_error(id: &MachineId, error: &DriverError) -> WorkerError {
@@ -77,7 +81,7 @@ impl Worker {
             .store
             .get(id)
             .await
-            .map_err(|error| internal(&error))?;
+            .map_err(|error| store_failure(&error))?;
         found.ok_or_else(|| WorkerError::NotFound(id.clone()))
     }
 
@@ -104,7 +108,7 @@ impl Inner {
         F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, Refusal> + Send + 'static,
     {
         let changed = self.store.change(id, self.clock.now(), change).await;
-        let row = match changed.map_err(|error| internal(&error))? {
+        let row = match changed.map_err(|error| store_failure(&error))? {
             None => return Err(WorkerError::NotFound(id.clone())),
             Some(Err(Refusal(reason))) => return Err(WorkerError::Conflict(reason)),
             Some(Ok(row)) => row,
@@ -140,7 +144,7 @@ impl Inner {
             .store
             .insert(row, n_slots, NewEvent::by_user("create"))
             .await;
-        match inserted.map_err(|error| internal(&error))? {
+        match inserted.map_err(|error| store_failure(&error))? {
             Inserted::New(row) => {
                 self.board.put([(row.id.clone(), entry_of(&self, &row))]);
                 self.own(&row, None);
@@ -183,7 +187,11 @@ impl Inner {
         loop {
             // Subscribed before the row is read, so that no change is missed.
             let changes = self.changes(id);
-            let row = self.store.get(id).await.map_err(|error| internal(&error))?;
+            let row = self
+                .store
+                .get(id)
+                .await
+                .map_err(|error| store_failure(&error))?;
             let row = row.ok_or_else(|| WorkerError::NotFound(id.clone()))?;
             if let Some(instance_id) = &wait.instance_id
                 && *instance_id != row.instance_id
@@ -233,7 +241,7 @@ impl WorkerApi for Worker {
             .store
             .living(app.cloned())
             .await
-            .map_err(|error| internal(&error))?;
+            .map_err(|error| store_failure(&error))?;
         Ok(rows.into_iter().map(|row| self.inner.status(row)).collect())
     }
 
@@ -320,7 +328,7 @@ impl WorkerApi for Worker {
             .store
             .events(id, limit)
             .await
-            .map_err(|error| internal(&error))
+            .map_err(|error| store_failure(&error))
     }
 
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError> {

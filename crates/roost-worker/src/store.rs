@@ -55,6 +55,19 @@ pub enum StoreError {
     CutOff,
 }
 
+impl StoreError {
+    /// Whether the disk is full: no room for the database, its log, or the log's index.
+    pub(crate) fn is_no_space(&self) -> bool {
+        match self {
+            Self::Sqlite { source, .. } => source.sqlite_error().is_some_and(|error| {
+                error.code == rusqlite::ErrorCode::DiskFull
+                    || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+            }),
+            Self::Damaged { .. } | Self::TooNew { .. } | Self::CutOff => false,
+        }
+    }
+}
+
 /// Adds the operation to an SQLite error.
 pub(crate) trait SqliteContext<T> {
     fn during(self, operation: &'static str) -> Result<T, StoreError>;

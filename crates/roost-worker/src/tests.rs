@@ -1,6 +1,7 @@
 //! Tests of the worker as a whole, on a fake host.
 
 mod adoption;
+mod disk_full;
 mod kill;
 mod lifecycle;
 pub(crate) mod power;

@@ -1,9 +1,51 @@
-//! The database as older versions of roost left it.
+//! The database as older versions of roost left it, and on a full disk.
 
-use super::{Store, StoreError};
+use super::{SqliteContext as _, Store, StoreError};
 use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
 use rusqlite::Connection;
+
+/// The most pages of a database when nothing limits them (sqlite.org/limits.html).
+const PAGES_MAX: i64 = 4_294_967_294;
+
+impl Store {
+    /// Leaves no room for another event of this machine, or for a large row, as
+    /// a full disk does.
+    pub(crate) async fn fill_disk(&self, id: &MachineId) {
+        let id = id.clone();
+        let filled = self.run(move |connection| {
+            let pages: i64 = connection
+                .pragma_query_value(None, "page_count", |row| row.get(0))
+                .during("count pages")?;
+            limit_pages(connection, pages)?;
+            loop {
+                // Smaller than any real event.
+                connection
+                    .execute(
+                        "INSERT INTO events SELECT ?1, MAX(seq) + 1, 0, '', 'started', '', '{}' \
+                         FROM events WHERE machine_id = ?1",
+                        [id.as_str()],
+                    )
+                    .during("fill")?;
+            }
+        });
+        let result: Result<(), StoreError> = filled.await;
+        assert!(result.unwrap_err().is_no_space());
+    }
+
+    /// Makes room again.
+    pub(crate) async fn free_disk(&self) {
+        self.run(|connection| limit_pages(connection, PAGES_MAX))
+            .await
+            .unwrap();
+    }
+}
+
+fn limit_pages(connection: &Connection, pages: i64) -> Result<(), StoreError> {
+    connection
+        .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+        .during("limit pages")
+}
 
 /// A database of schema version 1 with one started machine.
 const GOLDEN_V1: &str = include_str!("../../tests/golden/worker-v1.sql");
