@@ -108,9 +108,24 @@ pub enum BuildError {
     Interrupted,
 }
 
+impl BuildError {
+    /// Whether the disk is full; of a program that builds, only its words say so.
+    fn is_no_space(&self) -> bool {
+        let said = match self {
+            Self::Dockerfile {
+                source: BuildDockerfileError::Failed { last_line },
+                ..
+            } => last_line.to_lowercase().contains("no space left on device"),
+            _ => false,
+        };
+        said || crate::is_no_space(self)
+    }
+}
+
 impl Classify for BuildError {
     fn blame(&self) -> Blame {
         match self {
+            _ if self.is_no_space() => Blame::Environment,
             Self::Missing { .. }
             | Self::Outside { .. }
             | Self::Executable { .. }
@@ -132,7 +147,9 @@ impl Classify for BuildError {
     }
 
     fn code(&self) -> ErrorCode {
-        if let Self::Archive { source, .. } = self {
+        if self.is_no_space() {
+            ErrorCode("disk-full")
+        } else if let Self::Archive { source, .. } = self {
             source.code()
         } else {
             ErrorCode("build-failed")
@@ -141,6 +158,9 @@ impl Classify for BuildError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            _ if self.is_no_space() => {
+                Some("free space on the disk of the node's data folder, then try again".into())
+            }
             Self::Missing { .. } | Self::Outside { .. } => {
                 Some("check `[build]` in roost.toml, and that .dockerignore keeps the file".into())
             }

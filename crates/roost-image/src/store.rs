@@ -73,19 +73,6 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    /// Whether the disk is full.
-    pub fn is_no_space(&self) -> bool {
-        match self {
-            Self::File(error) => error.is_no_space(),
-            Self::Database { source, .. } => {
-                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-            }
-            Self::Interrupted { .. } | Self::TooLarge { .. } => false,
-        }
-    }
-}
-
 impl From<FileError> for StoreError {
     fn from(error: FileError) -> Self {
         Self::File(error)

@@ -115,27 +115,6 @@ impl UnpackError {
             source: source.into(),
         }
     }
-
-    /// Whether the disk is full.
-    pub fn is_no_space(&self) -> bool {
-        match self {
-            Self::Write { source, .. } => {
-                matches!(
-                    source.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                )
-            }
-            Self::File(error) => error.is_no_space(),
-            Self::Store(error) => error.is_no_space(),
-            Self::Read(_)
-            | Self::Header { .. }
-            | Self::Entry { .. }
-            | Self::TooMuch { .. }
-            | Self::DiffId { .. }
-            | Self::Missing { .. }
-            | Self::Interrupted => false,
-        }
-    }
 }
 
 fn printable(path: &[u8]) -> String {
@@ -234,6 +213,11 @@ fn copy_content(
         let n = stream
             .read(&mut buffer[..wanted])
             .map_err(UnpackError::Read)?;
+        // Writers (umoci among them) leave out what pads the last entry, as they
+        // may the end marks; the diff id tells whether bytes are missing.
+        if n == 0 && content_left == 0 {
+            return Ok(());
+        }
         if n == 0 {
             return Err(UnpackError::entry(&entry.path, "is cut off"));
         }

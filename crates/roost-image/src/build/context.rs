@@ -21,6 +21,9 @@ use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 use tokio::sync::mpsc;
 
+/// Bytes copied at once.
+const COPY_BYTES: usize = 64 * 1024;
+
 /// An uploaded folder was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveContextError {
@@ -192,9 +195,7 @@ fn place<R: Read>(entry: &mut tar::Entry<'_, R>, dir: &Path) -> Result<(), Recei
                 .create_new(true)
                 .mode(0o600 | (mode & 0o755));
             let mut file = options.open(&full).on("create", &full)?;
-            io::copy(entry, &mut file)
-                .map(drop)
-                .map_err(ReceiveContextError::Archive)
+            copy(entry, &mut file, &full)
         }
         EntryType::Symlink => {
             let target = entry.link_name().map_err(ReceiveContextError::Archive)?;
@@ -206,6 +207,22 @@ fn place<R: Read>(entry: &mut tar::Entry<'_, R>, dir: &Path) -> Result<(), Recei
             Ok(symlink(&target, &full).on("create link", &full)?)
         }
         _ => Err(refuse("is neither a file nor a folder nor a symbolic link")),
+    }
+}
+
+/// Tells what cannot be read, the upload's fault, from what cannot be written.
+fn copy(
+    from: &mut impl Read,
+    file: &mut impl io::Write,
+    path: &Path,
+) -> Result<(), ReceiveContextError> {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n_read) => file.write_all(&buffer[..n_read]).on("write", path)?,
+            Err(error) => return Err(ReceiveContextError::Archive(error)),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Errors in the form that the distribution specification asks for.
 
+use crate::no_space::is_no_space;
 use crate::store::{CommitBlobError, PutManifestError, StoreError};
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -99,7 +100,7 @@ impl RegistryError {
 impl From<StoreError> for RegistryError {
     fn from(source: StoreError) -> Self {
         // Paths of the node are not for clients: the log has the cause.
-        let (code, message) = match source.is_no_space() {
+        let (code, message) = match is_no_space(&source) {
             true => (RegistryCode::NoSpace, "the registry's disk is full"),
             false => (RegistryCode::Internal, "the registry's store failed"),
         };

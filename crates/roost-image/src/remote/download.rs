@@ -87,7 +87,8 @@ impl Remote {
                 Ok(Attempt::BrokenOff) => None,
                 Err(error) if is_passing(&error) => Some(error),
                 Err(error) => {
-                    writer.flush().await?;
+                    // The first error is the one to tell.
+                    drop(writer.flush().await);
                     return Err(error);
                 }
             };

@@ -6,6 +6,7 @@
 
 use super::{ContentStore, StoreError};
 use crate::limits::WRITE_BUFFER_BYTES;
+use crate::no_space::is_no_space;
 use roost_model::digest::Digest;
 use roost_runtime::fs::{FileError, IoContext as _, ensure_no_file};
 use sha2::{Digest as _, Sha256};
@@ -151,7 +152,13 @@ impl BlobWriter {
                     operation: "write blob",
                 };
                 let (sink, spare, result) = writing.await.map_err(interrupted)?;
-                result?;
+                if let Err(error) = result {
+                    if is_no_space(&error) {
+                        // What is there of it would only keep the disk full.
+                        self.keep = Keep::No;
+                    }
+                    return Err(error.into());
+                }
                 Ok((Box::new(sink), spare))
             }
             State::Broken => Err(StoreError::Interrupted {
@@ -210,26 +217,32 @@ impl BlobWriter {
         }
         // Pinned before it has a name, so that a collection does not take it between file and row.
         let _pin = self.store.pin(expected);
-        let target = self.store.blob_path(expected);
-        let source = self.path.clone();
-        let placed = tokio::task::spawn_blocking(move || -> Result<(), FileError> {
-            sink.file.sync_data().on("sync", &source)?;
-            std::fs::rename(&source, &target).on("rename to", &target)
-        });
+        let path = self.path.clone();
+        let synced = tokio::task::spawn_blocking(move || sink.file.sync_data().on("sync", &path));
         let interrupted = |_| StoreError::Interrupted {
             operation: "commit blob",
         };
-        placed
-            .await
-            .map_err(interrupted)?
-            .map_err(StoreError::from)?;
+        let placed = match synced.await.map_err(interrupted)? {
+            Ok(()) => self.place(expected).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = placed {
+            if is_no_space(&error) {
+                self.keep = Keep::No;
+            }
+            return Err(error.into());
+        }
+        // It is no unfinished file any more.
         self.keep = Keep::ForResume;
-        self.store
-            .inner
-            .metadata
-            .add_blob(expected, self.written)
-            .await?;
         Ok(self.written)
+    }
+
+    async fn place(&self, digest: &Digest) -> Result<(), StoreError> {
+        let target = self.store.blob_path(digest);
+        let metadata = &self.store.inner.metadata;
+        metadata
+            .place_blob(digest, self.written, self.path.clone(), target)
+            .await
     }
 }
 

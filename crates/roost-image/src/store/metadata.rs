@@ -9,10 +9,11 @@ use crate::limits::USE_RESOLUTION_MS;
 use parking_lot::Mutex;
 use roost_model::digest::Digest;
 use roost_runtime::clock;
+use roost_runtime::fs::{IoContext as _, ensure_no_file};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -119,17 +120,35 @@ impl Metadata {
         .await
     }
 
-    pub(super) async fn add_blob(&self, digest: &Digest, size: u64) -> Result<(), StoreError> {
+    /// Gives a blob its name and records it: both, or neither.
+    pub(super) async fn place_blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        source: PathBuf,
+        target: PathBuf,
+    ) -> Result<(), StoreError> {
+        let operation = "record blob";
+        let interrupted = StoreError::Interrupted { operation };
+        let Ok(_turn) = self.turn.acquire().await else {
+            return Err(interrupted);
+        };
+        let connection = Arc::clone(&self.connection);
         let digest = DigestColumn(digest.clone());
-        self.run("record blob", move |tx| {
-            tx.prepare_cached(
-                "INSERT INTO blobs (digest, size, used_ms) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (digest) DO UPDATE SET used_ms = excluded.used_ms",
-            )?
-            .execute(params![digest, to_column(size), now_column()])?;
-            Ok(())
-        })
-        .await
+        let done = tokio::task::spawn_blocking(move || {
+            // One lock over both: nobody else can be between a name and its row.
+            let mut connection = connection.lock();
+            std::fs::rename(&source, &target).on("rename to", &target)?;
+            let recorded = transact(&mut connection, |tx| add_blob(tx, &digest, size));
+            if recorded.is_err()
+                && !has_blob(&connection, &digest).unwrap_or(true)
+                && let Err(error) = ensure_no_file(&target)
+            {
+                tracing::warn!(error = %error, "a blob without a record stays until the next start");
+            }
+            recorded.map_err(|source| StoreError::Database { operation, source })
+        });
+        done.await.unwrap_or(Err(interrupted))
     }
 
     pub(super) async fn touch(&self, digests: &[Digest]) -> Result<(), StoreError> {
@@ -193,11 +212,32 @@ pub(super) fn touch(tx: &Transaction<'_>, digests: &[DigestColumn]) -> rusqlite:
     Ok(())
 }
 
+fn add_blob(tx: &Transaction<'_>, digest: &DigestColumn, size: u64) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO blobs (digest, size, used_ms) VALUES (?1, ?2, ?3)
+         ON CONFLICT (digest) DO UPDATE SET used_ms = excluded.used_ms",
+    )?
+    .execute(params![digest, to_column(size), now_column()])?;
+    Ok(())
+}
+
+fn has_blob(connection: &Connection, digest: &DigestColumn) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM blobs WHERE digest = ?1")?
+        .exists([digest])
+}
+
 fn in_transaction<T>(
     connection: &Mutex<Connection>,
     work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
-    let mut connection = connection.lock();
+    transact(&mut connection.lock(), work)
+}
+
+fn transact<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
     let value = work(&tx)?;
     tx.commit()?;

@@ -235,13 +235,20 @@ fn a_directory_that_an_earlier_link_replaces_is_not_written_through() {
 }
 
 #[test]
+fn the_padding_of_the_last_entry_may_be_missing() {
+    let bench = Bench::new();
+    bench.unpack(&raw(b'0', "a", "", b"xyz")[..515]).unwrap();
+    assert_eq!(std::fs::read(bench.target().join("a")).unwrap(), b"xyz");
+}
+
+#[test]
 fn damaged_and_absurd_archives_are_refused() {
     let mut bad_sum = raw(b'0', "a", "", b"x");
     bad_sum[0] = b'b';
     assert!(bench_refusal(&[bad_sum]).contains("checksum"));
     assert!(
         Bench::new()
-            .refusal(&raw(b'0', "a", "", b"x")[..520])
+            .refusal(&raw(b'0', "a", "", b"xyz")[..514])
             .contains("cut off")
     );
     assert!(Bench::new().refusal(&[1; 100]).contains("cut off"));

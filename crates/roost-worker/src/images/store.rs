@@ -2,7 +2,7 @@
 
 use super::{ImageSource, ResolvedImage};
 use async_trait::async_trait;
-use roost_image::{Image, Images, NoProgress, PullError};
+use roost_image::{Image, Images, NoProgress, PullError, is_no_space};
 use roost_model::error::{ErrorCode, Retry, chain};
 use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
@@ -17,6 +17,12 @@ fn failure(
     code: &'static str,
     retry: Retry,
 ) -> WorkerError {
+    // Room may come back whatever the work was.
+    let (code, retry) = if is_no_space(error) {
+        ("disk-full", Retry::Backoff)
+    } else {
+        (code, retry)
+    };
     WorkerError::Image {
         message: chain(error),
         code: ErrorCode(code),
