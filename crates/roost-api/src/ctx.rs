@@ -4,12 +4,15 @@ use crate::error::ApiError;
 use crate::state::ApiState;
 use roost_auth::policy::{Action, Caller, allow};
 use roost_auth::token::fingerprint;
+use roost_model::error::{Blame, chain};
 use roost_model::name::AppName;
 use roost_runtime::clock;
 use roost_store::records::Idempotency;
+use roost_store::{Claim, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
+use std::sync::Arc;
 
 /// The first parameter of everything in `app/`.
 #[derive(Debug, Clone)]
@@ -62,21 +65,23 @@ impl RequestCtx {
 
     /// Does `work` once per idempotency key: a repetition gets the first answer.
     ///
-    /// Without a key it is simply done. A failure is not kept, so that the
-    /// same key may be tried again.
+    /// Work that records something in the control database keeps its answer there with the
+    /// [`Claim`], in the same transaction. Other work must be of a kind that its repetition
+    /// after a crash makes nothing twice. Without a key `work` is simply done. A failure is
+    /// not kept, so that the same key may be tried again.
     pub(crate) async fn once<T, F>(
         &self,
         state: &ApiState,
         what: &'static str,
         request: &impl Serialize,
-        work: F,
+        work: impl FnOnce(Option<Arc<Claim>>) -> F,
     ) -> Result<T, ApiError>
     where
         T: Serialize + DeserializeOwned + Send + 'static,
         F: Future<Output = Result<T, ApiError>> + Send + 'static,
     {
         if self.idempotency_key.is_none() {
-            return self.supervised(state, work).await;
+            return self.supervised(state, work(None)).await;
         }
         let key = self.repeat_id(what);
         let request =
@@ -96,19 +101,40 @@ impl RequestCtx {
                 "idempotency-mismatch",
                 "this idempotency key was used for another request",
             )),
-            Idempotency::New => {
+            Idempotency::TooMany => Err(ApiError::new(
+                Blame::Environment,
+                "overloaded",
+                "too many requests with idempotency keys are under way",
+            )
+            .with_hint("try again in a moment")),
+            Idempotency::New(claim) => {
+                let claim = Arc::new(claim);
+                let work = work(Some(Arc::clone(&claim)));
                 let store = state.store.clone();
                 self.supervised(state, async move {
                     let result = work.await;
-                    let outcome = result
-                        .as_ref()
-                        .ok()
-                        .and_then(|value| serde_json::to_string(value).ok());
-                    store.finish_request(&key, outcome.as_deref()).await?;
+                    if let Ok(value) = &result {
+                        keep(&store, &claim, serde_json::to_string(value)).await;
+                    }
                     result
                 })
                 .await
             }
         }
+    }
+}
+
+/// Keeps the answer unless it is kept already.
+async fn keep(store: &Store, claim: &Claim, answer: serde_json::Result<String>) {
+    let kept = match answer {
+        Ok(text) => store
+            .keep_answer(claim, &text, clock::now())
+            .await
+            .map_err(|error| chain(&error)),
+        Err(error) => Err(error.to_string()),
+    };
+    // What was asked for is done all the same.
+    if let Err(error) = kept {
+        tracing::warn!(error, "a repeated request will not get the kept answer");
     }
 }

@@ -15,6 +15,7 @@ use roost_store::StoreError;
 #[cfg(test)]
 pub(crate) const CODES: &[&str] = &[
     "already-exists",
+    "app-deleting",
     "app-has-machines",
     "app-not-found",
     "archive-image-unclear",
@@ -46,6 +47,7 @@ pub(crate) const CODES: &[&str] = &[
     "name-taken",
     "never-deployed",
     "no-capacity",
+    "overloaded",
     "not-found",
     "request-in-progress",
     "route-not-found",

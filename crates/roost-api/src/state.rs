@@ -1,5 +1,6 @@
 //! What the API is made of.
 
+use crate::app::apps;
 use crate::error::ApiError;
 use crate::ports::{ImageBuilder, ImageSource, LogSource, PortError};
 use crate::workflows::deploy;
@@ -12,7 +13,7 @@ use roost_runtime::tasks::Tasks;
 use roost_store::records::TokenRecord;
 use roost_store::{Store, StoreError};
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 
 /// What the API says about the node it runs on.
 #[derive(Debug, Clone)]
@@ -72,6 +73,9 @@ pub struct ApiState {
     pub(crate) node: Arc<NodeFacts>,
     pub(crate) sealing_key: Arc<SealingKey>,
     pub(crate) tasks: Tasks,
+    /// Held shared while a machine is created by request, and alone while the deletion of an
+    /// app begins, so that no machine is made for an app that is gone.
+    pub(crate) machine_gate: Arc<RwLock<()>>,
     /// Changes whenever a deployment makes a step, to wake event streams.
     pub(crate) deploy_steps: watch::Sender<u64>,
     /// Changes whenever a deployment is cancelled, to wake the one that it is.
@@ -111,6 +115,7 @@ impl ApiState {
             node: Arc::new(parts.node),
             sealing_key: parts.sealing_key,
             tasks: parts.tasks,
+            machine_gate: Arc::default(),
             deploy_steps: watch::Sender::new(0),
             cancels: watch::Sender::new(0),
             #[cfg(test)]
@@ -118,8 +123,10 @@ impl ApiState {
         }
     }
 
-    /// Takes up the deployments that the last process left unfinished. Called once, at start.
+    /// Takes up the deletions and deployments that the last process left unfinished. Called
+    /// once, at start.
     pub async fn resume(&self) -> Result<(), StoreError> {
+        apps::resume_deletions(self).await?;
         for record in self.store.unfinished_deployments(None).await? {
             tracing::info!(
                 deployment = record.id,

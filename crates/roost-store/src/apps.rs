@@ -3,7 +3,7 @@
 use crate::database::{to_i64, to_u64};
 use crate::error::Attempt as _;
 use crate::records::AppRecord;
-use crate::{Store, StoreError};
+use crate::{Answer, Store, StoreError};
 use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use sqlx::Row as _;
@@ -20,31 +20,44 @@ fn app(row: &SqliteRow) -> Result<AppRecord, StoreError> {
         })?,
         created_at: Timestamp::from_ms(to_u64(row.try_get("created_at").attempt("read an app")?)),
         current_release: current.map(to_u64),
+        deleting_at: row
+            .try_get::<Option<i64>, _>("deleting_at")
+            .attempt("read an app")?
+            .map(|ms| Timestamp::from_ms(to_u64(ms))),
         secrets_version: to_u64(row.try_get("secrets_version").attempt("read an app")?),
     })
 }
 
 impl Store {
-    /// Records an app.
+    /// Records an app, and with it the answer to the request for it, if it is to be kept.
     pub async fn create_app(
         &self,
         id: &str,
         name: &AppName,
         now: Timestamp,
+        answer: Option<Answer<'_, AppRecord>>,
     ) -> Result<AppRecord, StoreError> {
-        let result = sqlx::query("INSERT INTO apps (id, name, created_at) VALUES ($1, $2, $3)")
-            .bind(id)
-            .bind(name.as_str())
-            .bind(to_i64(now.as_ms()))
-            .execute(&self.pool)
-            .await;
-        match result {
+        const OPERATION: &str = "create an app";
+        let mut transaction = self.begin(OPERATION).await?;
+        let inserted =
+            sqlx::query("INSERT INTO apps (id, name, created_at) VALUES ($1, $2, $3) RETURNING *")
+                .bind(id)
+                .bind(name.as_str())
+                .bind(to_i64(now.as_ms()))
+                .fetch_one(&mut *transaction)
+                .await;
+        let row = match inserted {
             Err(error) if StoreError::is_unique(&error) => {
                 return Err(StoreError::Exists(format!("app `{name}`")));
             }
-            other => other.attempt("create an app")?,
+            other => other.attempt(OPERATION)?,
         };
-        self.app(name).await
+        let record = app(&row)?;
+        if let Some(answer) = answer {
+            answer.keep(&mut transaction, &record, now).await?;
+        }
+        transaction.commit().await.attempt(OPERATION)?;
+        Ok(record)
     }
 
     /// The app of this name.
@@ -82,12 +95,12 @@ impl Store {
         rows.iter().map(app).collect()
     }
 
-    /// Removes an app with its releases, deployments and secrets; a missing one is fine.
+    /// Marks an app as one that is being deleted: from now on it takes no deployment.
     ///
     /// Fails with [`StoreError::Exists`] while a deployment of it is unfinished:
     /// the machines that it makes would be nobody's.
-    pub async fn delete_app(&self, id: &str) -> Result<(), StoreError> {
-        const OPERATION: &str = "delete an app";
+    pub async fn begin_app_deletion(&self, id: &str, now: Timestamp) -> Result<(), StoreError> {
+        const OPERATION: &str = "begin to delete an app";
         let mut transaction = self.begin(OPERATION).await?;
         let unfinished = sqlx::query(
             "SELECT id FROM deployments WHERE app_id = $1 AND finished_at IS NULL LIMIT 1",
@@ -99,57 +112,23 @@ impl Store {
         if unfinished.is_some() {
             return Err(StoreError::Exists("an unfinished deployment".into()));
         }
-        sqlx::query("DELETE FROM apps WHERE id = $1")
+        sqlx::query("UPDATE apps SET deleting_at = COALESCE(deleting_at, $2) WHERE id = $1")
             .bind(id)
+            .bind(to_i64(now.as_ms()))
             .execute(&mut *transaction)
             .await
             .attempt(OPERATION)?;
         transaction.commit().await.attempt(OPERATION)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use crate::records::{DeploymentStatus, NewDeployment, NewRelease};
-    use crate::{Store, StoreError};
-    use roost_model::name::AppName;
-    use roost_model::time::Timestamp;
-    use roost_proto::machine_config::MachineConfig;
-    use std::time::Duration;
-
-    #[tokio::test]
-    async fn an_app_is_not_deleted_under_a_deployment() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("control.db")).await.unwrap();
-        let (name, now) = (AppName::parse("web").unwrap(), Timestamp::from_ms(1));
-        store.create_app("app_1", &name, now).await.unwrap();
-        let release = NewRelease {
-            id: "rel_1".into(),
-            image: "hello".into(),
-            image_digest: None,
-            config: MachineConfig::default(),
-            description: None,
-        };
-        let deployment = NewDeployment {
-            id: "dep_1".into(),
-            slots: vec![],
-            batches: vec![],
-            wait_timeout: Duration::from_secs(1),
-        };
-        let record = store
-            .create_deployment("app_1", &release, &deployment, now)
+    /// Removes an app whose deletion has begun, with its releases, deployments and secrets;
+    /// a missing one is fine.
+    pub async fn delete_app(&self, id: &str) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM apps WHERE id = $1 AND deleting_at IS NOT NULL")
+            .bind(id)
+            .execute(&self.pool)
             .await
-            .unwrap();
-        let refused = store.delete_app("app_1").await;
-        assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
-        store.app(&name).await.unwrap();
-        store
-            .finish_deployment(&record, DeploymentStatus::Failed, now)
-            .await
-            .unwrap();
-        store.delete_app("app_1").await.unwrap();
-        store.delete_app("app_1").await.unwrap();
-        let gone = store.app(&name).await;
-        assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
+            .attempt("delete an app")?;
+        Ok(())
     }
 }

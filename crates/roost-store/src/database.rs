@@ -1,22 +1,30 @@
 //! Opening the control database.
 
 use crate::error::{Attempt as _, StoreError};
+use crate::idempotency::UnderWay;
 use crate::limits;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{SqlSafeStr as _, Sqlite, Transaction};
+use sqlx::{Connection as _, SqlSafeStr as _, Sqlite, Transaction};
 use std::path::Path;
 
 /// The migrations in order. Each is applied once; none is ever edited.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "control", include_str!("../migrations/0001_control.sql"))];
+pub(crate) const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "control", include_str!("../migrations/0001_control.sql")),
+    (
+        2,
+        "deletion",
+        include_str!("../migrations/0002_deletion.sql"),
+    ),
+];
 
 /// The control database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) pool: SqlitePool,
+    pub(crate) under_way: UnderWay,
 }
 
 impl Store {
@@ -33,18 +41,43 @@ impl Store {
         let pool = SqlitePoolOptions::new()
             .max_connections(limits::CONNECTIONS_MAX)
             .acquire_timeout(limits::ACQUIRE_TIMEOUT)
+            // SQLite ends a transaction by itself when the disk is full. sqlx counts it as
+            // open for ever and would begin no other one, so such a connection is closed.
+            .before_acquire(|connection, _| {
+                let reusable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(reusable) })
+            })
             .connect_with(options)
             .await
             .attempt("open the control database")?;
-        migrator().run(&pool).await.map_err(StoreError::Migrate)?;
-        let store = Self { pool };
-        store.forget_unfinished_requests().await?;
-        Ok(store)
+        migrate(&pool, MIGRATIONS).await?;
+        Ok(Self {
+            pool,
+            under_way: UnderWay::default(),
+        })
     }
 
     /// Closes the database; later calls fail.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+
+    /// Lets the database have `n_pages` pages, or those that it has if they are more: a disk
+    /// that is full, or has room again. A connection made later has no limit.
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn limit_pages(&self, n_pages: u32) -> Result<(), StoreError> {
+        // The limit is each connection's own, so all of them are taken at once.
+        let mut connections = vec![];
+        for _ in 0..limits::CONNECTIONS_MAX {
+            let mut connection = self.pool.acquire().await.attempt("limit the pages")?;
+            let pragma = format!("PRAGMA max_page_count = {n_pages}");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(pragma))
+                .execute(&mut *connection)
+                .await
+                .attempt("limit the pages")?;
+            connections.push(connection);
+        }
+        Ok(())
     }
 
     pub(crate) async fn begin(
@@ -60,13 +93,17 @@ impl Store {
     }
 }
 
-fn migrator() -> Migrator {
-    let migrations = MIGRATIONS
+/// Applies those migrations that the database does not have yet.
+pub(crate) async fn migrate(
+    pool: &SqlitePool,
+    migrations: &[(i64, &str, &'static str)],
+) -> Result<(), StoreError> {
+    let migrations = migrations
         .iter()
         .map(|(version, name, sql)| {
             Migration::new(
                 *version,
-                (*name).into(),
+                (*name).to_owned().into(),
                 MigrationType::Simple,
                 sql.into_sql_str(),
                 false,
@@ -74,6 +111,9 @@ fn migrator() -> Migrator {
         })
         .collect();
     Migrator::with_migrations(migrations)
+        .run(pool)
+        .await
+        .map_err(StoreError::Migrate)
 }
 
 pub(crate) fn to_i64(number: u64) -> i64 {
@@ -82,22 +122,4 @@ pub(crate) fn to_i64(number: u64) -> i64 {
 
 pub(crate) fn to_u64(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Store;
-    use crate::StoreError;
-
-    #[tokio::test]
-    async fn a_database_opens_twice_and_a_damaged_one_says_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("control.db");
-        Store::open(&path).await.unwrap().close().await;
-        Store::open(&path).await.unwrap().close().await;
-        std::fs::write(&path, vec![b'x'; 8192]).unwrap();
-        let error = Store::open(&path).await.unwrap_err();
-        assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
-        assert!(error.to_string().contains("damaged"), "{error}");
-    }
 }

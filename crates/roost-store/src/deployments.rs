@@ -6,12 +6,12 @@ use crate::records::{
     DeploymentRecord, DeploymentStatus, NewDeployment, NewRelease, ReleaseStatus, SlotPhase,
     SlotRecord,
 };
-use crate::{Store, StoreError, limits, releases};
+use crate::{Answer, Store, StoreError, limits, releases};
 use roost_model::id::MachineId;
 use roost_model::time::Timestamp;
 use roost_proto::rest::{DeploymentError, DeploymentStep};
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, Sqlite, SqliteExecutor, Transaction};
 use std::time::Duration;
 
 const READ: &str = "read a deployment";
@@ -82,18 +82,83 @@ fn idx_to_i64(idx: usize) -> i64 {
     i64::try_from(idx).unwrap_or(i64::MAX)
 }
 
+/// Not by time: the clock may have been set back.
+async fn newest(
+    executor: impl SqliteExecutor<'_>,
+    app_id: &str,
+) -> Result<Option<DeploymentRecord>, StoreError> {
+    let row = sqlx::query(
+        "SELECT * FROM deployments WHERE app_id = $1 ORDER BY release_version DESC LIMIT 1",
+    )
+    .bind(app_id)
+    .fetch_optional(executor)
+    .await
+    .attempt(READ)?;
+    row.as_ref().map(deployment).transpose()
+}
+
+async fn refuse_if_deleting(
+    transaction: &mut Transaction<'static, Sqlite>,
+    app_id: &str,
+) -> Result<(), StoreError> {
+    let row = sqlx::query("SELECT name FROM apps WHERE id = $1 AND deleting_at IS NOT NULL")
+        .bind(app_id)
+        .fetch_optional(&mut **transaction)
+        .await
+        .attempt(WRITE)?;
+    match row {
+        Some(row) => Err(StoreError::Deleting(row.try_get("name").attempt(WRITE)?)),
+        None => Ok(()),
+    }
+}
+
+async fn insert_slot(
+    transaction: &mut Transaction<'static, Sqlite>,
+    deployment_id: &str,
+    slot: &SlotRecord,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO deployment_slots
+             (deployment_id, idx, old_machine, old_ran, makes_new, new_machine, phase)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(deployment_id)
+    .bind(idx_to_i64(slot.idx))
+    .bind(slot.old_machine.as_ref().map(MachineId::as_str))
+    .bind(i64::from(slot.old_ran))
+    .bind(i64::from(slot.makes_new))
+    .bind(slot.new_machine.as_ref().map(MachineId::as_str))
+    .bind(slot.phase.as_str())
+    .execute(&mut **transaction)
+    .await
+    .attempt(WRITE)?;
+    Ok(())
+}
+
 impl Store {
-    /// Records a release, the deployment to it and its slots: all or nothing.
+    /// Records a release, the deployment to it, its slots, and the answer to the request for
+    /// it, if it is to be kept: all or nothing.
     ///
-    /// Fails with [`StoreError::Exists`] while another deployment of the app is unfinished.
+    /// From here on the deployment alone changes the app's machines that deployments made.
+    /// Fails with [`StoreError::Exists`] while another deployment of the app is unfinished,
+    /// and when one came since the slots were planned: its machines are not those of the plan.
     pub async fn create_deployment(
         &self,
         app_id: &str,
         release: &NewRelease,
         new: &NewDeployment,
         now: Timestamp,
+        answer: Option<Answer<'_, DeploymentRecord>>,
     ) -> Result<DeploymentRecord, StoreError> {
         let mut transaction = self.begin(WRITE).await?;
+        refuse_if_deleting(&mut transaction, app_id).await?;
+        if newest(&mut *transaction, app_id)
+            .await?
+            .map(|newest| newest.id)
+            != new.follows
+        {
+            return Err(StoreError::Exists("a newer deployment".into()));
+        }
         let version = releases::insert(&mut transaction, app_id, release, now).await?;
         let batches =
             serde_json::to_string(&new.batches).map_err(|error| unreadable(error.to_string()))?;
@@ -101,7 +166,7 @@ impl Store {
         let inserted = sqlx::query(
             "INSERT INTO deployments
                  (id, app_id, release_version, status, batches, wait_timeout_ms, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *",
         )
         .bind(&new.id)
         .bind(app_id)
@@ -110,33 +175,31 @@ impl Store {
         .bind(batches)
         .bind(to_i64(timeout_ms))
         .bind(to_i64(now.as_ms()))
-        .execute(&mut *transaction)
+        .fetch_one(&mut *transaction)
         .await;
-        match inserted {
+        let row = match inserted {
             Err(error) if StoreError::is_unique(&error) => {
                 return Err(StoreError::Exists("an unfinished deployment".into()));
             }
             other => other.attempt(WRITE)?,
         };
         for slot in &new.slots {
-            sqlx::query(
-                "INSERT INTO deployment_slots
-                     (deployment_id, idx, old_machine, old_ran, makes_new, new_machine, phase)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            )
-            .bind(&new.id)
-            .bind(idx_to_i64(slot.idx))
-            .bind(slot.old_machine.as_ref().map(MachineId::as_str))
-            .bind(i64::from(slot.old_ran))
-            .bind(i64::from(slot.makes_new))
-            .bind(slot.new_machine.as_ref().map(MachineId::as_str))
-            .bind(slot.phase.as_str())
-            .execute(&mut *transaction)
-            .await
-            .attempt(WRITE)?;
+            insert_slot(&mut transaction, &new.id, slot).await?;
+        }
+        let record = deployment(&row)?;
+        if let Some(answer) = answer {
+            answer.keep(&mut transaction, &record, now).await?;
         }
         transaction.commit().await.attempt(WRITE)?;
-        self.deployment(app_id, &new.id).await
+        Ok(record)
+    }
+
+    /// The app's newest deployment, by its release.
+    pub async fn newest_deployment(
+        &self,
+        app_id: &str,
+    ) -> Result<Option<DeploymentRecord>, StoreError> {
+        newest(&self.pool, app_id).await
     }
 
     /// One deployment of an app.

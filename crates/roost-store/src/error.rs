@@ -12,6 +12,9 @@ pub enum StoreError {
     /// There is one already.
     #[error("{0} exists already")]
     Exists(String),
+    /// The app is being deleted and takes nothing new.
+    #[error("app `{0}` is being deleted")]
+    Deleting(String),
     /// The disk has no room.
     #[error("{operation}: the disk that holds the control database is full")]
     DiskFull {
@@ -86,7 +89,7 @@ impl Classify for StoreError {
     fn blame(&self) -> Blame {
         match self {
             Self::NotFound(_) => Blame::Caller(CallerFault::NotFound),
-            Self::Exists(_) => Blame::Caller(CallerFault::Conflict),
+            Self::Exists(_) | Self::Deleting(_) => Blame::Caller(CallerFault::Conflict),
             Self::DiskFull { .. } => Blame::Environment,
             Self::Corrupt { .. }
             | Self::Migrate(_)
@@ -100,6 +103,7 @@ impl Classify for StoreError {
             Self::DiskFull { .. } | Self::Database { .. } => Retry::Backoff,
             Self::NotFound(_)
             | Self::Exists(_)
+            | Self::Deleting(_)
             | Self::Corrupt { .. }
             | Self::Migrate(_)
             | Self::Unreadable { .. } => Retry::Never,
@@ -110,11 +114,27 @@ impl Classify for StoreError {
         match self {
             Self::NotFound(_) => ErrorCode("not-found"),
             Self::Exists(_) => ErrorCode("already-exists"),
+            Self::Deleting(_) => ErrorCode("app-deleting"),
             Self::DiskFull { .. } => ErrorCode("disk-full"),
             Self::Corrupt { .. }
             | Self::Migrate(_)
             | Self::Unreadable { .. }
             | Self::Database { .. } => ErrorCode("internal"),
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Deleting(_) => Some("wait for its end; deleting it again completes it".into()),
+            Self::DiskFull { .. } => Some(
+                "make room on the disk of roost's data folder and try again; nothing was changed"
+                    .into(),
+            ),
+            Self::NotFound(_)
+            | Self::Exists(_)
+            | Self::Corrupt { .. }
+            | Self::Migrate(_)
+            | Self::Unreadable { .. }
+            | Self::Database { .. } => None,
         }
     }
 }

@@ -15,7 +15,10 @@ pub mod limits;
 pub mod records;
 mod releases;
 mod secrets;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 pub use database::Store;
 pub use error::StoreError;
+pub use idempotency::{Answer, Claim};

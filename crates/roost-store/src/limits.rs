@@ -10,6 +10,8 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most idempotency keys kept; the oldest go first.
 pub const IDEMPOTENCY_KEYS_MAX: i64 = 10_000;
+/// Most requests with an idempotency key under way at once.
+pub const REQUESTS_UNDER_WAY_MAX: usize = 1_000;
 /// How long an idempotency key is remembered.
 pub const IDEMPOTENCY_KEEP: Duration = Duration::from_secs(24 * 3600);
 /// Most rows in an answer that lists releases or deployments.

@@ -1,5 +1,6 @@
 //! What the control database holds, in domain words.
 
+use crate::Claim;
 use roost_model::id::MachineId;
 use roost_model::name::{AppName, SecretName};
 use roost_model::time::Timestamp;
@@ -35,6 +36,8 @@ pub struct AppRecord {
     pub current_release: Option<u64>,
     /// Grows with each change of its secrets.
     pub secrets_version: u64,
+    /// When its deletion began, if it did.
+    pub deleting_at: Option<Timestamp>,
 }
 
 /// A release.
@@ -200,6 +203,8 @@ pub struct SlotRecord {
 pub struct NewDeployment {
     /// Its id.
     pub id: String,
+    /// The app's newest deployment when the machines that the slots name were looked up.
+    pub follows: Option<String>,
     /// Indexes of slots: batches one after the other.
     pub batches: Vec<Vec<usize>>,
     /// How long each machine may take to become healthy.
@@ -240,14 +245,16 @@ pub enum SecretChange {
 }
 
 /// What is known about an idempotency key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Idempotency {
     /// Nothing: the caller does the work now.
-    New,
+    New(Claim),
     /// The same request was answered like this.
     Done(String),
     /// The same request is under way.
     UnderWay,
     /// The key was used for another request.
     Different,
+    /// As many requests as there may be are under way.
+    TooMany,
 }

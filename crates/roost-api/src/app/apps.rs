@@ -12,8 +12,8 @@ use roost_model::name::AppName;
 use roost_proto::rest::{App, AppList, CreateAppRequest};
 use roost_proto::worker::WorkerError;
 use roost_runtime::clock;
-use roost_store::StoreError;
 use roost_store::records::AppRecord;
+use roost_store::{Answer, Claim, StoreError};
 
 /// Creates an app without machines.
 pub(crate) async fn create(
@@ -30,24 +30,33 @@ pub(crate) async fn create(
             "organisation `{org}` does not exist; only `personal` does"
         )));
     }
-    let worker_state = state.clone();
-    ctx.once(state, "create app", &request, async move {
-        let id = AppId::from_ulid(ulid::Ulid::generate());
-        match worker_state
-            .store
-            .create_app(id.as_str(), &name, clock::now())
-            .await
-        {
-            Ok(record) => Ok(view::app(&worker_state, &record, &[])),
-            Err(StoreError::Exists(_)) => Err(ApiError::conflict(
-                "name-taken",
-                format!("app `{name}` exists already"),
-            )
-            .with_hint("choose another name, or deploy to the app that exists")),
-            Err(error) => Err(error.into()),
-        }
+    let state_of_task = state.clone();
+    ctx.once(state, "create app", &request, |claim| async move {
+        record(&state_of_task, &name, claim.as_deref()).await
     })
     .await
+}
+
+async fn record(state: &ApiState, name: &AppName, claim: Option<&Claim>) -> Result<App, ApiError> {
+    let id = AppId::from_ulid(ulid::Ulid::generate());
+    let write = |record: &AppRecord| serde_json::to_string(&view::app(state, record, &[]));
+    let answer = claim.map(|claim| Answer {
+        claim,
+        write: &write,
+    });
+    match state
+        .store
+        .create_app(id.as_str(), name, clock::now(), answer)
+        .await
+    {
+        Ok(record) => Ok(view::app(state, &record, &[])),
+        Err(StoreError::Exists(_)) => Err(ApiError::conflict(
+            "name-taken",
+            format!("app `{name}` exists already"),
+        )
+        .with_hint("choose another name, or deploy to the app that exists")),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// All apps by name.
@@ -97,8 +106,20 @@ pub(crate) async fn delete(
 ) -> Result<(), ApiError> {
     ctx.allow(Action::DeleteApp, Some(name))?;
     let record = find_app(state, name).await?;
-    super::deployments::refuse_while_deploying(state, &record).await?;
-    let machines = state.worker.machines(Some(name)).await?;
+    let state_of_task = state.clone();
+    ctx.supervised(state, async move {
+        begin_deletion(&state_of_task, &record, force).await?;
+        finish_deletion(&state_of_task, &record).await
+    })
+    .await
+}
+
+/// From its end on the app gets no new machine: deployments and requests for machines
+/// see the mark, and those that came before have made theirs.
+async fn begin_deletion(state: &ApiState, record: &AppRecord, force: bool) -> Result<(), ApiError> {
+    super::deployments::refuse_while_deploying(state, record).await?;
+    let _no_creation_under_way = state.machine_gate.write().await;
+    let machines = state.worker.machines(Some(&record.name)).await?;
     let n_running = machines
         .iter()
         .filter(|machine| is_running(machine.state))
@@ -106,16 +127,23 @@ pub(crate) async fn delete(
     if n_running > 0 && !force {
         return Err(ApiError::conflict(
             "app-has-machines",
-            format!("app `{name}` has {n_running} machines that run"),
+            format!("app `{}` has {n_running} machines that run", record.name),
         )
         .with_hint("stop them first, or delete with `force=true`"));
     }
-    let state_of_task = state.clone();
-    ctx.supervised(
-        state,
-        async move { delete_now(&state_of_task, &record).await },
-    )
-    .await
+    match state
+        .store
+        .begin_app_deletion(&record.id, clock::now())
+        .await
+    {
+        // It began after we looked.
+        Err(StoreError::Exists(_)) => Err(ApiError::conflict(
+            "deploy-in-progress",
+            format!("a deployment of app `{}` has just begun", record.name),
+        )
+        .with_hint("wait for it, and delete the app again")),
+        result => Ok(result?),
+    }
 }
 
 fn is_running(state: MachineState) -> bool {
@@ -129,8 +157,8 @@ fn is_running(state: MachineState) -> bool {
     }
 }
 
-/// Machines first: while the record exists, a crash is mended by deleting again.
-async fn delete_now(state: &ApiState, record: &AppRecord) -> Result<(), ApiError> {
+/// Machines first: while the record exists, the deletion can be taken up again.
+async fn finish_deletion(state: &ApiState, record: &AppRecord) -> Result<(), ApiError> {
     for machine in state.worker.machines(Some(&record.name)).await? {
         match state.worker.destroy_machine(&machine.id, true).await {
             Ok(()) | Err(WorkerError::NotFound(_)) => {}
@@ -138,17 +166,24 @@ async fn delete_now(state: &ApiState, record: &AppRecord) -> Result<(), ApiError
         }
     }
     state.logs.remove_app(&record.name).await?;
-    match state.store.delete_app(&record.id).await {
-        // It began after we looked; what it makes goes when the app is deleted again.
-        Err(StoreError::Exists(_)) => {
-            return Err(ApiError::conflict(
-                "deploy-in-progress",
-                format!("a deployment of app `{}` has just begun", record.name),
-            )
-            .with_hint("wait for it, and delete the app again"));
-        }
-        result => result?,
-    }
+    state.store.delete_app(&record.id).await?;
     tracing::info!(app = %record.name, "app deleted");
+    Ok(())
+}
+
+/// Takes up the deletions that the last process left unfinished.
+pub(crate) async fn resume_deletions(state: &ApiState) -> Result<(), StoreError> {
+    for record in state.store.apps().await? {
+        if record.deleting_at.is_none() {
+            continue;
+        }
+        let state_of_task = state.clone();
+        state.tasks.spawn("delete app", async move {
+            if let Err(error) = finish_deletion(&state_of_task, &record).await {
+                let (app, error) = (&record.name, error.message);
+                tracing::warn!(%app, error, "app not deleted yet; deleting it again completes it");
+            }
+        });
+    }
     Ok(())
 }

@@ -1,5 +1,9 @@
 //! Deployments: begin one, cancel it, look at them.
 
+mod begin;
+
+pub(crate) use begin::refuse_while_deploying;
+
 use super::{find_app, releases};
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
@@ -7,21 +11,15 @@ use crate::limits;
 use crate::state::ApiState;
 use crate::view;
 use crate::workflows::deploy;
+use begin::begin;
 use roost_auth::policy::Action;
-use roost_model::id::{DeploymentId, MachineId, ReleaseId};
-use roost_model::image_ref::ImageRef;
-use roost_model::machine::MachineState;
+use roost_model::id::DeploymentId;
 use roost_model::name::{AppName, MachineName};
-use roost_model::rollout::{self, MaxUnavailable, SlotWork};
+use roost_model::rollout::MaxUnavailable;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
 use roost_proto::rest::{CreateDeploymentRequest, Deployment, RollbackRequest};
-use roost_proto::worker::MachineStatus;
-use roost_runtime::clock;
 use roost_store::StoreError;
-use roost_store::records::{
-    AppRecord, DeploymentRecord, DeploymentStatus, NewDeployment, NewRelease, SlotPhase, SlotRecord,
-};
-use std::collections::BTreeMap;
+use roost_store::records::{AppRecord, DeploymentRecord, DeploymentStatus};
 use std::time::Duration;
 
 /// What a deployment moves to, checked.
@@ -46,9 +44,12 @@ pub(crate) async fn create(
     let app = find_app(state, name).await?;
     let wanted = to_wanted(state, &app, &request)?;
     let state_of_task = state.clone();
-    ctx.once(state, "create deployment", &(name, &request), async move {
-        begin(&state_of_task, &app, wanted).await
-    })
+    ctx.once(
+        state,
+        "create deployment",
+        &(name, &request),
+        |claim| async move { begin(&state_of_task, &app, &wanted, claim.as_deref()).await },
+    )
     .await
 }
 
@@ -104,8 +105,8 @@ async fn copy_release(
     };
     let state_of_task = state.clone();
     let asked = (app.id.clone(), version);
-    ctx.once(state, "copy release", &asked, async move {
-        begin(&state_of_task, &app, wanted).await
+    ctx.once(state, "copy release", &asked, |claim| async move {
+        begin(&state_of_task, &app, &wanted, claim.as_deref()).await
     })
     .await
 }
@@ -166,139 +167,6 @@ pub(crate) fn identity(
         name,
         region: state.node.region.clone(),
     })
-}
-
-/// Pins the image, plans, records release, deployment and slots in one transaction, and sets off.
-async fn begin(state: &ApiState, app: &AppRecord, wanted: Wanted) -> Result<Deployment, ApiError> {
-    refuse_while_deploying(state, app).await?;
-    let image = ImageRef::parse(&wanted.config.image)
-        .map_err(|error| ApiError::invalid(error.to_string()))?;
-    let digest = state.images.pin(&image).await?;
-    let mut current = deployed_machines(state, &app.name).await?;
-    // Machines that run are the ones worth replacing one by one.
-    current.sort_by_key(|machine| (machine.state != MachineState::Started, machine.created_at));
-    let n_wanted = wanted.count.map_or(current.len().max(1), |count| {
-        usize::try_from(count).unwrap_or(usize::MAX)
-    });
-    let ids: Vec<MachineId> = current.iter().map(|machine| machine.id.clone()).collect();
-    let plan = rollout::plan(&ids, n_wanted, wanted.max_unavailable);
-    let ran: BTreeMap<MachineId, bool> = current
-        .into_iter()
-        .map(|machine| (machine.id, is_up(machine.state)))
-        .collect();
-    let release = NewRelease {
-        id: ReleaseId::from_ulid(ulid::Ulid::generate()).to_string(),
-        image: wanted.image,
-        image_digest: Some(digest.to_string()),
-        config: MachineConfig {
-            image: image.with_digest(digest).to_string(),
-            ..wanted.config
-        },
-        description: wanted.description,
-    };
-    let deployment = NewDeployment {
-        id: DeploymentId::from_ulid(ulid::Ulid::generate()).to_string(),
-        slots: plan
-            .slots
-            .iter()
-            .enumerate()
-            .map(|(idx, work)| to_slot(idx, work, &ran))
-            .collect(),
-        batches: plan.batches,
-        wait_timeout: wanted.wait_timeout,
-    };
-    let record = match state
-        .store
-        .create_deployment(&app.id, &release, &deployment, clock::now())
-        .await
-    {
-        Err(StoreError::Exists(_)) => {
-            refuse_while_deploying(state, app).await?;
-            return Err(ApiError::conflict(
-                "deploy-in-progress",
-                "another deployment has just ended; try again",
-            ));
-        }
-        result => result?,
-    };
-    deploy::spawn(state.clone(), record.clone());
-    Ok(view::deployment(state, app, record, vec![]))
-}
-
-fn is_up(state: MachineState) -> bool {
-    match state {
-        MachineState::Starting | MachineState::Started => true,
-        MachineState::Created
-        | MachineState::Stopping
-        | MachineState::Stopped
-        | MachineState::Failed
-        | MachineState::Destroying
-        | MachineState::Destroyed => false,
-    }
-}
-
-fn to_slot(idx: usize, work: &SlotWork, ran: &BTreeMap<MachineId, bool>) -> SlotRecord {
-    let (old_machine, makes_new) = match work {
-        SlotWork::Replace(old) => (Some(old.clone()), true),
-        SlotWork::Add => (None, true),
-        SlotWork::Remove(old) => (Some(old.clone()), false),
-    };
-    let old_ran = old_machine
-        .as_ref()
-        .and_then(|old| ran.get(old))
-        .copied()
-        .unwrap_or(false);
-    SlotRecord {
-        idx,
-        old_machine,
-        old_ran,
-        makes_new,
-        new_machine: None,
-        phase: SlotPhase::Planned,
-    }
-}
-
-/// The machines of an app that deployments made; others are their maker's business.
-async fn deployed_machines(
-    state: &ApiState,
-    app: &AppName,
-) -> Result<Vec<MachineStatus>, ApiError> {
-    let mut machines = state.worker.machines(Some(app)).await?;
-    machines.retain(|machine| {
-        machine.spec.metadata.contains_key(deploy::DEPLOYMENT_KEY)
-            && !matches!(
-                machine.state,
-                MachineState::Destroying | MachineState::Destroyed
-            )
-    });
-    Ok(machines)
-}
-
-/// Fails, naming it, while a deployment of the app is unfinished.
-pub(crate) async fn refuse_while_deploying(
-    state: &ApiState,
-    app: &AppRecord,
-) -> Result<(), ApiError> {
-    match state
-        .store
-        .unfinished_deployments(Some(&app.id))
-        .await?
-        .first()
-    {
-        None => Ok(()),
-        Some(record) => {
-            let message = format!(
-                "deployment {} of app `{}` is under way",
-                record.id, app.name
-            );
-            Err(
-                ApiError::conflict("deploy-in-progress", message).with_hint(format!(
-                    "wait for its end, which `roost status -a {}` shows, and try again",
-                    app.name
-                )),
-            )
-        }
-    }
 }
 
 /// One deployment with its steps.

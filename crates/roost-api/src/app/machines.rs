@@ -19,6 +19,8 @@ use roost_proto::rest::{
 use roost_proto::worker::{
     CreateMachine, ExecCommand, Launch, MachineStatus, UpdateMachine, WaitFor, WorkerError,
 };
+use roost_store::StoreError;
+use roost_store::records::AppRecord;
 use std::time::Duration;
 
 /// The machine, if it is one of this app.
@@ -82,7 +84,8 @@ pub(crate) async fn create(
     let spec = request.config.to_spec(identity).map_err(ApiError::faults)?;
     let state_of_task = state.clone();
     let launch = launch(request.skip_launch);
-    ctx.once(state, "create machine", &(app, &request), async move {
+    // The worker knows a repeated request by its id, so that a crash makes none twice.
+    ctx.once(state, "create machine", &(app, &request), |_| async move {
         let secrets = secrets::open_all(&state_of_task, &record).await?;
         let request = CreateMachine {
             request_id,
@@ -90,10 +93,25 @@ pub(crate) async fn create(
             secrets,
             launch,
         };
-        let status = state_of_task.worker.create_machine(request).await?;
+        let status = create_in_app(&state_of_task, &record, request).await?;
         show(&state_of_task, status).await
     })
     .await
+}
+
+/// Creates a machine unless its app is gone or going: it would be nobody's.
+async fn create_in_app(
+    state: &ApiState,
+    app: &AppRecord,
+    request: CreateMachine,
+) -> Result<MachineStatus, ApiError> {
+    let _no_deletion_begins = state.machine_gate.read().await;
+    let present = find_app(state, &app.name).await?;
+    // The name may be another app's by now.
+    if present.deleting_at.is_some() || present.id != app.id {
+        return Err(StoreError::Deleting(app.name.to_string()).into());
+    }
+    Ok(state.worker.create_machine(request).await?)
 }
 
 /// The machines of an app.

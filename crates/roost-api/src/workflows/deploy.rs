@@ -32,6 +32,7 @@ use crate::state::ApiState;
 use journal::Journal;
 use roost_model::error::chain;
 use roost_proto::rest::DeploymentError;
+use roost_proto::worker::MachineStatus;
 use roost_store::StoreError;
 use roost_store::records::{DeploymentRecord, DeploymentStatus, SlotRecord};
 use std::time::Duration;
@@ -40,6 +41,11 @@ use std::time::Duration;
 pub(crate) const DEPLOYMENT_KEY: &str = "roost_deployment_id";
 /// Label of a machine: the number of its release.
 const RELEASE_KEY: &str = "roost_release_version";
+
+/// The number of the release that a deployment made this machine for.
+pub(crate) fn release_of(machine: &MachineStatus) -> Option<u64> {
+    machine.spec.metadata.get(RELEASE_KEY)?.parse().ok()
+}
 
 /// Why a slot did not get to its end.
 #[derive(Debug)]

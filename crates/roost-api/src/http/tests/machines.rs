@@ -1,0 +1,96 @@
+//! Machines by the Machines API.
+
+use super::{Platform, web};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_machine_goes_through_its_life_by_the_machines_api() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "other"}))
+        .await;
+    let body = json!({"config": web("hello"), "name": "one"});
+    let (status, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    assert_eq!(
+        (status.as_u16(), &machine["state"]),
+        (201, &json!("started")),
+        "{machine}"
+    );
+    let path = format!("/v1/apps/web/machines/{}", machine["id"].as_str().unwrap());
+    let ok = async |method: &str, suffix: &str, body: Value| {
+        let (status, answer) = platform
+            .call(method, &format!("{path}{suffix}"), body)
+            .await;
+        assert!(status.is_success(), "{method} {suffix}: {answer}");
+        answer
+    };
+    ok(
+        "POST",
+        "/stop",
+        json!({"signal": "SIGTERM", "timeout": "5s"}),
+    )
+    .await;
+    ok("GET", "/wait?state=stopped&timeout=5", Value::Null).await;
+    assert_eq!(
+        ok("POST", "/start", Value::Null).await["previous_state"],
+        "stopped"
+    );
+    ok("POST", "/restart", Value::Null).await;
+    ok("POST", "/signal", json!({"signal": 1})).await;
+    ok("POST", "/cordon", Value::Null).await;
+    assert_eq!(ok("GET", "", Value::Null).await["cordoned"], true);
+    ok("POST", "/uncordon", Value::Null).await;
+    assert_eq!(
+        ok("POST", "/exec", json!({"cmd": "echo 'a b'"})).await["stdout"],
+        "echo a b"
+    );
+    assert_eq!(
+        ok("GET", "/events?limit=1", Value::Null).await[0]["type"],
+        "uncordon"
+    );
+    let (status, error) = platform
+        .call(
+            "GET",
+            &format!("{path}/wait?state=stopped&timeout=0"),
+            Value::Null,
+        )
+        .await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (408, &json!("wait-timeout"))
+    );
+    ok("DELETE", "?force=true", Value::Null).await;
+    ok("GET", "/wait?state=destroyed", Value::Null).await;
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_is_kept_from_other_apps_old_versions_and_careless_removal() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    for app in ["web", "other"] {
+        platform
+            .call("POST", "/v1/apps", json!({"app_name": app}))
+            .await;
+    }
+    let body = json!({"config": web("hello")});
+    let (_, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    let path = format!("/v1/apps/web/machines/{}", machine["id"].as_str().unwrap());
+    let elsewhere = path.replace("/web/", "/other/");
+    assert_eq!(
+        platform.call("GET", &elsewhere, Value::Null).await.0,
+        404,
+        "another app's machine is not seen"
+    );
+    assert_eq!(platform.call("DELETE", &path, Value::Null).await.0, 409);
+    let update = json!({"config": web("hello:2"), "current_version": "01ARZ3NDEKTSV4RRFFQ69G5FAV"});
+    assert_eq!(
+        platform.call("POST", &path, update).await.1["code"],
+        "machine-conflict"
+    );
+    platform.stop().await;
+}

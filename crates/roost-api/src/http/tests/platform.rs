@@ -1,0 +1,216 @@
+//! A platform in memory: real API and database, a worker that only remembers.
+
+use crate::ports::{ImageBuilder, ImageSource, LogSelection, LogSource, PortError};
+use crate::state::{ApiParts, ApiState, NodeFacts};
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt as _;
+use roost_auth::seal::SealingKey;
+use roost_model::digest::Digest;
+use roost_model::image_ref::ImageRef;
+use roost_model::name::{AppName, RegionCode};
+use roost_proto::logs::{LogRecord, LogStream};
+use roost_proto::rest::{BuildEvent, BuildPlan};
+use roost_runtime::tasks::Tasks;
+use roost_store::Store;
+use roost_testkit::sim_worker::SimWorker;
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tower::ServiceExt as _;
+
+/// Images, logs and builds that need no disk.
+struct Fakes;
+
+#[async_trait]
+impl ImageSource for Fakes {
+    async fn pin(&self, image: &ImageRef) -> Result<Digest, PortError> {
+        if image.repository == "missing" {
+            return Err(PortError::invalid(
+                "image-not-found",
+                format!("image {image} does not exist"),
+            ));
+        }
+        Ok(Digest::from_sha256([7; 32]))
+    }
+}
+
+#[async_trait]
+impl LogSource for Fakes {
+    async fn query(&self, selection: LogSelection) -> Result<Vec<LogRecord>, PortError> {
+        Ok(vec![LogRecord {
+            time: "2026-01-01T00:00:00.000Z".into(),
+            app: selection.app.to_string(),
+            machine: selection
+                .machine
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
+            region: "local".into(),
+            stream: LogStream::Stderr,
+            level: None,
+            message: "cannot open config".into(),
+            fields: None,
+            truncated: false,
+        }])
+    }
+
+    fn follow(&self, selection: LogSelection) -> BoxStream<'static, LogRecord> {
+        stream::once(async move { Fakes.query(selection).await.unwrap().remove(0) }).boxed()
+    }
+
+    async fn remove_app(&self, _app: &AppName) -> Result<(), PortError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ImageBuilder for Fakes {
+    async fn build(
+        &self,
+        app: AppName,
+        _plan: BuildPlan,
+        upload: BoxStream<'static, std::io::Result<Bytes>>,
+        events: mpsc::Sender<BuildEvent>,
+    ) {
+        let size: usize = upload
+            .map(|chunk| chunk.unwrap().len())
+            .fold(0, |sum, n| async move { sum + n })
+            .await;
+        let image = format!("{app}:built");
+        events
+            .send(BuildEvent::Done {
+                image,
+                size_bytes: u64::try_from(size).unwrap(),
+            })
+            .await
+            .unwrap();
+    }
+}
+
+/// A platform in memory, and its database on disk.
+pub(crate) struct Platform {
+    pub(crate) worker: Arc<SimWorker>,
+    pub(crate) state: ApiState,
+    router: Router,
+    token: String,
+}
+
+impl Platform {
+    pub(crate) async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, Arc::new(SimWorker::new())).await
+    }
+
+    /// Starts again over the same database and the machines that ran on.
+    pub(crate) async fn start_with(dir: &Path, worker: Arc<SimWorker>) -> Self {
+        let state = ApiState::new(ApiParts {
+            store: Store::open(&dir.join("control.db")).await.unwrap(),
+            worker: worker.clone(),
+            images: Arc::new(Fakes),
+            logs: Arc::new(Fakes),
+            builder: Arc::new(Fakes),
+            node: NodeFacts {
+                version: "0.1.0".into(),
+                region: RegionCode::parse("local").unwrap(),
+                isolation: "container".into(),
+                domains: vec!["localhost".into()],
+                http_port: 8080,
+                https_port: 8443,
+                registry: "localhost:4280".into(),
+            },
+            sealing_key: Arc::new(SealingKey::open_or_create(&dir.join("seal.key")).unwrap()),
+            tasks: Tasks::new(),
+        });
+        let token = state
+            .mint_admin_token("test")
+            .await
+            .unwrap()
+            .expose()
+            .to_owned();
+        let router = crate::http::api_router(state.clone());
+        Self {
+            worker,
+            state,
+            router,
+            token,
+        }
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.state.tasks.stop();
+        self.state.tasks.shutdown(Duration::from_secs(10)).await;
+        self.state.store.close().await;
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> (StatusCode, String) {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        assert!(
+            response.headers().contains_key("roost-request-id"),
+            "each answer names its request"
+        );
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    pub(super) fn request(&self, method: &str, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer {}", self.token))
+    }
+
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        let body = if body.is_null() {
+            Body::empty()
+        } else {
+            Body::from(body.to_string())
+        };
+        let (status, text) = self
+            .send(self.request(method, path).body(body).unwrap())
+            .await;
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    /// Begins a deployment and waits for its end.
+    pub(crate) async fn deploy(&self, app: &str, body: Value) -> Value {
+        let (status, deployment) = self
+            .call("POST", &format!("/v1/apps/{app}/deployments"), body)
+            .await;
+        assert_eq!(status, 201, "{deployment}");
+        self.finished(app, deployment["id"].as_str().unwrap()).await
+    }
+
+    pub(crate) async fn finished(&self, app: &str, id: &str) -> Value {
+        for _ in 0..1000 {
+            let (_, deployment) = self
+                .call(
+                    "GET",
+                    &format!("/v1/apps/{app}/deployments/{id}"),
+                    Value::Null,
+                )
+                .await;
+            if !deployment["finished_at"].is_null() {
+                return deployment;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("deployment {id} did not end");
+    }
+
+    pub(crate) async fn machines(&self, app: &str) -> Vec<Value> {
+        let (_, machines) = self
+            .call("GET", &format!("/v1/apps/{app}/machines"), Value::Null)
+            .await;
+        machines.as_array().unwrap().clone()
+    }
+}

@@ -1,0 +1,124 @@
+//! Apps and what hangs on them.
+
+use super::{NOW, count, deployment, name, open, open_with_app, release};
+use crate::StoreError;
+use crate::records::{DeploymentStatus, SecretChange};
+use roost_auth::seal::SealingKey;
+use roost_model::name::SecretName;
+use roost_proto::rest::DeploymentStep;
+
+#[tokio::test]
+async fn an_app_is_not_deleted_under_a_deployment_and_then_takes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with_app(dir.path()).await;
+    let record = store
+        .create_deployment("app_1", &release(1), &deployment(1), NOW, None)
+        .await
+        .unwrap();
+    let refused = store.begin_app_deletion("app_1", NOW).await;
+    assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
+    store.delete_app("app_1").await.unwrap();
+    store.app(&name("web")).await.expect("it was not marked");
+    store
+        .finish_deployment(&record, DeploymentStatus::Failed, NOW)
+        .await
+        .unwrap();
+    store.begin_app_deletion("app_1", NOW).await.unwrap();
+    let refused = store
+        .create_deployment("app_1", &release(2), &deployment(2), NOW, None)
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::Deleting(_))),
+        "{refused:?}"
+    );
+    store.delete_app("app_1").await.unwrap();
+    store.delete_app("app_1").await.expect("again is harmless");
+    let gone = store.app(&name("web")).await;
+    assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
+}
+
+#[tokio::test]
+async fn all_that_belongs_to_an_app_goes_with_it_and_nothing_comes_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with_app(dir.path()).await;
+    let record = store
+        .create_deployment("app_1", &release(1), &deployment(1), NOW, None)
+        .await
+        .unwrap();
+    let step = DeploymentStep {
+        seq: 0,
+        name: "plan".into(),
+        machine: None,
+        status: "done".into(),
+        message: String::new(),
+        at: 1,
+    };
+    store.add_step("dep_1", step).await.unwrap();
+    let set = |name: &str| SecretChange::Set {
+        name: SecretName::parse(name).unwrap(),
+        sealed: vec![1],
+        digest: "d".into(),
+    };
+    store
+        .change_secrets("app_1", &[set("A")], NOW)
+        .await
+        .unwrap();
+    store
+        .finish_deployment(&record, DeploymentStatus::Failed, NOW)
+        .await
+        .unwrap();
+    store.begin_app_deletion("app_1", NOW).await.unwrap();
+    store.delete_app("app_1").await.unwrap();
+    let tables = [
+        "apps",
+        "releases",
+        "deployments",
+        "deployment_slots",
+        "deployment_steps",
+        "secrets",
+    ];
+    for table in tables {
+        assert_eq!(count(&store, table).await, 0, "{table}");
+    }
+    store
+        .create_deployment("app_1", &release(2), &deployment(1), NOW, None)
+        .await
+        .unwrap_err();
+    store
+        .change_secrets("app_1", &[set("B")], NOW)
+        .await
+        .unwrap_err();
+    for table in tables {
+        assert_eq!(count(&store, table).await, 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_secret_cannot_be_read_from_the_files_even_after_it_was_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with_app(dir.path()).await;
+    let key = SealingKey::from_bytes(&[7; 32]).unwrap();
+    for value in ["hunter2-first", "hunter2-second"] {
+        let change = SecretChange::Set {
+            name: SecretName::parse("KEY").unwrap(),
+            sealed: key.seal(value.as_bytes(), b"place").unwrap(),
+            digest: key.shown_digest(b"app_1", value.as_bytes()),
+        };
+        store.change_secrets("app_1", &[change], NOW).await.unwrap();
+    }
+    let holds = |text: &[u8]| {
+        std::fs::read_dir(dir.path()).unwrap().any(|entry| {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            bytes.windows(text.len()).any(|window| window == text)
+        })
+    };
+    // With the write-ahead log beside it, and when all is in one file.
+    assert!(holds(b"KEY") && !holds(b"hunter2"));
+    store.close().await;
+    assert!(holds(b"KEY") && !holds(b"hunter2"));
+    let sealed = open(dir.path()).await.secrets("app_1").await.unwrap();
+    assert_eq!(
+        *key.open(&sealed[0].sealed, b"place").unwrap(),
+        b"hunter2-second"
+    );
+}
