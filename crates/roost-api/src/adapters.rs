@@ -1,41 +1,53 @@
 //! The parts of a node as the API's ports: images, logs, builds, registry access.
 
-use crate::ports::{ImageBuilder, ImageSource, LogSelection, LogSource, PortError};
+mod pull;
+
+use crate::ports::{ImageBuilder, ImageSource, LogSelection, LogSource, PortError, PulledImage};
 use crate::state::ApiState;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use pull::pull_with_reports;
 use roost_auth::policy::{Action, Caller, Scope, allow};
 use roost_image::build::{BuildError, Builder, ReceiveContextError, receive_context};
 use roost_image::registry::{RegistryAccess, RegistryAuth};
-use roost_image::{Images, NoProgress, PullError, RemoteError};
-use roost_model::digest::Digest;
+use roost_image::{Images, PullError, RemoteError, is_no_space};
 use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, chain};
 use roost_model::id::BuildId;
 use roost_model::image_ref::ImageRef;
 use roost_model::name::AppName;
-
 use roost_observe::store::{LogQuery, LogStore};
 use roost_proto::logs::LogRecord;
-use roost_proto::rest::{BuildEvent, BuildPlan, ErrorBody};
+use roost_proto::rest::{BuildEvent, BuildPlan, ErrorBody, PullProgress};
 use roost_runtime::fs::ensure_no_dir;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
 #[async_trait]
 impl ImageSource for Images {
-    async fn pin(&self, image: &ImageRef) -> Result<Digest, PortError> {
-        match self.pull(image, &NoProgress).await {
-            Ok(image) => Ok(image.digest),
+    async fn pull(
+        &self,
+        image: &ImageRef,
+        report: &(dyn Fn(PullProgress) + Send + Sync),
+    ) -> Result<PulledImage, PortError> {
+        match pull_with_reports(self, image, report).await {
+            Ok(image) => Ok(PulledImage {
+                digest: image.digest,
+                size_bytes: image.size_bytes,
+            }),
             Err(error) => Err(of_pull(&error)),
         }
     }
 }
 
+/// What helps against a full disk.
+const FREE_SPACE: &str = "free space on the disk of the node's data folder, then try again";
+
 fn of_pull(error: &PullError) -> PortError {
     let not_found = Some("check the name and the tag; `roost deploy` builds and pushes a folder");
     let (blame, code, hint) = match error {
+        _ if is_no_space(error) => (Blame::Environment, "disk-full", Some(FREE_SPACE)),
         PullError::NotFound { .. }
         | PullError::Remote {
             source: RemoteError::NotFound { .. },
@@ -194,6 +206,9 @@ impl ImageBuilder for FolderBuilder {
 impl BuildFailure {
     fn body(&self) -> ErrorBody {
         let (error, code, hint) = match self {
+            Self::Receive(error) if is_no_space(error) => {
+                (chain(error), "disk-full", Some(FREE_SPACE.to_owned()))
+            }
             Self::Receive(error) => (chain(error), "upload-failed", None),
             Self::Build(error) => {
                 let ErrorCode(code) = error.code();

@@ -3,6 +3,7 @@
 pub(crate) mod apps;
 pub(crate) mod builds;
 pub(crate) mod deployments;
+pub(crate) mod images;
 pub(crate) mod logs;
 pub(crate) mod machines;
 pub(crate) mod platform;

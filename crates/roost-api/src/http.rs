@@ -5,6 +5,8 @@ mod builds;
 mod deployments;
 mod extract;
 mod gate;
+mod images;
+mod lines;
 mod logs;
 pub(crate) mod machines;
 mod platform;
@@ -77,6 +79,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(secrets::set_one, secrets::remove_one))
         .routes(routes!(logs::logs))
         .routes(routes!(builds::create))
+        .routes(routes!(images::pull))
 }
 
 /// The OpenAPI document of everything under `/v1`.

@@ -52,6 +52,8 @@ pub const LOG_RECORDS_DEFAULT: usize = 100;
 pub const LOG_RECORDS_MAX: usize = 10_000;
 /// Messages that wait for a slow reader of a stream.
 pub const STREAM_QUEUE: usize = 64;
+/// Shortest time between two reports of how far a pull is.
+pub const PULL_REPORT_INTERVAL: Duration = Duration::from_millis(250);
 /// How often an event stream looks again when nothing woke it.
 pub const STREAM_POLL: Duration = Duration::from_secs(1);
 /// Time between two comments that keep an idle event stream open.

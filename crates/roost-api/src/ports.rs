@@ -10,7 +10,7 @@ use roost_model::image_ref::ImageRef;
 use roost_model::name::{AppName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::logs::LogRecord;
-use roost_proto::rest::{BuildEvent, BuildPlan};
+use roost_proto::rest::{BuildEvent, BuildPlan, PullProgress};
 use tokio::sync::mpsc;
 
 /// Something beyond the API failed; ready to be shown.
@@ -39,11 +39,30 @@ impl PortError {
     }
 }
 
+/// An image that the node has whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PulledImage {
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// Compressed size of its layers.
+    pub size_bytes: u64,
+}
+
 /// Has images ready and knows their digests.
 #[async_trait]
 pub trait ImageSource: Send + Sync + 'static {
+    /// Fetches and checks an image; `report` hears from time to time how far it is.
+    async fn pull(
+        &self,
+        image: &ImageRef,
+        report: &(dyn Fn(PullProgress) + Send + Sync),
+    ) -> Result<PulledImage, PortError>;
+
     /// Fetches and checks an image, and returns the digest of its manifest.
-    async fn pin(&self, image: &ImageRef) -> Result<Digest, PortError>;
+    async fn pin(&self, image: &ImageRef) -> Result<Digest, PortError> {
+        let pulled = self.pull(image, &|_progress| {}).await?;
+        Ok(pulled.digest)
+    }
 }
 
 /// Which log records are wanted.

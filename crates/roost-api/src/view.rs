@@ -102,13 +102,25 @@ pub(crate) fn release(app: &AppRecord, record: ReleaseRecord) -> rest::Release {
         current: app.current_release == Some(record.version),
         id: record.id,
         version: record.version,
-        image: record.image,
+        image: name_of_image(&record),
         image_digest: record.image_digest,
         status: record.status.as_str().to_owned(),
         description: record.description,
         config: record.config,
         created_at: record.created_at.as_ms(),
     }
+}
+
+/// The image's name alone: clients that pulled it first deploy it by digest, which stands beside it.
+fn name_of_image(record: &ReleaseRecord) -> String {
+    let image = &record.image;
+    let name = match &record.image_digest {
+        Some(_) => image
+            .split_once('@')
+            .map_or(image.as_str(), |(name, _)| name),
+        None => image,
+    };
+    name.to_owned()
 }
 
 pub(crate) fn deployment(

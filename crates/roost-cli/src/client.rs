@@ -175,8 +175,7 @@ impl Client {
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, CliError> {
         let key = ulid::Ulid::generate().to_string();
-        let since = Instant::now();
-        let mut lost_at: Option<Instant> = None;
+        let mut repeats = Repeats::default();
         loop {
             let mut request = self
                 .request(Method::POST, path)
@@ -189,23 +188,7 @@ impl Client {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let is_late = since.elapsed() > limits::CREATE_TIMEOUT;
-            let is_again = match error.code.as_str() {
-                // The first attempt is still being worked on.
-                "api-timeout" | "request-in-progress" => {
-                    lost_at = None;
-                    true
-                }
-                "api-connection-lost" => {
-                    lost_at.get_or_insert_with(Instant::now).elapsed() < limits::RECONNECT_TIMEOUT
-                }
-                // Nothing has been asked yet if this is the first answer: it is told at once.
-                "api-unreachable" => {
-                    lost_at.is_some_and(|since| since.elapsed() < limits::RECONNECT_TIMEOUT)
-                }
-                _ => false,
-            };
-            if is_late || !is_again {
+            if !repeats.allow(&error) {
                 return Err(error);
             }
             tokio::time::sleep(limits::RETRY_PAUSE).await;
@@ -234,6 +217,16 @@ impl Client {
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id);
         }
+        Ok(Lines::new(self.send(request).await?))
+    }
+
+    /// `POST` that is answered line by line, for as long as it takes.
+    pub(crate) async fn lines(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<Lines, CliError> {
+        let request = self.request(Method::POST, path).json(body);
         Ok(Lines::new(self.send(request).await?))
     }
 
@@ -266,6 +259,50 @@ impl Client {
             .get(format!("{}/healthz", self.target.api_url))
             .timeout(limits::CONNECT_TIMEOUT);
         matches!(request.send().await, Ok(response) if response.status().is_success())
+    }
+}
+
+/// Decides whether a request is worth being repeated after it broke.
+#[derive(Debug)]
+pub(crate) struct Repeats {
+    since: Instant,
+    lost_at: Option<Instant>,
+}
+
+impl Default for Repeats {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            lost_at: None,
+        }
+    }
+}
+
+impl Repeats {
+    /// The platform was heard.
+    pub(crate) fn answered(&mut self) {
+        self.lost_at = None;
+    }
+
+    /// Whether to try again after this error.
+    pub(crate) fn allow(&mut self, error: &CliError) -> bool {
+        let is_again = match error.code.as_str() {
+            // The first attempt is still being worked on.
+            "api-timeout" | "request-in-progress" => {
+                self.answered();
+                true
+            }
+            "api-connection-lost" => {
+                let lost_at = self.lost_at.get_or_insert_with(Instant::now);
+                lost_at.elapsed() < limits::RECONNECT_TIMEOUT
+            }
+            // Nothing has been asked yet if this is the first answer: it is told at once.
+            "api-unreachable" => self
+                .lost_at
+                .is_some_and(|lost_at| lost_at.elapsed() < limits::RECONNECT_TIMEOUT),
+            _ => false,
+        };
+        is_again && self.since.elapsed() <= limits::CREATE_TIMEOUT
     }
 }
 

@@ -107,6 +107,74 @@ async fn a_deploy_follows_to_the_end_and_proves_the_url() {
     assert_eq!((result.unwrap(), n_requests), (0, 1));
 }
 
+/// Deploys `nginx:1` where a pull is answered with these lines, each time with the next.
+///
+/// Gives the end, and the image that the deployment was asked for.
+async fn deploy_after_pulls(answers: &'static [&'static str]) -> (Result<u8, CliError>, Value) {
+    let asked = Arc::new(tokio::sync::Mutex::new(Value::Null));
+    let n_pulls = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&asked);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let begun = deployment("succeeded", &silent, Value::Null);
+    let ended = begun.clone();
+    let router = Router::new()
+        .route(
+            "/v1/apps/web",
+            get(move || async move { Json(app("web", &silent)) }),
+        )
+        .route(
+            "/v1/apps/web/images",
+            post(move || async move {
+                answers[n_pulls
+                    .fetch_add(1, Ordering::Relaxed)
+                    .min(answers.len() - 1)]
+            }),
+        )
+        .route(
+            "/v1/apps/web/deployments",
+            post(move |Json(request): Json<Value>| async move {
+                *seen.lock().await = request["config"]["image"].clone();
+                Json(begun)
+            }),
+        )
+        .route(
+            "/v1/apps/web/deployments/d1",
+            get(move || async move { Json(ended) }),
+        );
+    let (url, _tasks) = serve(router).await;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let result = roost(&url, &["deploy", folder, "-a", "web", "--image", "nginx:1"]).await;
+    let asked = asked.lock().await.clone();
+    (result, asked)
+}
+
+const PULLED_HALF: &str = "{\"type\":\"progress\",\"layers_done\":1,\"layers_total\":2,\
+    \"bytes_done\":10,\"bytes_total\":30}\n";
+const PULLED: &str = "{\"type\":\"done\",\"image\":\"nginx:1@sha256:abc\",\"size_bytes\":30}\n";
+
+#[tokio::test]
+async fn what_the_platform_pulled_is_deployed_although_the_first_answer_was_cut_off() {
+    let (result, image) = deploy_after_pulls(&[PULLED_HALF, PULLED]).await;
+    assert_eq!(result.unwrap(), 0);
+    assert_eq!(image, "nginx:1@sha256:abc");
+}
+
+#[tokio::test]
+async fn a_pull_that_fails_begins_no_deployment() {
+    const FAILED: &str = "{\"type\":\"failed\",\"error\":{\"error\":\"it broke\",\
+        \"code\":\"registry-unavailable\"}}\n";
+    let (result, image) = deploy_after_pulls(&[FAILED]).await;
+    let error = result.unwrap_err();
+    assert_eq!(
+        (error.exit as i32, error.code.as_str()),
+        (1, "registry-unavailable")
+    );
+    assert_eq!(image, Value::Null);
+}
+
 #[tokio::test]
 async fn a_good_deploy_whose_url_does_not_answer_is_still_a_good_deploy() {
     // A port on which nothing listens: the app may not speak HTTP.

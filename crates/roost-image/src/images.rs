@@ -19,7 +19,7 @@ use crate::store::{ContentStore, GcReport, StoreError};
 use roost_model::digest::Digest;
 use roost_model::size::ByteSize;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,6 +139,14 @@ pub struct Image {
     pub layers: Vec<LayerDescriptor>,
     /// Sum of the blobs.
     pub size_bytes: u64,
+}
+
+impl Image {
+    /// Compressed size of each layer; one that occurs twice is one.
+    pub(crate) fn distinct_layers(&self) -> BTreeMap<&Digest, u64> {
+        let layers = self.layers.iter();
+        layers.map(|layer| (&layer.digest, layer.size)).collect()
+    }
 }
 
 /// The images of one node. Cheap to clone.
@@ -372,15 +380,12 @@ pub(crate) fn combine(
             size: layer.size,
         })
         .collect();
-    let distinct: BTreeSet<_> = layers
-        .iter()
-        .map(|layer| (&layer.digest, layer.size))
-        .collect();
-    let size_bytes = distinct.iter().map(|(_, size)| size).sum();
-    Ok(Image {
+    let mut image = Image {
         digest,
         config: config.config,
         layers,
-        size_bytes,
-    })
+        size_bytes: 0,
+    };
+    image.size_bytes = image.distinct_layers().values().sum();
+    Ok(image)
 }

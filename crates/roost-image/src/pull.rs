@@ -20,8 +20,8 @@ const DOCKER_HUB: &str = "registry-1.docker.io";
 
 /// Hears how a pull goes on.
 pub trait PullProgress: Send + Sync {
-    /// The size of the image is known.
-    fn started(&self, _bytes_total: u64) {}
+    /// It is known what will come: so many layers, with so many compressed bytes in all.
+    fn started(&self, _n_layers: usize, _bytes_total: u64) {}
     /// So many more bytes are here, from the network or already in the store.
     fn advanced(&self, _bytes: u64) {}
     /// A layer is in the store, whole.
@@ -129,8 +129,7 @@ impl Images {
                 .await
                 .map_err(|fault| fault.of(reference))?;
             if let Some(image) = found {
-                progress.started(image.size_bytes);
-                progress.advanced(image.size_bytes);
+                report_whole(&image, progress);
                 return Ok(image);
             }
             if is_local {
@@ -175,8 +174,7 @@ impl Images {
         if let Some(digest) = &reference.digest
             && let Some(image) = self.image(digest).await?
         {
-            progress.started(image.size_bytes);
-            progress.advanced(image.size_bytes);
+            report_whole(&image, progress);
             self.touch(&image).await?;
             return Ok(image);
         }
@@ -204,7 +202,7 @@ impl Images {
         let config = self.fetch_config(&repository, image_manifest).await?;
         let config = self.parse_config(image_manifest, &config)?;
         let image = combine(fetched.digest.clone(), image_manifest, config)?;
-        progress.started(image.size_bytes);
+        progress.started(image.distinct_layers().len(), image.size_bytes);
         self.fetch_layers(&repository, image_manifest, &image, progress)
             .await?;
         store
@@ -326,6 +324,16 @@ impl Images {
             registry: registry.to_owned(),
             name: format!("{prefix}{}", reference.repository),
         }
+    }
+}
+
+/// What is here already was pulled in no time.
+fn report_whole(image: &Image, progress: &dyn PullProgress) {
+    let layers = image.distinct_layers();
+    progress.started(layers.len(), image.size_bytes);
+    progress.advanced(image.size_bytes);
+    for digest in layers.keys() {
+        progress.layer_done(digest);
     }
 }
 

@@ -310,7 +310,7 @@ pub struct Release {
     pub id: String,
     /// Its number within the app, from 1.
     pub version: u64,
-    /// The image as the user named it.
+    /// The image as the user named it; the digest is apart.
     pub image: String,
     /// The digest it was pinned to.
     #[serde(default)]

@@ -1,15 +1,15 @@
 //! `/v1/apps/{app}/builds`.
 
 use super::extract::{Params, Route};
+use super::lines::lines;
 use crate::app::builds as app;
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::state::ApiState;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use http::header::CONTENT_TYPE;
 use roost_model::name::AppName;
 use roost_proto::rest::BuildEvent;
 use serde::Deserialize;
@@ -41,14 +41,5 @@ pub(super) async fn create(
         .map_err(std::io::Error::other)
         .boxed();
     let events = app::begin(&ctx, &state, &name, &params.plan, upload).await?;
-    let lines = ReceiverStream::new(events).map(|event| {
-        serde_json::to_string(&event)
-            .map(|line| line + "\n")
-            .map_err(std::io::Error::other)
-    });
-    Ok((
-        [(CONTENT_TYPE, "application/x-ndjson")],
-        Body::from_stream(lines),
-    )
-        .into_response())
+    Ok(lines(ReceiverStream::new(events)))
 }

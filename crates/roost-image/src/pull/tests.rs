@@ -305,11 +305,17 @@ impl Bench {
 struct Counter {
     total: AtomicU64,
     bytes: AtomicU64,
+    layers: AtomicU64,
+    layers_done: AtomicU64,
 }
 
 impl PullProgress for Counter {
-    fn started(&self, bytes_total: u64) {
+    fn started(&self, n_layers: usize, bytes_total: u64) {
+        self.layers.store(n_layers as u64, Ordering::Relaxed);
         self.total.store(bytes_total, Ordering::Relaxed);
+    }
+    fn layer_done(&self, _digest: &Digest) {
+        self.layers_done.fetch_add(1, Ordering::Relaxed);
     }
     fn advanced(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -338,6 +344,8 @@ async fn pull_with(fault: Fault) -> (Bench, Counter) {
 async fn an_image_is_pulled_unpacked_and_found_again_without_the_registry() {
     let (mut bench, counter) = pull_with(Fault::None).await;
     assert_eq!(counter.bytes.into_inner(), counter.total.into_inner());
+    assert_eq!(counter.layers.into_inner(), 2);
+    assert_eq!(counter.layers_done.into_inner(), 2);
     let images = bench.images().await;
     let image = images
         .pull(&bench.reference("latest"), &NoProgress)
@@ -350,7 +358,10 @@ async fn an_image_is_pulled_unpacked_and_found_again_without_the_registry() {
     );
     bench.servers.shutdown().await;
     let pinned = bench.reference("latest").with_digest(image.digest.clone());
-    assert_eq!(images.pull(&pinned, &NoProgress).await.unwrap(), image);
+    let counter = Counter::default();
+    assert_eq!(images.pull(&pinned, &counter).await.unwrap(), image);
+    assert_eq!(counter.bytes.into_inner(), counter.total.into_inner());
+    assert_eq!(counter.layers_done.into_inner(), 2, "here already");
     assert_eq!(
         images
             .image(&image.digest)

@@ -1,6 +1,6 @@
 //! A platform in memory: real API and database, a worker that only remembers.
 
-use crate::ports::{ImageBuilder, ImageSource, LogSelection, LogSource, PortError};
+use crate::ports::{ImageBuilder, ImageSource, LogSelection, LogSource, PortError, PulledImage};
 use crate::state::{ApiParts, ApiState, NodeFacts};
 use async_trait::async_trait;
 use axum::Router;
@@ -15,7 +15,7 @@ use roost_model::digest::Digest;
 use roost_model::image_ref::ImageRef;
 use roost_model::name::{AppName, RegionCode};
 use roost_proto::logs::{LogRecord, LogStream};
-use roost_proto::rest::{BuildEvent, BuildPlan};
+use roost_proto::rest::{BuildEvent, BuildPlan, PullProgress};
 use roost_runtime::tasks::Tasks;
 use roost_store::Store;
 use roost_testkit::sim_worker::SimWorker;
@@ -31,14 +31,28 @@ struct Fakes;
 
 #[async_trait]
 impl ImageSource for Fakes {
-    async fn pin(&self, image: &ImageRef) -> Result<Digest, PortError> {
+    async fn pull(
+        &self,
+        image: &ImageRef,
+        report: &(dyn Fn(PullProgress) + Send + Sync),
+    ) -> Result<PulledImage, PortError> {
+        let failed = |code, what| Err(PortError::invalid(code, format!("image {image} {what}")));
         if image.repository == "missing" {
-            return Err(PortError::invalid(
-                "image-not-found",
-                format!("image {image} does not exist"),
-            ));
+            return failed("image-not-found", "does not exist");
         }
-        Ok(Digest::from_sha256([7; 32]))
+        report(PullProgress {
+            layers_done: 1,
+            layers_total: 2,
+            bytes_done: 10,
+            bytes_total: 30,
+        });
+        if image.repository == "cut-off" {
+            return failed("registry-unavailable", "went away");
+        }
+        Ok(PulledImage {
+            digest: Digest::from_sha256([7; 32]),
+            size_bytes: 30,
+        })
     }
 }
 
