@@ -1,6 +1,8 @@
 //! The command line: every command, flag and help text.
 
+use crate::complete;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use std::time::Duration;
     name = "roost",
     version,
     propagate_version = true,
+    disable_help_subcommand = true,
     before_help = "Examples:\n  roost up                      start a platform on this machine\n  roost launch                  make roost.toml for this folder and deploy it\n  roost deploy                  build and release this folder\n  roost logs -f                 follow the logs"
 )]
 pub(crate) struct Cli {
@@ -29,7 +32,7 @@ pub(crate) struct Cli {
 )]
 pub(crate) struct Global {
     /// The app; `app` of the app configuration when absent
-    #[arg(short, long, global = true, env = "ROOST_APP")]
+    #[arg(short, long, global = true, env = "ROOST_APP", add = ArgValueCandidates::new(complete::apps))]
     pub(crate) app: Option<String>,
     /// The app configuration, or the folder that holds it
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -121,6 +124,13 @@ pub(crate) enum Command {
     /// Go back to an earlier release
     #[command(before_help = "Examples:\n  roost rollback\n  roost rollback 3 -a web")]
     Rollback(RollbackArgs),
+    /// Deployments of an app: list, watch, cancel
+    #[command(
+        subcommand,
+        alias = "op",
+        before_help = "Examples:\n  roost ops list -a web\n  roost ops watch -a web"
+    )]
+    Ops(OpsCommand),
     /// Run a command in a machine of an app; exits with the command's code
     #[command(
         before_help = "Examples:\n  roost exec -- ls -l /\n  roost exec -a web -- printenv\n  roost exec --machine 148e… -- uptime"
@@ -140,9 +150,9 @@ pub(crate) enum Command {
     /// Print the version of the client and of the platform
     #[command(before_help = "Examples:\n  roost version\n  roost version --json")]
     Version,
-    /// Print a completion script
+    /// Print a completion script, to be read at the start of each shell
     #[command(
-        before_help = "Examples:\n  roost completion bash > /etc/bash_completion.d/roost\n  roost completion zsh > ~/.zfunc/_roost"
+        before_help = "Examples:\n  roost completion bash                      prints the script\n  source <(roost completion bash)            in ~/.bashrc\n  source <(roost completion zsh)             in ~/.zshrc, after compinit\n  roost completion fish | source             in ~/.config/fish/config.fish"
     )]
     Completion(CompletionArgs),
     /// The app configuration: show, validate
@@ -151,6 +161,11 @@ pub(crate) enum Command {
         before_help = "Examples:\n  roost config validate\n  roost config show"
     )]
     Config(ConfigCommand),
+    /// Help for a command, or the page of an error code
+    #[command(
+        before_help = "Examples:\n  roost help machines stop\n  roost help errors\n  roost help errors port-in-use"
+    )]
+    Help(HelpArgs),
 }
 
 /// Flags of `up`.
@@ -226,6 +241,9 @@ pub(crate) struct LaunchArgs {
     /// Write the configuration and stop there
     #[arg(long)]
     pub(crate) no_deploy: bool,
+    /// Return once the deploy has begun
+    #[arg(long)]
+    pub(crate) detach: bool,
 }
 
 /// Flags of `deploy`.
@@ -296,6 +314,7 @@ pub(crate) enum AppsCommand {
     #[command(before_help = "Examples:\n  roost apps show web")]
     Show {
         /// Its name
+        #[arg(add = ArgValueCandidates::new(complete::apps))]
         name: Option<String>,
     },
     /// Remove an app with its machines, releases and secrets
@@ -305,6 +324,7 @@ pub(crate) enum AppsCommand {
     )]
     Destroy {
         /// Its name
+        #[arg(add = ArgValueCandidates::new(complete::apps))]
         name: String,
     },
 }
@@ -372,6 +392,7 @@ pub(crate) enum MachinesCommand {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct MachineId {
     /// The id or name of the machine
+    #[arg(add = ArgValueCandidates::new(complete::machine_ids))]
     pub(crate) machine: String,
 }
 
@@ -388,7 +409,7 @@ pub(crate) struct LogsArgs {
     #[arg(long, conflicts_with = "follow")]
     pub(crate) no_tail: bool,
     /// Only of this machine
-    #[arg(long, alias = "instance")]
+    #[arg(long, alias = "instance", add = ArgValueCandidates::new(complete::machine_ids))]
     pub(crate) machine: Option<String>,
 }
 
@@ -420,7 +441,7 @@ pub(crate) enum SecretsCommand {
     )]
     Unset {
         /// Names
-        #[arg(required = true)]
+        #[arg(required = true, add = ArgValueCandidates::new(complete::secrets))]
         names: Vec<String>,
         /// When running machines lose them
         #[command(flatten)]
@@ -443,20 +464,52 @@ pub(crate) struct ThenDeploy {
     /// Deploy the current release again at once, so that running machines have the change
     #[arg(long)]
     pub(crate) deploy: bool,
+    /// Return once that deploy has begun
+    #[arg(long, requires = "deploy")]
+    pub(crate) detach: bool,
 }
 
 /// Flags of `rollback`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RollbackArgs {
     /// The release to go back to; the one before the current when absent
+    #[arg(add = ArgValueCandidates::new(complete::releases))]
     pub(crate) release: Option<u64>,
+    /// Return once the deploy has begun
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+/// `ops …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OpsCommand {
+    /// List deployments, the newest first
+    #[command(
+        visible_alias = "ls",
+        before_help = "Examples:\n  roost ops list\n  roost ops list -a web --json"
+    )]
+    List,
+    /// Follow a deployment to its end
+    #[command(before_help = "Examples:\n  roost ops watch\n  roost ops watch -a web 01JD…")]
+    Watch {
+        /// Its id; the deployment under way when absent
+        #[arg(add = ArgValueCandidates::new(complete::deployments))]
+        id: Option<String>,
+    },
+    /// Cancel a deployment under way, which undoes it
+    #[command(before_help = "Examples:\n  roost ops cancel\n  roost ops cancel -a web 01JD…")]
+    Cancel {
+        /// Its id; the deployment under way when absent
+        #[arg(add = ArgValueCandidates::new(complete::deployments))]
+        id: Option<String>,
+    },
 }
 
 /// Flags of `exec`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ExecArgs {
     /// The machine; the first that runs when absent
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(complete::machine_ids))]
     pub(crate) machine: Option<String>,
     /// Program and arguments
     #[arg(last = true, required = true)]
@@ -477,6 +530,14 @@ pub(crate) struct DoctorArgs {
     /// Where the platform of this host keeps its data
     #[arg(long, env = "ROOST_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// What `help` is about.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HelpArgs {
+    /// A command, or `errors` and a code
+    #[arg(add = ArgValueCandidates::new(complete::help_topics))]
+    pub(crate) topic: Vec<String>,
 }
 
 /// Flags of `completion`.
@@ -521,10 +582,7 @@ mod tests {
 
     fn leaves(command: &clap::Command, path: &str, visit: &mut dyn FnMut(&str, &clap::Command)) {
         let path = format!("{path} {}", command.get_name());
-        let subcommands: Vec<_> = command
-            .get_subcommands()
-            .filter(|sub| sub.get_name() != "help")
-            .collect();
+        let subcommands: Vec<_> = command.get_subcommands().collect();
         if subcommands.is_empty() {
             visit(path.trim(), command);
         }

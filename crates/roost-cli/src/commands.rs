@@ -4,6 +4,7 @@ pub(crate) mod apps;
 pub(crate) mod local;
 pub(crate) mod logs;
 pub(crate) mod machines;
+pub(crate) mod ops;
 pub(crate) mod releases;
 pub(crate) mod secrets;
 

@@ -2,14 +2,12 @@
 
 mod follow;
 mod image;
-mod pull;
 
-pub(crate) use follow::{Proof, finish, follow};
+pub(crate) use follow::{Proof, cancel, is_over, leave, see_through};
 
 use crate::args::{DeployArgs, Global};
 use crate::client::Client;
 use crate::error::{CliError, Exit};
-use crate::limits;
 use crate::output::Output;
 use crate::project::{self, Project};
 use follow::prove_for;
@@ -19,7 +17,6 @@ use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
 use roost_proto::rest::{App, CreateAppRequest, CreateDeploymentRequest, Deployment, Release};
 use std::path::Path;
-use std::time::Duration;
 
 /// Whether an unchanged app gets a new release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +55,7 @@ pub(crate) async fn run(
     }
     let app = ensure_app(client, &name, output).await?;
     let image = match source {
-        Source::Image(image) => pull::pull(client, &name, &image, output).await?,
+        Source::Image(image) => image,
         Source::Upload(upload) => image::build(client, &name, upload, output).await?,
     };
     let machine_config = machine_config(project.as_ref(), &config, &image)?;
@@ -84,24 +81,15 @@ pub(crate) async fn run(
     let deployment = begin(client, &name, &request, output).await?;
     output.say(&format!("release {} of {name}", deployment.release));
     if args.detach {
-        output.result(&deployment, || {
-            format!(
-                "deploy {} has begun; `roost status -a {name}` shows it",
-                deployment.id
-            )
-        });
+        leave(&deployment, output);
         return Ok(None);
     }
-    let timeout = global
-        .timeout
-        .map_or(limits::DEPLOY_TIMEOUT, Duration::from_secs);
-    let finished = follow(client, &name, deployment, timeout, output).await?;
     let proof = match (config.services.is_empty(), unchanged) {
         (true, _) => Proof::None,
         (false, Unchanged::Leave) => Proof::Required,
         (false, Unchanged::Deploy) => Proof::Wanted,
     };
-    finish(finished, &app, proof, output).await
+    see_through(client, global, deployment, &app, proof, output).await
 }
 
 async fn begin(
@@ -111,9 +99,10 @@ async fn begin(
     output: Output,
 ) -> Result<Deployment, CliError> {
     let path = format!("/v1/apps/{name}/deployments");
-    let waits_for = "the platform to begin the deploy";
+    // The platform answers once it has the image.
+    let waits_for = format!("the platform to have the image {}", request.config.image);
     output
-        .wait(waits_for, client.create(&path, Some(request)))
+        .wait(&waits_for, client.create(&path, Some(request)))
         .await
 }
 

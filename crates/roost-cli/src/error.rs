@@ -1,5 +1,6 @@
 //! What went wrong, as the user sees it: exit code, code, text, next steps.
 
+use crate::help;
 use roost_proto::rest::ErrorBody;
 
 /// Exit codes, the same for every command.
@@ -102,6 +103,14 @@ impl CliError {
         error
     }
 
+    /// The hints, or where to read on when there are none.
+    fn next_steps(&self) -> Vec<String> {
+        if self.hints.is_empty() && help::codes().any(|code| code == self.code) {
+            return vec![format!("`roost help errors {}` explains it", self.code)];
+        }
+        self.hints.clone()
+    }
+
     /// The lines for people.
     pub(crate) fn render(&self) -> String {
         let mut text = format!("error: {}", self.message);
@@ -109,9 +118,9 @@ impl CliError {
             text.push_str("\n  ");
             text.push_str(detail);
         }
-        for hint in &self.hints {
+        for hint in self.next_steps() {
             text.push_str("\nhint: ");
-            text.push_str(hint);
+            text.push_str(&hint);
         }
         text.push_str(&format!("\ncode: {}", self.code));
         if let Some(id) = &self.request_id {
@@ -126,7 +135,7 @@ impl CliError {
             "error": self.message,
             "code": self.code,
             "exit_code": self.exit as i32,
-            "hints": self.hints,
+            "hints": self.next_steps(),
             "details": self.details,
             "request_id": self.request_id,
         })

@@ -76,6 +76,7 @@ pub(crate) async fn run(
     }
     let deploy = DeployArgs {
         folder: args.folder.clone(),
+        detach: args.detach,
         ..DeployArgs::default()
     };
     let global = Global {

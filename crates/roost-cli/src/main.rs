@@ -10,9 +10,11 @@
 mod args;
 mod client;
 mod commands;
+mod complete;
 mod deploy;
 mod doctor;
 mod error;
+mod help;
 mod launch;
 mod limits;
 mod output;
@@ -31,14 +33,21 @@ mod tests;
 use args::{Cli, Command};
 use clap::Parser as _;
 use client::Client;
-use commands::{apps, local, logs, machines, releases, secrets};
+use commands::{apps, local, logs, machines, ops, releases, secrets};
 use deploy::Unchanged;
-use error::{CliError, Exit};
+use error::CliError;
 use output::Output;
 use std::process::ExitCode;
 
+fn main() -> ExitCode {
+    if complete::answer() {
+        return ExitCode::SUCCESS;
+    }
+    command()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn command() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -64,20 +73,34 @@ fn usage(error: &clap::Error) -> ExitCode {
         .take_while(|arg| arg != "--")
         .any(|arg| arg == "--json");
     if is_json && error.use_stderr() {
-        let text = error.to_string();
-        let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
         let output = Output {
             json: true,
             quiet: false,
             verbose: false,
             yes: false,
         };
-        output.error(&CliError::new(Exit::Usage, "usage", message));
+        output.error(&usage_error(&error.to_string()));
     } else {
         // Nothing can be done about a terminal that is gone.
         let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// What clap says in several paragraphs: the fault, tips, the usage, where more is told.
+fn usage_error(text: &str) -> CliError {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let (fault, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    let words: Vec<&str> = fault.split_whitespace().collect();
+    let mut error = CliError::usage(words.join(" "));
+    for line in rest.lines().map(str::trim) {
+        if let Some(tip) = line.strip_prefix("tip: ") {
+            error = error.hint(tip);
+        } else if line.starts_with("Usage: ") {
+            error = error.hint(line);
+        }
+    }
+    error
 }
 
 /// Runs a command; gives the exit code.
@@ -101,12 +124,14 @@ async fn run(cli: Cli, output: Output) -> Result<u8, CliError> {
         Command::Secrets(command) => secrets::run(&client, &global, command, output).await?,
         Command::Releases => releases::list(&client, &global, output).await?,
         Command::Rollback(args) => releases::rollback(&client, &global, &args, output).await?,
+        Command::Ops(command) => ops::run(&client, &global, command, output).await?,
         Command::Exec(args) => return machines::exec(&client, &global, args, output).await,
         Command::Open(args) => apps::open(&client, &global, &args, output).await?,
         Command::Doctor(args) => doctor::run(&client, &global, &args, output).await?,
         Command::Login => local::login(&global, output).await?,
         Command::Version => local::version(&client, output).await?,
-        Command::Completion(args) => local::completion(&args, output),
+        Command::Completion(args) => local::completion(&args, output)?,
+        Command::Help(args) => help::run(&args, output)?,
         Command::Config(command) => local::config(&global, &command, output)?,
     }
     Ok(0)

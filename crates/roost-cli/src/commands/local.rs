@@ -1,12 +1,12 @@
 //! Commands about the client itself: `login`, `version`, `completion`, `config`.
 
-use crate::args::{Cli, CompletionArgs, ConfigCommand, Global, Shell};
+use crate::args::{CompletionArgs, ConfigCommand, Global, Shell};
 use crate::client::Client;
+use crate::complete;
 use crate::error::{CliError, Exit};
 use crate::output::Output;
 use crate::project;
 use crate::settings::{self, Target, UserFile};
-use clap::CommandFactory as _;
 use roost_proto::rest::{NodeInfo, TokenInfo};
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::Path;
@@ -90,21 +90,20 @@ pub(crate) async fn version(client: &Client, output: Output) -> Result<(), CliEr
 }
 
 /// Runs `completion`.
-pub(crate) fn completion(args: &CompletionArgs, output: Output) {
-    use clap_complete::Shell as Target;
+pub(crate) fn completion(args: &CompletionArgs, output: Output) -> Result<(), CliError> {
     let shell = match args.shell {
-        Shell::Bash => Target::Bash,
-        Shell::Zsh => Target::Zsh,
-        Shell::Fish => Target::Fish,
-        Shell::Powershell => Target::PowerShell,
+        Shell::Bash => "bash",
+        Shell::Zsh => "zsh",
+        Shell::Fish => "fish",
+        Shell::Powershell => "powershell",
     };
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "roost", &mut script);
-    let script = String::from_utf8_lossy(&script).into_owned();
+    let script = complete::script(shell)
+        .ok_or_else(|| CliError::failed("internal", format!("no script for {shell}")))?;
     output.result(
-        &serde_json::json!({"shell": shell.to_string(), "script": script}),
+        &serde_json::json!({"shell": shell, "script": script}),
         || script.clone(),
     );
+    Ok(())
 }
 
 /// Runs `config …`.

@@ -4,11 +4,9 @@ use crate::args::{Global, RollbackArgs};
 use crate::client::Client;
 use crate::deploy::{self, Proof};
 use crate::error::{CliError, Exit};
-use crate::limits;
 use crate::output::{Output, date, table};
 use crate::project::app_name;
 use roost_proto::rest::{App, Deployment, RollbackRequest};
-use std::time::Duration;
 
 /// Runs `releases`.
 pub(crate) async fn list(client: &Client, global: &Global, output: Output) -> Result<(), CliError> {
@@ -100,11 +98,11 @@ pub(crate) async fn rollback(
         "back to an earlier release of {name}, as release {}",
         deployment.release
     ));
-    let timeout = global
-        .timeout
-        .map_or(limits::DEPLOY_TIMEOUT, Duration::from_secs);
-    let deployment = deploy::follow(client, &name, deployment, timeout, output).await?;
-    deploy::finish(deployment, &app, Proof::Wanted, output)
+    if args.detach {
+        deploy::leave(&deployment, output);
+        return Ok(());
+    }
+    deploy::see_through(client, global, deployment, &app, Proof::Wanted, output)
         .await
         .map(drop)
 }

@@ -4,14 +4,12 @@ use crate::args::{Global, SecretsCommand, ThenDeploy};
 use crate::client::{Client, NOTHING};
 use crate::deploy::{self, Proof};
 use crate::error::CliError;
-use crate::limits;
 use crate::output::{Output, date, table};
 use crate::project::app_name;
 use roost_model::name::SecretName;
 use roost_proto::rest::{App, Deployment, SecretList, SetSecretsRequest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::time::Duration;
 
 /// Most bytes that are read from standard input.
 const STDIN_BYTES_MAX: u64 = 1024 * 1024;
@@ -62,7 +60,7 @@ pub(crate) async fn run(
     let n_changed = count_changes(&before, &after);
     output.result(&after, || changed_text(n_changed));
     if then.deploy {
-        return redeploy(client, global, &name, output).await;
+        return redeploy(client, global, &name, then, output).await;
     }
     if n_changed > 0 {
         output.say(&format!(
@@ -147,6 +145,7 @@ async fn redeploy(
     client: &Client,
     global: &Global,
     name: &str,
+    then: ThenDeploy,
     output: Output,
 ) -> Result<(), CliError> {
     let app: App = client.get(&format!("/v1/apps/{name}")).await?;
@@ -163,11 +162,11 @@ async fn redeploy(
         "release {} of {name}, for its secrets",
         deployment.release
     ));
-    let timeout = global
-        .timeout
-        .map_or(limits::DEPLOY_TIMEOUT, Duration::from_secs);
-    let deployment = deploy::follow(client, name, deployment, timeout, output).await?;
-    deploy::finish(deployment, &app, Proof::Wanted, output)
+    if then.detach {
+        deploy::leave(&deployment, output);
+        return Ok(());
+    }
+    deploy::see_through(client, global, deployment, &app, Proof::Wanted, output)
         .await
         .map(drop)
 }

@@ -1,12 +1,14 @@
 //! Following a deployment to its end, and telling how it ended.
 
-use crate::client::{Client, Lines};
+use crate::args::Global;
+use crate::client::{Client, Lines, NOTHING};
 use crate::error::{CliError, Exit};
 use crate::limits;
 use crate::output::{Output, seconds};
 use crate::prove;
 use roost_proto::rest::{App, Deployment, DeploymentStep};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What it means when the URL of a finished release does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,41 +21,117 @@ pub(crate) enum Proof {
     Required,
 }
 
-fn is_over(deployment: &Deployment) -> bool {
+/// Whether nothing more will happen to a deployment.
+pub(crate) fn is_over(deployment: &Deployment) -> bool {
     matches!(deployment.status.as_str(), "succeeded" | "failed")
 }
 
-/// Prints steps as they happen until the deployment is over.
-pub(crate) async fn follow(
+/// Says that a deployment has begun, and leaves it to the platform.
+pub(crate) fn leave(deployment: &Deployment, output: Output) {
+    let Deployment { id, app, .. } = deployment;
+    output.result(deployment, || {
+        format!("deploy {id} has begun; `roost ops watch -a {app} {id}` follows it")
+    });
+}
+
+/// Follows a deployment, proves its URL, and says how it ended.
+pub(crate) async fn see_through(
     client: &Client,
-    app: &str,
+    global: &Global,
+    deployment: Deployment,
+    before: &App,
+    proof: Proof,
+    output: Output,
+) -> Result<Option<String>, CliError> {
+    let timeout = global
+        .timeout
+        .map_or(limits::DEPLOY_TIMEOUT, Duration::from_secs);
+    let finished = follow(client, deployment, timeout, output).await?;
+    finish(finished, before, proof, output).await
+}
+
+/// Prints steps as they happen until the deployment is over, the time is, or the user has enough.
+async fn follow(
+    client: &Client,
     deployment: Deployment,
     timeout: Duration,
     output: Output,
 ) -> Result<Deployment, CliError> {
+    let (app, id) = (deployment.app.clone(), deployment.id.clone());
     let carries_on = |what: &str| {
-        CliError::new(
-            Exit::StillRunning,
-            "detached",
-            format!("{what}; the platform carries on with the deploy"),
-        )
-        .hint(format!("see how it goes: `roost status -a {app}`"))
-        .hint(format!("go back afterwards: `roost rollback -a {app}`"))
+        let message = format!("{what}; the platform carries on with the deploy");
+        CliError::new(Exit::StillRunning, "detached", message)
+            .hint(format!("go on watching: `roost ops watch -a {app} {id}`"))
+            .hint(format!("undo it: `roost ops cancel -a {app} {id}`"))
     };
     tokio::select! {
-        result = follow_to_end(client, app, deployment, output) => result,
+        result = follow_to_end(client, deployment, output) => result,
         () = tokio::time::sleep(timeout) => Err(carries_on(&format!("gave up waiting after {} s", timeout.as_secs()))),
-        _ = tokio::signal::ctrl_c() => Err(carries_on("interrupted")),
+        interrupt = interrupt(output) => match interrupt? {
+            Interrupt::Once => Err(carries_on("detached")),
+            Interrupt::Twice => {
+                let ended = cancel(client, &app, &id, output).await?;
+                let message = format!("release {} of {app} was cancelled and undone", ended.release);
+                Err(CliError::new(Exit::Interrupted, "deploy-cancelled", message)
+                    .hint(format!("`roost status -a {app}` shows what serves")))
+            }
+        },
     }
+}
+
+/// How often the user pressed Ctrl-C.
+enum Interrupt {
+    Once,
+    Twice,
+}
+
+/// Waits for Ctrl-C, then a moment for a second one.
+async fn interrupt(output: Output) -> Result<Interrupt, CliError> {
+    let mut presses = signal(SignalKind::interrupt())
+        .map_err(|error| CliError::io("listen for Ctrl-C", &error))?;
+    presses.recv().await;
+    output.say("  detaching; press Ctrl-C again to cancel the deploy instead");
+    match tokio::time::timeout(limits::SECOND_INTERRUPT_TIMEOUT, presses.recv()).await {
+        Ok(_) => Ok(Interrupt::Twice),
+        Err(_) => Ok(Interrupt::Once),
+    }
+}
+
+/// Cancels a deployment, and follows until it is undone.
+pub(crate) async fn cancel(
+    client: &Client,
+    app: &str,
+    id: &str,
+    output: Output,
+) -> Result<Deployment, CliError> {
+    output.say(&format!("  cancelling deployment {id} of {app}"));
+    let path = format!("/v1/apps/{app}/deployments/{id}/cancel");
+    let deployment: Deployment = client.post(&path, NOTHING).await?;
+    let ended = tokio::select! {
+        ended = follow_to_end(client, deployment, output) => ended?,
+        _ = tokio::signal::ctrl_c() => {
+            let message = "interrupted; the platform carries on undoing the deploy";
+            return Err(CliError::new(Exit::Interrupted, "interrupted", message)
+                .hint(format!("`roost ops watch -a {app} {id}` shows how it goes")));
+        }
+    };
+    if ended.status == "succeeded" {
+        let message = format!("release {} of {app} serves already", ended.release);
+        return Err(
+            CliError::new(Exit::Conflict, "too-late-to-cancel", message).hint(format!(
+                "`roost rollback -a {app}` goes back to the release before"
+            )),
+        );
+    }
+    Ok(ended)
 }
 
 async fn follow_to_end(
     client: &Client,
-    app: &str,
     deployment: Deployment,
     output: Output,
 ) -> Result<Deployment, CliError> {
-    let path = format!("/v1/apps/{app}/deployments/{}", deployment.id);
+    let path = format!("/v1/apps/{}/deployments/{}", deployment.app, deployment.id);
     let mut steps = Steps {
         seen: 0,
         since: Instant::now(),
@@ -155,7 +233,7 @@ fn is_shown(step: &DeploymentStep) -> bool {
 }
 
 /// Turns the end of a deployment into a proven URL or an error on one screen.
-pub(crate) async fn finish(
+pub(super) async fn finish(
     deployment: Deployment,
     before: &App,
     proof: Proof,
@@ -194,7 +272,15 @@ pub(super) async fn prove_for(
     if urls.is_empty() || proof == Proof::None {
         return Ok(None);
     }
-    match prove::any(urls, output).await {
+    // Whoever listened for Ctrl-C once must go on listening.
+    let proven = tokio::select! {
+        proven = prove::any(urls, output) => proven,
+        _ = tokio::signal::ctrl_c() => {
+            let message = "interrupted; the deploy succeeded, and no URL has answered yet";
+            return Err(CliError::new(Exit::Interrupted, "interrupted", message));
+        }
+    };
+    match proven {
         Ok(url) => Ok(Some(url)),
         Err(error) if proof == Proof::Required => Err(error),
         Err(error) => {

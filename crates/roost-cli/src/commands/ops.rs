@@ -1,0 +1,98 @@
+//! `ops`: deployments under way and past, watched and cancelled.
+
+use crate::args::{Global, OpsCommand};
+use crate::client::Client;
+use crate::deploy::{self, Proof};
+use crate::error::{CliError, Exit};
+use crate::output::{Output, date, table};
+use crate::project::app_name;
+use roost_proto::rest::{App, Deployment};
+
+/// Runs `ops …`.
+pub(crate) async fn run(
+    client: &Client,
+    global: &Global,
+    command: OpsCommand,
+    output: Output,
+) -> Result<(), CliError> {
+    let name = app_name(global)?;
+    let path = format!("/v1/apps/{name}/deployments");
+    let deployments: Vec<Deployment> = client.get(&path).await?;
+    match command {
+        OpsCommand::List => {
+            output.result(&deployments, || {
+                table(
+                    &["id", "release", "status", "began", "why"],
+                    deployments.iter().map(row).collect(),
+                )
+            });
+        }
+        OpsCommand::Watch { id } => {
+            let deployment = choose(&name, deployments, id.as_deref())?;
+            let app: App = client.get(&format!("/v1/apps/{name}")).await?;
+            deploy::see_through(client, global, deployment, &app, Proof::Wanted, output).await?;
+        }
+        OpsCommand::Cancel { id } => {
+            let deployment = choose(&name, deployments, id.as_deref())?;
+            if global.dry_run {
+                plan_cancel(&deployment, output);
+                return Ok(());
+            }
+            let ended = deploy::cancel(client, &name, &deployment.id, output).await?;
+            output.result(&ended, || {
+                format!(
+                    "release {} of {name} was cancelled and undone",
+                    ended.release
+                )
+            });
+        }
+    }
+    Ok(())
+}
+
+fn row(deployment: &Deployment) -> Vec<String> {
+    let why = deployment.error.as_ref().map(|error| error.message.clone());
+    vec![
+        deployment.id.clone(),
+        deployment.release.to_string(),
+        deployment.status.clone(),
+        date(deployment.created_at),
+        why.unwrap_or_default(),
+    ]
+}
+
+/// The deployment with this id, else the one under way.
+fn choose(
+    app: &str,
+    deployments: Vec<Deployment>,
+    id: Option<&str>,
+) -> Result<Deployment, CliError> {
+    let is_it = |deployment: &Deployment| match id {
+        Some(id) => deployment.id == id,
+        None => !deploy::is_over(deployment),
+    };
+    deployments.into_iter().find(is_it).ok_or_else(|| {
+        let message = match id {
+            Some(id) => {
+                let shown: String = id.chars().take(60).collect();
+                format!("{app} has no deployment {shown}")
+            }
+            None => format!("no deployment of {app} is under way"),
+        };
+        CliError::new(Exit::NotFound, "not-found", message)
+            .hint(format!("`roost ops list -a {app}` shows its deployments"))
+    })
+}
+
+fn plan_cancel(deployment: &Deployment, output: Output) {
+    let Deployment {
+        id,
+        app,
+        release,
+        status,
+        ..
+    } = deployment;
+    let details = serde_json::json!({"app": app, "deployment": id, "status": status});
+    let text = format!("cancel deployment {id} of {app} to release {release}, which is {status}");
+    output.plan("ops cancel", details, &text);
+}
