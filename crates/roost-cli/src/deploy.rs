@@ -2,6 +2,7 @@
 
 mod follow;
 mod image;
+mod pull;
 
 pub(crate) use follow::{Proof, cancel, is_over, leave, see_through};
 
@@ -55,7 +56,7 @@ pub(crate) async fn run(
     }
     let app = ensure_app(client, &name, output).await?;
     let image = match source {
-        Source::Image(image) => image,
+        Source::Image(image) => pull::pull(client, &name, &image, output).await?,
         Source::Upload(upload) => image::build(client, &name, upload, output).await?,
     };
     let machine_config = machine_config(project.as_ref(), &config, &image)?;
@@ -99,10 +100,9 @@ async fn begin(
     output: Output,
 ) -> Result<Deployment, CliError> {
     let path = format!("/v1/apps/{name}/deployments");
-    // The platform answers once it has the image.
-    let waits_for = format!("the platform to have the image {}", request.config.image);
+    let waits_for = "the platform to begin the deploy";
     output
-        .wait(&waits_for, client.create(&path, Some(request)))
+        .wait(waits_for, client.create(&path, Some(request)))
         .await
 }
 
