@@ -217,7 +217,7 @@ async fn until_closed<C>(
                 close(connection.as_mut());
             }
             () = sleep_until(wake) => {
-                if closing.is_some() {
+                if closing.is_some() || activity.is_stuck(timeouts) {
                     return;
                 }
                 if activity.header_is_late(timeouts) {

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 /// No header is being read.
 const NO_HEADER: u64 = u64::MAX;
+/// The client takes what is written to it.
+const NOT_STUCK: u64 = u64::MAX;
 
 /// The state of one client connection. Times are milliseconds since it began.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(crate) struct Activity {
     serving: AtomicUsize,
     idle_since: AtomicU64,
     header_since: AtomicU64,
+    stuck_since: AtomicU64,
     multiplexed: AtomicBool,
     late: AtomicBool,
     /// The place among the edge's connections; a tunnel keeps it until it ends.
@@ -31,6 +34,7 @@ impl Activity {
             serving: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             header_since: AtomicU64::new(0),
+            stuck_since: AtomicU64::new(NOT_STUCK),
             multiplexed: AtomicBool::new(false),
             late: AtomicBool::new(false),
             _place: place,
@@ -55,6 +59,22 @@ impl Activity {
         {
             self.header_since.store(self.now(), Ordering::Relaxed);
         }
+    }
+
+    /// Bytes were to be written; whether the client's side took any.
+    pub(crate) fn written(&self, taken: bool) {
+        let is_stuck = self.stuck_since.load(Ordering::Relaxed) != NOT_STUCK;
+        if taken && is_stuck {
+            self.stuck_since.store(NOT_STUCK, Ordering::Relaxed);
+        } else if !taken && !is_stuck {
+            self.stuck_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client has taken nothing for too long.
+    pub(crate) fn is_stuck(&self, timeouts: &EdgeTimeouts) -> bool {
+        let since = self.stuck_since.load(Ordering::Relaxed);
+        since != NOT_STUCK && self.is_over(since, timeouts.body_idle)
     }
 
     /// A request has come; it is served until the guard is dropped.

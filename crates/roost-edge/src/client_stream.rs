@@ -1,5 +1,5 @@
 //! A client's byte stream: first the bytes that were read to tell the
-//! protocol, then the rest; reads are noted for the header time-out.
+//! protocol, then the rest; reads and writes are noted for the time-outs.
 //!
 //! The HTTP codec owns the stream and has no way to answer a header that never
 //! ends. So when such a connection is dropped, its stream comes back to whoever
@@ -42,6 +42,11 @@ impl<S> ClientStream<S> {
         let (back, stream) = oneshot::channel();
         self.back = Some(back);
         stream
+    }
+
+    fn note_write(&mut self, result: &Poll<io::Result<usize>>) {
+        self.is_stuck = result.is_pending();
+        self.activity.written(!self.is_stuck);
     }
 
     fn inner(&mut self) -> &mut S {
@@ -96,7 +101,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(this.inner()).poll_write(cx, buf);
-        this.is_stuck = result.is_pending();
+        this.note_write(&result);
         result
     }
 
@@ -115,7 +120,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(this.inner()).poll_write_vectored(cx, bufs);
-        this.is_stuck = result.is_pending();
+        this.note_write(&result);
         result
     }
 

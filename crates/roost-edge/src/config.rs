@@ -70,7 +70,7 @@ pub struct EdgeTimeouts {
     pub healthy: Duration,
     /// From the end of the request to the response header.
     pub response_header: Duration,
-    /// Between two pieces of a body.
+    /// Between two pieces of a body, and for a client to take any of what is sent to it.
     pub body_idle: Duration,
     /// Silence on an upgraded connection.
     pub tunnel_idle: Duration,

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod hardening;
+mod hostile;
 mod protocols;
 mod routing;
 mod world;

@@ -108,9 +108,10 @@ impl World {
     }
 
     /// Sends raw bytes and returns all that comes until the edge closes.
-    pub(crate) async fn raw(&self, bytes: &str) -> String {
+    pub(crate) async fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = TcpStream::connect(self.http()).await.unwrap();
-        stream.write_all(bytes.as_bytes()).await.unwrap();
+        // The edge may refuse before it has taken all.
+        let _ = stream.write_all(bytes.as_ref()).await;
         let mut answer = Vec::new();
         let read = tokio::time::timeout(LIMIT, stream.read_to_end(&mut answer));
         // A reset after the answer is as good an end as a close.
