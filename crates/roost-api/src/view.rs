@@ -100,9 +100,9 @@ pub(crate) fn machine(status: MachineStatus, events: Vec<MachineEvent>) -> rest:
 pub(crate) fn release(app: &AppRecord, record: ReleaseRecord) -> rest::Release {
     rest::Release {
         current: app.current_release == Some(record.version),
+        image: name_of_image(&record),
         id: record.id,
         version: record.version,
-        image: name_of_image(&record),
         image_digest: record.image_digest,
         status: record.status.as_str().to_owned(),
         description: record.description,
