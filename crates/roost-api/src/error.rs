@@ -52,6 +52,7 @@ pub(crate) const CODES: &[&str] = &[
     "request-in-progress",
     "route-not-found",
     "too-late-to-cancel",
+    "too-many",
     "unauthenticated",
     "wait-timeout",
     "wrong-port",

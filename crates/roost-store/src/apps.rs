@@ -3,7 +3,7 @@
 use crate::database::{to_i64, to_u64};
 use crate::error::Attempt as _;
 use crate::records::AppRecord;
-use crate::{Answer, Store, StoreError};
+use crate::{Answer, Store, StoreError, limits};
 use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use sqlx::Row as _;
@@ -52,6 +52,16 @@ impl Store {
             }
             other => other.attempt(OPERATION)?,
         };
+        let n_apps: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM apps")
+            .fetch_one(&mut *transaction)
+            .await
+            .attempt(OPERATION)?;
+        if n_apps > limits::APPS_MAX {
+            return Err(StoreError::TooMany {
+                what: "apps",
+                max: limits::APPS_MAX,
+            });
+        }
         let record = app(&row)?;
         if let Some(answer) = answer {
             answer.keep(&mut transaction, &record, now).await?;

@@ -112,6 +112,27 @@ async fn refuse_if_deleting(
     }
 }
 
+/// Forgets releases and deployments that no list shows any more. The release that serves stays.
+async fn forget_old(
+    transaction: &mut Transaction<'static, Sqlite>,
+    app_id: &str,
+    newest_version: u64,
+) -> Result<(), StoreError> {
+    for statement in [
+        "DELETE FROM deployments WHERE app_id = $1 AND release_version <= $2",
+        "DELETE FROM releases WHERE app_id = $1 AND version <= $2
+             AND version IS NOT (SELECT current_release FROM apps WHERE id = $1)",
+    ] {
+        sqlx::query(statement)
+            .bind(app_id)
+            .bind(to_i64(newest_version) - limits::LIST_MAX)
+            .execute(&mut **transaction)
+            .await
+            .attempt(WRITE)?;
+    }
+    Ok(())
+}
+
 async fn insert_slot(
     transaction: &mut Transaction<'static, Sqlite>,
     deployment_id: &str,
@@ -186,6 +207,7 @@ impl Store {
         for slot in &new.slots {
             insert_slot(&mut transaction, &new.id, slot).await?;
         }
+        forget_old(&mut transaction, app_id, version).await?;
         let record = deployment(&row)?;
         if let Some(answer) = answer {
             answer.keep(&mut transaction, &record, now).await?;

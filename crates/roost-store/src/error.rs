@@ -15,6 +15,14 @@ pub enum StoreError {
     /// The app is being deleted and takes nothing new.
     #[error("app `{0}` is being deleted")]
     Deleting(String),
+    /// There are as many as there may be.
+    #[error("{what}: {max} is the most")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        max: i64,
+    },
     /// The disk has no room.
     #[error("{operation}: the disk that holds the control database is full")]
     DiskFull {
@@ -90,6 +98,7 @@ impl Classify for StoreError {
         match self {
             Self::NotFound(_) => Blame::Caller(CallerFault::NotFound),
             Self::Exists(_) | Self::Deleting(_) => Blame::Caller(CallerFault::Conflict),
+            Self::TooMany { .. } => Blame::Caller(CallerFault::Invalid),
             Self::DiskFull { .. } => Blame::Environment,
             Self::Corrupt { .. }
             | Self::Migrate(_)
@@ -104,6 +113,7 @@ impl Classify for StoreError {
             Self::NotFound(_)
             | Self::Exists(_)
             | Self::Deleting(_)
+            | Self::TooMany { .. }
             | Self::Corrupt { .. }
             | Self::Migrate(_)
             | Self::Unreadable { .. } => Retry::Never,
@@ -115,6 +125,7 @@ impl Classify for StoreError {
             Self::NotFound(_) => ErrorCode("not-found"),
             Self::Exists(_) => ErrorCode("already-exists"),
             Self::Deleting(_) => ErrorCode("app-deleting"),
+            Self::TooMany { .. } => ErrorCode("too-many"),
             Self::DiskFull { .. } => ErrorCode("disk-full"),
             Self::Corrupt { .. }
             | Self::Migrate(_)
@@ -125,6 +136,7 @@ impl Classify for StoreError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Deleting(_) => Some("wait for its end; deleting it again completes it".into()),
+            Self::TooMany { .. } => Some("remove some that are not needed".into()),
             Self::DiskFull { .. } => Some(
                 "make room on the disk of roost's data folder and try again; nothing was changed"
                     .into(),

@@ -14,7 +14,12 @@ pub const IDEMPOTENCY_KEYS_MAX: i64 = 10_000;
 pub const REQUESTS_UNDER_WAY_MAX: usize = 1_000;
 /// How long an idempotency key is remembered.
 pub const IDEMPOTENCY_KEEP: Duration = Duration::from_secs(24 * 3600);
-/// Most rows in an answer that lists releases or deployments.
+/// Most rows in an answer that lists releases or deployments. Older ones are forgotten, but
+/// for the release that serves.
 pub const LIST_MAX: i64 = 200;
+/// Most apps.
+pub const APPS_MAX: i64 = 10_000;
+/// Most secrets of one app.
+pub const SECRETS_MAX: i64 = 1_000;
 /// Most steps kept of one deployment.
 pub const STEPS_MAX: i64 = 5_000;

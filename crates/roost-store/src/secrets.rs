@@ -3,7 +3,7 @@
 use crate::database::{to_i64, to_u64};
 use crate::error::Attempt as _;
 use crate::records::{SecretChange, SecretRecord};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, limits};
 use roost_model::name::SecretName;
 use roost_model::time::Timestamp;
 use sqlx::Row as _;
@@ -78,6 +78,17 @@ impl Store {
                         .attempt(CHANGE)?;
                 }
             }
+        }
+        let n_secrets: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM secrets WHERE app_id = $1")
+            .bind(app_id)
+            .fetch_one(&mut *transaction)
+            .await
+            .attempt(CHANGE)?;
+        if n_secrets > limits::SECRETS_MAX {
+            return Err(StoreError::TooMany {
+                what: "secrets of an app",
+                max: limits::SECRETS_MAX,
+            });
         }
         let row = sqlx::query(
             "UPDATE apps SET secrets_version = secrets_version + 1 WHERE id = $1 RETURNING secrets_version",

@@ -48,6 +48,19 @@ impl Store {
             .attempt("look up a token")
     }
 
+    /// The token with this id.
+    pub async fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
+        let row = sqlx::query("SELECT * FROM tokens WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await
+            .attempt("look up a token")?;
+        row.as_ref()
+            .map(token)
+            .transpose()
+            .attempt("look up a token")
+    }
+
     /// All tokens, oldest first.
     pub async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
         let rows = sqlx::query("SELECT * FROM tokens ORDER BY created_at, id LIMIT $1")

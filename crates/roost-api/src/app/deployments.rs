@@ -17,7 +17,7 @@ use roost_model::id::DeploymentId;
 use roost_model::name::{AppName, MachineName};
 use roost_model::rollout::MaxUnavailable;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
-use roost_proto::rest::{CreateDeploymentRequest, Deployment, RollbackRequest};
+use roost_proto::rest::{CreateDeploymentRequest, Deployment, DeploymentStep, RollbackRequest};
 use roost_store::StoreError;
 use roost_store::records::{AppRecord, DeploymentRecord, DeploymentStatus};
 use std::time::Duration;
@@ -61,14 +61,19 @@ pub(crate) async fn redeploy(
 ) -> Result<Deployment, ApiError> {
     ctx.allow(Action::Deploy, Some(name))?;
     let app = find_app(state, name).await?;
-    let Some(version) = app.current_release else {
-        return Err(ApiError::conflict(
-            "never-deployed",
-            format!("app `{name}` was never deployed"),
-        )
-        .with_hint("`roost deploy` makes the first release"));
-    };
-    copy_release(ctx, state, app, version, format!("redeploy of v{version}")).await
+    let state_of_task = state.clone();
+    ctx.once(state, "redeploy", name, |claim| async move {
+        let Some(version) = app.current_release else {
+            return Err(ApiError::conflict(
+                "never-deployed",
+                format!("app `{}` was never deployed", app.name),
+            )
+            .with_hint("`roost deploy` makes the first release"));
+        };
+        let wanted = copy_of(&state_of_task, &app, version, "redeploy of").await?;
+        begin(&state_of_task, &app, &wanted, claim.as_deref()).await
+    })
+    .await
 }
 
 /// Deploys a copy of an earlier release.
@@ -80,35 +85,33 @@ pub(crate) async fn rollback(
 ) -> Result<Deployment, ApiError> {
     ctx.allow(Action::Deploy, Some(name))?;
     let app = find_app(state, name).await?;
-    let version = match request.version {
-        Some(version) => version,
-        None => releases::find_previous(state, &app).await?.version,
-    };
-    copy_release(ctx, state, app, version, format!("rollback to v{version}")).await
-}
-
-async fn copy_release(
-    ctx: &RequestCtx,
-    state: &ApiState,
-    app: AppRecord,
-    version: u64,
-    description: String,
-) -> Result<Deployment, ApiError> {
-    let release = releases::find(state, &app, version).await?;
-    let wanted = Wanted {
-        image: release.image,
-        config: release.config,
-        description: Some(description),
-        count: None,
-        max_unavailable: MaxUnavailable::DEFAULT,
-        wait_timeout: limits::WAIT_TIMEOUT_DEFAULT,
-    };
-    let state_of_task = state.clone();
-    let asked = (app.id.clone(), version);
-    ctx.once(state, "copy release", &asked, |claim| async move {
+    let (state_of_task, asked) = (state.clone(), request.version);
+    ctx.once(state, "rollback", &(name, asked), |claim| async move {
+        let version = match asked {
+            Some(version) => version,
+            None => releases::find_previous(&state_of_task, &app).await?.version,
+        };
+        let wanted = copy_of(&state_of_task, &app, version, "rollback to").await?;
         begin(&state_of_task, &app, &wanted, claim.as_deref()).await
     })
     .await
+}
+
+async fn copy_of(
+    state: &ApiState,
+    app: &AppRecord,
+    version: u64,
+    what: &str,
+) -> Result<Wanted, ApiError> {
+    let release = releases::find(state, app, version).await?;
+    Ok(Wanted {
+        image: release.image,
+        config: release.config,
+        description: Some(format!("{what} v{version}")),
+        count: None,
+        max_unavailable: MaxUnavailable::DEFAULT,
+        wait_timeout: limits::WAIT_TIMEOUT_DEFAULT,
+    })
 }
 
 fn to_wanted(
@@ -179,6 +182,23 @@ pub(crate) async fn get(
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
     load(state, &app, id).await
+}
+
+/// Whether a deployment has ended, and then its steps after number `after`: all of them, or
+/// as many as are read at once.
+pub(crate) async fn steps_after(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+    id: &str,
+    after: u64,
+) -> Result<(bool, Vec<DeploymentStep>), ApiError> {
+    ctx.allow(Action::SeeApp, Some(name))?;
+    let app = find_app(state, name).await?;
+    // In this order: no step comes after the end.
+    let record = find(state, &app, id).await?;
+    let steps = state.store.steps(&record.id, after).await?;
+    Ok((record.finished_at.is_some(), steps))
 }
 
 /// Cancels a deployment: it is undone as a failed one is. Again is harmless.

@@ -34,11 +34,10 @@ pub(crate) async fn token(ctx: &RequestCtx, state: &ApiState) -> Result<TokenInf
     let Caller::Token { id, .. } = &ctx.caller else {
         return Err(ApiError::not_found("not-found", "the caller has no token"));
     };
-    let tokens = state.store.tokens().await?;
-    let token = tokens
-        .into_iter()
-        .find(|token| token.id == *id)
-        .ok_or_else(|| ApiError::not_found("not-found", format!("token `{id}` does not exist")))?;
+    let token =
+        state.store.token(id).await?.ok_or_else(|| {
+            ApiError::not_found("not-found", format!("token `{id}` does not exist"))
+        })?;
     Ok(TokenInfo {
         id: token.id,
         name: token.name,

@@ -149,21 +149,22 @@ async fn send_events(
     let mut wake = state.deploy_steps.subscribe();
     loop {
         wake.mark_unchanged();
-        let deployment = app::get(ctx, state, name, id).await?;
-        for step in deployment.steps.iter().filter(|step| step.seq > after) {
+        let (has_ended, steps) = app::steps_after(ctx, state, name, id, after).await?;
+        for step in &steps {
             let event = Event::default()
                 .event("step")
                 .id(step.seq.to_string())
                 .json_data(step);
             sender.send(event).await.map_err(gone)?;
+            after = step.seq;
         }
-        after = deployment
-            .steps
-            .last()
-            .map_or(after, |step| step.seq.max(after));
-        if deployment.finished_at.is_some() {
+        if has_ended && steps.is_empty() {
+            let deployment = app::get(ctx, state, name, id).await?;
             let event = Event::default().event("deployment").json_data(&deployment);
             return sender.send(event).await.map_err(gone);
+        }
+        if has_ended {
+            continue;
         }
         tokio::select! {
             // Cancel-safe: the channel stays closed.

@@ -7,11 +7,13 @@ use crate::state::ApiState;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use roost_auth::policy::{Caller, Denied, Scope};
 use roost_auth::token::{TokenHash, TokenSecret};
 use roost_model::id::RequestId;
 use roost_proto::rest::{ErrorBody, IDEMPOTENCY_KEY, REQUEST_ID};
+use std::panic::AssertUnwindSafe;
 use tracing::Instrument as _;
 
 /// The id of a request, kept with it.
@@ -24,7 +26,11 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(Id(id.clone()));
     let span =
         tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
-    let mut response = next.run(request).instrument(span).await;
+    let answered = AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind();
+    // The panic hook has said where. What the handler held goes with it.
+    let mut response = answered
+        .await
+        .unwrap_or_else(|_| ApiError::internal("the request's handler panicked").into_response());
     if let Some(mut body) = response.extensions_mut().remove::<ErrorBody>() {
         body.request_id.clone_from(&id);
         let text = serde_json::to_string(&body).unwrap_or_default();
@@ -115,4 +121,37 @@ fn build_ctx(caller: Caller, request: &Request) -> Result<RequestCtx, ApiError> 
         request_id,
         idempotency_key,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::identify;
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use http::Request;
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    async fn broken() -> &'static str {
+        panic!("a fault in a handler")
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_as_an_internal_error() {
+        let router = Router::new()
+            .route("/broken", get(broken))
+            .layer(from_fn(identify));
+        let request = Request::builder().uri("/broken");
+        let response = router
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 500);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(error["code"], "internal");
+        assert!(error["request_id"].as_str().unwrap().starts_with("req_"));
+    }
 }

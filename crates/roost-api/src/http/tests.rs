@@ -3,6 +3,8 @@
 mod access;
 mod apps;
 mod bad_requests;
+mod deletion;
+mod full_disk;
 mod machines;
 mod platform;
 mod repeats;

@@ -1,8 +1,8 @@
 //! Apps and what hangs on them.
 
 use super::{NOW, count, deployment, name, open, open_with_app, release};
-use crate::StoreError;
 use crate::records::{DeploymentStatus, SecretChange};
+use crate::{StoreError, limits};
 use roost_auth::seal::SealingKey;
 use roost_model::name::SecretName;
 use roost_proto::rest::DeploymentStep;
@@ -121,4 +121,60 @@ async fn a_secret_cannot_be_read_from_the_files_even_after_it_was_replaced() {
         *key.open(&sealed[0].sealed, b"place").unwrap(),
         b"hunter2-second"
     );
+}
+
+#[tokio::test]
+async fn old_releases_are_forgotten_but_for_the_one_that_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with_app(dir.path()).await;
+    let max = u32::try_from(limits::LIST_MAX).unwrap();
+    for n in 1..=max + 5 {
+        let record = store
+            .create_deployment("app_1", &release(n), &deployment(n), NOW, None)
+            .await
+            .unwrap();
+        let end = if n == 2 {
+            for status in [DeploymentStatus::Running, DeploymentStatus::Retiring] {
+                store
+                    .set_deployment_status(&record, status, None)
+                    .await
+                    .unwrap();
+            }
+            DeploymentStatus::Succeeded
+        } else {
+            DeploymentStatus::Failed
+        };
+        store.finish_deployment(&record, end, NOW).await.unwrap();
+    }
+    assert_eq!(count(&store, "deployments").await, limits::LIST_MAX);
+    assert_eq!(count(&store, "deployment_slots").await, limits::LIST_MAX);
+    assert_eq!(count(&store, "releases").await, limits::LIST_MAX + 1);
+    store.release("app_1", 2).await.expect("it serves");
+    store.release("app_1", 1).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_app_has_so_many_secrets_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with_app(dir.path()).await;
+    let set = |n: i64| SecretChange::Set {
+        name: SecretName::parse(&format!("KEY_{n}")).unwrap(),
+        sealed: vec![1],
+        digest: "d".into(),
+    };
+    let all: Vec<_> = (0..limits::SECRETS_MAX).map(set).collect();
+    store.change_secrets("app_1", &all, NOW).await.unwrap();
+    let refused = store
+        .change_secrets("app_1", &[set(limits::SECRETS_MAX)], NOW)
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::TooMany { .. })),
+        "{refused:?}"
+    );
+    let exchange = [
+        SecretChange::Remove(SecretName::parse("KEY_0").unwrap()),
+        set(limits::SECRETS_MAX),
+    ];
+    store.change_secrets("app_1", &exchange, NOW).await.unwrap();
+    assert_eq!(count(&store, "secrets").await, limits::SECRETS_MAX);
 }

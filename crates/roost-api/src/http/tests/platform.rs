@@ -11,13 +11,16 @@ use futures_util::stream::{self, BoxStream};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use roost_auth::seal::SealingKey;
+use roost_auth::token::TokenSecret;
 use roost_model::digest::Digest;
 use roost_model::image_ref::ImageRef;
 use roost_model::name::{AppName, RegionCode};
+use roost_model::time::Timestamp;
 use roost_proto::logs::{LogRecord, LogStream};
 use roost_proto::rest::{BuildEvent, BuildPlan, PullProgress};
 use roost_runtime::tasks::Tasks;
 use roost_store::Store;
+use roost_store::records::TokenRecord;
 use roost_testkit::sim_worker::SimWorker;
 use serde_json::Value;
 use std::path::Path;
@@ -162,6 +165,47 @@ impl Platform {
         self.state.store.close().await;
     }
 
+    /// A token that may do everything with this app.
+    pub(super) async fn deploy_token(&self, app: &str) -> String {
+        let secret = TokenSecret::generate().unwrap();
+        let record = TokenRecord {
+            id: format!("tok_{app}"),
+            name: app.to_owned(),
+            hash: secret.hash().to_hex(),
+            scope: format!("deploy:{app}"),
+            created_at: Timestamp::from_ms(1),
+        };
+        self.state.store.add_token(&record).await.unwrap();
+        secret.expose().to_owned()
+    }
+
+    /// The same platform, seen by the holder of another token.
+    pub(super) fn seen_with(&self, token: String) -> Self {
+        Self {
+            worker: Arc::clone(&self.worker),
+            state: self.state.clone(),
+            router: self.router.clone(),
+            token,
+        }
+    }
+
+    /// A request with an idempotency key.
+    pub(super) async fn call_with_key(&self, path: &str, key: &str, body: Value) -> (u16, Value) {
+        let request = self.request("POST", path).header("idempotency-key", key);
+        let body = Body::from(body.to_string());
+        let (status, text) = self.send(request.body(body).unwrap()).await;
+        (status.as_u16(), serde_json::from_str(&text).unwrap())
+    }
+
+    pub(super) async fn call_redeploy(&self, key: &str) -> (u16, Value) {
+        self.call_with_key("/v1/apps/web/redeploy", key, Value::Null)
+            .await
+    }
+
+    pub(super) fn token(&self) -> String {
+        self.token.clone()
+    }
+
     pub(super) async fn send(&self, request: Request<Body>) -> (StatusCode, String) {
         let response = self.router.clone().oneshot(request).await.unwrap();
         assert!(
@@ -171,6 +215,11 @@ impl Platform {
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    pub(super) async fn status_of(&self, request: Request<Body>) -> StatusCode {
+        let response = self.router.clone().oneshot(request).await;
+        response.unwrap().status()
     }
 
     pub(super) fn request(&self, method: &str, path: &str) -> http::request::Builder {
@@ -219,6 +268,22 @@ impl Platform {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("deployment {id} did not end");
+    }
+
+    /// Waits until a deployment has begun and makes no step any more.
+    pub(super) async fn until_stuck(&self, id: &str) {
+        let mut before = 0;
+        for _ in 0..200 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let steps = self.state.store.steps(id, 0).await.unwrap();
+            if before > 0 && steps.len() == before {
+                let record = self.state.store.unfinished_deployments(None).await;
+                assert_eq!(record.unwrap().len(), 1, "it has not ended");
+                return;
+            }
+            before = steps.len();
+        }
+        panic!("deployment {id} goes on and on");
     }
 
     pub(crate) async fn machines(&self, app: &str) -> Vec<Value> {

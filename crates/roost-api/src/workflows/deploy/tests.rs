@@ -1,6 +1,7 @@
 //! Deployments over a worker in memory, and what a kill leaves of them.
 
 mod cancel;
+mod succession;
 
 use crate::http::tests::{Platform, web};
 use roost_model::name::AppName;

@@ -1,0 +1,90 @@
+//! Apps that are deleted while others want something of them.
+
+use super::{Platform, web};
+use roost_model::name::AppName;
+use roost_proto::worker::WorkerApi as _;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+async fn start(dir: &std::path::Path) -> Arc<Platform> {
+    let platform = Platform::start(dir).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    Arc::new(platform)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn machines_made_while_their_app_is_deleted_are_refused_or_go_with_it() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = start(dir.path()).await;
+        let mut requests = JoinSet::new();
+        for n in 0..8 {
+            let platform = Arc::clone(&platform);
+            requests.spawn(async move {
+                if n == 4 {
+                    let path = "/v1/apps/web?force=true";
+                    return platform.call("DELETE", path, Value::Null).await;
+                }
+                let body = json!({"config": web("hello"), "name": format!("m{n}")});
+                platform.call("POST", "/v1/apps/web/machines", body).await
+            });
+        }
+        for (status, answer) in requests.join_all().await {
+            let code = &answer["code"];
+            let fine = status.is_success() || code == "app-deleting" || code == "app-not-found";
+            assert!(fine, "{status} {answer}");
+        }
+        let app = AppName::parse("web").unwrap();
+        let left = platform.worker.machines(Some(&app)).await.unwrap();
+        assert!(left.is_empty(), "{left:?}");
+        platform.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_app_marked_for_deletion_takes_nothing_new_and_goes_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    let body = json!({"config": web("hello")});
+    platform
+        .call("POST", "/v1/apps/web/machines", body.clone())
+        .await;
+    // As far as a process came that died then.
+    let (_, app) = platform.call("GET", "/v1/apps/web", Value::Null).await;
+    let (id, now) = (app["id"].as_str().unwrap(), roost_runtime::clock::now());
+    platform
+        .state
+        .store
+        .begin_app_deletion(id, now)
+        .await
+        .unwrap();
+    for path in ["/v1/apps/web/machines", "/v1/apps/web/deployments"] {
+        let (status, error) = platform.call("POST", path, body.clone()).await;
+        assert_eq!(
+            (status.as_u16(), &error["code"]),
+            (409, &json!("app-deleting")),
+            "{path}: {error}"
+        );
+    }
+    assert_eq!(platform.machines("web").await.len(), 1);
+    platform.stop().await;
+
+    let again = Platform::start_with(dir.path(), platform.worker.clone()).await;
+    again.state.resume().await.unwrap();
+    for _ in 0..1000 {
+        if again.call("GET", "/v1/apps/web", Value::Null).await.0 == 404 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(
+        again.call("GET", "/v1/apps/web", Value::Null).await.0,
+        404,
+        "its deletion was taken up again"
+    );
+    assert!(again.worker.machines(None).await.unwrap().is_empty());
+    again.stop().await;
+}

@@ -1,0 +1,71 @@
+//! A control database that cannot grow.
+
+use super::{Platform, web};
+use serde_json::{Value, json};
+
+/// A config that needs more room than any that is left.
+fn large() -> Value {
+    let mut config = web("hello");
+    config["env"] = json!({"LARGE": "x".repeat(100_000)});
+    config
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_with_what_to_do_and_room_is_enough_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    platform.state.store.limit_pages(1).await.unwrap();
+    let deployments = "/v1/apps/web/deployments";
+    let body = json!({"config": large()});
+    let (status, error) = platform.call_with_key(deployments, "k", body.clone()).await;
+    assert_eq!((status, &error["code"]), (507, &json!("disk-full")));
+    assert!(error["hint"].as_str().unwrap().contains("make room"));
+    let (_, releases) = platform
+        .call("GET", "/v1/apps/web/releases", Value::Null)
+        .await;
+    assert_eq!(releases, json!([]), "nothing is half made");
+    assert!(platform.machines("web").await.is_empty());
+
+    platform.state.store.limit_pages(1_000_000).await.unwrap();
+    let (status, begun) = platform.call_with_key(deployments, "k", body).await;
+    assert_eq!(status, 201, "the same key, without a restart: {begun}");
+    let ended = platform
+        .finished("web", begun["id"].as_str().unwrap())
+        .await;
+    assert_eq!(
+        (&ended["status"], &ended["release"]),
+        (&json!("succeeded"), &json!(1))
+    );
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_deployment_that_runs_out_of_room_waits_and_goes_on_when_there_is_some() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    // Stopped before its first journal write, while the disk fills up.
+    platform.state.kill_switch.after(0);
+    let body = json!({"config": web("hello"), "count": 100});
+    let (_, begun) = platform
+        .call("POST", "/v1/apps/web/deployments", body)
+        .await;
+    platform.state.kill_switch.fired.notified().await;
+    platform.stop().await;
+    let again = Platform::start_with(dir.path(), platform.worker.clone()).await;
+    again.state.store.limit_pages(1).await.unwrap();
+    again.state.resume().await.unwrap();
+    let id = begun["id"].as_str().unwrap();
+    // The story of a hundred machines does not fit into the pages that are there.
+    again.until_stuck(id).await;
+    again.state.store.limit_pages(1_000_000).await.unwrap();
+    let ended = again.finished("web", id).await;
+    assert_eq!(ended["status"], "succeeded", "{}", ended["error"]);
+    assert_eq!(again.machines("web").await.len(), 100);
+    again.stop().await;
+}
