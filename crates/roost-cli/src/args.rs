@@ -238,6 +238,9 @@ pub(crate) struct LaunchArgs {
     /// The port the app listens on
     #[arg(long)]
     pub(crate) internal_port: Option<u16>,
+    /// An environment variable of the machines; may be repeated
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
     /// Write the configuration and stop there
     #[arg(long)]
     pub(crate) no_deploy: bool,
@@ -264,6 +267,9 @@ pub(crate) struct DeployArgs {
     /// The port the app listens on; replaces that of the configuration's service
     #[arg(long)]
     pub(crate) internal_port: Option<u16>,
+    /// An environment variable of the machines; may be repeated
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
     /// Number of machines
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub(crate) count: Option<u32>,
@@ -284,6 +290,13 @@ pub(crate) struct DeployArgs {
 fn duration(text: &str) -> Result<Duration, String> {
     roost_model::duration::parse_go_duration(text)
         .ok_or_else(|| "not a duration such as 90s, 5m or 1m30s".to_owned())
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("not NAME=VALUE".into()),
+    }
 }
 
 /// Whole seconds, at least one.

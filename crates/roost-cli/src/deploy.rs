@@ -48,6 +48,7 @@ pub(crate) async fn run(
     if let Some(port) = args.internal_port {
         set_internal_port(&mut config, port)?;
     }
+    config.env.extend(args.env.iter().cloned());
     let name = name(global, args, &config)?;
     refuse_release_command(&config, args)?;
     let source = image::source(args, &config)?;

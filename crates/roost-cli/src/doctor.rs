@@ -23,12 +23,12 @@ pub(crate) async fn run(
         .as_deref()
         .unwrap_or(Path::new("/var/lib/roost"));
     let host = match roostd::find() {
-        Ok(_) => Some(roostd::json(&[
-            "doctor",
-            "--json",
-            "--data-dir",
-            &data_dir.to_string_lossy(),
-        ])?),
+        Ok(_) => {
+            let folder = data_dir.to_string_lossy();
+            let args = ["doctor", "--json", "--data-dir", &folder];
+            let answer = roostd::json(&args);
+            Some(output.wait("the check of this host", answer).await?)
+        }
         Err(_) => None,
     };
     match &host {

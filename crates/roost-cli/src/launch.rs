@@ -43,7 +43,7 @@ pub(crate) async fn run(
     let name = name(global, args)?;
     let build = build(args)?;
     let port = port(args);
-    let text = config_text(&name, &build, &port);
+    let text = config_text(&name, &build, &port, &args.env);
     output.say(&format!("{}:\n\n{text}", file.display()));
     if global.dry_run {
         let deploys = !args.no_deploy;
@@ -210,8 +210,8 @@ fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-fn config_text(name: &Choice, build: &Choice, port: &Choice) -> String {
-    format!(
+fn config_text(name: &Choice, build: &Choice, port: &Choice, env: &[(String, String)]) -> String {
+    let mut text = format!(
         "# {}\napp = {}\n\n[build]\n# {}\n{}\n\n[http_service]\n# {}\ninternal_port = {}\n# plain HTTP works too; \
          set to true to send everyone to HTTPS\nforce_https = false\n\n[[vm]]\n# the smallest; raise it when the app \
          needs more\nsize = \"shared-cpu-1x\"\n",
@@ -221,7 +221,14 @@ fn config_text(name: &Choice, build: &Choice, port: &Choice) -> String {
         build.text,
         port.why,
         port.text
-    )
+    );
+    if !env.is_empty() {
+        text.push_str("\n[env]\n# as you said\n");
+    }
+    for (name, value) in env {
+        text.push_str(&format!("{} = {}\n", quoted(name), quoted(value)));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -236,7 +243,7 @@ mod tests {
         let folder = dir.path().join("My App_1");
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("Dockerfile"), "FROM x\nEXPOSE 3000/tcp\n").unwrap();
-        let cli = Cli::parse_from(["roost", "launch", folder.to_str().unwrap()]);
+        let cli = Cli::parse_from(["roost", "launch", folder.to_str().unwrap(), "-e", "A=x=\"1"]);
         let Command::Launch(args) = cli.command else {
             panic!("launch")
         };
@@ -244,12 +251,14 @@ mod tests {
             &name(&cli.global, &args).unwrap(),
             &build(&args).unwrap(),
             &port(&args),
+            &args.env,
         );
         let (config, warnings) = roost_model::app_config::parse(&text, "t").unwrap();
         assert!(warnings.is_empty());
         assert_eq!(config.app.as_deref(), Some("my-app-1"));
         assert_eq!(config.build.dockerfile.as_deref(), Some("Dockerfile"));
         assert_eq!(config.services[0].internal_port, 3000);
+        assert_eq!(config.env["A"], "x=\"1");
         assert!(text.contains("# EXPOSE in the Dockerfile"));
     }
 }

@@ -110,7 +110,7 @@ async fn run(cli: Cli, output: Output) -> Result<u8, CliError> {
     output.detail(&format!("API: {}", client.api_url()));
     match cli.command {
         Command::Up(args) => up::run(&global, &args, output).await?,
-        Command::Down(args) => up::down(&global, &args, output)?,
+        Command::Down(args) => up::down(&global, &args, output).await?,
         Command::Launch(args) => launch::run(&client, &global, &args, output).await?,
         Command::Deploy(args) => {
             deploy::run(&client, &global, &args, output, Unchanged::Deploy).await?;

@@ -158,10 +158,35 @@ pub(crate) fn seconds(since: Instant) -> String {
     format!("{:.1} s", since.elapsed().as_secs_f64())
 }
 
-/// A table: plain columns, no frames, so that it can be cut and searched.
+/// Text that an app wrote, without what would steer the terminal: of the control characters only
+/// tabs and sequences that set colours are kept.
+pub(crate) fn printable(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let colour = rest.strip_prefix("\u{1b}[").and_then(|after| {
+            let n_parameters = after.find(|c: char| !matches!(c, '0'..='9' | ';' | ':'))?;
+            after[n_parameters..]
+                .starts_with('m')
+                .then_some(n_parameters + 3)
+        });
+        let n_bytes = colour.unwrap_or(c.len_utf8());
+        if colour.is_some() || c == '\t' || !c.is_control() {
+            kept.push_str(&rest[..n_bytes]);
+        }
+        rest = &rest[n_bytes..];
+    }
+    kept
+}
+
+/// A table: plain columns, no frames, so that it can be cut and searched. On a terminal it is as
+/// wide as that, with long cells on several lines.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
+    if std::io::stdout().is_terminal() {
+        table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    }
     table.set_header(
         header
             .iter()
@@ -187,4 +212,20 @@ pub(crate) fn date(ms: u64) -> String {
             || "?".into(),
             |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn an_app_may_colour_its_text_but_not_steer_the_terminal() {
+        let red = "\u{1b}[1;31mred\u{1b}[0m";
+        assert_eq!(printable(red), red);
+        assert_eq!(printable("a\tb\u{7}\r\n"), "a\tb");
+        // Writes the clipboard, moves the cursor, clears the screen, ends half-way.
+        assert_eq!(printable("\u{1b}]52;c;eA==\u{7}"), "]52;c;eA==");
+        assert_eq!(printable("\u{1b}[2J\u{1b}[3A\u{9b}2Jx"), "[2J[3A2Jx");
+        assert_eq!(printable("é\u{1b}["), "é[");
+    }
 }

@@ -25,12 +25,13 @@ pub(crate) fn find() -> Result<PathBuf, CliError> {
 }
 
 /// Runs `roostd` with a subcommand that prints JSON; the exit code does not matter when it does.
-pub(crate) fn json(args: &[&str]) -> Result<serde_json::Value, CliError> {
+pub(crate) async fn json(args: &[&str]) -> Result<serde_json::Value, CliError> {
     let program = find()?;
-    let output = Command::new(&program)
+    let output = tokio::process::Command::new(&program)
         .args(args)
         .stdin(Stdio::null())
         .output()
+        .await
         .map_err(|error| CliError::io(format!("run {}", program.display()), &error))?;
     serde_json::from_slice(&output.stdout).map_err(|_| {
         let mut error = CliError::failed(
@@ -127,13 +128,10 @@ pub(crate) fn render(checks: &[Check]) -> String {
 }
 
 /// The host check, with the isolation rung and why.
-pub(crate) fn host_check(data_dir: &Path, output: Output) -> Result<Vec<Check>, CliError> {
-    let value = json(&[
-        "doctor",
-        "--json",
-        "--data-dir",
-        &data_dir.to_string_lossy(),
-    ])?;
+pub(crate) async fn host_check(data_dir: &Path, output: Output) -> Result<Vec<Check>, CliError> {
+    let folder = data_dir.to_string_lossy();
+    let args = ["doctor", "--json", "--data-dir", &folder];
+    let value = output.wait("the check of this host", json(&args)).await?;
     let checks = checks(&value);
     output.say(&render(&checks));
     if let Some(isolation) = value.get("isolation") {

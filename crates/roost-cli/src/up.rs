@@ -11,6 +11,7 @@ use crate::roostd;
 use crate::settings::{Target, write_private};
 use crate::up_options::Options;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::Instant;
 
 /// Lines of `roostd`'s log that are shown when it does not start.
@@ -35,11 +36,11 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Resul
             false
         }
         None if global.dry_run => {
-            prepare(&options, &data_dir, output)?;
+            prepare(&options, &data_dir, output).await?;
             return plan(&options, args, &data_dir, output);
         }
         None => {
-            prepare(&options, &data_dir, output)?;
+            prepare(&options, &data_dir, output).await?;
             start(&options, &data_dir, output).await?;
             true
         }
@@ -98,10 +99,10 @@ async fn running(data_dir: &Path) -> Option<String> {
     client.is_healthy().await.then_some(url)
 }
 
-fn check_host(data_dir: &Path, output: Output) -> Result<(), CliError> {
+async fn check_host(data_dir: &Path, output: Output) -> Result<(), CliError> {
     let since = Instant::now();
     output.say("host check");
-    let checks = roostd::host_check(data_dir, output)?;
+    let checks = roostd::host_check(data_dir, output).await?;
     let failed: Vec<_> = checks
         .iter()
         .filter(|check| check.status == "fail")
@@ -149,8 +150,8 @@ fn plan(options: &Options, args: &UpArgs, data_dir: &Path, output: Output) -> Re
 }
 
 /// Checks all that a start needs, and says what it makes.
-fn prepare(args: &Options, data_dir: &Path, output: Output) -> Result<(), CliError> {
-    check_host(data_dir, output)?;
+async fn prepare(args: &Options, data_dir: &Path, output: Output) -> Result<(), CliError> {
+    check_host(data_dir, output).await?;
     let listen = args.listen.clone().unwrap_or_else(|| {
         if args.public_ip.is_some() {
             "0.0.0.0"
@@ -188,6 +189,15 @@ async fn start(args: &Options, data_dir: &Path, output: Output) -> Result<(), Cl
         api_url: api_url.clone(),
         token: None,
     })?;
+    let answer = wait_for_answer(&client, &mut child, &log);
+    output.wait("roostd to answer", answer).await?;
+    output.step(&format!("roostd answers at {api_url}"), since);
+    args.write(data_dir)?;
+    write_env(args, data_dir, &api_url)
+}
+
+async fn wait_for_answer(client: &Client, child: &mut Child, log: &Path) -> Result<(), CliError> {
+    let since = Instant::now();
     while !client.is_healthy().await {
         let ended = child
             .try_wait()
@@ -201,16 +211,14 @@ async fn start(args: &Options, data_dir: &Path, output: Output) -> Result<(), Cl
                 "roostd-not-started",
                 format!("roostd {what}; its log is {}", log.display()),
             );
-            error.details = tail(&log);
+            error.details = tail(log);
             return Err(
                 error.hint("`roost doctor` checks this host; `roost down` removes what is there")
             );
         }
         tokio::time::sleep(limits::RETRY_PAUSE).await;
     }
-    output.step(&format!("roostd answers at {api_url}"), since);
-    args.write(data_dir)?;
-    write_env(args, data_dir, &api_url)
+    Ok(())
 }
 
 fn tail(log: &Path) -> Vec<String> {
@@ -281,7 +289,7 @@ fn summary(url: Option<&str>, api_url: &str, data_dir: &Path) -> String {
 }
 
 /// Runs `down`.
-pub(crate) fn down(global: &Global, args: &DownArgs, output: Output) -> Result<(), CliError> {
+pub(crate) async fn down(global: &Global, args: &DownArgs, output: Output) -> Result<(), CliError> {
     let data_dir = std::path::absolute(&args.data_dir)
         .map_err(|error| CliError::io("look at the data directory", &error))?;
     if !data_dir.exists() {
@@ -319,7 +327,10 @@ pub(crate) fn down(global: &Global, args: &DownArgs, output: Output) -> Result<(
     if args.keep_data {
         command.push("--keep-data");
     }
-    let value = roostd::json(&command)?;
+    let removal = roostd::json(&command);
+    let value = output
+        .wait("roostd to remove what is there", removal)
+        .await?;
     output.result(&value, || removed(&value));
     if let Some(faults) = value
         .get("errors")
@@ -384,8 +395,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn down_does_not_touch_a_folder_that_is_not_roosts() {
+    #[tokio::test]
+    async fn down_does_not_touch_a_folder_that_is_not_roosts() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("thesis.txt"), "x").unwrap();
         let output = Output {
@@ -399,7 +410,7 @@ mod tests {
         let Command::Down(args) = cli.command else {
             panic!("down")
         };
-        let error = down(&cli.global, &args, output).unwrap_err();
+        let error = down(&cli.global, &args, output).await.unwrap_err();
         assert_eq!(error.exit as i32, 2);
         assert!(dir.path().join("thesis.txt").exists());
     }

@@ -5,7 +5,7 @@ use crate::client::Client;
 use crate::commands::machines;
 use crate::deploy;
 use crate::error::{CliError, Exit};
-use crate::output::{Output, date, table};
+use crate::output::{Output, date, printable, table};
 use crate::project::{app_name, checked_name};
 use roost_proto::rest::{App, AppList, Deployment};
 
@@ -141,7 +141,10 @@ pub(crate) async fn status(
                 {
                     text.push_str(&format!(
                         "\n{} check {} is {}: {}",
-                        machine.id, check.name, check.status, check.output
+                        machine.id,
+                        check.name,
+                        check.status,
+                        printable(&check.output)
                     ));
                 }
             }

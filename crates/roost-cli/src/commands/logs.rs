@@ -4,7 +4,7 @@ use crate::args::{Global, LogsArgs};
 use crate::client::{Client, encode};
 use crate::error::{CliError, Exit};
 use crate::limits;
-use crate::output::Output;
+use crate::output::{Output, printable};
 use crate::project::app_name;
 use roost_proto::logs::{LogRecord, LogStream};
 
@@ -84,19 +84,14 @@ fn print(record: &LogRecord, output: Output) {
         .as_ref()
         .map(|level| format!(" {level}"))
         .unwrap_or_default();
-    // A log line may hold anything; control characters would reach the terminal.
-    let message: String = record
-        .message
-        .chars()
-        .filter(|c| !c.is_control() || matches!(c, '\t' | '\u{1b}'))
-        .collect();
+    let message = printable(&record.message);
     let fields = record
         .fields
         .as_ref()
         .map(|fields| {
             fields
                 .iter()
-                .map(|(name, value)| format!(" {name}={value}"))
+                .map(|(name, value)| format!(" {}={value}", printable(name)))
                 .collect::<String>()
         })
         .unwrap_or_default();

@@ -3,7 +3,7 @@
 use crate::args::{ExecArgs, Global, MachinesCommand};
 use crate::client::{Client, NOTHING, encode};
 use crate::error::{CliError, Exit};
-use crate::output::{Output, table};
+use crate::output::{Output, printable, table};
 use crate::project::app_name;
 use roost_proto::rest::{AppList, ExecRequest, ExecResponse, Machine};
 use std::time::{Duration, Instant};
@@ -67,7 +67,9 @@ pub(crate) async fn run(
         }
         MachinesCommand::Wait { machine, state } => {
             let machine = locate(client, global, &machine.machine).await?;
-            wait(client, global, &machine, &state).await?;
+            let what = format!("{} to be {state}", machine.id);
+            let waiting = wait(client, global, &machine, &state);
+            output.wait(&what, waiting).await?;
             output.result(
                 &serde_json::json!({"machine": machine.id, "state": state}),
                 || format!("{} is {state}", machine.id),
@@ -237,8 +239,9 @@ async fn run_in(
         stdin: None,
         timeout: global.timeout,
     };
-    let answer: ExecResponse = client
-        .post(&format!("{}/exec", path(machine)), Some(&request))
+    let url = format!("{}/exec", path(machine));
+    let answer: ExecResponse = output
+        .wait("the command to end", client.post(&url, Some(&request)))
         .await
         .map_err(|error| match error.code.as_str() {
             "machine-invalid" => CliError {
@@ -305,7 +308,9 @@ fn describe(machine: &Machine) -> String {
     for check in &machine.checks {
         text.push_str(&format!(
             "\ncheck {}: {} {}",
-            check.name, check.status, check.output
+            check.name,
+            check.status,
+            printable(&check.output)
         ));
     }
     for event in &machine.events {

@@ -4,7 +4,7 @@ use crate::args::Global;
 use crate::client::{Client, Lines, NOTHING};
 use crate::error::{CliError, Exit};
 use crate::limits;
-use crate::output::{Output, seconds};
+use crate::output::{Output, printable, seconds};
 use crate::prove;
 use roost_proto::rest::{App, Deployment, DeploymentStep};
 use std::time::{Duration, Instant};
@@ -325,9 +325,12 @@ fn failure(deployment: &Deployment, serving: Option<u64>) -> CliError {
     }
     if !cause.log_tail.is_empty() {
         error.details.push("last log lines:".into());
-        error
-            .details
-            .extend(cause.log_tail.iter().map(|line| format!("  {line}")));
+        error.details.extend(
+            cause
+                .log_tail
+                .iter()
+                .map(|line| format!("  {}", printable(line))),
+        );
     }
     error.details.push(match serving {
         Some(release) => format!("the deploy was undone: release {release} still serves"),
