@@ -3,7 +3,7 @@
 //! Each check says what was seen and, unless it passed, what to do about it.
 //! Checks run side by side on the blocking pool and none waits for long.
 
-use crate::process::{self, NFT, Program};
+use crate::process::{self, Program};
 use roost_model::machine::Rung;
 use roost_model::time::Timestamp;
 use std::net::{SocketAddr, TcpListener};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod child;
+mod firewall;
 mod kernel;
 pub mod kvm;
 mod sys;
@@ -117,9 +118,9 @@ pub async fn examine(config: DoctorConfig) -> Vec<CheckResult> {
     };
     let quick = tokio::task::spawn_blocking(quick);
     let kvm = tokio::task::spawn_blocking(kvm::find_out);
-    let (namespaces, nft, buildah, runc) = tokio::join!(
+    let (namespaces, firewall, buildah, runc) = tokio::join!(
         check_user_namespaces(),
-        check_nftables(),
+        firewall::check(),
         check_program(
             Program {
                 name: "buildah",
@@ -136,7 +137,9 @@ pub async fn examine(config: DoctorConfig) -> Vec<CheckResult> {
         ),
     );
     let mut results = quick.await.unwrap_or_default();
-    results.extend([namespaces, nft, buildah, runc]);
+    results.push(namespaces);
+    results.extend(firewall);
+    results.extend([buildah, runc]);
     let kvm = kvm
         .await
         .unwrap_or_else(|_| kvm::Kvm::Unusable("the check itself failed".to_owned()));
@@ -268,22 +271,6 @@ fn check_clock() -> CheckResult {
             "before the year 2025",
             "set the clock: apt install systemd-timesyncd",
         )
-    }
-}
-
-async fn check_nftables() -> CheckResult {
-    // --check does everything but the last step, and needs the kernel's part.
-    let script = b"table inet roost_check { chain c { type filter hook input priority 0; ct state established accept; }; }";
-    match process::run(NFT, &["--check", "-f", "-"], script, PROGRAM_TIMEOUT).await {
-        Ok(_) => CheckResult::pass("nftables", "rules can be made"),
-        Err(error @ process::RunProgramError::Missing(_)) => {
-            CheckResult::fail("nftables", error.to_string(), "apt install nftables")
-        }
-        Err(error) => CheckResult::fail(
-            "nftables",
-            error.to_string(),
-            "use a kernel with nf_tables, and run as root",
-        ),
     }
 }
 

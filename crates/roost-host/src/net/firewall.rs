@@ -31,7 +31,7 @@ use std::time::Duration;
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most flows of one machine to the outside at a time; a small host's table holds 65,536.
-const FLOWS_MAX: u32 = 16_384;
+pub(crate) const FLOWS_MAX: u32 = 16_384;
 /// Most links that flows are counted for: more than a node has addresses.
 const LINKS_MAX: u32 = 65_535;
 /// Where clouds give a host its credentials over IPv6 (EC2, Google).

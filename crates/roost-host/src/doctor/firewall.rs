@@ -1,0 +1,208 @@
+//! The firewall of machines, tried as a whole in a network namespace that goes
+//! with the trial. When the kernel refuses it, its parts are tried one by one,
+//! to name the one that is missing: each is a module of its own.
+
+use super::CheckResult;
+use crate::instance::InstanceTag;
+use crate::net::addresses::NodeNetwork;
+use crate::net::firewall::{FLOWS_MAX, Sources, table_script};
+use crate::process::{self, NFT, Program, RunProgramError};
+use std::path::Path;
+use std::time::Duration;
+
+/// A module may have to be loaded from a slow disk.
+const LIMIT: Duration = Duration::from_secs(5);
+/// A connection table with less room than for so many machines at their limit soon fills up.
+const BUSY_MACHINES_MIN: u32 = 4;
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+
+const UNSHARE: Program = Program {
+    name: "unshare",
+    debian_package: "util-linux",
+};
+
+/// One thing that the firewall needs.
+struct Part {
+    name: &'static str,
+    module: &'static str,
+    /// A table that needs nothing else but what the parts before it need.
+    table: &'static str,
+}
+
+const PARTS: &[Part] = &[
+    Part {
+        name: "filters",
+        module: "nf_tables",
+        table: "chain c { type filter hook input priority filter; meta l4proto tcp accept; }",
+    },
+    Part {
+        name: "connection tracking",
+        module: "nft_ct",
+        table: "chain c { type filter hook input priority filter; ct state established accept; }",
+    },
+    Part {
+        name: "limits of connections",
+        module: "nft_connlimit",
+        table: "set s { type ifname; flags dynamic; size 16; }
+            chain c { type filter hook forward priority filter;
+                ct state new add @s { iifname ct count over 16 } drop; }",
+    },
+    Part {
+        name: "address translation",
+        module: "nft_masq",
+        table: "chain c { type nat hook postrouting priority srcnat; masquerade; }",
+    },
+    Part {
+        name: "refusals",
+        module: "nft_reject_inet",
+        table: "chain c { type filter hook output priority filter;
+                meta l4proto tcp reject with icmpx type host-unreachable; }",
+    },
+];
+
+/// Tries the rules, and looks at the room that connections have.
+pub(super) async fn check() -> Vec<CheckResult> {
+    if let Err(error @ RunProgramError::Missing(_)) =
+        process::run(NFT, &["--version"], b"", LIMIT).await
+    {
+        let fix = format!("apt install {}", NFT.debian_package);
+        return vec![CheckResult::fail("nftables", error.to_string(), fix)];
+    }
+    let rules = match own_table() {
+        Some(table) => try_rules(&table, PARTS).await,
+        None => CheckResult::warn("nftables", "no rules to try", "report this as a bug"),
+    };
+    let mut results = vec![rules];
+    // There once connections are tracked; the trial has loaded the module.
+    let max = std::fs::read_to_string(CONNTRACK_MAX).ok();
+    results.extend(
+        max.and_then(|text| text.trim().parse().ok())
+            .map(check_room),
+    );
+    results
+}
+
+/// The table of an instance like any other.
+fn own_table() -> Option<String> {
+    let tag = InstanceTag::of_data_dir(Path::new("/"));
+    let network = NodeNetwork::choose(tag, &[])?;
+    let sources: Sources = network
+        .address(0)
+        .map(|addresses| ("roost-check0".to_owned(), addresses))
+        .into_iter()
+        .collect();
+    Some(table_script(tag, &network, &sources))
+}
+
+async fn try_rules(whole: &str, parts: &[Part]) -> CheckResult {
+    let Err(error) = load(whole).await else {
+        let detail = "the rules of machines were made, in a network namespace of their own";
+        return CheckResult::pass("nftables", detail);
+    };
+    for part in parts {
+        let table = format!("table inet roost_check {{\n{}\n}}\n", part.table);
+        if let Err(error) = load(&table).await {
+            let Part { name, module, .. } = part;
+            let fix = format!(
+                "load it with: modprobe {module}; or run as root a kernel that has it: apt install linux-image-amd64"
+            );
+            return CheckResult::fail(
+                "nftables",
+                format!("no {name}: {}", first_line(&error)),
+                fix,
+            );
+        }
+    }
+    let fix = "use the kernel and the nftables of Debian 12 or later, as root";
+    CheckResult::fail("nftables", first_line(&error), fix)
+}
+
+/// `nft` goes on to show the rule.
+fn first_line(error: &RunProgramError) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Loads a script where nobody else has rules.
+async fn load(script: &str) -> Result<(), RunProgramError> {
+    let args = ["--net", NFT.name, "-f", "-"];
+    process::run(UNSHARE, &args, script.as_bytes(), LIMIT)
+        .await
+        .map(drop)
+}
+
+fn check_room(connections_max: u32) -> CheckResult {
+    let wanted = FLOWS_MAX.saturating_mul(BUSY_MACHINES_MIN);
+    let detail = format!("the host tracks up to {connections_max} connections");
+    if connections_max >= wanted {
+        return CheckResult::pass("connections", detail);
+    }
+    CheckResult::warn(
+        "connections",
+        format!("{detail}, and one machine may have {FLOWS_MAX}"),
+        format!("sysctl -w net.netfilter.nf_conntrack_max={}", wanted * 4),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PARTS, Part, check, check_room, own_table, try_rules};
+    use crate::doctor::CheckStatus;
+
+    fn can_run() -> bool {
+        let is_root = rustix::process::geteuid().is_root();
+        if !is_root {
+            eprintln!("skipped: needs root");
+        }
+        is_root
+    }
+
+    #[tokio::test]
+    async fn the_rules_of_machines_are_tried_and_leave_nothing_here() {
+        if !can_run() {
+            return;
+        }
+        let results = check().await;
+        assert_eq!(results[0].status, CheckStatus::Pass, "{results:?}");
+        let tables = std::process::Command::new("nft")
+            .args(["list", "tables"])
+            .output()
+            .unwrap();
+        let tables = String::from_utf8(tables.stdout).unwrap();
+        let name = own_table().unwrap();
+        let name = name.split(' ').nth(2).unwrap();
+        assert!(
+            !tables.contains(name) && !tables.contains("roost_check"),
+            "{tables}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_part_that_the_kernel_lacks_is_named_with_its_module() {
+        if !can_run() {
+            return;
+        }
+        let lacking = Part {
+            name: "magic",
+            module: "nft_magic",
+            table: "chain c { magic; }",
+        };
+        let known = PARTS.iter().map(|part| Part { ..*part });
+        let parts: Vec<Part> = known.chain([lacking]).collect();
+        let result = try_rules("table inet roost_check {\nchain c { magic; }\n}\n", &parts).await;
+        assert_eq!(result.status, CheckStatus::Fail);
+        assert!(result.detail.starts_with("no magic: "), "{result:?}");
+        assert!(result.fix.unwrap().contains("modprobe nft_magic;"));
+    }
+
+    #[test]
+    fn little_room_for_connections_is_a_warning_with_a_number() {
+        assert_eq!(check_room(262_144).status, CheckStatus::Pass);
+        let small = check_room(8_192);
+        assert_eq!(small.status, CheckStatus::Warn);
+        assert_eq!(
+            small.fix.as_deref(),
+            Some("sysctl -w net.netfilter.nf_conntrack_max=262144")
+        );
+    }
+}
