@@ -8,7 +8,7 @@
 //!
 //! The programs of one build share a process group, which is killed when the
 //! build ends for whatever reason; mounts below the storage are undone then, and
-//! at the next start.
+//! at the next start. Layers are kept for later builds up to a limit.
 
 use crate::process::Program;
 use async_trait::async_trait;
@@ -20,10 +20,13 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+mod storage;
 
 /// The program and its package.
 pub const BUILDAH: Program = Program {
@@ -33,6 +36,8 @@ pub const BUILDAH: Program = Program {
 
 /// Builds at the same time: one, so that what it leaves behind can be told from what is in use.
 const BUILDS_PARALLEL: usize = 1;
+/// How often who waits for another build hears of it.
+const WAIT_NEWS_INTERVAL: Duration = Duration::from_secs(15);
 /// How long killed programs have to be gone.
 const LEFTOVERS_LIMIT: Duration = Duration::from_secs(5);
 const LEFTOVERS_POLL: Duration = Duration::from_millis(5);
@@ -65,23 +70,26 @@ pub struct BuildahSettings {
     pub registry: Option<BuildRegistry>,
     /// Longest build.
     pub timeout: Duration,
+    /// Above this, in bytes, the layers of earlier builds are removed after a build.
+    pub storage_bytes_max: u64,
 }
 
 /// Builds Dockerfiles with `buildah`.
 #[derive(Debug)]
 pub struct Buildah {
     settings: BuildahSettings,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl Buildah {
     /// Writes buildah's settings. Whether it is installed shows at the first build.
     pub fn prepare(settings: BuildahSettings) -> Result<Self, FileError> {
         let dir = &settings.dir;
-        ensure_dir(&dir.join("tmp"))?;
-        // A process that was killed in a build left its programs and mounts.
+        ensure_dir(dir)?;
+        // A process that was killed in a build left its programs, mounts and files.
         end_leftovers(dir);
         unmount_below(dir);
+        storage::clear_temporary(dir);
         let registry = settings.registry.as_ref();
         let insecure = registry.map(|registry| {
             format!(
@@ -104,8 +112,25 @@ impl Buildah {
         write_atomic(&dir.join("policy.json"), policy, 0o600)?;
         Ok(Self {
             settings,
-            turns: Semaphore::new(BUILDS_PARALLEL),
+            turns: Arc::new(Semaphore::new(BUILDS_PARALLEL)),
         })
+    }
+
+    /// Waits until no other build runs, and says so meanwhile.
+    async fn turn(&self, progress: &mpsc::Sender<String>) -> Option<OwnedSemaphorePermit> {
+        let mut turn = std::pin::pin!(Arc::clone(&self.turns).acquire_owned());
+        // No wait at all when it is free.
+        let mut patience = Duration::ZERO;
+        loop {
+            if let Ok(turn) = tokio::time::timeout(patience, turn.as_mut()).await {
+                // The semaphore lives as long as this: it is never closed.
+                return turn.ok();
+            }
+            let line = "waiting for another build on this node to end";
+            // Nobody needs to listen.
+            drop(progress.send(line.to_owned()).await);
+            patience = WAIT_NEWS_INTERVAL;
+        }
     }
 
     fn file(&self, name: &str) -> String {
@@ -195,15 +220,23 @@ impl DockerfileBuilder for Buildah {
         progress: &mpsc::Sender<String>,
     ) -> Result<(), BuildDockerfileError> {
         let timeout = self.settings.timeout;
-        // The semaphore lives as long as this: it is never closed.
-        let _turn = self.turns.acquire().await;
-        let _mounts = Mounts(&self.settings.dir);
-        match tokio::time::timeout(timeout, self.build_and_export(build, progress)).await {
-            Ok(result) => result,
-            Err(_) => Err(BuildDockerfileError::TimedOut {
-                seconds: timeout.as_secs(),
-            }),
-        }
+        let turn = self.turn(progress).await;
+        let result = {
+            let _mounts = Mounts(&self.settings.dir);
+            tokio::time::timeout(timeout, self.build_and_export(build, progress)).await
+        };
+        let (dir, bytes_max) = (self.settings.dir.clone(), self.settings.storage_bytes_max);
+        let trimmed = tokio::task::spawn_blocking(move || {
+            storage::clear_temporary(&dir);
+            storage::trim(&dir, bytes_max);
+            // The turn comes along: no build begins meanwhile, even when nobody waits here.
+            drop(turn);
+        });
+        // It only logs; it is cut off when the process ends.
+        drop(trimmed.await);
+        result.unwrap_or(Err(BuildDockerfileError::TimedOut {
+            seconds: timeout.as_secs(),
+        }))
     }
 }
 
@@ -264,24 +297,27 @@ fn builders_below(dir: &Path) -> Vec<u32> {
 
 /// Detaches every mount below `dir`, the latest first.
 fn unmount_below(dir: &Path) {
+    for point in mounts_below(dir) {
+        if let Err(error) = rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH) {
+            tracing::warn!(error = %error, path = %point.display(), "a mount of a build stays");
+        }
+    }
+}
+
+/// The mount points below `dir`, the latest first.
+fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     // Mount points are absolute and free of links.
     let Ok(dir) = std::fs::canonicalize(dir) else {
-        return;
+        return Vec::new();
     };
-    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else {
-        return;
-    };
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     // The fifth field is the mount point (proc_pid_mountinfo(5)).
     let points = table
         .lines()
         .rev()
         .filter_map(|line| line.split(' ').nth(4))
-        .map(Path::new);
-    for point in points.filter(|point| point.starts_with(&dir)) {
-        if let Err(error) = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH) {
-            tracing::warn!(error = %error, path = %point.display(), "a mount of a build stays");
-        }
-    }
+        .map(PathBuf::from);
+    points.filter(|point| point.starts_with(&dir)).collect()
 }
 
 fn layout_argument(layout_dir: &Path) -> Result<String, BuildDockerfileError> {

@@ -25,6 +25,8 @@ use std::time::Duration;
 const IMAGE_UPKEEP_INTERVAL: Duration = Duration::from_secs(300);
 /// Longest build of a Dockerfile.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// What the layers of earlier Dockerfile builds may take; removed above it, and made anew.
+const BUILD_STORAGE_BYTES_MAX: u64 = 10 << 30;
 
 /// How this node keeps and fetches images.
 pub(crate) fn images_config(config: &NodeConfig) -> ImagesConfig {
@@ -53,6 +55,7 @@ pub(crate) fn builder(
             token: token.expose().to_owned(),
         }),
         timeout: BUILD_TIMEOUT,
+        storage_bytes_max: BUILD_STORAGE_BYTES_MAX,
     })
     .context("prepare builds")?;
     let scratch_dir = dir.join("work");

@@ -16,6 +16,7 @@ fn settings(dir: &Path) -> BuildahSettings {
         dir: dir.join("buildah"),
         registry: Some(registry),
         timeout: Duration::from_secs(120),
+        storage_bytes_max: 1 << 30,
     }
 }
 
@@ -88,13 +89,93 @@ async fn a_dockerfile_from_scratch_becomes_a_layout() {
     );
 }
 
-fn mounts_below(dir: &Path) -> Vec<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    points
-        .filter(|point| Path::new(point).starts_with(dir))
-        .map(str::to_owned)
-        .collect()
+/// A build with a file of its own beside the Dockerfile.
+fn build_in(dir: &Path, name: &str, dockerfile: &str) -> DockerfileBuild {
+    let context_dir = dir.join(name);
+    std::fs::create_dir_all(&context_dir).unwrap();
+    std::fs::write(context_dir.join("greeting"), "hello").unwrap();
+    std::fs::write(context_dir.join("Dockerfile"), dockerfile).unwrap();
+    DockerfileBuild {
+        dockerfile: context_dir.join("Dockerfile"),
+        context_dir,
+        args: BTreeMap::new(),
+        target: None,
+        layout_dir: dir.join(format!("{name}-image")),
+    }
+}
+
+async fn lines_of(buildah: &Buildah, build: &DockerfileBuild) -> Vec<String> {
+    let (tx, mut rx) = mpsc::channel(1_000);
+    buildah.build(build, &tx).await.unwrap();
+    drop(tx);
+    let mut lines = Vec::new();
+    while let Some(line) = rx.recv().await {
+        lines.push(line);
+    }
+    lines
+}
+
+fn is_cached(lines: &[String]) -> bool {
+    lines.iter().any(|line| line.contains("Using cache"))
+}
+
+#[tokio::test]
+async fn layers_are_kept_for_the_next_build_until_they_take_too_much() {
+    if !is_installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dockerfile = "FROM scratch\nCOPY greeting /one\nCOPY greeting /two\n";
+    let build = |name: &str| build_in(dir.path(), name, dockerfile);
+    let roomy = Buildah::prepare(settings(dir.path())).unwrap();
+    assert!(!is_cached(&lines_of(&roomy, &build("first")).await));
+    let again = lines_of(&roomy, &build("second")).await;
+    assert!(is_cached(&again), "{again:?}");
+    drop(roomy);
+
+    let tight = BuildahSettings {
+        storage_bytes_max: 1,
+        ..settings(dir.path())
+    };
+    let tight = Buildah::prepare(tight).unwrap();
+    assert!(is_cached(&lines_of(&tight, &build("third")).await));
+    assert!(!dir.path().join("buildah/storage").exists());
+    assert_eq!(super::mounts_below(dir.path()), [""; 0].map(Path::new));
+    let after = lines_of(&tight, &build("fourth")).await;
+    assert!(!is_cached(&after), "{after:?}");
+    let left = std::fs::read_dir(dir.path().join("buildah/tmp")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_storage_is_measured_by_what_its_files_take_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("storage/layer");
+    std::fs::create_dir_all(&file).unwrap();
+    std::fs::write(file.join("content"), [7; 10_000]).unwrap();
+    super::storage::trim(dir.path(), 20_000_000);
+    assert!(file.exists(), "it is small enough");
+    super::storage::trim(dir.path(), 1_000);
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_second_build_waits_for_the_first_and_says_so() {
+    if !is_installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let buildah = Buildah::prepare(settings(dir.path())).unwrap();
+    let build = |name: &str| build_in(dir.path(), name, "FROM scratch\nCOPY greeting /\n");
+    let (one, two) = (build("one"), build("two"));
+    let (first, second) = tokio::join!(lines_of(&buildah, &one), lines_of(&buildah, &two));
+    let waits = |lines: &[String]| lines.iter().any(|line| line.starts_with("waiting for"));
+    assert!(!waits(&first), "{first:?}");
+    assert!(
+        second[0].starts_with("waiting for another build"),
+        "{second:?}"
+    );
+    assert!(one.layout_dir.exists() && two.layout_dir.exists());
 }
 
 #[tokio::test]
@@ -131,7 +212,7 @@ async fn a_build_that_takes_too_long_is_ended_with_all_it_started() {
         matches!(error, BuildDockerfileError::TimedOut { .. }),
         "{error}"
     );
-    assert_eq!(mounts_below(dir.path()), Vec::<String>::new());
+    assert_eq!(super::mounts_below(dir.path()), [""; 0].map(Path::new));
 }
 
 #[tokio::test]
@@ -147,7 +228,7 @@ async fn a_step_that_fails_is_told_by_its_last_line() {
         "{error}"
     );
     assert!(error.to_string().contains("nothing"), "{error}");
-    assert_eq!(mounts_below(dir.path()), Vec::<String>::new());
+    assert_eq!(super::mounts_below(dir.path()), [""; 0].map(Path::new));
 }
 
 #[test]
