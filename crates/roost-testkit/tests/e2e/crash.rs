@@ -5,7 +5,7 @@ use roost_testkit::platform::Platform;
 use roost_testkit::skip_unless_possible;
 use roost_testkit::wait::wait_until;
 use serde_json::json;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 #[test]
@@ -138,4 +138,76 @@ fn a_deploy_that_was_cut_off_completes_or_is_undone() {
             "round {round}: no machine lost or doubled"
         );
     }
+}
+
+#[test]
+fn a_cancelled_deploy_is_undone_even_when_roostd_is_killed_over_it() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.push(&nginx("old"), "web:1");
+    let deaf = ["/bin/sh", "-c", "while true; do sleep 1; done"];
+    platform.push(&busybox().config("Cmd", json!(deaf)), "web:2");
+    platform.roost(&["apps", "create", "web"]);
+    let flags = ["--internal-port", "80", "--yes"];
+    platform.roost(&[&["deploy", "-a", "web", "--image", "web:1"], &flags[..]].concat());
+    let before = platform.machine_pids("web");
+    let mut deploy = platform
+        .cli(&[&["deploy", "-a", "web", "--image", "web:2"], &flags[..]].concat())
+        .args(["--wait-timeout", "30m"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the new machine to run", Duration::from_secs(60), || {
+        let running = platform.machine_pids("web");
+        if running.len() == 2 {
+            Ok(())
+        } else {
+            Err(running)
+        }
+    });
+
+    let deployments = format!(
+        "http://127.0.0.1:{}/v1/apps/web/deployments",
+        platform.api_port
+    );
+    let newest = || call(&platform, "GET", &deployments)[0].clone();
+    let id = newest()["id"].as_str().unwrap().to_owned();
+    let answer = call(&platform, "POST", &format!("{deployments}/{id}/cancel"));
+    assert_eq!(answer["id"], json!(id), "{answer}");
+    platform.kill_roostd();
+    platform.up_command().output().unwrap();
+    drop(deploy.kill());
+    deploy.wait().unwrap();
+    wait_until("the deployment to end", Duration::from_secs(60), || {
+        let deployment = newest();
+        if deployment["finished_at"].is_null() {
+            Err(deployment)
+        } else {
+            Ok(())
+        }
+    });
+    let ended = newest();
+    assert_eq!(ended["status"], "failed", "{ended}");
+    assert_eq!(ended["error"]["code"], "deploy-cancelled", "{ended}");
+    assert_eq!(
+        platform.machine_pids("web"),
+        before,
+        "the old machine never stopped"
+    );
+    let (status, page) = platform.get("web", "/");
+    assert_eq!((status, page.contains("old")), (200, true), "{page}");
+    let again = call(&platform, "POST", &format!("{deployments}/{id}/cancel"));
+    assert_eq!(again["status"], "failed", "again is harmless: {again}");
+}
+
+/// One request to the API with `curl`.
+fn call(platform: &Platform, method: &str, url: &str) -> serde_json::Value {
+    let output = Command::new("curl")
+        .args(["-sS", "--max-time", "60", "-X", method, url])
+        .args(["-H", &format!("Authorization: Bearer {}", platform.token())])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{method} {url}: {error}: {text}"))
 }
