@@ -339,6 +339,8 @@ impl Builder {
                 "type": "layers",
                 "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>(),
             },
+            // Buildah takes no image as a base that says nothing of its layers.
+            "history": vec![json!({ "created_by": "roost" }); layers.len()],
         });
         let config = Bytes::from(config.to_string());
         let config_size = config.len();

@@ -86,6 +86,8 @@ impl ImageBuilder {
             "os": "linux",
             "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            // Buildah takes no image as a base that says nothing of its layers.
+            "history": vec![json!({"created_by": "test"}); layers.len()],
         });
         let config = put_blob(
             dir,

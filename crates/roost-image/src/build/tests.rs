@@ -132,6 +132,7 @@ async fn a_static_folder_becomes_two_layers_and_the_same_folder_the_same_image()
     let (config, layers) = setup.read(&image).await;
     assert_eq!(config["config"]["Entrypoint"][0], "/roost-serve");
     assert_eq!(config["config"]["User"], "65532:65532");
+    assert_eq!(config["history"].as_array().unwrap().len(), layers.len());
     assert_eq!(layers[0].len(), 1);
     assert!(layers[0][0].starts_with("roost-serve 755"), "{layers:?}");
     let site = [

@@ -8,6 +8,7 @@ use roost_testkit::wait::wait_until;
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -353,4 +354,121 @@ fn stock_tools_pull_what_was_pushed() {
         .output()
         .unwrap();
     assert!(!refused.status.success());
+}
+
+#[test]
+fn a_saved_image_is_deployed_from_a_folder_and_from_each_kind_of_archive() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.roost(&["apps", "create", "web"]);
+    let path = |name: &str| platform.scratch().join(name).display().to_string();
+    let copy = |from: String, to: String| {
+        run(Command::new("skopeo").args(["copy", "--quiet", &from, &to]));
+    };
+    let deploy = |flags: &[&str]| {
+        let port = ["--internal-port", "80", "--yes"];
+        let mut command = platform.cli(&["deploy", "-a", "web"]);
+        command.args(flags).args(port);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    let assert_serves = |flags: &[&str], page: &str| {
+        let (code, text) = deploy(flags);
+        assert_eq!(code, Some(0), "{flags:?}: {text}");
+        assert_eq!(platform.get("web", "/"), (200, page.into()), "{flags:?}");
+    };
+    for (folder, page) in [("one", "the first"), ("two", "the second")] {
+        nginx(page).write_layout(&platform.scratch().join(folder));
+    }
+    let (one, two) = (path("one"), path("two"));
+    assert_serves(&["--archive", &one], "the first");
+    copy(
+        format!("oci:{two}:latest"),
+        format!("docker-archive:{}:web:2", path("saved.tar")),
+    );
+    assert_serves(&["--archive", &path("saved.tar")], "the second");
+    copy(
+        format!("oci:{one}:latest"),
+        format!("oci-archive:{}", path("oci.tar")),
+    );
+    assert_serves(&["--archive", &path("oci.tar")], "the first");
+
+    // Two images in one layout: it must be said which one.
+    copy(format!("oci:{two}:latest"), format!("oci:{one}:second"));
+    let (code, text) = deploy(&["--archive", &one]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("latest, second") && text.contains("--archive-image"),
+        "{text}"
+    );
+    let before = platform.machine_pids("web");
+    let odd = busybox().architecture("s390x");
+    odd.write_layout(&platform.scratch().join("odd"));
+    std::fs::write(path("text"), "no archive").unwrap();
+    for (name, word, expected) in [
+        ("odd", "linux/s390x", 1),
+        ("text", "not a whole archive", 1),
+        ("none", "is not there", 2),
+    ] {
+        let (code, text) = deploy(&["--archive", &path(name)]);
+        assert_eq!(code, Some(expected), "{name}: {text}");
+        assert!(text.contains(word), "{name}: {text}");
+    }
+    assert_eq!(platform.machine_pids("web"), before, "nothing was changed");
+    let second = ["--archive", &one, "--archive-image", "second"];
+    assert_serves(&second, "the second");
+}
+
+#[test]
+fn a_deploy_tells_of_the_pull_and_the_release_shows_the_name_that_was_given() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.push(&nginx("page"), "team/web:1");
+    let image = format!("localhost:{}/team/web:1", platform.api_port);
+    let output = run(platform
+        .cli(&["deploy", "-a", "web", "--image", &image])
+        .args(["--internal-port", "80", "--yes"]));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = format!("the platform has the image {image}, ");
+    assert!(text.contains(&told), "{text}");
+    let releases = platform.roost_json(&["releases", "-a", "web"]);
+    assert_eq!(releases[0]["image"], json!(image));
+    let digest = releases[0]["image_digest"].as_str().unwrap();
+    let pinned = format!("{image}@{digest}");
+    assert_eq!(releases[0]["config"]["image"], json!(pinned));
+
+    let mut nowhere = platform.cli(&["deploy", "-a", "web", "--image", "localhost:1/none"]);
+    let output = nowhere.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("code: registry-unavailable"), "{text}");
+}
+
+#[test]
+fn a_dockerfile_builds_on_an_image_of_the_built_in_registry() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.push(&busybox(), "base/busybox:1");
+    let folder = platform.scratch().join("web");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("page.html"), "from a build").unwrap();
+    let dockerfile = format!(
+        "FROM localhost:{}/base/busybox:1\nCOPY page.html /www/page.html\n\
+         RUN /bin/busybox cp /www/page.html /www/index.html\n\
+         CMD [\"/bin/httpd\", \"-f\", \"-p\", \"80\", \"-h\", \"/www\"]\n",
+        platform.api_port
+    );
+    std::fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
+    let folder = folder.display().to_string();
+    let deploy = ["deploy", &folder, "-a", "web", "--internal-port", "80"];
+    platform.roost(&deploy);
+    assert_eq!(platform.get("web", "/"), (200, "from a build".into()));
+
+    let dockerfile = format!("FROM localhost:{}/base/none:1\n", platform.api_port);
+    std::fs::write(Path::new(&folder).join("Dockerfile"), dockerfile).unwrap();
+    let output = platform.cli(&deploy).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("base/none"), "{text}");
+    assert_eq!(platform.get("web", "/"), (200, "from a build".into()));
 }
