@@ -134,7 +134,30 @@ impl Images {
         let bytes = Bytes::from(manifest.to_string());
         let digest = self.store().put_bytes(bytes.clone()).await?;
         let manifest = self.parse(&digest, &bytes).map_err(ImportError::Image)?;
+        self.check_saved_layers(&manifest).await?;
         Ok((manifest, bytes))
+    }
+
+    /// Nothing else in such an archive tells of damage: names are no digests there.
+    async fn check_saved_layers(&self, manifest: &Manifest) -> Result<(), ImportError> {
+        let Manifest::Image(manifest) = manifest else {
+            return Ok(());
+        };
+        let config = &manifest.config.digest;
+        let config = self.store().read_blob(config, CONFIG_BYTES_MAX).await?;
+        let config = config.ok_or(ImportError::Interrupted)?;
+        let config = self
+            .parse_config(manifest, &config)
+            .map_err(ImportError::Image)?;
+        let mut layers = manifest.layers.iter().zip(&config.diff_ids);
+        // Of a packed layer the digest is known once it is unpacked.
+        let is_damaged = |(layer, diff_id): &(&Descriptor, &Digest)| {
+            layer.media_type == OCI_LAYER && layer.digest != **diff_id
+        };
+        match layers.find(is_damaged) {
+            Some((_, diff_id)) => Err(form(format!("holds a damaged copy of layer {diff_id}"))),
+            None => Ok(()),
+        }
     }
 }
 

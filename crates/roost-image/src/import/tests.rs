@@ -201,7 +201,11 @@ async fn what_is_no_image_or_lacks_a_part_is_refused_and_gets_no_name() {
     let images = open(dir.path()).await;
     let (config, _layer) = parts();
     let manifest = br#"[{"Config":"c.json","Layers":["../../etc/passwd"]}]"#;
+    let mut damaged = saved_archive();
+    // Inside the layer: after its header in the archive, and that of its only file.
+    damaged[1024] ^= 1;
     let cases = [
+        (damaged, "damaged copy of layer sha256:"),
         (tar_of(&[("x", b"y")]), "neither"),
         (b"no archive at all".to_vec(), "not a whole archive"),
         (saved_archive()[..1500].to_vec(), "ends inside"),
