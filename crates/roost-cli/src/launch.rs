@@ -6,7 +6,6 @@ use crate::deploy::{self, Unchanged};
 use crate::error::{CliError, Exit};
 use crate::output::Output;
 use crate::project;
-use std::io::IsTerminal as _;
 use std::path::Path;
 
 /// A value of the new configuration and why it is that.
@@ -45,27 +44,16 @@ pub(crate) async fn run(
     let port = port(args);
     let text = config_text(&name, &build, &port, &args.env);
     output.say(&format!("{}:\n\n{text}", file.display()));
+    let then = if args.no_deploy { "" } else { " and deploy it" };
+    let what = format!("write {}{then}", file.display());
     if global.dry_run {
         let deploys = !args.no_deploy;
-        let then = if deploys { " and deploy it" } else { "" };
         let details =
             serde_json::json!({"app": name.text, "file": file, "config": text, "deploy": deploys});
-        output.plan(
-            "launch",
-            details,
-            &format!("write {}{then}", file.display()),
-        );
+        output.plan("launch", details, &what);
         return Ok(());
     }
-    if !output.yes {
-        if output.json || !std::io::stdin().is_terminal() {
-            return Err(
-                CliError::usage("launch asks one question, and this is not a terminal")
-                    .hint("add --yes"),
-            );
-        }
-        output.confirm("Write this file and deploy it?", "yes")?;
-    }
+    output.confirm(&what, "yes")?;
     std::fs::write(&file, &text)
         .map_err(|error| CliError::io(format!("write {}", file.display()), &error))?;
     if args.no_deploy {

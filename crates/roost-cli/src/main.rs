@@ -32,6 +32,7 @@ mod tests;
 
 use args::{Cli, Command};
 use clap::Parser as _;
+use clap::error::ErrorKind;
 use client::Client;
 use commands::{apps, local, logs, machines, ops, releases, secrets};
 use deploy::Unchanged;
@@ -69,20 +70,22 @@ async fn command() -> ExitCode {
 
 /// Prints help, the version, or what is wrong with the command line.
 fn usage(error: &clap::Error) -> ExitCode {
-    let is_json = std::env::args_os()
-        .take_while(|arg| arg != "--")
-        .any(|arg| arg == "--json");
-    if is_json && error.use_stderr() {
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if is_help || !error.use_stderr() {
+        // Nothing can be done about a terminal that is gone.
+        let _ = error.print();
+    } else {
+        // The command line that could not be read may ask for JSON all the same.
+        let json = std::env::args_os()
+            .take_while(|arg| arg != "--")
+            .any(|arg| arg == "--json");
         let output = Output {
-            json: true,
+            json,
             quiet: false,
             verbose: false,
             yes: false,
         };
         output.error(&usage_error(&error.to_string()));
-    } else {
-        // Nothing can be done about a terminal that is gone.
-        let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
@@ -96,8 +99,8 @@ fn usage_error(text: &str) -> CliError {
     for line in rest.lines().map(str::trim) {
         if let Some(tip) = line.strip_prefix("tip: ") {
             error = error.hint(tip);
-        } else if line.starts_with("Usage: ") {
-            error = error.hint(line);
+        } else if let Some(usage) = line.strip_prefix("Usage: ") {
+            error = error.hint(format!("the usage is: {usage}"));
         }
     }
     error

@@ -124,18 +124,21 @@ impl Output {
         let _ = writeln!(anstream::stderr(), "{text}");
     }
 
-    /// Asks the user to type `word` before something is destroyed.
+    /// Asks the user to type `word` before doing `what`, such as "destroy web".
     pub(crate) fn confirm(self, what: &str, word: &str) -> Result<(), CliError> {
         if self.yes {
             return Ok(());
         }
         if self.json || !std::io::stdin().is_terminal() {
             return Err(CliError::usage(format!(
-                "{what} This needs a yes, and there is no terminal to ask on"
+                "this would {what}: it needs a yes, and there is no terminal to ask on"
             ))
             .hint("add --yes"));
         }
-        let _ = write!(std::io::stderr(), "{what}\nType {word} to go on: ");
+        let _ = write!(
+            std::io::stderr(),
+            "this will {what}\ntype {word} to go on: "
+        );
         let mut answer = String::new();
         std::io::stdin()
             .lock()
@@ -151,6 +154,12 @@ impl Output {
             ))
         }
     }
+}
+
+/// A number of things: `1 machine`, `2 machines`.
+pub(crate) fn count(n_things: u64, one: &str) -> String {
+    let end = if n_things == 1 { "" } else { "s" };
+    format!("{n_things} {one}{end}")
 }
 
 /// Elapsed time for people.

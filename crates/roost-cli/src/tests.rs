@@ -364,7 +364,7 @@ async fn destruction_without_a_terminal_names_the_flag() {
         verbose: false,
         yes: false,
     }
-    .confirm("It goes.", "web")
+    .confirm("destroy it", "web")
     .unwrap_err();
     assert!(error.render().contains("--yes"));
     assert_eq!(

@@ -168,7 +168,7 @@ async fn prepare(args: &Options, data_dir: &Path, output: Output) -> Result<(), 
         ports::check_free(&listen, port, flag)?;
     }
     output.say(&format!(
-        "what is made\n  {}  databases, images, logs, keys\n  roostd in the background: API 127.0.0.1:{}, HTTP {listen}:{}, HTTPS {listen}:{}\n  \
+        "what this makes\n  {}  databases, images, logs, keys\n  roostd in the background: API 127.0.0.1:{}, HTTP {listen}:{}, HTTPS {listen}:{}\n  \
          one nftables table, one cgroup, and a network device per machine, all removed by `roost down`",
         data_dir.display(),
         args.api_port,
@@ -314,13 +314,13 @@ pub(crate) async fn down(global: &Global, args: &DownArgs, output: Output) -> Re
     } else {
         "machines, devices, rules and all data"
     };
-    let text = format!("the platform in {}: {what}", data_dir.display());
+    let text = format!("remove the platform in {}: {what}", data_dir.display());
     if global.dry_run {
         let details = serde_json::json!({"data_dir": data_dir, "keep_data": args.keep_data});
-        output.plan("down", details, &format!("remove {text}"));
+        output.plan("down", details, &text);
         return Ok(());
     }
-    output.confirm(&format!("This removes {text}."), "down")?;
+    output.confirm(&text, "down")?;
     let since = Instant::now();
     let folder = data_dir.to_string_lossy().into_owned();
     let mut command = vec!["teardown", "--json", "--data-dir", &folder];

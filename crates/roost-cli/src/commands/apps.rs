@@ -5,7 +5,7 @@ use crate::client::Client;
 use crate::commands::machines;
 use crate::deploy;
 use crate::error::{CliError, Exit};
-use crate::output::{Output, date, printable, table};
+use crate::output::{Output, count, date, printable, table};
 use crate::project::{app_name, checked_name};
 use roost_proto::rest::{App, AppList, Deployment};
 
@@ -46,13 +46,14 @@ pub(crate) async fn run(
             let name = checked_name(&name)?;
             let app: App = client.get(&format!("/v1/apps/{name}")).await?;
             let n_machines = app.machine_count;
-            let what = format!("{name} with {n_machines} machines, its releases and secrets");
+            let machines = count(n_machines, "machine");
+            let what = format!("destroy {name} with {machines}, its releases and secrets");
             if global.dry_run {
                 let details = serde_json::json!({"app": name, "machines": n_machines});
-                output.plan("apps destroy", details, &format!("destroy {what}"));
+                output.plan("apps destroy", details, &what);
                 return Ok(());
             }
-            output.confirm(&format!("{what} will be destroyed."), &name)?;
+            output.confirm(&what, &name)?;
             client
                 .delete(&format!("/v1/apps/{name}?force=true"))
                 .await?;

@@ -43,13 +43,8 @@ pub(crate) async fn run(
                 plan("destroy", &machine, output);
                 return Ok(0);
             }
-            output.confirm(
-                &format!(
-                    "Machine {} of {} will be destroyed.",
-                    machine.id, machine.app
-                ),
-                &machine.id,
-            )?;
+            let what = format!("destroy machine {} of {}", machine.id, machine.app);
+            output.confirm(&what, &machine.id)?;
             client
                 .delete(&format!("{}?force={force}", path(&machine)))
                 .await
