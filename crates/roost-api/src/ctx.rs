@@ -47,14 +47,18 @@ impl RequestCtx {
         }
     }
 
-    /// Does `work` as a task that a dropped connection does not end.
+    /// Does `work` as a task that a dropped connection does not end. There are so many at once.
     pub(crate) async fn supervised<T, F>(&self, state: &ApiState, work: F) -> Result<T, ApiError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ApiError>> + Send + 'static,
     {
+        let Ok(permit) = Arc::clone(&state.work_permits).try_acquire_owned() else {
+            return Err(overloaded());
+        };
         let (sender, receiver) = tokio::sync::oneshot::channel();
         state.tasks.spawn("api request", async move {
+            let _permit = permit;
             // Nobody listens any more: the work is done all the same.
             drop(sender.send(work.await));
         });
@@ -101,12 +105,7 @@ impl RequestCtx {
                 "idempotency-mismatch",
                 "this idempotency key was used for another request",
             )),
-            Idempotency::TooMany => Err(ApiError::new(
-                Blame::Environment,
-                "overloaded",
-                "too many requests with idempotency keys are under way",
-            )
-            .with_hint("try again in a moment")),
+            Idempotency::TooMany => Err(overloaded()),
             Idempotency::New(claim) => {
                 let claim = Arc::new(claim);
                 let work = work(Some(Arc::clone(&claim)));
@@ -122,6 +121,15 @@ impl RequestCtx {
             }
         }
     }
+}
+
+fn overloaded() -> ApiError {
+    ApiError::new(
+        Blame::Environment,
+        "overloaded",
+        "too many requests are under way",
+    )
+    .with_hint("try again in a moment")
 }
 
 /// Keeps the answer unless it is kept already.

@@ -10,6 +10,8 @@ pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Most machines that one deployment may ask for.
 pub const DEPLOY_MACHINES_MAX: u32 = 200;
+/// Most requests that change something worked on at once; their callers may have left.
+pub const WORK_MAX: usize = 1_000;
 /// Times that a deployment is planned anew because another one came in between.
 pub const PLAN_ATTEMPTS: u32 = 5;
 /// Longest and default time that a machine may take to become healthy.

@@ -2,6 +2,7 @@
 
 use crate::app::apps;
 use crate::error::ApiError;
+use crate::limits;
 use crate::ports::{ImageBuilder, ImageSource, LogSource, PortError};
 use crate::workflows::deploy;
 use roost_auth::seal::SealingKey;
@@ -13,7 +14,7 @@ use roost_runtime::tasks::Tasks;
 use roost_store::records::TokenRecord;
 use roost_store::{Store, StoreError};
 use std::sync::Arc;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, Semaphore, watch};
 
 /// What the API says about the node it runs on.
 #[derive(Debug, Clone)]
@@ -73,6 +74,8 @@ pub struct ApiState {
     pub(crate) node: Arc<NodeFacts>,
     pub(crate) sealing_key: Arc<SealingKey>,
     pub(crate) tasks: Tasks,
+    /// One for each request that may be worked on at once.
+    pub(crate) work_permits: Arc<Semaphore>,
     /// Held shared while a machine is created by request, and alone while the deletion of an
     /// app begins, so that no machine is made for an app that is gone.
     pub(crate) machine_gate: Arc<RwLock<()>>,
@@ -115,6 +118,7 @@ impl ApiState {
             node: Arc::new(parts.node),
             sealing_key: parts.sealing_key,
             tasks: parts.tasks,
+            work_permits: Arc::new(Semaphore::new(limits::WORK_MAX)),
             machine_gate: Arc::default(),
             deploy_steps: watch::Sender::new(0),
             cancels: watch::Sender::new(0),

@@ -3,12 +3,15 @@
 use crate::error::{Attempt as _, StoreError};
 use crate::idempotency::UnderWay;
 use crate::limits;
+use parking_lot::Mutex;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
-use sqlx::{Connection as _, SqlSafeStr as _, Sqlite, Transaction};
+use sqlx::{ConnectOptions as _, Connection as _, SqlSafeStr as _, Sqlite, Transaction};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The migrations in order. Each is applied once; none is ever edited.
 pub(crate) const MIGRATIONS: &[(i64, &str, &str)] = &[
@@ -25,11 +28,15 @@ pub(crate) const MIGRATIONS: &[(i64, &str, &str)] = &[
 pub struct Store {
     pub(crate) pool: SqlitePool,
     pub(crate) under_way: UnderWay,
+    /// Never used. The last connection that closes removes the shared-memory file, and while
+    /// the disk is full it cannot be made again: not even reading would work then.
+    keeper: Arc<Mutex<Option<SqliteConnection>>>,
 }
 
 impl Store {
     /// Opens the database file, makes it if it is missing, and brings its schema up to date.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        const OPEN: &str = "open the control database";
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -38,28 +45,40 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(limits::BUSY_TIMEOUT);
+        let mut keeper = options.connect().await.attempt(OPEN)?;
         let pool = SqlitePoolOptions::new()
             .max_connections(limits::CONNECTIONS_MAX)
             .acquire_timeout(limits::ACQUIRE_TIMEOUT)
-            // SQLite ends a transaction by itself when the disk is full. sqlx counts it as
-            // open for ever and would begin no other one, so such a connection is closed.
+            // SQLite ends a transaction by itself when the disk is full. sqlx counts it as open
+            // for ever, and would begin no other one, so such a connection is closed.
             .before_acquire(|connection, _| {
                 let reusable = !connection.is_in_transaction();
                 Box::pin(async move { Ok(reusable) })
             })
             .connect_with(options)
             .await
-            .attempt("open the control database")?;
+            .attempt(OPEN)?;
         migrate(&pool, MIGRATIONS).await?;
+        // Only a connection that has read something holds the shared-memory file.
+        sqlx::query("SELECT COUNT(*) FROM apps")
+            .execute(&mut keeper)
+            .await
+            .attempt(OPEN)?;
         Ok(Self {
             pool,
             under_way: UnderWay::default(),
+            keeper: Arc::new(Mutex::new(Some(keeper))),
         })
     }
 
     /// Closes the database; later calls fail.
     pub async fn close(&self) {
         self.pool.close().await;
+        let keeper = self.keeper.lock().take();
+        if let Some(keeper) = keeper {
+            // What is not closed in order is put in order by the next one that opens it.
+            drop(keeper.close().await);
+        }
     }
 
     /// Lets the database have `n_pages` pages, or those that it has if they are more: a disk

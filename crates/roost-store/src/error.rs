@@ -71,6 +71,26 @@ impl StoreError {
     }
 }
 
+/// What a result code of SQLite means to a user.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    DiskFull,
+    Corrupt,
+    Other,
+}
+
+/// Sorts an extended result code (sqlite.org/rescode.html).
+fn kind(code: u32) -> Kind {
+    /// The shared-memory file could not grow: what a full disk says to the first connection.
+    const IOERR_SHMSIZE: u32 = 4874;
+    // The low byte is the primary code: FULL, CORRUPT, NOTADB.
+    match (code, code & 0xff) {
+        (IOERR_SHMSIZE, _) | (_, 13) => Kind::DiskFull,
+        (_, 11 | 26) => Kind::Corrupt,
+        _ => Kind::Other,
+    }
+}
+
 /// Adds to a database error what was attempted, and sorts it.
 pub(crate) trait Attempt<T> {
     fn attempt(self, operation: &'static str) -> Result<T, StoreError>;
@@ -83,11 +103,10 @@ impl<T> Attempt<T> for Result<T, sqlx::Error> {
                 .as_database_error()
                 .and_then(|error| error.code())
                 .unwrap_or_default();
-            // The low byte is the primary result code (sqlite.org/rescode.html).
-            match code.parse::<u32>().unwrap_or(0) & 0xff {
-                13 => StoreError::DiskFull { operation, source },
-                11 | 26 => StoreError::Corrupt { operation, source },
-                _ => StoreError::Database { operation, source },
+            match kind(code.parse().unwrap_or(0)) {
+                Kind::DiskFull => StoreError::DiskFull { operation, source },
+                Kind::Corrupt => StoreError::Corrupt { operation, source },
+                Kind::Other => StoreError::Database { operation, source },
             }
         })
     }
@@ -148,5 +167,18 @@ impl Classify for StoreError {
             | Self::Unreadable { .. }
             | Self::Database { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, kind};
+
+    #[test]
+    fn a_full_disk_is_known_by_each_of_its_codes() {
+        assert_eq!([kind(13), kind(4874)], [Kind::DiskFull, Kind::DiskFull]);
+        // CORRUPT_INDEX, NOTADB; IOERR_READ, BUSY.
+        assert_eq!([kind(779), kind(26)], [Kind::Corrupt, Kind::Corrupt]);
+        assert_eq!([kind(266), kind(5)], [Kind::Other, Kind::Other]);
     }
 }

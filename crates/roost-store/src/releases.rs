@@ -96,7 +96,8 @@ impl Store {
         let rows =
             sqlx::query("SELECT * FROM releases WHERE app_id = $1 ORDER BY version DESC LIMIT $2")
                 .bind(app_id)
-                .bind(crate::limits::LIST_MAX)
+                // And the one that serves, which may be older.
+                .bind(crate::limits::LIST_MAX + 1)
                 .fetch_all(&self.pool)
                 .await
                 .attempt("list releases")?;

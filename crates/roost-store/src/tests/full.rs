@@ -17,7 +17,8 @@ async fn a_full_disk_is_named_nothing_is_half_made_and_room_mends_it_without_a_r
     let dir = tempfile::tempdir().unwrap();
     let store = open_with_app(dir.path()).await;
     store.limit_pages(1).await.unwrap();
-    for _ in 0..3 {
+    // Fewer times than there are connections: those that come after have no limit.
+    for _ in 0..5 {
         let error = store
             .create_deployment("app_1", &large_release(), &deployment(1), NOW, None)
             .await
@@ -64,4 +65,15 @@ async fn a_request_that_found_no_room_is_repeated_with_its_key_once_there_is_som
         assert_eq!(made.is_ok(), room, "{made:?}");
         assert_eq!(count(&store, "apps").await, i64::from(room));
     }
+}
+
+#[tokio::test]
+async fn the_shared_memory_file_stays_while_the_store_is_open_whatever_connections_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let shared = dir.path().join("control.db-shm");
+    store.pool.close().await;
+    assert!(shared.exists(), "a full disk has no room for a new one");
+    store.close().await;
+    assert!(!shared.exists());
 }

@@ -1,7 +1,9 @@
 //! Requests that are refused, and what the answer says.
 
 use super::Platform;
+use crate::limits;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 #[tokio::test]
 async fn bad_requests_are_refused_and_the_answer_names_what_is_wrong() {
@@ -111,5 +113,26 @@ async fn bad_bodies_for_an_app_leave_nothing_behind() {
     let large = json!({"app_name": "x".repeat(1_100_000)});
     refused("POST", "/v1/apps", large, 413, "larger than").await;
     assert!(platform.machines("web").await.is_empty());
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn as_many_requests_as_may_be_are_worked_on_and_one_more_is_told_to_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    let permits = Arc::clone(&platform.state.work_permits);
+    let all = permits
+        .acquire_many_owned(u32::try_from(limits::WORK_MAX).unwrap())
+        .await;
+    let body = json!({"app_name": "web"});
+    let (status, error) = platform.call("POST", "/v1/apps", body.clone()).await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (503, &json!("overloaded"))
+    );
+    let looked = platform.call("GET", "/v1/apps", Value::Null).await;
+    assert_eq!(looked.0, 200, "looking is always possible");
+    drop(all);
+    assert_eq!(platform.call("POST", "/v1/apps", body).await.0, 201);
     platform.stop().await;
 }
