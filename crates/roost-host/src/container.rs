@@ -15,6 +15,7 @@ use crate::cgroup::Cgroup;
 use crate::driver::{Adoption, DriverError, LaunchConfig, MachineDriver, Running};
 use crate::instance::InstanceTag;
 use crate::net::{PacketPlumber, PlumbError};
+use crate::quota;
 use crate::tree::remove_tree;
 use async_trait::async_trait;
 use control::{Handshake, ShimConnection};
@@ -44,8 +45,28 @@ mod sockets;
 pub enum ContainerRuntime {
     /// The library that is built into the shim.
     Library,
-    /// An outside OCI runtime, such as `/usr/sbin/runc` or `/usr/bin/runsc`.
+    /// An outside OCI runtime, such as `/usr/sbin/runc`.
     External(PathBuf),
+}
+
+impl ContainerRuntime {
+    /// Refuses a runtime that is known not to be able to run machines.
+    fn check(&self) -> Result<(), DriverError> {
+        let Self::External(path) = self else {
+            return Ok(());
+        };
+        let target = path.canonicalize().unwrap_or_else(|_| path.clone());
+        // It joins no user namespace that was made for it, which maps the owners
+        // of layers; and what runs in its sandbox are no processes of the host,
+        // so that commands and lists of sockets would not be of the machine.
+        if target.file_name().is_some_and(|name| name == "runsc") {
+            return Err(DriverError::Refused(format!(
+                "gVisor ({}) cannot run machines yet: use the built-in runtime (`library`) or runc",
+                path.display()
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// How to run containers on this host.
@@ -70,6 +91,8 @@ pub struct ContainerConfig {
 #[derive(Debug)]
 pub struct ContainerDriver {
     config: ContainerConfig,
+    /// Whether the file system of the data directory can limit what a machine writes.
+    limits_disks: bool,
 }
 
 impl ContainerDriver {
@@ -81,10 +104,21 @@ impl ContainerDriver {
                 format!("{} is not a file", config.shim.display()),
             ));
         }
+        config.runtime.check()?;
         for dir in [&config.run_dir, &config.data_dir] {
             make_private_dir(dir)?;
         }
-        Ok(Self { config })
+        let limits_disks = match quota::check(&config.data_dir) {
+            Ok(()) => true,
+            Err(reason) => {
+                tracing::info!(reason, "what machines write to disk is not limited");
+                false
+            }
+        };
+        Ok(Self {
+            config,
+            limits_disks,
+        })
     }
 
     fn run_dir(&self, id: &MachineId) -> PathBuf {
@@ -127,7 +161,15 @@ impl ContainerDriver {
         let id = &config.machine_id;
         let run_dir = self.run_dir(id);
         make_private_dir(&run_dir)?;
-        make_private_dir(&self.data_dir(id))?;
+        let data_dir = self.data_dir(id);
+        make_private_dir(&data_dir)?;
+        if self.limits_disks {
+            let bytes = config.root_disk.bytes();
+            blocking("limit what the machine writes", move || {
+                quota::limit(&data_dir, bytes)
+            })
+            .await?;
+        }
         let message = launch::message(self, config).await?;
         let mut handshake = Handshake::begin(&self.config.shim, &run_dir)
             .map_err(|error| host("start a shim", error.to_string()))?;
@@ -389,6 +431,7 @@ fn sweep(run_dir: &Path, data_dir: &Path, cgroup: &str, parent: &str) -> std::io
         cgroup.kill_all(KILL_TIMEOUT)?;
     }
     cgroup.remove(KILL_TIMEOUT)?;
+    quota::release(data_dir)?;
     remove_tree(data_dir)?;
     // Last of all, so that an interrupted sweep is found and done again; and
     // the lock last in it, since it is what says that no shim is there.
@@ -396,4 +439,24 @@ fn sweep(run_dir: &Path, data_dir: &Path, cgroup: &str, parent: &str) -> std::io
     removed.map_err(std::io::Error::other)?;
     Cgroup::at(parent)?.remove_if_empty();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ContainerRuntime;
+
+    #[test]
+    fn gvisor_is_refused_by_whatever_name_it_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, link) = (dir.path().join("runsc"), dir.path().join("runtime"));
+        std::fs::write(&program, "").unwrap();
+        std::os::unix::fs::symlink(&program, &link).unwrap();
+        for path in [program, link] {
+            let error = ContainerRuntime::External(path).check().unwrap_err();
+            assert!(error.to_string().contains("use the built-in"), "{error}");
+        }
+        let runc = ContainerRuntime::External("/usr/sbin/runc".into());
+        runc.check().unwrap();
+        ContainerRuntime::Library.check().unwrap();
+    }
 }

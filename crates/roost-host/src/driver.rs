@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{Guest, MachineExit, MachineFile, Rung};
 use roost_model::name::{AppName, RegionCode};
+use roost_model::size::ByteSize;
 use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ pub struct LaunchConfig {
     pub process: LaunchProcess,
     /// Its size.
     pub guest: Guest,
+    /// What it may write to its root file system, where the host's can limit that.
+    pub root_disk: ByteSize,
     /// Its addresses.
     pub addresses: MachineAddresses,
     /// The range of host user and group ids that is its own.

@@ -14,5 +14,6 @@ pub mod fake;
 pub mod instance;
 pub mod net;
 pub mod process;
+mod quota;
 pub mod teardown;
 pub mod tree;

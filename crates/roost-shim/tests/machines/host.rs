@@ -12,6 +12,7 @@ use roost_host::net::{PacketPlumber, PlumbError};
 use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{Guest, MachineExit};
 use roost_model::name::{AppName, RegionCode};
+use roost_model::size::ByteSize;
 use roost_proto::logs::{LogRecord, LogStream};
 use roost_proto::worker::{ExecCommand, ExecOutcome};
 use std::collections::BTreeSet;
@@ -170,6 +171,7 @@ impl Host {
                 user: String::new(),
             },
             guest: Guest::DEFAULT,
+            root_disk: ByteSize::gib(1),
             addresses: MachineAddresses {
                 ipv4: Ipv4Addr::new(10, 1, 2, 3),
                 ipv6: Ipv6Addr::LOCALHOST,

@@ -28,6 +28,7 @@ macro_rules! with_both_runtimes {
 }
 
 mod attacks;
+mod disk;
 mod flood;
 mod host;
 mod isolation;

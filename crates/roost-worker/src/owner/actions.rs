@@ -169,6 +169,7 @@ impl Owner {
             layers: image.layers.clone(),
             process,
             guest: row.spec.guest,
+            root_disk: limits::ROOT_DISK,
             addresses,
             id_range: IdRange {
                 base: limits::ID_RANGE_FIRST + slot * limits::ID_RANGE_SIZE,
