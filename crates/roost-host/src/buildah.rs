@@ -225,7 +225,19 @@ impl DockerfileBuilder for Buildah {
             let _mounts = Mounts(&self.settings.dir);
             tokio::time::timeout(timeout, self.build_and_export(build, progress)).await
         };
-        let (dir, bytes_max) = (self.settings.dir.clone(), self.settings.storage_bytes_max);
+        let result = result.unwrap_or(Err(BuildDockerfileError::TimedOut {
+            seconds: timeout.as_secs(),
+        }));
+        let is_full = result
+            .as_ref()
+            .is_err_and(BuildDockerfileError::is_no_space);
+        let dir = self.settings.dir.clone();
+        // On a full disk, layers for later builds are the first to go.
+        let bytes_max = if is_full {
+            0
+        } else {
+            self.settings.storage_bytes_max
+        };
         let trimmed = tokio::task::spawn_blocking(move || {
             storage::clear_temporary(&dir);
             storage::trim(&dir, bytes_max);
@@ -234,9 +246,7 @@ impl DockerfileBuilder for Buildah {
         });
         // It only logs; it is cut off when the process ends.
         drop(trimmed.await);
-        result.unwrap_or(Err(BuildDockerfileError::TimedOut {
-            seconds: timeout.as_secs(),
-        }))
+        result
     }
 }
 

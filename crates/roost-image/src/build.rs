@@ -109,16 +109,12 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// Whether the disk is full; of a program that builds, only its words say so.
+    /// Whether the disk is full.
     fn is_no_space(&self) -> bool {
-        let said = match self {
-            Self::Dockerfile {
-                source: BuildDockerfileError::Failed { last_line },
-                ..
-            } => last_line.to_lowercase().contains("no space left on device"),
-            _ => false,
-        };
-        said || crate::is_no_space(self)
+        match self {
+            Self::Dockerfile { source, .. } => source.is_no_space(),
+            _ => crate::is_no_space(self),
+        }
     }
 }
 

@@ -44,7 +44,7 @@ fn small_disk(test: &str) -> Option<SmallDisk> {
     let dir = tempfile::tempdir().unwrap();
     let script =
         format!("mount -t tmpfs -o size={DISK_BYTES} roost-test \"${DISK}\" && exec \"$@\"");
-    let status = Command::new("unshare")
+    let output = Command::new("unshare")
         .args([
             "--mount",
             "--propagation",
@@ -57,9 +57,14 @@ fn small_disk(test: &str) -> Option<SmallDisk> {
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(DISK, dir.path())
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success(), "{test} on a small disk");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
     None
 }
 

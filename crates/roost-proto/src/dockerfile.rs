@@ -54,6 +54,21 @@ pub enum BuildDockerfileError {
     },
 }
 
+impl BuildDockerfileError {
+    /// Whether the disk of the node is full; of the program that builds, only its words say so.
+    pub fn is_no_space(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            // As the C library puts it, whatever the language of the user.
+            Self::Failed { last_line } => last_line
+                .to_ascii_lowercase()
+                .contains("no space left on device"),
+            Self::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            Self::Missing { .. } | Self::TimedOut { .. } => false,
+        }
+    }
+}
+
 /// Builds Dockerfiles.
 #[async_trait]
 pub trait DockerfileBuilder: Send + Sync + 'static {

@@ -278,3 +278,57 @@ fn a_build_that_outlived_its_roostd_is_ended_with_all_its_programs() {
     rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
     other.wait().unwrap();
 }
+
+/// Set in a run of a test within a mount namespace: where a small file system is.
+const SMALL_DISK: &str = "ROOST_TEST_SMALL_DISK";
+
+#[tokio::test]
+async fn a_build_that_fills_the_disk_says_so_and_gives_its_room_back() {
+    if !is_installed() || !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let Some(disk) = std::env::var_os(SMALL_DISK).map(std::path::PathBuf::from) else {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = format!("mount -t tmpfs -o size=24m x \"${SMALL_DISK}\" && exec \"$@\"");
+        let name = "buildah::tests::a_build_that_fills_the_disk_says_so_and_gives_its_room_back";
+        let output = std::process::Command::new("unshare")
+            .args([
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                &mount,
+                "sh",
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(SMALL_DISK, dir.path())
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
+        return;
+    };
+    let buildah = Buildah::prepare(settings(&disk)).unwrap();
+    let small = build_in(&disk, "small", "FROM scratch\nCOPY greeting /\n");
+    lines_of(&buildah, &small).await;
+    let large = build_in(
+        &disk,
+        "large",
+        "FROM scratch\nCOPY data /one\nCOPY data /two\nCOPY data /three\nCOPY data /four\n",
+    );
+    std::fs::write(large.context_dir.join("data"), vec![7; 6 << 20]).unwrap();
+    let (tx, _rx) = mpsc::channel(1_000);
+    let error = buildah.build(&large, &tx).await.unwrap_err();
+    assert!(error.is_no_space(), "{error}");
+    assert!(!disk.join("buildah/storage").exists());
+    std::fs::remove_dir_all(&large.context_dir).unwrap();
+    let again = build_in(&disk, "again", "FROM scratch\nCOPY greeting /\n");
+    lines_of(&buildah, &again).await;
+}

@@ -439,3 +439,20 @@ async fn broken_and_greedy_uploads_are_refused() {
     assert!(matches!(error, ReceiveContextError::Upload(_)), "{error}");
     assert!(!target.exists());
 }
+
+#[test]
+fn a_full_disk_is_no_fault_of_the_dockerfile() {
+    use roost_model::error::{Blame, Classify as _, ErrorCode};
+    let failed = |last_line: &str| super::BuildError::Dockerfile {
+        path: "Dockerfile".into(),
+        source: roost_proto::dockerfile::BuildDockerfileError::Failed {
+            last_line: last_line.into(),
+        },
+    };
+    let full = failed("processing tar file(write /one: no space left on device): exit status 1");
+    assert_eq!(full.code(), ErrorCode("disk-full"));
+    assert_eq!(full.blame(), Blame::Environment);
+    let wrong = failed("no such file");
+    assert_eq!(wrong.code(), ErrorCode("build-failed"));
+    assert!(matches!(wrong.blame(), Blame::Caller(_)));
+}
