@@ -1,6 +1,9 @@
 //! A door for the fuzz targets to what the crate keeps to itself.
 
+use crate::build::receive_context;
+use crate::registry;
 use crate::unpack::{LayerSource, UnpackError, unpack_layer};
+use bytes::Bytes;
 use roost_model::digest::Digest;
 use std::path::Path;
 
@@ -31,4 +34,38 @@ pub fn unpack(bytes: &[u8], dir: &Path) {
         n_left <= 1,
         "something escaped or was left: {n_left} entries"
     );
+}
+
+/// Receives these bytes as the upload of a folder below `dir`, and panics when
+/// something escapes from that folder or is left of a refused upload.
+///
+/// # Panics
+///
+/// See above.
+pub fn receive(bytes: &[u8], dir: &Path) {
+    let folder = dir.join("folder");
+    // Pieces of odd sizes, as they come from a network.
+    let pieces = bytes.chunks(1_000).map(Bytes::copy_from_slice);
+    let stream = futures_util::stream::iter(pieces.map(Ok::<_, std::io::Error>));
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+    else {
+        return;
+    };
+    let result = runtime.block_on(receive_context(stream, &folder));
+    assert_eq!(result.is_ok(), folder.exists(), "{result:?}");
+    let n_left = std::fs::read_dir(dir).map_or(0, Iterator::count);
+    assert_eq!(n_left, usize::from(result.is_ok()), "{result:?}");
+}
+
+/// Reads a request to the registry from its lines: path, query, `range`, `content-range`.
+///
+/// # Panics
+///
+/// When something that was accepted breaks its own bounds.
+pub fn registry_request(text: &str) {
+    let mut lines = text.splitn(4, '\n');
+    let mut next = || lines.next().unwrap_or_default();
+    registry::read_request_parts(next(), next(), next(), next());
 }

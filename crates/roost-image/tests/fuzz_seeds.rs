@@ -48,3 +48,24 @@ fn no_layer_writes_beside_its_folder() {
         roost_image::fuzzing::unpack(&bytes, dir.path());
     }
 }
+
+#[test]
+fn no_upload_writes_beside_its_folder_and_a_refused_one_leaves_nothing() {
+    let mut taken = Vec::new();
+    for (path, bytes) in seeds("build_upload") {
+        let dir = tempfile::tempdir().unwrap();
+        roost_image::fuzzing::receive(&bytes, dir.path());
+        if dir.path().join("folder").exists() {
+            taken.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    taken.sort();
+    assert_eq!(taken, ["good.tar", "good.tar.gz", "long-name.tar"]);
+}
+
+#[test]
+fn requests_to_the_registry_are_read_or_refused() {
+    for (_, bytes) in seeds("registry_request") {
+        roost_image::fuzzing::registry_request(std::str::from_utf8(&bytes).unwrap());
+    }
+}

@@ -93,14 +93,16 @@ impl Registry {
     }
 }
 
-enum Slice {
+/// What a range means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Slice {
     Whole,
     Part { start: u64, length: u64 },
     Unsatisfiable,
 }
 
 /// One range of a blob; anything else means all of it (RFC 9110, 14.2).
-fn slice(range: &str, size: u64) -> Slice {
+pub(super) fn slice(range: &str, size: u64) -> Slice {
     let Some((first, last)) = range
         .strip_prefix("bytes=")
         .and_then(|spec| spec.split_once('-'))

@@ -293,7 +293,7 @@ fn limit(length: Option<u64>, at: u64) -> Result<(), RegistryError> {
 }
 
 /// Checks that a chunk follows what is there; returns its length, when announced.
-fn check_chunk(headers: &HeaderMap, at: u64) -> Result<Option<u64>, RegistryError> {
+pub(super) fn check_chunk(headers: &HeaderMap, at: u64) -> Result<Option<u64>, RegistryError> {
     let length = content_length(headers);
     limit(length, at)?;
     let Some(range) = headers.get(header::CONTENT_RANGE) else {
