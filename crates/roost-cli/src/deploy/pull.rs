@@ -32,6 +32,9 @@ pub(super) async fn pull(
         if !repeats.allow(&error) {
             return Err(error);
         }
+        if error.code == "api-connection-lost" {
+            output.say("  the API does not answer; waiting for it to come back");
+        }
         tokio::time::sleep(limits::RETRY_PAUSE).await;
     }
 }
