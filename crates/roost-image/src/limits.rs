@@ -19,6 +19,8 @@ pub const IMAGE_BYTES_MAX: u64 = 32 << 30;
 pub const UNPACKED_BYTES_MAX: u64 = 32 << 30;
 /// Most entries in one layer.
 pub const ENTRIES_MAX: u64 = 2_000_000;
+/// Most bytes in the paths of a layer's directories: they are kept until all is unpacked.
+pub const DIRECTORY_PATHS_BYTES_MAX: u64 = 128 << 20;
 /// Longest path inside a layer.
 pub const PATH_BYTES_MAX: usize = 4_095;
 /// Most components in a path inside a layer.

@@ -136,6 +136,10 @@ fn unpack(mut reader: ChannelReader, dir: &Path) -> Result<(), ReceiveContextErr
         left: Rc::clone(&budget),
     });
     let mut entries = archive.entries().map_err(ReceiveContextError::Archive)?;
+    let mut folders = Folders {
+        dir,
+        n_left: BUILD_ENTRIES_MAX,
+    };
     let (mut n_entries, mut n_bytes) = (0_usize, 0_u64);
     loop {
         // Headers are read into memory, so what they may take is bounded.
@@ -153,13 +157,16 @@ fn unpack(mut reader: ChannelReader, dir: &Path) -> Result<(), ReceiveContextErr
             return Err(ReceiveContextError::TooLarge);
         }
         budget.set(u64::MAX);
-        place(&mut entry, dir)?;
+        place(&mut entry, &mut folders)?;
         // What was not read must not count as the next header.
         io::copy(&mut entry, &mut io::sink()).map_err(ReceiveContextError::Archive)?;
     }
 }
 
-fn place<R: Read>(entry: &mut tar::Entry<'_, R>, dir: &Path) -> Result<(), ReceiveContextError> {
+fn place<R: Read>(
+    entry: &mut tar::Entry<'_, R>,
+    folders: &mut Folders<'_>,
+) -> Result<(), ReceiveContextError> {
     use tar::EntryType;
     let kind = entry.header().entry_type();
     if matches!(kind, EntryType::XGlobalHeader) {
@@ -178,10 +185,10 @@ fn place<R: Read>(entry: &mut tar::Entry<'_, R>, dir: &Path) -> Result<(), Recei
         return Ok(());
     }
     let parent = inside.parent().unwrap_or(Path::new(""));
-    make_folders(dir, parent)?.map_err(refuse)?;
-    let full = dir.join(&inside);
+    folders.make(parent)?.map_err(refuse)?;
+    let full = folders.dir.join(&inside);
     match kind {
-        EntryType::Directory => make_folders(dir, &inside)?.map_err(refuse),
+        EntryType::Directory => folders.make(&inside)?.map_err(refuse),
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
             let mode = entry
                 .header()
@@ -246,25 +253,37 @@ fn normal(path: &Path) -> Result<PathBuf, &'static str> {
     Ok(out)
 }
 
-/// Makes the folders of a path; the inner error says that something else is in the way.
-fn make_folders(dir: &Path, inside: &Path) -> Result<Result<(), &'static str>, FileError> {
-    let mut path = dir.to_owned();
-    for name in inside.components() {
-        path.push(name);
-        match std::fs::create_dir(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if !std::fs::symlink_metadata(&path)
-                    .on("look at", &path)?
-                    .is_dir()
-                {
-                    return Ok(Err("leads through something that is no folder"));
+/// The folders of an upload. One entry can bring as many as its path is deep,
+/// so they are counted apart.
+struct Folders<'a> {
+    dir: &'a Path,
+    n_left: usize,
+}
+
+impl Folders<'_> {
+    /// Makes the folders of a path; the inner error says that something else is in the way.
+    fn make(&mut self, inside: &Path) -> Result<Result<(), &'static str>, ReceiveContextError> {
+        let mut path = self.dir.to_owned();
+        for name in inside.components() {
+            path.push(name);
+            match std::fs::create_dir(&path) {
+                Ok(()) => {
+                    let left = self.n_left.checked_sub(1);
+                    self.n_left = left.ok_or(ReceiveContextError::TooMany)?;
                 }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if !std::fs::symlink_metadata(&path)
+                        .on("look at", &path)?
+                        .is_dir()
+                    {
+                        return Ok(Err("leads through something that is no folder"));
+                    }
+                }
+                Err(error) => return Err(error).on("create directory", &path)?,
             }
-            Err(error) => return Err(error).on("create directory", &path),
         }
+        Ok(Ok(()))
     }
-    Ok(Ok(()))
 }
 
 /// Reads what comes over the channel.
@@ -316,5 +335,24 @@ impl<R: Read> Read for Budgeted<R> {
         let n_read = self.inner.read(&mut buffer[..wanted])?;
         self.left.set(left - n_read as u64);
         Ok(n_read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Folders, ReceiveContextError};
+    use std::path::Path;
+
+    #[test]
+    fn folders_that_no_entry_lists_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folders = Folders {
+            dir: dir.path(),
+            n_left: 3,
+        };
+        folders.make(Path::new("a/b/c")).unwrap().unwrap();
+        folders.make(Path::new("a/b")).unwrap().unwrap();
+        let error = folders.make(Path::new("a/d")).unwrap_err();
+        assert!(matches!(error, ReceiveContextError::TooMany), "{error}");
     }
 }

@@ -327,3 +327,42 @@ fn gzip_and_zstd_are_read_and_a_bomb_or_a_wrong_diff_id_is_refused() {
     );
     assert!(!bench.target().exists());
 }
+
+/// Unpacks into a tree with this much room.
+fn in_room(tar: &[u8], room: super::tree::Room) -> Result<(), UnpackError> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tree = super::tree::Tree::open(dir.path()).unwrap();
+    tree.room = room;
+    let mut reader = tar;
+    while let Some(entry) = super::next_entry(&mut reader)? {
+        tree.place(&entry)?;
+    }
+    tree.finish().map(drop)
+}
+
+#[test]
+fn directories_that_no_entry_lists_are_counted() {
+    let room = |parents| super::tree::Room {
+        parents,
+        ..super::tree::Room::default()
+    };
+    let tar = archive(&[raw(b'5', "a/b/c/d", "", b""), raw(b'5', "a/b/e/f", "", b"")]);
+    in_room(&tar, room(4)).unwrap();
+    let error = in_room(&tar, room(3)).unwrap_err().to_string();
+    assert!(
+        error.contains("directories that it does not list"),
+        "{error}"
+    );
+}
+
+#[test]
+fn paths_that_are_kept_until_the_end_are_bounded_even_when_they_repeat() {
+    let room = |path_bytes| super::tree::Room {
+        path_bytes,
+        ..super::tree::Room::default()
+    };
+    let tar = archive(&[raw(b'5', "abcd", "", b""), raw(b'5', "abcd", "", b"")]);
+    in_room(&tar, room(8)).unwrap();
+    let error = in_room(&tar, room(7)).unwrap_err().to_string();
+    assert!(error.contains("paths of its directories"), "{error}");
+}

@@ -2,7 +2,9 @@
 
 use super::header::{Entry, EntryKind};
 use super::{UnpackError, printable};
-use crate::limits::{ID_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
+use crate::limits::{
+    DIRECTORY_PATHS_BYTES_MAX, ENTRIES_MAX, ID_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX,
+};
 use roost_runtime::fs::IoContext as _;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
@@ -24,7 +26,49 @@ pub(super) struct Tree {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Writing into a directory changes its time, so times of directories come last.
     directory_times: Vec<(Vec<u8>, i64)>,
+    pub(super) room: Room,
     n_dropped: u64,
+}
+
+/// How much more a layer may have of what its number of entries does not bound.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Directories that no entry lists: one entry can bring as many as its path is deep.
+    pub(super) parents: u64,
+    /// Bytes in `directory_times`.
+    pub(super) path_bytes: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            parents: ENTRIES_MAX,
+            path_bytes: DIRECTORY_PATHS_BYTES_MAX,
+        }
+    }
+}
+
+impl Room {
+    fn take_parent(&mut self) -> Result<(), UnpackError> {
+        let too_much = UnpackError::TooMuch {
+            what: "directories that it does not list",
+            limit: ENTRIES_MAX,
+        };
+        self.parents = self.parents.checked_sub(1).ok_or(too_much)?;
+        Ok(())
+    }
+
+    fn take_path(&mut self, n_bytes: usize) -> Result<(), UnpackError> {
+        let too_much = UnpackError::TooMuch {
+            what: "bytes in the paths of its directories",
+            limit: DIRECTORY_PATHS_BYTES_MAX,
+        };
+        self.path_bytes = self
+            .path_bytes
+            .checked_sub(n_bytes as u64)
+            .ok_or(too_much)?;
+        Ok(())
+    }
 }
 
 /// A path inside the layer: no `.`, no `..`, no empty component, no NUL.
@@ -92,6 +136,7 @@ impl Tree {
             root: fd,
             parent: None,
             directory_times: Vec::new(),
+            room: Room::default(),
             n_dropped: 0,
         })
     }
@@ -176,7 +221,7 @@ impl Tree {
         Ok(())
     }
 
-    fn make_parents(&self, path: &[u8], entry: &Entry) -> Result<OwnedFd, UnpackError> {
+    fn make_parents(&mut self, path: &[u8], entry: &Entry) -> Result<OwnedFd, UnpackError> {
         let mut dir =
             rustix::io::dup(&self.root).map_err(|error| UnpackError::write(&entry.path, error))?;
         for component in path.split(|byte| *byte == b'/') {
@@ -189,6 +234,7 @@ impl Tree {
             dir = open_beneath(dir.as_fd(), component)
                 .map_err(|error| refuse_link(&entry.path, error))?;
             if is_new {
+                self.room.take_parent()?;
                 // The process's umask may have taken bits away.
                 rustix::fs::fchmod(&dir, mode)
                     .map_err(|error| UnpackError::write(&entry.path, error))?;
@@ -265,7 +311,9 @@ impl Tree {
             set_opaque(&dir, entry)?;
         }
         self.set_owner_mode_xattrs(entry, dir.as_fd())?;
-        self.directory_times.push((place.full(), entry.mtime));
+        let path = place.full();
+        self.room.take_path(path.len())?;
+        self.directory_times.push((path, entry.mtime));
         Ok(())
     }
 
