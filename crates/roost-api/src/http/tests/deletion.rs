@@ -5,7 +5,11 @@ use roost_model::name::AppName;
 use roost_proto::worker::WorkerApi as _;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinSet;
+
+/// Long enough for a request that does not wait for anything.
+const MOMENT: Duration = Duration::from_millis(300);
 
 async fn start(dir: &std::path::Path) -> Arc<Platform> {
     let platform = Platform::start(dir).await;
@@ -78,7 +82,7 @@ async fn an_app_marked_for_deletion_takes_nothing_new_and_goes_at_the_next_start
         if again.call("GET", "/v1/apps/web", Value::Null).await.0 == 404 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(
         again.call("GET", "/v1/apps/web", Value::Null).await.0,
@@ -87,4 +91,43 @@ async fn an_app_marked_for_deletion_takes_nothing_new_and_goes_at_the_next_start
     );
     assert!(again.worker.machines(None).await.unwrap().is_empty());
     again.stop().await;
+}
+
+#[tokio::test]
+async fn a_creation_that_waits_for_a_deletion_to_begin_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    let (_, app) = platform.call("GET", "/v1/apps/web", Value::Null).await;
+    // A deletion that has looked for machines, and has not marked the app yet.
+    let deletion = platform.state.machine_gate.write().await;
+    let body = json!({"config": web("hello")});
+    let creation = platform.call("POST", "/v1/apps/web/machines", body);
+    tokio::pin!(creation);
+    let early = tokio::time::timeout(MOMENT, &mut creation).await;
+    assert!(early.is_err(), "it waits: {early:?}");
+    let (id, now) = (app["id"].as_str().unwrap(), roost_runtime::clock::now());
+    platform
+        .state
+        .store
+        .begin_app_deletion(id, now)
+        .await
+        .unwrap();
+    drop(deletion);
+    assert_eq!(creation.await.1["code"], "app-deleting");
+    assert!(platform.machines("web").await.is_empty());
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_a_creation_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    let creation = platform.state.machine_gate.read().await;
+    let deletion = platform.call("DELETE", "/v1/apps/web", Value::Null);
+    tokio::pin!(deletion);
+    let early = tokio::time::timeout(MOMENT, &mut deletion).await;
+    assert!(early.is_err(), "it waits: {early:?}");
+    drop(creation);
+    assert_eq!(deletion.await.0, 202);
+    platform.stop().await;
 }

@@ -1,41 +1,48 @@
 //! One deployment after the other, as close as can be.
 
 use super::{assert_serving, start};
-use crate::http::tests::web;
-use serde_json::json;
+use crate::http::tests::{Platform, web};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn deployments_that_begin_as_another_one_ends_count_each_machine_once() {
     let dir = tempfile::tempdir().unwrap();
-    let platform = start(dir.path()).await;
+    let platform = Arc::new(start(dir.path()).await);
     platform
         .deploy("web", json!({"config": web("hello"), "count": 2}))
         .await;
-    for _ in 0..15 {
-        // Asked for without pause until the one before has ended.
-        loop {
-            let body = json!({"config": web("hello")});
-            let path = "/v1/apps/web/deployments";
-            let (status, answer) = platform.call("POST", path, body).await;
-            if status == 201 {
-                break;
+    let mut callers = JoinSet::new();
+    for _ in 0..3 {
+        let platform = Arc::clone(&platform);
+        callers.spawn(async move {
+            for _ in 0..6 {
+                deploy_as_soon_as_possible(&platform).await;
             }
-            assert_eq!(answer["code"], "deploy-in-progress", "{answer}");
-        }
+        });
     }
-    let body = json!({"config": web("hello")});
-    let last = loop {
-        let path = "/v1/apps/web/deployments";
-        let (status, answer) = platform.call("POST", path, body.clone()).await;
-        if status == 201 {
-            let id = answer["id"].as_str().unwrap().to_owned();
-            break platform.finished("web", &id).await;
-        }
-    };
-    assert_eq!(last["status"], "succeeded", "{last}");
+    callers.join_all().await;
+    let last = deploy_as_soon_as_possible(&platform).await;
     let version = last["release"].as_u64().unwrap().to_string();
+    assert_eq!(version, "20", "each caller was served");
+    let ended = platform.finished("web", last["id"].as_str().unwrap()).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
     assert_serving(&platform.machines("web").await, 2, &version);
     platform.stop().await;
+}
+
+/// Asks without pause until the deployment before has ended.
+async fn deploy_as_soon_as_possible(platform: &Platform) -> Value {
+    loop {
+        let path = "/v1/apps/web/deployments";
+        let body = json!({"config": web("hello")});
+        let (status, answer) = platform.call("POST", path, body).await;
+        if status == 201 {
+            return answer;
+        }
+        assert_eq!(answer["code"], "deploy-in-progress", "{answer}");
+    }
 }
 
 #[tokio::test]
