@@ -22,5 +22,9 @@ pub const API_BODY_BYTES_MAX: usize = 1024 * 1024;
 pub const STOP_TIMEOUT_MAX_SECONDS: u64 = 300;
 /// Smallest machine memory.
 pub const MEMORY_MIB_MIN: u64 = 16;
+/// What a machine may write to its root file system unless it says otherwise (Fly.io: 8 GB).
+pub const ROOT_DISK_GIB_DEFAULT: u64 = 8;
+/// The most that it may say.
+pub const ROOT_DISK_GIB_MAX: u64 = 1_024;
 /// Largest output of one `exec` that is kept, per stream.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 1024 * 1024;

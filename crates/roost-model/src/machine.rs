@@ -36,6 +36,8 @@ pub struct MachineSpec {
     pub process: ProcessSpec,
     /// How much it may use.
     pub guest: Guest,
+    /// How much it may write to its root file system, where the node can limit that.
+    pub root_disk: ByteSize,
     /// Where it takes traffic.
     pub services: Vec<Service>,
     /// Health checks that do not belong to a service, by name.

@@ -7,6 +7,7 @@ mod from_spec;
 mod to_spec;
 
 use crate::duration::WireDuration;
+use roost_model::limits;
 use roost_model::name::{AppName, MachineName, RegionCode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,6 +31,9 @@ pub struct MachineConfig {
     /// The size, as a preset; not together with `guest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
+    /// The root file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<RootfsConfig>,
     /// Labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -51,6 +55,20 @@ pub struct MachineConfig {
     /// Whether to remove the machine when it has ended.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub auto_destroy: bool,
+}
+
+/// The root file system of a machine. It does not outlive a stop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RootfsConfig {
+    /// What the machine may write to it, in GiB, where the node's file system can limit that;
+    /// 8 by default.
+    #[serde(default = "default_rootfs_gb")]
+    pub size_gb: u64,
+}
+
+fn default_rootfs_gb() -> u64 {
+    limits::ROOT_DISK_GIB_DEFAULT
 }
 
 /// What to run in a machine.
@@ -259,6 +277,7 @@ pub struct MachineIdentity {
 mod tests {
     use super::{MachineConfig, MachineIdentity};
     use roost_model::name::{AppName, MachineName, RegionCode};
+    use roost_model::size::ByteSize;
 
     fn identity() -> MachineIdentity {
         MachineIdentity {
@@ -275,6 +294,7 @@ mod tests {
             "env": {"A": "b"},
             "init": {"cmd": ["nginx"]},
             "guest": {"cpus": 2, "memory_mb": 512},
+            "rootfs": {"size_gb": 20},
             "services": [{"internal_port": 80, "ports": [
                 {"port": 80, "handlers": ["http"], "force_https": true},
                 {"port": 443, "handlers": ["tls", "http"]}],
@@ -287,6 +307,7 @@ mod tests {
         let config: MachineConfig = serde_json::from_value(json).unwrap();
         let spec = config.to_spec(identity()).unwrap();
         assert!(spec.services[0].force_https);
+        assert_eq!(spec.root_disk, ByteSize::gib(20));
         let again = MachineConfig::from(&spec).to_spec(identity()).unwrap();
         assert_eq!(spec, again);
     }
@@ -297,6 +318,7 @@ mod tests {
             "image": "NOT OK",
             "env": {"FLY_X": "1"},
             "guest": {"cpus": 0, "cpu_kind": "huge"},
+            "rootfs": {"size_gb": 0},
             "services": [{"internal_port": 0, "protocol": "udp", "ports": [{"port": 22}]}],
             "checks": {"c": {"type": "icmp"}},
             "restart": {"policy": "perhaps"},
@@ -310,6 +332,7 @@ mod tests {
             "env.FLY_X",
             "guest.cpus",
             "guest.cpu_kind",
+            "rootfs.size_gb",
             "services[0].protocol",
             "services[0].internal_port",
             "services[0].ports[0]",

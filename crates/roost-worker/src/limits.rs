@@ -1,6 +1,5 @@
 //! The worker's bounds.
 
-use roost_model::size::ByteSize;
 use std::time::Duration;
 
 /// Most machines of one node unless the configuration says less.
@@ -11,8 +10,6 @@ pub(crate) const MACHINES_MAX: u32 = 60_000;
 pub(crate) const ID_RANGE_FIRST: u32 = 1_000_000;
 /// Host ids per machine.
 pub(crate) const ID_RANGE_SIZE: u32 = 65_536;
-/// What a machine may write to its root file system (Fly.io: 8 GB).
-pub(crate) const ROOT_DISK: ByteSize = ByteSize::gib(8);
 /// Events kept per machine; older ones are dropped.
 pub(crate) const EVENTS_PER_MACHINE_MAX: u32 = 200;
 /// Longest wait for a state (Machines API: 60 s).

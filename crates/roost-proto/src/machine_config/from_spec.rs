@@ -2,7 +2,7 @@
 
 use super::{
     CheckConfig, CheckHeader, FileConfig, GuestConfig, HttpOptions, InitConfig, MachineConfig,
-    PortConfig, RestartConfig, ServiceConfig, StopConfigWire, default_protocol,
+    PortConfig, RestartConfig, RootfsConfig, ServiceConfig, StopConfigWire, default_protocol,
 };
 use crate::duration::WireDuration;
 use base64::Engine as _;
@@ -31,6 +31,9 @@ impl From<&MachineSpec> for MachineConfig {
                 memory_mb: spec.guest.memory.as_mib(),
             }),
             size: None,
+            rootfs: Some(RootfsConfig {
+                size_gb: spec.root_disk.as_mib() / 1024,
+            }),
             metadata: spec.metadata.clone(),
             services: spec.services.iter().map(ServiceConfig::from).collect(),
             checks: spec

@@ -39,6 +39,7 @@ impl MachineConfig {
             .ok();
         self.check_env(&mut faults);
         let guest = self.to_guest(&mut faults);
+        let root_disk = self.to_root_disk(&mut faults);
         let services = self.to_services(&mut faults);
         let checks = self.to_checks(&mut faults);
         let files = self.to_files(&mut faults);
@@ -60,6 +61,7 @@ impl MachineConfig {
                 image,
                 process,
                 guest,
+                root_disk,
                 services,
                 checks,
                 files,
@@ -103,6 +105,21 @@ impl MachineConfig {
             }),
             (Some(guest), None) => guest.to_guest(faults),
         }
+    }
+
+    fn to_root_disk(&self, faults: &mut Faults) -> ByteSize {
+        let gib = match &self.rootfs {
+            Some(rootfs) => rootfs.size_gb,
+            None => limits::ROOT_DISK_GIB_DEFAULT,
+        };
+        if !(1..=limits::ROOT_DISK_GIB_MAX).contains(&gib) {
+            faults.add(
+                "rootfs.size_gb",
+                format!("must be 1 to {}", limits::ROOT_DISK_GIB_MAX),
+            );
+            return ByteSize::gib(limits::ROOT_DISK_GIB_DEFAULT);
+        }
+        ByteSize::gib(gib)
     }
 
     fn to_services(&self, faults: &mut Faults) -> Vec<Service> {

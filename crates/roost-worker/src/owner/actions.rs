@@ -169,7 +169,7 @@ impl Owner {
             layers: image.layers.clone(),
             process,
             guest: row.spec.guest,
-            root_disk: limits::ROOT_DISK,
+            root_disk: row.spec.root_disk,
             addresses,
             id_range: IdRange {
                 base: limits::ID_RANGE_FIRST + slot * limits::ID_RANGE_SIZE,

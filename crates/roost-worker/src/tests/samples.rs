@@ -10,6 +10,7 @@ use roost_model::machine::{
     Guest, MachineSpec, ProcessSpec, RestartPolicy, Service, ServiceProtocol, StopConfig,
 };
 use roost_model::name::{AppName, MachineName, RegionCode};
+use roost_model::size::ByteSize;
 use roost_model::time::Timestamp;
 use roost_proto::worker::{CreateMachine, Launch, SecretEnv};
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ pub(crate) fn spec(name: &str) -> MachineSpec {
         image: ImageRef::parse("nginx:1.25").unwrap(),
         process: ProcessSpec::default(),
         guest: Guest::DEFAULT,
+        root_disk: ByteSize::gib(8),
         services: vec![],
         checks: BTreeMap::new(),
         files: vec![],
