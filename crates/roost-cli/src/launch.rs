@@ -212,9 +212,11 @@ fn config_text(name: &Choice, build: &Choice, port: &Choice, env: &[(String, Str
     );
     if !env.is_empty() {
         text.push_str("\n[env]\n# as you said\n");
-    }
-    for (name, value) in env {
-        text.push_str(&format!("{} = {}\n", quoted(name), quoted(value)));
+        let variables: toml::Table = env
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_str().into()))
+            .collect();
+        text.push_str(&variables.to_string());
     }
     text
 }

@@ -6,9 +6,13 @@
 
 use crate::error::{CliError, Exit};
 use crate::limits;
+use comfy_table::{ColumnConstraint, ContentArrangement};
 use serde::Serialize;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Instant;
+
+/// The least room that is worth folding text into.
+const COLUMN_WIDTH_MIN: usize = 18;
 
 /// How to print.
 #[derive(Debug, Clone, Copy)]
@@ -188,14 +192,11 @@ pub(crate) fn printable(text: &str) -> String {
     kept
 }
 
-/// A table: plain columns, no frames, so that it can be cut and searched. On a terminal it is as
-/// wide as that, with long cells on several lines.
+/// A table: plain columns, no frames, so that it can be cut and searched. On a terminal it fits into the
+/// width, if that can be.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    if std::io::stdout().is_terminal() {
-        table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
-    }
     table.set_header(
         header
             .iter()
@@ -205,11 +206,31 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     for row in rows {
         table.add_row(row);
     }
+    fit(&mut table);
     let text = table.to_string();
     text.lines()
         .map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end())
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// On a terminal that is too narrow, folds the last column. Names and ids before it stay in one
+/// piece, so that they can be copied; without room the terminal may break the lines itself.
+fn fit(table: &mut comfy_table::Table) {
+    let mut contents = table.column_max_content_widths();
+    let last = contents.pop().map_or(0, usize::from);
+    // Each column has a space on either side.
+    let before: usize = contents.iter().map(|width| usize::from(*width) + 2).sum();
+    let width = match table.width() {
+        Some(width) if std::io::stdout().is_terminal() => usize::from(width),
+        _ => return,
+    };
+    if before + last + 2 > width && before + COLUMN_WIDTH_MIN <= width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        for column in table.column_iter_mut().take(contents.len()) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
 }
 
 /// Milliseconds since the epoch, as a date for people.

@@ -130,6 +130,7 @@ async fn a_second_ctrl_c_cancels_the_deploy_and_sees_it_undone() {
     let (code, text) = watcher.end();
     assert_eq!(code, Some(130), "{text}");
     assert!(text.contains("was cancelled and undone"), "{text}");
+    assert!(!text.contains("made a machine"), "told twice: {text}");
     assert!(cancelled.load(Ordering::SeqCst));
 }
 

@@ -65,7 +65,7 @@ async fn follow(
             .hint(format!("undo it: `roost ops cancel -a {app} {id}`"))
     };
     tokio::select! {
-        result = follow_to_end(client, deployment, output) => result,
+        result = follow_to_end(client, deployment, 0, output) => result,
         () = tokio::time::sleep(timeout) => Err(carries_on(&format!("gave up waiting after {} s", timeout.as_secs()))),
         interrupt = interrupt(output) => match interrupt? {
             Interrupt::Once => Err(carries_on("detached")),
@@ -107,8 +107,10 @@ pub(crate) async fn cancel(
     output.say(&format!("  cancelling deployment {id} of {app}"));
     let path = format!("/v1/apps/{app}/deployments/{id}/cancel");
     let deployment: Deployment = client.post(&path, NOTHING).await?;
+    // What was done before is known; what is undone is news.
+    let seen = deployment.steps.last().map_or(0, |step| step.seq);
     let ended = tokio::select! {
-        ended = follow_to_end(client, deployment, output) => ended?,
+        ended = follow_to_end(client, deployment, seen, output) => ended?,
         _ = tokio::signal::ctrl_c() => {
             let message = "interrupted; the platform carries on undoing the deploy";
             return Err(CliError::new(Exit::Interrupted, "interrupted", message)
@@ -126,14 +128,16 @@ pub(crate) async fn cancel(
     Ok(ended)
 }
 
+/// Prints the steps after the one with the number `seen`.
 async fn follow_to_end(
     client: &Client,
     deployment: Deployment,
+    seen: u64,
     output: Output,
 ) -> Result<Deployment, CliError> {
     let path = format!("/v1/apps/{}/deployments/{}", deployment.app, deployment.id);
     let mut steps = Steps {
-        seen: 0,
+        seen,
         since: Instant::now(),
         waits_for: "the deploy to begin".into(),
         output,
