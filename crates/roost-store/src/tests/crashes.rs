@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 /// Where the process that is killed finds its database.
 const PATH_VARIABLE: &str = "ROOST_STORE_TEST_DATABASE";
+/// The name of the only test here.
+const THIS_TEST: &str = "tests::crashes::a_process_killed_in_the_middle_of_a_transaction_leaves_all_of_before_and_nothing_of_it";
 /// What it says when it is in the middle of its transaction.
 const READY: &str = "in the middle";
 
@@ -35,21 +37,16 @@ async fn write_until_killed(path: &Path) {
     }
 }
 
-/// Not a test by itself: the test below starts it and kills it.
-#[tokio::test]
-#[ignore = "writes until it is killed"]
-async fn process_that_is_killed() {
-    let path = std::env::var_os(PATH_VARIABLE).unwrap();
-    write_until_killed(Path::new(&path)).await;
-}
-
 #[tokio::test]
 async fn a_process_killed_in_the_middle_of_a_transaction_leaves_all_of_before_and_nothing_of_it() {
+    // The test starts itself as the process that is killed.
+    if let Some(path) = std::env::var_os(PATH_VARIABLE) {
+        return write_until_killed(Path::new(&path)).await;
+    }
     let dir = tempfile::tempdir().unwrap();
     open_with_app(dir.path()).await.close().await;
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture"])
-        .arg("tests::crashes::process_that_is_killed")
+        .args(["--exact", "--nocapture", THIS_TEST])
         .env(PATH_VARIABLE, dir.path().join("control.db"))
         .stdout(Stdio::piped())
         .spawn()
