@@ -16,10 +16,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut writer = LogWriter::open(dir.path(), identity, limits).expect("the folder is writable");
     let mut n_lines = 0;
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        writer.write_line(LogStream::Stdout, line).expect("the folder is writable");
+        writer
+            .write_line(LogStream::Stdout, line)
+            .expect("the folder is writable");
         n_lines += 1;
     }
-    let n_lines_written = n_lines - usize::try_from(writer.n_dropped()).unwrap_or(usize::MAX).min(n_lines);
     let mut n_records = 0;
     for entry in std::fs::read_dir(dir.path()).expect("the folder is readable") {
         let path = entry.expect("the folder is readable").path();
@@ -30,5 +31,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             n_records += 1;
         }
     }
-    assert!(n_records >= n_lines_written.min(1), "{n_records} of {n_lines}");
+    // What is beyond the limits of a machine is left out, and the log says so.
+    assert!(n_records > 0 || n_lines == 0, "{n_records} of {n_lines}");
 });
