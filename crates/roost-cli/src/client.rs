@@ -17,18 +17,34 @@ pub(crate) struct Client {
     is_read_only: bool,
 }
 
+/// What every HTTP client for this address begins with.
+///
+/// One for plain HTTP trusts nobody, and so does not look for CA certificates:
+/// a minimal host has none, and reading them takes longer than most commands.
+pub(crate) fn builder_for(url: &str) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder();
+    if url.starts_with("https:") {
+        builder
+    } else {
+        builder.tls_certs_only([])
+    }
+}
+
 /// No body.
 pub(crate) const NOTHING: Option<&()> = None;
 
 impl Client {
     /// A client of a platform.
     pub(crate) fn new(target: Target) -> Result<Self, CliError> {
-        let http = reqwest::Client::builder()
+        let http = builder_for(&target.api_url)
             .connect_timeout(limits::CONNECT_TIMEOUT)
             .user_agent(concat!("roost/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| {
-                CliError::failed("client", format!("set up the HTTP client: {error}"))
+                let why = roost_model::error::chain(&error);
+                CliError::failed("client", format!("set up the HTTP client: {why}")).hint(
+                    "HTTPS needs CA certificates: Debian has them in the package ca-certificates",
+                )
             })?;
         Ok(Self {
             http,

@@ -1,5 +1,6 @@
 //! A real request to an app's URL: the proof that a deploy has worked.
 
+use crate::client::builder_for;
 use crate::error::CliError;
 use crate::limits;
 use crate::output::Output;
@@ -55,7 +56,7 @@ pub(crate) async fn any(urls: &[String], output: Output) -> Result<String, CliEr
 }
 
 async fn request(url: &str) -> Result<Proof, reqwest::Error> {
-    let mut client = reqwest::Client::builder()
+    let mut client = builder_for(url)
         .redirect(reqwest::redirect::Policy::none())
         .timeout(ATTEMPT_TIMEOUT)
         .no_proxy();
