@@ -74,7 +74,7 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("rollback", web.clone(), Changes),
         ("ops list", web.clone(), Reads),
         ("ops watch", with(&["d1"]), Reads),
-        ("ops cancel", web.clone(), Changes),
+        ("ops cancel", vec!["-a", "busy"], Changes),
         ("exec", vec!["-a", "web", "--", "true"], Changes),
         ("open", with(&["--print"]), Reads),
         ("doctor", vec![], Reads),
@@ -106,7 +106,9 @@ async fn serve(n_changes: Arc<AtomicUsize>) -> (String, JoinSet<()>) {
     let ok = |value: Value| get(move || async move { Json(value) });
     let shown = app.clone();
     let one_app = move |Path(name): Path<String>| async move {
-        if name == "web" {
+        if ["web", "busy"].contains(&name.as_str()) {
+            let mut shown = shown;
+            shown["name"] = name.into();
             return Json(shown).into_response();
         }
         let body = json!({"error": "no such app", "code": "app-not-found", "request_id": "r1"});
@@ -131,13 +133,18 @@ async fn serve(n_changes: Arc<AtomicUsize>) -> (String, JoinSet<()>) {
         .route("/v1/apps/web/machines/m1/wait", ok(json!({"ok": true})))
         .route("/v1/apps/web/releases", ok(json!([release(2), release(1)])))
         .route("/v1/apps/web/secrets", ok(secrets))
+        .route(
+            "/v1/apps/busy/releases",
+            ok(json!([release(2), release(1)])),
+        )
+        .route(
+            "/v1/apps/busy/deployments",
+            ok(json!([deployment("d2", "running")])),
+        )
         .route("/v1/apps/web/logs", ok(json!([log])))
         .route(
             "/v1/apps/web/deployments",
-            ok(json!([
-                deployment("d2", "running"),
-                deployment("d1", "succeeded")
-            ])),
+            ok(json!([deployment("d1", "succeeded")])),
         )
         .route(
             "/v1/apps/web/deployments/d1",
@@ -288,6 +295,8 @@ async fn errors_are_json_too_and_exit_codes_are_those_of_the_contract() {
         ("status -a absent", 3, "app-not-found"),
         ("apps create web --dry-run", 5, "name-taken"),
         ("apps destroy web", 2, "usage"),
+        ("apps destroy busy --dry-run", 5, "deploy-in-progress"),
+        ("rollback -a busy --dry-run", 5, "deploy-in-progress"),
         (
             "machines stop nosuch -a web --dry-run",
             3,

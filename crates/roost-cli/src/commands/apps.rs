@@ -2,7 +2,7 @@
 
 use crate::args::{AppsCommand, Global, OpenArgs};
 use crate::client::Client;
-use crate::commands::machines;
+use crate::commands::{machines, ops};
 use crate::deploy;
 use crate::error::{CliError, Exit};
 use crate::output::{Output, count, date, printable, table};
@@ -49,6 +49,7 @@ pub(crate) async fn run(
             let machines = count(n_machines, "machine");
             let what = format!("destroy {name} with {machines}, its releases and secrets");
             if global.dry_run {
+                ops::check_none_under_way(client, &name).await?;
                 let details = serde_json::json!({"app": name, "machines": n_machines});
                 output.plan("apps destroy", details, &what);
                 return Ok(());

@@ -84,6 +84,21 @@ fn choose(
     })
 }
 
+/// Fails as the platform would while a deployment of the app is under way, for `--dry-run`.
+pub(crate) async fn check_none_under_way(client: &Client, app: &str) -> Result<(), CliError> {
+    let path = format!("/v1/apps/{app}/deployments");
+    let deployments: Vec<Deployment> = client.get(&path).await?;
+    let Some(deployment) = deployments.iter().find(|one| !deploy::is_over(one)) else {
+        return Ok(());
+    };
+    let message = format!("deployment {} of {app} is under way", deployment.id);
+    Err(
+        CliError::new(Exit::Conflict, "deploy-in-progress", message).hint(format!(
+            "wait for it: `roost ops watch -a {app}`; or undo it: `roost ops cancel -a {app}`"
+        )),
+    )
+}
+
 fn plan_cancel(deployment: &Deployment, output: Output) {
     let Deployment {
         id,

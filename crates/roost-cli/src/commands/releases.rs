@@ -2,6 +2,7 @@
 
 use crate::args::{Global, RollbackArgs};
 use crate::client::Client;
+use crate::commands::ops;
 use crate::deploy::{self, Proof};
 use crate::error::{CliError, Exit};
 use crate::output::{Output, date, table};
@@ -69,6 +70,7 @@ async fn plan(
         }
         .hint("`roost releases` shows the releases that exist"));
     };
+    ops::check_none_under_way(client, name).await?;
     let details = serde_json::json!({"app": name, "release": release});
     let (version, image) = (release.version, &release.image);
     let text = format!("deploy release {version} of {name} again, with the image {image}");

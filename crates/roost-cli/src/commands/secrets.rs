@@ -2,6 +2,7 @@
 
 use crate::args::{Global, SecretsCommand, ThenDeploy};
 use crate::client::{Client, NOTHING};
+use crate::commands::ops;
 use crate::deploy::{self, Proof};
 use crate::error::CliError;
 use crate::output::{Output, date, table};
@@ -47,6 +48,9 @@ pub(crate) async fn run(
     };
     let before: SecretList = client.get(&path).await?;
     if global.dry_run {
+        if then.deploy {
+            ops::check_none_under_way(client, &name).await?;
+        }
         plan(&name, &before, &values, then, output);
         return Ok(());
     }
