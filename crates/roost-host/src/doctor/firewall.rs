@@ -2,16 +2,13 @@
 //! with the trial. When the kernel refuses it, its parts are tried one by one,
 //! to name the one that is missing: each is a module of its own.
 
-use super::CheckResult;
+use super::{ATTEMPT_TIMEOUT, CheckResult};
 use crate::instance::InstanceTag;
 use crate::net::addresses::NodeNetwork;
 use crate::net::firewall::{FLOWS_MAX, Sources, table_script};
 use crate::process::{self, NFT, Program, RunProgramError};
 use std::path::Path;
-use std::time::Duration;
 
-/// A module may have to be loaded from a slow disk.
-const LIMIT: Duration = Duration::from_secs(5);
 /// A connection table with less room than for so many machines at their limit soon fills up.
 const BUSY_MACHINES_MIN: u32 = 4;
 const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
@@ -63,7 +60,7 @@ const PARTS: &[Part] = &[
 /// Tries the rules, and looks at the room that connections have.
 pub(super) async fn check() -> Vec<CheckResult> {
     if let Err(error @ RunProgramError::Missing(_)) =
-        process::run(NFT, &["--version"], b"", LIMIT).await
+        process::run(NFT, &["--version"], b"", ATTEMPT_TIMEOUT).await
     {
         let fix = format!("apt install {}", NFT.debian_package);
         return vec![CheckResult::fail("nftables", error.to_string(), fix)];
@@ -126,7 +123,7 @@ fn first_line(error: &RunProgramError) -> String {
 /// Loads a script where nobody else has rules.
 async fn load(script: &str) -> Result<(), RunProgramError> {
     let args = ["--net", NFT.name, "-f", "-"];
-    process::run(UNSHARE, &args, script.as_bytes(), LIMIT)
+    process::run(UNSHARE, &args, script.as_bytes(), ATTEMPT_TIMEOUT)
         .await
         .map(drop)
 }

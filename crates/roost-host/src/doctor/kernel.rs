@@ -1,8 +1,8 @@
 //! Parts of the kernel that machines are made of, each tried in a child process.
 
-use super::CheckResult;
 use super::child::{self, Failure, Outcome};
 use super::sys::{self, Fork};
+use super::{ATTEMPT_TIMEOUT, CheckResult};
 use crate::tree::remove_tree;
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -19,10 +19,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-/// Each takes milliseconds; a full disk or a busy host takes longer.
-const LIMIT: Duration = Duration::from_secs(1);
 /// The owner that files get in the trial: some range that machines may have.
 const ID_BASE: u32 = 1_000_000;
 const N_IDS: u32 = 65_536;
@@ -39,7 +36,7 @@ fn trial_name() -> String {
 
 /// Sets a filter and makes the call that it refuses.
 pub(super) fn check_seccomp() -> CheckResult {
-    match explain(child::run(LIMIT, sys::try_seccomp)) {
+    match explain(child::run(ATTEMPT_TIMEOUT, sys::try_seccomp)) {
         Ok(()) => CheckResult::pass("seccomp", "a filter was set and obeyed"),
         Err(reason) => {
             CheckResult::fail("seccomp", reason, "use a kernel with CONFIG_SECCOMP_FILTER")
@@ -73,7 +70,7 @@ fn explain(result: io::Result<Outcome>) -> Result<(), String> {
         Ok(Outcome::Done) => Ok(()),
         Ok(Outcome::Failed { step, error }) => Err(format!("{step}: {error}")),
         Ok(Outcome::Ended(how)) => Err(format!("the process that tried it {how}")),
-        Ok(Outcome::TimedOut) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+        Ok(Outcome::TimedOut) => Err(format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs())),
         Err(error) => Err(format!("start a process: {error}")),
     }
 }
@@ -120,7 +117,7 @@ fn try_overlay_below(place: &Path) -> Result<(), String> {
             .map_err(|errno| Failure::new("enter the directory", errno))?;
         try_overlay(&paths, user_namespace.as_fd())
     };
-    explain(child::run(LIMIT, attempt))
+    explain(child::run(ATTEMPT_TIMEOUT, attempt))
 }
 
 /// In a child, whose mounts go with it.

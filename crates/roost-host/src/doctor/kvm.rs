@@ -11,8 +11,8 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-/// A guest that works is done in less than a millisecond.
-const GUEST_LIMIT: Duration = Duration::from_secs(2);
+/// A guest that works is done in less than a millisecond, on a busy host in some more.
+const GUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is known about KVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
