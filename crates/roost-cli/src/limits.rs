@@ -29,7 +29,7 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the platform to tell names while a shell completes a line.
 pub(crate) const COMPLETION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time after a Ctrl-C in which a second one cancels the deploy.
-pub(crate) const SECOND_INTERRUPT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const SECOND_INTERRUPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for a deploy when `--timeout` is absent.
 pub(crate) const DEPLOY_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Time for `roostd` to answer after it was started.

@@ -8,7 +8,7 @@ use crate::output::{Output, printable, seconds};
 use crate::prove;
 use roost_proto::rest::{App, Deployment, DeploymentStep};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What it means when the URL of a finished release does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +64,13 @@ async fn follow(
             .hint(format!("go on watching: `roost ops watch -a {app} {id}`"))
             .hint(format!("undo it: `roost ops cancel -a {app} {id}`"))
     };
+    // Listens before the first step is told: from then on users press it.
+    let presses = signal(SignalKind::interrupt())
+        .map_err(|error| CliError::io("listen for Ctrl-C", &error))?;
     tokio::select! {
         result = follow_to_end(client, deployment, 0, output) => result,
         () = tokio::time::sleep(timeout) => Err(carries_on(&format!("gave up waiting after {} s", timeout.as_secs()))),
-        interrupt = interrupt(output) => match interrupt? {
+        interrupt = interrupt(presses, output) => match interrupt {
             Interrupt::Once => Err(carries_on("detached")),
             Interrupt::Twice => {
                 let ended = cancel(client, &app, &id, output).await?;
@@ -86,14 +89,12 @@ enum Interrupt {
 }
 
 /// Waits for Ctrl-C, then a moment for a second one.
-async fn interrupt(output: Output) -> Result<Interrupt, CliError> {
-    let mut presses = signal(SignalKind::interrupt())
-        .map_err(|error| CliError::io("listen for Ctrl-C", &error))?;
+async fn interrupt(mut presses: Signal, output: Output) -> Interrupt {
     presses.recv().await;
     output.say("  detaching; press Ctrl-C again to cancel the deploy instead");
     match tokio::time::timeout(limits::SECOND_INTERRUPT_TIMEOUT, presses.recv()).await {
-        Ok(_) => Ok(Interrupt::Twice),
-        Err(_) => Ok(Interrupt::Once),
+        Ok(_) => Interrupt::Twice,
+        Err(_) => Interrupt::Once,
     }
 }
 
