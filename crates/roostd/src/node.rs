@@ -11,7 +11,7 @@
 use crate::adapters;
 use crate::config::{NodeConfig, RuntimeChoice};
 use crate::daemon::{self, Facts, Lock};
-use crate::serve;
+use crate::serve::{self, ClientLimits};
 use anyhow::{Context as _, Result};
 use roost_api::{ApiParts, ApiState, NodeFacts};
 use roost_auth::authority::LocalAuthority;
@@ -126,6 +126,7 @@ impl Node {
         serve::start(
             listeners,
             roost_api::router(api.clone(), images.store().clone()),
+            ClientLimits::default(),
             tasks,
         );
         daemon::announce(paths, &facts)?;

@@ -51,7 +51,7 @@ fn describe(report: &TeardownReport, removed: &mut Vec<String>) {
     ];
     for (n, what) in counts {
         if n > 0 {
-            removed.push(format!("{n} {what}"));
+            removed.push(format!("{what} ({n})"));
         }
     }
 }

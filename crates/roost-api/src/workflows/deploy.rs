@@ -155,7 +155,7 @@ async fn announce(journal: &Journal) -> Result<(), StoreError> {
         .count();
     let version = journal.record.release_version;
     let text = format!(
-        "release v{version}: {n_new} new machines, {n_old} old ones, {} batches",
+        "release v{version}: machines {n_new} new, {n_old} old; batches {}",
         journal.record.batches.len()
     );
     journal.step("plan", None, "done", text).await
