@@ -6,8 +6,10 @@ DATA_DIR ?= $(CURDIR)/.roost
 UP_FLAGS ?=
 GUEST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 GUEST_DIR := $(TARGET)/$(GUEST_TRIPLE)/guest
-# roostd needs root for namespaces, mounts, cgroups and nftables.
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# roostd needs root for namespaces, mounts, cgroups and nftables, and so do its
+# tests. Cargo itself runs as you: what root owns in $(TARGET) is in your way.
+AS_ROOT := $(CURDIR)/scripts/as-root
+TEST_RUNNER := CARGO_TARGET_$(shell echo $(GUEST_TRIPLE) | tr a-z- A-Z_)_RUNNER=$(AS_ROOT)
 
 .PHONY: help setup setup-tests guest build up down test lint bench release clean
 
@@ -38,10 +40,10 @@ build: setup guest
 	@cp $(GUEST_DIR)/roost-serve $(TARGET)/release/roost-serve.new && mv $(TARGET)/release/roost-serve.new $(TARGET)/release/roost-serve
 
 up: build
-	@$(SUDO) $(TARGET)/release/roost up --data-dir $(DATA_DIR) --deploy examples/hello $(UP_FLAGS)
+	@$(AS_ROOT) $(TARGET)/release/roost up --data-dir $(DATA_DIR) --deploy examples/hello $(UP_FLAGS)
 
 down:
-	@$(SUDO) $(TARGET)/release/roost down --data-dir $(DATA_DIR) --yes
+	@$(AS_ROOT) $(TARGET)/release/roost down --data-dir $(DATA_DIR) --yes
 
 lint:
 	@cargo xtask ci
@@ -52,11 +54,11 @@ test: setup-tests
 	@$(MAKE) --no-print-directory guest
 	@cargo build --locked --workspace
 	@cp $(GUEST_DIR)/roost-serve $(TARGET)/debug/roost-serve.new && mv $(TARGET)/debug/roost-serve.new $(TARGET)/debug/roost-serve
-	@$(SUDO) env "PATH=$$PATH" cargo test --locked --workspace
+	@$(TEST_RUNNER) cargo test --locked --workspace
 
 bench: build setup-tests
 	@cargo build --locked --release -p roost-testkit -p roost-image --example bench --example pull
-	@$(SUDO) env "PATH=$$PATH" $(TARGET)/release/examples/bench
+	@$(AS_ROOT) $(TARGET)/release/examples/bench
 
 release: build
 	@rm -rf dist && mkdir -p dist/roost

@@ -6,7 +6,7 @@ use crate::args::Global;
 use crate::error::CliError;
 use serde::{Deserialize, Serialize};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Where the API of `roost up` is.
@@ -63,7 +63,9 @@ pub(crate) fn write_user_file(path: &Path, file: &UserFile) -> Result<(), CliErr
     write_private(path, &text)
 }
 
-/// Writes a file with mode 0600 and its folders.
+/// Writes a file with mode 0600 and its folders. It belongs to the user of this
+/// command, and with `sudo` to the one who called it: `up` needs root, and who
+/// reads its `env.sh` afterwards does not.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), CliError> {
     let on = |error| CliError::io(format!("write {}", path.display()), &error);
     if let Some(folder) = path.parent() {
@@ -79,7 +81,18 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), CliError> {
         .open(&temporary)
         .map_err(on)?;
     file.write_all(text.as_bytes()).map_err(on)?;
+    if let Some((user, group)) = sudo_caller()
+        && file.metadata().map_err(on)?.uid() == 0
+    {
+        std::os::unix::fs::fchown(&file, Some(user), Some(group)).map_err(on)?;
+    }
     std::fs::rename(&temporary, path).map_err(on)
+}
+
+/// The user and group ids of who called `sudo`.
+fn sudo_caller() -> Option<(u32, u32)> {
+    let id = |name| std::env::var(name).ok()?.parse().ok();
+    Some((id("SUDO_UID")?, id("SUDO_GID")?))
 }
 
 /// The platform that this command talks to.

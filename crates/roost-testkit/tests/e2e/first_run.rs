@@ -4,6 +4,7 @@ use roost_testkit::platform::{Platform, leftovers};
 use roost_testkit::program::{checkout, run};
 use roost_testkit::skip_unless_possible;
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 /// What `roost down` must leave as it was: devices, rules, cgroups.
@@ -44,7 +45,12 @@ fn up_prints_a_url_that_answers_and_down_leaves_nothing() {
     skip_unless_possible!();
     let platform = Platform::prepare();
     let example = checkout().join("examples/hello");
-    let output = run(platform.up_command().arg("--deploy").arg(&example));
+    // As `sudo` starts it for a user.
+    let mut up = platform.up_command();
+    up.env("SUDO_UID", "65534").env("SUDO_GID", "65534");
+    let output = run(up.arg("--deploy").arg(&example));
+    let env_file = std::fs::metadata(platform.data_dir().join("env.sh")).unwrap();
+    assert_eq!((env_file.uid(), env_file.mode() & 0o777), (65_534, 0o600));
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let url = format!("http://hello.localhost:{}", platform.http_port);
     assert!(text.contains(&url), "the box names the app's URL: {text}");
