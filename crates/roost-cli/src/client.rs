@@ -137,7 +137,18 @@ impl Client {
         path: &str,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, CliError> {
-        let mut request = self.request(method, path).timeout(limits::REQUEST_TIMEOUT);
+        self.call_within(limits::REQUEST_TIMEOUT, method, path, body)
+            .await
+    }
+
+    async fn call_within<T: DeserializeOwned>(
+        &self,
+        timeout: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, CliError> {
+        let mut request = self.request(method, path).timeout(timeout);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -181,6 +192,16 @@ impl Client {
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, CliError> {
         self.call(Method::POST, path, body).await
+    }
+
+    /// `POST` of something that may take longer than other requests.
+    pub(crate) async fn post_within<T: DeserializeOwned>(
+        &self,
+        timeout: Duration,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, CliError> {
+        self.call_within(timeout, Method::POST, path, body).await
     }
 
     /// `POST` of something new. When the connection breaks or the answer is late the request is

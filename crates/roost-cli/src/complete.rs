@@ -78,16 +78,22 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
+    let Ok(runtime) = runtime else {
+        return Vec::new();
+    };
     let answer = || {
         let global = global()?;
         let client = Client::new(settings::target(&global).ok()?).ok()?;
-        runtime.ok()?.block_on(async {
+        runtime.block_on(async {
             let answer = question(client.read_only(true), global);
             let answer = tokio::time::timeout(limits::COMPLETION_TIMEOUT, answer).await;
             answer.ok()?.ok()
         })
     };
-    answer().unwrap_or_default()
+    let answer = answer();
+    // Dropping it would wait for a name server that does not answer.
+    runtime.shutdown_background();
+    answer.unwrap_or_default()
 }
 
 fn candidate(value: impl Into<OsString>, help: String) -> CompletionCandidate {

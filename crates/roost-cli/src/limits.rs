@@ -16,6 +16,8 @@ pub(crate) const UPLOAD_CHUNKS_QUEUED: usize = 16;
 pub(crate) const STREAM_LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Time for one request that is not a stream.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time for the answer about a command in a machine to come, after the time that the command has.
+pub(crate) const EXEC_MARGIN: Duration = Duration::from_secs(30);
 /// Time for a request that creates something to be answered, with all its repetitions.
 pub(crate) const CREATE_TIMEOUT: Duration = Duration::from_secs(900);
 /// Time that a repetition waits for an API whose connection broke.

@@ -5,12 +5,16 @@
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinSet;
+
+/// Deploys that are begun until one hears the second Ctrl-C in time.
+const ATTEMPTS_MAX: usize = 10;
 
 type Cancelled = Arc<AtomicBool>;
 
@@ -90,10 +94,9 @@ impl Watcher {
         }
     }
 
+    /// Sends the signal from here: a `kill` of its own may start too late on a busy machine.
     fn press_ctrl_c(&self) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-INT", &pid]).status();
-        assert!(status.unwrap().success());
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
     }
 
     /// The exit code and what is left to read.
@@ -122,12 +125,19 @@ async fn ctrl_c_leaves_the_deploy_to_the_platform_and_says_how_to_go_on() {
 async fn a_second_ctrl_c_cancels_the_deploy_and_sees_it_undone() {
     let (url, cancelled, _tasks) = serve().await;
     let folder = tempfile::tempdir().unwrap();
-    let mut watcher = Watcher::start(&url, folder.path());
-    watcher.wait_for("made a machine");
-    watcher.press_ctrl_c();
-    watcher.wait_for("press Ctrl-C again");
-    watcher.press_ctrl_c();
-    let (code, text) = watcher.end();
+    let press_twice = || {
+        let mut watcher = Watcher::start(&url, folder.path());
+        watcher.wait_for("made a machine");
+        watcher.press_ctrl_c();
+        watcher.wait_for("press Ctrl-C again");
+        watcher.press_ctrl_c();
+        watcher.end()
+    };
+    // A second press that comes too late, on a busy machine, is none: it was detached by then.
+    let mut attempts = std::iter::repeat_with(press_twice).take(ATTEMPTS_MAX);
+    let (code, text) = attempts
+        .find(|(code, _)| *code != Some(7))
+        .expect("a second Ctrl-C is heard in time");
     assert_eq!(code, Some(130), "{text}");
     assert!(text.contains("was cancelled and undone"), "{text}");
     assert!(!text.contains("made a machine"), "told twice: {text}");

@@ -3,6 +3,7 @@
 use crate::args::{ExecArgs, Global, MachinesCommand};
 use crate::client::{Client, NOTHING, encode};
 use crate::error::{CliError, Exit};
+use crate::limits;
 use crate::output::{Output, printable, table};
 use crate::project::app_name;
 use roost_proto::rest::{AppList, ExecRequest, ExecResponse, Machine};
@@ -235,17 +236,19 @@ async fn run_in(
         timeout: global.timeout,
     };
     let url = format!("{}/exec", path(machine));
-    let answer: ExecResponse = output
-        .wait("the command to end", client.post(&url, Some(&request)))
-        .await
-        .map_err(|error| match error.code.as_str() {
-            "machine-invalid" => CliError {
-                exit: Exit::ProgramMissing,
-                ..error
-            }
-            .hint("only programs of the app's own image can run; small images have no shell"),
-            _ => error,
-        })?;
+    let running = client.post_within(exec_timeout(global.timeout), &url, Some(&request));
+    let answer: ExecResponse =
+        output
+            .wait("the command to end", running)
+            .await
+            .map_err(|error| match error.code.as_str() {
+                "machine-invalid" => CliError {
+                    exit: Exit::ProgramMissing,
+                    ..error
+                }
+                .hint("only programs of the app's own image can run; small images have no shell"),
+                _ => error,
+            })?;
     if output.json {
         output.object(&answer);
     } else {
@@ -255,6 +258,14 @@ async fn run_in(
         output.warn("the output was cut");
     }
     Ok(u8::try_from(answer.exit_code).unwrap_or(1))
+}
+
+/// Time for the answer about a command that has `seconds` to run, or the platform's default.
+fn exec_timeout(seconds: Option<u64>) -> Duration {
+    let Some(seconds) = seconds else {
+        return limits::REQUEST_TIMEOUT;
+    };
+    Duration::from_secs(seconds).saturating_add(limits::EXEC_MARGIN)
 }
 
 /// A table of machines.
@@ -318,4 +329,21 @@ fn describe(machine: &Machine) -> String {
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exec_timeout;
+    use crate::limits;
+    use std::time::Duration;
+
+    #[test]
+    fn the_answer_about_a_command_is_waited_for_longer_than_the_command_may_run() {
+        for seconds in [1, 90, 300, 600] {
+            assert!(exec_timeout(Some(seconds)) > Duration::from_secs(seconds));
+        }
+        assert_eq!(exec_timeout(None), limits::REQUEST_TIMEOUT);
+        // Any number that the command line takes.
+        assert!(exec_timeout(Some(u64::MAX)) >= Duration::from_secs(u64::MAX));
+    }
 }
