@@ -19,11 +19,12 @@ use roost_store::records::AppRecord;
 /// The app of this name, or an error that says what to do.
 pub(crate) async fn find_app(state: &ApiState, name: &AppName) -> Result<AppRecord, ApiError> {
     match state.store.app(name).await {
-        Err(StoreError::NotFound(what)) => Err(ApiError::not_found(
-            "app-not-found",
-            format!("{what} does not exist"),
-        )
-        .with_hint("`roost apps list` shows the apps that exist")),
+        Err(StoreError::NotFound(_)) => Err(app_not_found(name)),
         result => Ok(result?),
     }
+}
+
+pub(crate) fn app_not_found(name: &AppName) -> ApiError {
+    ApiError::not_found("app-not-found", format!("app `{name}` does not exist"))
+        .with_hint("`roost apps list` shows the apps that exist")
 }

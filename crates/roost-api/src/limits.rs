@@ -40,8 +40,12 @@ pub const STOP_MARGIN: Duration = Duration::from_secs(60);
 pub const WORKER_ATTEMPTS: u32 = 5;
 /// First wait between such attempts; it doubles.
 pub const WORKER_BACKOFF: Duration = Duration::from_millis(200);
-/// Longest wait before a deployment whose journal failed is taken up again.
-pub const JOURNAL_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// First wait before a deployment whose journal failed, or a deletion, is taken up again; it doubles.
+pub const TAKE_UP_BACKOFF: Duration = Duration::from_secs(1);
+/// Longest such wait.
+pub const TAKE_UP_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long the machines of an app that is deleted may take to go.
+pub const DESTROY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Last log lines in a deployment's error.
 pub const LOG_TAIL_LINES: usize = 20;
 /// Events in an answer about one machine.

@@ -14,7 +14,7 @@ use roost_runtime::tasks::Tasks;
 use roost_store::records::TokenRecord;
 use roost_store::{Store, StoreError};
 use std::sync::Arc;
-use tokio::sync::{RwLock, Semaphore, watch};
+use tokio::sync::{Mutex, RwLock, Semaphore, watch};
 
 /// What the API says about the node it runs on.
 #[derive(Debug, Clone)]
@@ -79,6 +79,9 @@ pub struct ApiState {
     /// Held shared while a machine is created by request, and alone while the deletion of an
     /// app begins, so that no machine is made for an app that is gone.
     pub(crate) machine_gate: Arc<RwLock<()>>,
+    /// Held while a deletion removes something, so that no other one has ended meanwhile and
+    /// left the name to a new app.
+    pub(crate) deletion_gate: Arc<Mutex<()>>,
     /// Changes whenever a deployment makes a step, to wake event streams.
     pub(crate) deploy_steps: watch::Sender<u64>,
     /// Changes whenever a deployment is cancelled, to wake the one that it is.
@@ -120,6 +123,7 @@ impl ApiState {
             tasks: parts.tasks,
             work_permits: Arc::new(Semaphore::new(limits::WORK_MAX)),
             machine_gate: Arc::default(),
+            deletion_gate: Arc::default(),
             deploy_steps: watch::Sender::new(0),
             cancels: watch::Sender::new(0),
             #[cfg(test)]

@@ -108,7 +108,8 @@ impl Store {
     /// Marks an app as one that is being deleted: from now on it takes no deployment.
     ///
     /// Fails with [`StoreError::Exists`] while a deployment of it is unfinished:
-    /// the machines that it makes would be nobody's.
+    /// the machines that it makes would be nobody's. An app that is gone is
+    /// [`StoreError::NotFound`], so that nobody deletes one of the same name in its place.
     pub async fn begin_app_deletion(&self, id: &str, now: Timestamp) -> Result<(), StoreError> {
         const OPERATION: &str = "begin to delete an app";
         let mut transaction = self.begin(OPERATION).await?;
@@ -122,12 +123,16 @@ impl Store {
         if unfinished.is_some() {
             return Err(StoreError::Exists("an unfinished deployment".into()));
         }
-        sqlx::query("UPDATE apps SET deleting_at = COALESCE(deleting_at, $2) WHERE id = $1")
-            .bind(id)
-            .bind(to_i64(now.as_ms()))
-            .execute(&mut *transaction)
-            .await
-            .attempt(OPERATION)?;
+        let marked =
+            sqlx::query("UPDATE apps SET deleting_at = COALESCE(deleting_at, $2) WHERE id = $1")
+                .bind(id)
+                .bind(to_i64(now.as_ms()))
+                .execute(&mut *transaction)
+                .await
+                .attempt(OPERATION)?;
+        if marked.rows_affected() == 0 {
+            return Err(StoreError::NotFound(format!("app `{id}`")));
+        }
         transaction.commit().await.attempt(OPERATION)
     }
 

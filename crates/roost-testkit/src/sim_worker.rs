@@ -2,7 +2,7 @@
 //!
 //! It behaves as the trait says (repeatable requests, refusals by state) and
 //! can be told that the machines of certain images never become healthy or
-//! end at once.
+//! end at once, and that what is destroyed takes its time.
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -44,6 +44,7 @@ struct Inner {
     n_made: u64,
     clock_ms: u64,
     alive_min: BTreeMap<AppName, usize>,
+    holds_destruction: bool,
 }
 
 /// A worker in memory.
@@ -64,6 +65,19 @@ impl SimWorker {
             .lock()
             .fates
             .insert(name_or_repository.to_owned(), fate);
+    }
+
+    /// Lets machines that are destroyed stay `destroying` until this is taken back.
+    pub fn hold_destruction(&self, hold: bool) {
+        let mut inner = self.inner.lock();
+        inner.holds_destruction = hold;
+        if hold {
+            return;
+        }
+        let state = MachineState::Destroying;
+        inner
+            .machines
+            .retain(|_, machine| machine.status.state != state);
     }
 
     /// The secrets that a machine was given.
@@ -116,6 +130,17 @@ impl Inner {
             .ok_or_else(|| WorkerError::NotFound(id.clone()))
     }
 
+    /// Fails for a machine that is being destroyed, too.
+    fn find_lasting(&mut self, id: &MachineId) -> Result<&mut SimMachine, WorkerError> {
+        let machine = self.find(id)?;
+        if machine.status.state == MachineState::Destroying {
+            return Err(WorkerError::Conflict(format!(
+                "machine {id} is being destroyed"
+            )));
+        }
+        Ok(machine)
+    }
+
     /// Moves a machine to a state, with an event.
     fn set_state(
         &mut self,
@@ -146,7 +171,7 @@ impl Inner {
     }
 
     fn start(&mut self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
-        let machine = self.find(id)?;
+        let machine = self.find_lasting(id)?;
         if machine.status.state == MachineState::Started {
             return Ok(machine.status.clone());
         }
@@ -260,7 +285,7 @@ impl WorkerApi for SimWorker {
         request: UpdateMachine,
     ) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
-        let machine = inner.find(id)?;
+        let machine = inner.find_lasting(id)?;
         if request
             .current_version
             .is_some_and(|version| version != machine.status.instance_id)
@@ -305,12 +330,13 @@ impl WorkerApi for SimWorker {
         _timeout: Option<Duration>,
     ) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
-        inner.find(id)?.status.pid = None;
+        inner.find_lasting(id)?.status.pid = None;
         inner.set_state(id, "stop", MachineState::Stopped)
     }
 
     async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
+        inner.find_lasting(id)?;
         inner.set_state(id, "restart", MachineState::Stopped)?;
         inner.start(id)
     }
@@ -330,8 +356,10 @@ impl WorkerApi for SimWorker {
         if inner.find(id)?.status.state == MachineState::Started && !force {
             return Err(WorkerError::Conflict(format!("machine {id} runs")));
         }
-        inner.set_state(id, "destroy", MachineState::Destroyed)?;
-        inner.machines.remove(id);
+        inner.set_state(id, "destroy", MachineState::Destroying)?;
+        if !inner.holds_destruction {
+            inner.machines.remove(id);
+        }
         Ok(())
     }
 

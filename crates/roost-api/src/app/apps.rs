@@ -1,19 +1,21 @@
 //! Apps: create, list, delete.
 
-use super::find_app;
+use super::{app_not_found, find_app};
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
+use crate::limits;
 use crate::state::ApiState;
 use crate::view;
 use roost_auth::policy::Action;
-use roost_model::id::AppId;
+use roost_model::id::{AppId, MachineId};
 use roost_model::machine::MachineState;
 use roost_model::name::AppName;
 use roost_proto::rest::{App, AppList, CreateAppRequest};
-use roost_proto::worker::WorkerError;
+use roost_proto::worker::{WaitFor, WorkerError};
 use roost_runtime::clock;
 use roost_store::records::AppRecord;
 use roost_store::{Answer, Claim, StoreError};
+use tokio::time::Instant;
 
 /// Creates an app without machines.
 pub(crate) async fn create(
@@ -116,7 +118,11 @@ pub(crate) async fn delete(
 
 /// From its end on the app gets no new machine: deployments and requests for machines
 /// see the mark, and those that came before have made theirs.
-async fn begin_deletion(state: &ApiState, record: &AppRecord, force: bool) -> Result<(), ApiError> {
+pub(crate) async fn begin_deletion(
+    state: &ApiState,
+    record: &AppRecord,
+    force: bool,
+) -> Result<(), ApiError> {
     super::deployments::refuse_while_deploying(state, record).await?;
     let _no_creation_under_way = state.machine_gate.write().await;
     let machines = state.worker.machines(Some(&record.name)).await?;
@@ -136,6 +142,8 @@ async fn begin_deletion(state: &ApiState, record: &AppRecord, force: bool) -> Re
         .begin_app_deletion(&record.id, clock::now())
         .await
     {
+        // Another deletion of it has ended since we looked.
+        Err(StoreError::NotFound(_)) => Err(app_not_found(&record.name)),
         // It began after we looked.
         Err(StoreError::Exists(_)) => Err(ApiError::conflict(
             "deploy-in-progress",
@@ -158,17 +166,75 @@ fn is_running(state: MachineState) -> bool {
 }
 
 /// Machines first: while the record exists, the deletion can be taken up again.
-async fn finish_deletion(state: &ApiState, record: &AppRecord) -> Result<(), ApiError> {
-    for machine in state.worker.machines(Some(&record.name)).await? {
-        match state.worker.destroy_machine(&machine.id, true).await {
-            Ok(()) | Err(WorkerError::NotFound(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
+///
+/// The app, its logs and its machines are found by name, which is free for another app once
+/// the record is gone. So whatever removes something holds the gate and has seen the record.
+pub(crate) async fn finish_deletion(state: &ApiState, record: &AppRecord) -> Result<(), ApiError> {
+    let Some(machines) = destroy_machines(state, record).await? else {
+        return Ok(());
+    };
+    // A machine that is not gone yet holds its name, and its shim writes logs.
+    let deadline = Instant::now() + limits::DESTROY_TIMEOUT;
+    for id in &machines {
+        wait_destroyed(state, id, deadline).await?;
+    }
+    let _alone = state.deletion_gate.lock().await;
+    if !is_there(state, record).await? {
+        return Ok(());
     }
     state.logs.remove_app(&record.name).await?;
     state.store.delete_app(&record.id).await?;
     tracing::info!(app = %record.name, "app deleted");
     Ok(())
+}
+
+/// Begins to destroy all machines of an app; `None` if another deletion of it has ended.
+async fn destroy_machines(
+    state: &ApiState,
+    record: &AppRecord,
+) -> Result<Option<Vec<MachineId>>, ApiError> {
+    let _alone = state.deletion_gate.lock().await;
+    if !is_there(state, record).await? {
+        return Ok(None);
+    }
+    let mut ids = vec![];
+    for machine in state.worker.machines(Some(&record.name)).await? {
+        match state.worker.destroy_machine(&machine.id, true).await {
+            Ok(()) => ids.push(machine.id),
+            Err(WorkerError::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some(ids))
+}
+
+async fn is_there(state: &ApiState, record: &AppRecord) -> Result<bool, StoreError> {
+    match state.store.app_by_id(&record.id).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::NotFound(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until a machine is destroyed; one that is forgotten already is.
+async fn wait_destroyed(
+    state: &ApiState,
+    id: &MachineId,
+    deadline: Instant,
+) -> Result<(), WorkerError> {
+    loop {
+        let timeout = limits::WAIT_MAX.min(deadline.saturating_duration_since(Instant::now()));
+        let wait = WaitFor {
+            states: vec![MachineState::Destroyed],
+            instance_id: None,
+            timeout,
+        };
+        match state.worker.wait_machine(id, wait).await {
+            Ok(_) | Err(WorkerError::NotFound(_)) => return Ok(()),
+            Err(WorkerError::WaitTimeout { .. }) if Instant::now() < deadline => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Takes up the deletions that the last process left unfinished.
@@ -178,12 +244,27 @@ pub(crate) async fn resume_deletions(state: &ApiState) -> Result<(), StoreError>
             continue;
         }
         let state_of_task = state.clone();
+        let stop = state.tasks.stopping();
         state.tasks.spawn("delete app", async move {
-            if let Err(error) = finish_deletion(&state_of_task, &record).await {
-                let (app, error) = (&record.name, error.message);
-                tracing::warn!(%app, error, "app not deleted yet; deleting it again completes it");
+            tokio::select! {
+                biased;
+                // Cancel-safe: the mark stays, and the deletion is taken up at the next start.
+                () = stop.cancelled() => {}
+                // Cancel-safe: the same.
+                () = delete_at_last(&state_of_task, &record) => {}
             }
         });
     }
     Ok(())
+}
+
+/// Takes a deletion up again until the app is gone.
+async fn delete_at_last(state: &ApiState, record: &AppRecord) {
+    let mut pause = limits::TAKE_UP_BACKOFF;
+    while let Err(error) = finish_deletion(state, record).await {
+        let (app, error) = (&record.name, error.message);
+        tracing::warn!(%app, error, "app not deleted yet; it is tried again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(limits::TAKE_UP_BACKOFF_MAX);
+    }
 }

@@ -35,7 +35,6 @@ use roost_proto::rest::DeploymentError;
 use roost_proto::worker::MachineStatus;
 use roost_store::StoreError;
 use roost_store::records::{DeploymentRecord, DeploymentStatus, SlotRecord};
-use std::time::Duration;
 
 /// Label of a machine: the deployment that made it.
 pub(crate) const DEPLOYMENT_KEY: &str = "roost_deployment_id";
@@ -92,7 +91,7 @@ pub(crate) fn spawn(state: ApiState, record: DeploymentRecord) {
 
 /// Takes the deployment up again until its journal says that it ended.
 async fn run_to_end(state: ApiState, record: DeploymentRecord) {
-    let mut pause = Duration::from_secs(1);
+    let mut pause = limits::TAKE_UP_BACKOFF;
     loop {
         match run(&state, &record.app_id, &record.id).await {
             Ok(()) => return,
@@ -106,7 +105,7 @@ async fn run_to_end(state: ApiState, record: DeploymentRecord) {
                     "deployment waits for the control database"
                 );
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(limits::JOURNAL_BACKOFF_MAX);
+                pause = (pause * 2).min(limits::TAKE_UP_BACKOFF_MAX);
             }
         }
     }

@@ -35,6 +35,8 @@ async fn an_app_is_not_deleted_under_a_deployment_and_then_takes_none() {
     store.delete_app("app_1").await.expect("again is harmless");
     let gone = store.app(&name("web")).await;
     assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
+    let late = store.begin_app_deletion("app_1", NOW).await;
+    assert!(matches!(late, Err(StoreError::NotFound(_))), "{late:?}");
 }
 
 #[tokio::test]

@@ -1,13 +1,18 @@
 //! Apps that are deleted while others want something of them.
 
 use super::{Platform, web};
+use crate::app::apps::{begin_deletion, finish_deletion};
+use crate::app::find_app;
 use roost_model::name::AppName;
 use roost_proto::worker::WorkerApi as _;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
+/// Longer than anything takes here.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Long enough for a request that does not wait for anything.
 const MOMENT: Duration = Duration::from_millis(300);
 
@@ -17,6 +22,89 @@ async fn start(dir: &std::path::Path) -> Arc<Platform> {
         .call("POST", "/v1/apps", json!({"app_name": "web"}))
         .await;
     Arc::new(platform)
+}
+
+/// Waits until the app `web` does not exist.
+async fn until_gone(platform: &Platform) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while platform.call("GET", "/v1/apps/web", Value::Null).await.0 != 404 {
+        assert!(tokio::time::Instant::now() < deadline, "it is still there");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until a machine of the app `web` is being destroyed.
+async fn until_destroying(platform: &Platform) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while platform.machines("web").await[0]["state"] != "destroying" {
+        assert!(tokio::time::Instant::now() < deadline, "nobody destroys it");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_app_is_deleted_once_its_machines_are_gone_and_its_name_is_free_for_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    let body = json!({"config": web("hello")});
+    let deployed = platform.deploy("web", body.clone()).await;
+    assert_eq!(deployed["status"], "succeeded", "{deployed}");
+    platform.worker.hold_destruction(true);
+    let mut deletions = JoinSet::new();
+    for _ in 0..2 {
+        let platform = Arc::clone(&platform);
+        deletions.spawn(async move {
+            let path = "/v1/apps/web?force=true";
+            platform.call("DELETE", path, Value::Null).await
+        });
+    }
+    until_destroying(&platform).await;
+    let early = tokio::time::timeout(MOMENT, deletions.join_next()).await;
+    assert!(early.is_err(), "it waits: {early:?}");
+    let (status, error) = platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (422, &json!("name-taken"))
+    );
+    platform.worker.hold_destruction(false);
+    for (status, answer) in deletions.join_all().await {
+        assert!(
+            status == 202 || answer["code"] == "app-not-found",
+            "{answer}"
+        );
+    }
+
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    let deployed = platform.deploy("web", body).await;
+    assert_eq!(deployed["status"], "succeeded", "{deployed}");
+    assert_eq!(platform.machines("web").await.len(), 1);
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_comes_late_leaves_a_new_app_of_the_same_name_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    let old = find_app(&platform.state, &AppName::parse("web").unwrap())
+        .await
+        .unwrap();
+    platform.call("DELETE", "/v1/apps/web", Value::Null).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    let body = json!({"config": web("hello")});
+    platform.call("POST", "/v1/apps/web/machines", body).await;
+    // As far as a deletion came that had looked the app up before all this.
+    let late = begin_deletion(&platform.state, &old, true).await;
+    assert_eq!(late.unwrap_err().code, "app-not-found");
+    finish_deletion(&platform.state, &old).await.unwrap();
+    let machines = platform.machines("web").await;
+    assert_eq!(machines[0]["state"], "started", "{machines:?}");
+    platform.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -77,18 +165,10 @@ async fn an_app_marked_for_deletion_takes_nothing_new_and_goes_at_the_next_start
     platform.stop().await;
 
     let again = Platform::start_with(dir.path(), platform.worker.clone()).await;
+    // What fails first is tried again.
+    again.logs.n_refusals.store(1, Ordering::SeqCst);
     again.state.resume().await.unwrap();
-    for _ in 0..1000 {
-        if again.call("GET", "/v1/apps/web", Value::Null).await.0 == 404 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(
-        again.call("GET", "/v1/apps/web", Value::Null).await.0,
-        404,
-        "its deletion was taken up again"
-    );
+    until_gone(&again).await;
     assert!(again.worker.machines(None).await.unwrap().is_empty());
     again.stop().await;
 }

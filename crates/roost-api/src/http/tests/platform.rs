@@ -18,6 +18,7 @@ use roost_model::name::{AppName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::logs::{LogRecord, LogStream};
 use roost_proto::rest::{BuildEvent, BuildPlan, PullProgress};
+use roost_proto::worker::WorkerApi as _;
 use roost_runtime::tasks::Tasks;
 use roost_store::Store;
 use roost_store::records::TokenRecord;
@@ -25,12 +26,21 @@ use roost_testkit::sim_worker::SimWorker;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
-/// Images, logs and builds that need no disk.
+/// Images and builds that need no disk.
 struct Fakes;
+
+/// Logs that need no disk.
+#[derive(Default)]
+pub(crate) struct FakeLogs {
+    worker: Arc<SimWorker>,
+    /// How many removals fail from now on.
+    pub(super) n_refusals: AtomicU32,
+}
 
 #[async_trait]
 impl ImageSource for Fakes {
@@ -60,7 +70,7 @@ impl ImageSource for Fakes {
 }
 
 #[async_trait]
-impl LogSource for Fakes {
+impl LogSource for FakeLogs {
     async fn query(&self, selection: LogSelection) -> Result<Vec<LogRecord>, PortError> {
         Ok(vec![LogRecord {
             time: "2026-01-01T00:00:00.000Z".into(),
@@ -79,10 +89,19 @@ impl LogSource for Fakes {
     }
 
     fn follow(&self, selection: LogSelection) -> BoxStream<'static, LogRecord> {
-        stream::once(async move { Fakes.query(selection).await.unwrap().remove(0) }).boxed()
+        let logs = Self::default();
+        stream::once(async move { logs.query(selection).await.unwrap().remove(0) }).boxed()
     }
 
-    async fn remove_app(&self, _app: &AppName) -> Result<(), PortError> {
+    /// Fails while machines are there: they would write on.
+    async fn remove_app(&self, app: &AppName) -> Result<(), PortError> {
+        let n_machines = self.worker.machines(Some(app)).await.unwrap().len();
+        let less = |n: u32| n.checked_sub(1);
+        let refused = self.n_refusals.fetch_update(SeqCst, SeqCst, less).is_ok();
+        if n_machines > 0 || refused {
+            let message = format!("{n_machines} machines write logs");
+            return Err(PortError::invalid("logs-unreadable", message));
+        }
         Ok(())
     }
 }
@@ -114,6 +133,7 @@ impl ImageBuilder for Fakes {
 /// A platform in memory, and its database on disk.
 pub(crate) struct Platform {
     pub(crate) worker: Arc<SimWorker>,
+    pub(super) logs: Arc<FakeLogs>,
     pub(crate) state: ApiState,
     router: Router,
     token: String,
@@ -126,11 +146,15 @@ impl Platform {
 
     /// Starts again over the same database and the machines that ran on.
     pub(crate) async fn start_with(dir: &Path, worker: Arc<SimWorker>) -> Self {
+        let logs = Arc::new(FakeLogs {
+            worker: worker.clone(),
+            ..FakeLogs::default()
+        });
         let state = ApiState::new(ApiParts {
             store: Store::open(&dir.join("control.db")).await.unwrap(),
             worker: worker.clone(),
             images: Arc::new(Fakes),
-            logs: Arc::new(Fakes),
+            logs: logs.clone(),
             builder: Arc::new(Fakes),
             node: NodeFacts {
                 version: "0.1.0".into(),
@@ -153,6 +177,7 @@ impl Platform {
         let router = crate::http::api_router(state.clone());
         Self {
             worker,
+            logs,
             state,
             router,
             token,
@@ -183,6 +208,7 @@ impl Platform {
     pub(super) fn seen_with(&self, token: String) -> Self {
         Self {
             worker: Arc::clone(&self.worker),
+            logs: Arc::clone(&self.logs),
             state: self.state.clone(),
             router: self.router.clone(),
             token,
