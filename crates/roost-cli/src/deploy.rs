@@ -1,9 +1,11 @@
 //! `roost deploy`: from a folder or an image to a release that answers.
 
+mod deadline;
 mod follow;
 mod image;
 mod pull;
 
+pub(crate) use deadline::Deadline;
 pub(crate) use follow::{Proof, cancel, is_over, leave, see_through};
 
 use crate::args::{DeployArgs, Global};
@@ -55,11 +57,15 @@ pub(crate) async fn run(
     if global.dry_run {
         return dry_run(&name, project.as_ref(), &config, &source, output).map(|()| None);
     }
+    let deadline = Deadline::of(global);
     let app = ensure_app(client, &name, output).await?;
-    let image = match source {
-        Source::Image(image) => pull::pull(client, &name, &image, output).await?,
-        Source::Upload(upload) => image::build(client, &name, upload, output).await?,
+    let image = async {
+        match source {
+            Source::Image(image) => pull::pull(client, &name, &image, output).await,
+            Source::Upload(upload) => image::build(client, &name, upload, output).await,
+        }
     };
+    let image = deadline.wait(image, without_image).await?;
     let machine_config = machine_config(project.as_ref(), &config, &image)?;
     if unchanged == Unchanged::Leave && is_current(client, &app, &machine_config).await? {
         output.say(&format!("  {name} is unchanged: nothing to do"));
@@ -80,7 +86,9 @@ pub(crate) async fn run(
             .map(|timeout| timeout.as_secs().max(1)),
         description: args.description.clone(),
     };
-    let deployment = begin(client, &name, &request, output).await?;
+    let deployment = begin(client, &name, &request, output);
+    let late = |gave_up| not_begun_yet(gave_up, &name);
+    let deployment = deadline.wait(deployment, late).await?;
     output.say(&format!("release {} of {name}", deployment.release));
     if args.detach {
         leave(&deployment, output);
@@ -91,7 +99,21 @@ pub(crate) async fn run(
         (false, Unchanged::Leave) => Proof::Required,
         (false, Unchanged::Deploy) => Proof::Wanted,
     };
-    see_through(client, global, deployment, &app, proof, output).await
+    see_through(client, deadline, deployment, &app, proof, output).await
+}
+
+/// The time was over before there was anything to deploy.
+fn without_image(gave_up: String) -> CliError {
+    let message = format!("{gave_up} for the image; no deploy has begun");
+    CliError::new(Exit::StillRunning, "detached", message)
+        .hint("run the same command again; --timeout says how long it waits")
+}
+
+/// The time was over before the platform said that the deploy has begun.
+fn not_begun_yet(gave_up: String, app: &str) -> CliError {
+    let message = format!("{gave_up} for the deploy to begin; it may begin yet");
+    CliError::new(Exit::StillRunning, "detached", message)
+        .hint(format!("`roost ops list -a {app}` shows whether it did"))
 }
 
 async fn begin(

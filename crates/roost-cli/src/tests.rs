@@ -233,6 +233,59 @@ async fn a_deploy_that_outlasts_the_wait_goes_on_and_exits_with_7() {
 }
 
 #[tokio::test]
+async fn no_wait_of_a_deploy_or_a_cancel_is_longer_than_the_time_limit() {
+    /// A pull of which nothing is heard.
+    async fn silent() -> Json<Value> {
+        std::future::pending().await
+    }
+    let running = || deployment("running", "http://127.0.0.1:9", Value::Null);
+    let router = Router::new()
+        .route(
+            "/v1/apps/{app}",
+            get(|Path(name): Path<String>| async move { Json(app(&name, "")) }),
+        )
+        .route("/v1/apps/web/images", post(silent))
+        .route("/v1/apps/web/builds", post(silent))
+        .route("/v1/apps/slow/images", post(|| async { fail(404, "x") }))
+        .route("/v1/apps/slow/deployments", post(silent))
+        .route(
+            "/v1/apps/web/deployments",
+            get(move || async move { Json(json!([running()])) }),
+        )
+        .route(
+            "/v1/apps/web/deployments/d1",
+            get(move || async move { Json(running()) }),
+        )
+        .route(
+            "/v1/apps/web/deployments/d1/cancel",
+            post(move || async move { Json(running()) }),
+        );
+    let (url, _tasks) = serve(router).await;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    std::fs::write(dir.path().join("Dockerfile"), "FROM scratch").unwrap();
+    for (args, what) in [
+        (
+            &["deploy", folder, "-a", "web", "--image", "nginx"][..],
+            "no deploy has begun",
+        ),
+        (&["deploy", folder, "-a", "web"], "no deploy has begun"),
+        (
+            &["deploy", folder, "-a", "slow", "--image", "nginx"],
+            // On a busy machine the time is over before the deploy was asked for.
+            "for the ",
+        ),
+        (&["ops", "cancel", "-a", "web"], "carries on undoing"),
+    ] {
+        let args = [args, &["--timeout", "1"]].concat();
+        let error = roost(&url, &args).await.unwrap_err();
+        assert_eq!((error.exit as i32, error.code.as_str()), (7, "detached"));
+        assert!(error.message.contains(what), "{error}");
+        assert!(error.message.contains("after 1 s"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_of_the_api_becomes_the_exit_code_with_the_request_id() {
     for (status, code, exit) in [
         (404, "app-not-found", 3),
@@ -478,4 +531,33 @@ async fn secrets_with_deploy_bring_the_change_to_running_machines() {
         assert_eq!(roost(&url, args).await.unwrap(), 0);
         assert_eq!(n_deploys.load(Ordering::Relaxed), n_wanted, "{args:?}");
     }
+}
+
+#[tokio::test]
+async fn a_deployment_that_another_followed_is_not_said_to_serve() {
+    let n_requests = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&n_requests);
+    let proof = get(move || async move {
+        counter.fetch_add(1, Ordering::Relaxed);
+        "hello"
+    });
+    let (proof_url, _proof_tasks) = serve(Router::new().route("/", proof)).await;
+    let old = deployment("succeeded", &proof_url, Value::Null);
+    let listed = json!([old]);
+    let mut now = app("web", &proof_url);
+    now["current_release"] = 5.into();
+    let router = Router::new()
+        .route("/v1/apps/web", get(move || async move { Json(now) }))
+        .route(
+            "/v1/apps/web/deployments",
+            get(move || async move { Json(listed) }),
+        )
+        .route(
+            "/v1/apps/web/deployments/d1",
+            get(move || async move { Json(old) }),
+        );
+    let (url, _tasks) = serve(router).await;
+    let code = roost(&url, &["ops", "watch", "-a", "web", "d1"]).await;
+    assert_eq!(code.unwrap(), 0);
+    assert_eq!(n_requests.load(Ordering::Relaxed), 0, "it was proven");
 }

@@ -50,11 +50,16 @@ async fn serve() -> (String, Cancelled, JoinSet<()>) {
         .route("/v1/apps/web/deployments/d1", get(show))
         .route("/v1/apps/web/deployments/d1/cancel", post(cancel))
         .with_state(Arc::clone(&cancelled));
+    let (url, tasks) = listen(router).await;
+    (url, cancelled, tasks)
+}
+
+async fn listen(router: Router) -> (String, JoinSet<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
-    (url, cancelled, tasks)
+    (url, tasks)
 }
 
 /// A `roost` that watches the deployment.
@@ -65,8 +70,12 @@ struct Watcher {
 
 impl Watcher {
     fn start(url: &str, folder: &std::path::Path) -> Self {
+        Self::run(url, folder, &["deploy", "-a", "web", "--image", "x"])
+    }
+
+    fn run(url: &str, folder: &std::path::Path, args: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_roost"))
-            .args(["deploy", "-a", "web", "--image", "x"])
+            .args(args)
             .env_clear()
             .env("HOME", folder)
             .env("ROOST_API_URL", url)
@@ -161,4 +170,21 @@ async fn a_deployment_is_cancelled_by_name_or_as_the_one_under_way() {
         assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
         assert!(cancelled.load(Ordering::SeqCst), "{args:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_a_cancel_that_the_platform_does_not_answer() {
+    let running = || async { Json(json!([deployment(false)])) };
+    let silent = || async { std::future::pending::<Json<Value>>().await };
+    let router = Router::new()
+        .route("/v1/apps/web/deployments", get(running))
+        .route("/v1/apps/web/deployments/d1/cancel", post(silent));
+    let (url, _tasks) = listen(router).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut watcher = Watcher::run(&url, folder.path(), &["ops", "cancel", "-a", "web"]);
+    watcher.wait_for("cancelling deployment d1");
+    watcher.press_ctrl_c();
+    let (code, text) = watcher.end();
+    assert_eq!(code, Some(130), "{text}");
+    assert!(text.contains("roost ops watch -a web d1"), "{text}");
 }

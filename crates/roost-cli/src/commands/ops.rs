@@ -2,7 +2,7 @@
 
 use crate::args::{Global, OpsCommand};
 use crate::client::Client;
-use crate::deploy::{self, Proof};
+use crate::deploy::{self, Deadline, Proof};
 use crate::error::{CliError, Exit};
 use crate::output::{Output, date, table};
 use crate::project::app_name;
@@ -30,7 +30,16 @@ pub(crate) async fn run(
         OpsCommand::Watch { id } => {
             let deployment = choose(&name, deployments, id.as_deref())?;
             let app: App = client.get(&format!("/v1/apps/{name}")).await?;
-            deploy::see_through(client, global, deployment, &app, Proof::Wanted, output).await?;
+            if let Some(now) = superseded_by(&deployment, &app) {
+                let value = serde_json::json!({"type": "deployment", "deployment": deployment, "url": null});
+                output.result(&value, || {
+                    let release = deployment.release;
+                    format!("release {release} of {name} was deployed; release {now} serves now")
+                });
+                return Ok(());
+            }
+            let deadline = Deadline::of(global);
+            deploy::see_through(client, deadline, deployment, &app, Proof::Wanted, output).await?;
         }
         OpsCommand::Cancel { id } => {
             let deployment = choose(&name, deployments, id.as_deref())?;
@@ -38,7 +47,8 @@ pub(crate) async fn run(
                 plan_cancel(&deployment, output);
                 return Ok(());
             }
-            let ended = deploy::cancel(client, &name, &deployment.id, output).await?;
+            let ended =
+                deploy::cancel(client, &name, &deployment.id, Deadline::of(global), output).await?;
             output.result(&ended, || {
                 format!(
                     "release {} of {name} was cancelled and undone",
@@ -48,6 +58,12 @@ pub(crate) async fn run(
         }
     }
     Ok(())
+}
+
+/// The release that came after that of a deployment which succeeded.
+fn superseded_by(deployment: &Deployment, app: &App) -> Option<u64> {
+    app.current_release
+        .filter(|now| deployment.status == "succeeded" && *now != deployment.release)
 }
 
 fn row(deployment: &Deployment) -> Vec<String> {

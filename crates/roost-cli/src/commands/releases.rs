@@ -3,7 +3,7 @@
 use crate::args::{Global, RollbackArgs};
 use crate::client::Client;
 use crate::commands::ops;
-use crate::deploy::{self, Proof};
+use crate::deploy::{self, Deadline, Proof};
 use crate::error::{CliError, Exit};
 use crate::output::{Output, date, table};
 use crate::project::app_name;
@@ -104,7 +104,14 @@ pub(crate) async fn rollback(
         deploy::leave(&deployment, output);
         return Ok(());
     }
-    deploy::see_through(client, global, deployment, &app, Proof::Wanted, output)
-        .await
-        .map(drop)
+    deploy::see_through(
+        client,
+        Deadline::of(global),
+        deployment,
+        &app,
+        Proof::Wanted,
+        output,
+    )
+    .await
+    .map(drop)
 }

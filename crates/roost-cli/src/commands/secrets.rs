@@ -3,7 +3,7 @@
 use crate::args::{Global, SecretsCommand, ThenDeploy};
 use crate::client::{Client, NOTHING};
 use crate::commands::ops;
-use crate::deploy::{self, Proof};
+use crate::deploy::{self, Deadline, Proof};
 use crate::error::CliError;
 use crate::output::{Output, date, table};
 use crate::project::app_name;
@@ -170,9 +170,16 @@ async fn redeploy(
         deploy::leave(&deployment, output);
         return Ok(());
     }
-    deploy::see_through(client, global, deployment, &app, Proof::Wanted, output)
-        .await
-        .map(drop)
+    deploy::see_through(
+        client,
+        Deadline::of(global),
+        deployment,
+        &app,
+        Proof::Wanted,
+        output,
+    )
+    .await
+    .map(drop)
 }
 
 fn checked(name: &str) -> Result<String, CliError> {

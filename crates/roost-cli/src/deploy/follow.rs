@@ -1,13 +1,13 @@
 //! Following a deployment to its end, and telling how it ended.
 
-use crate::args::Global;
+use super::deadline::Deadline;
 use crate::client::{Client, Lines, NOTHING};
 use crate::error::{CliError, Exit};
 use crate::limits;
 use crate::output::{Output, printable, seconds};
 use crate::prove;
 use roost_proto::rest::{App, Deployment, DeploymentStep};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What it means when the URL of a finished release does not answer.
@@ -37,16 +37,13 @@ pub(crate) fn leave(deployment: &Deployment, output: Output) {
 /// Follows a deployment, proves its URL, and says how it ended.
 pub(crate) async fn see_through(
     client: &Client,
-    global: &Global,
+    deadline: Deadline,
     deployment: Deployment,
     before: &App,
     proof: Proof,
     output: Output,
 ) -> Result<Option<String>, CliError> {
-    let timeout = global
-        .timeout
-        .map_or(limits::DEPLOY_TIMEOUT, Duration::from_secs);
-    let finished = follow(client, deployment, timeout, output).await?;
+    let finished = follow(client, deployment, deadline, output).await?;
     finish(finished, before, proof, output).await
 }
 
@@ -54,7 +51,7 @@ pub(crate) async fn see_through(
 async fn follow(
     client: &Client,
     deployment: Deployment,
-    timeout: Duration,
+    deadline: Deadline,
     output: Output,
 ) -> Result<Deployment, CliError> {
     let (app, id) = (deployment.app.clone(), deployment.id.clone());
@@ -65,21 +62,25 @@ async fn follow(
             .hint(format!("undo it: `roost ops cancel -a {app} {id}`"))
     };
     // Listens before the first step is told: from then on users press it.
-    let presses = signal(SignalKind::interrupt())
-        .map_err(|error| CliError::io("listen for Ctrl-C", &error))?;
+    let presses = interrupts()?;
+    let end = follow_to_end(client, deployment, 0, output);
     tokio::select! {
-        result = follow_to_end(client, deployment, 0, output) => result,
-        () = tokio::time::sleep(timeout) => Err(carries_on(&format!("gave up waiting after {} s", timeout.as_secs()))),
+        result = deadline.wait(end, |gave_up| carries_on(&gave_up)) => result,
         interrupt = interrupt(presses, output) => match interrupt {
             Interrupt::Once => Err(carries_on("detached")),
             Interrupt::Twice => {
-                let ended = cancel(client, &app, &id, output).await?;
+                let ended = cancel(client, &app, &id, deadline.anew(), output).await?;
                 let message = format!("release {} of {app} was cancelled and undone", ended.release);
                 Err(CliError::new(Exit::Interrupted, "deploy-cancelled", message)
                     .hint(format!("`roost status -a {app}` shows what serves")))
             }
         },
     }
+}
+
+/// Listens for Ctrl-C from now on.
+fn interrupts() -> Result<Signal, CliError> {
+    signal(SignalKind::interrupt()).map_err(|error| CliError::io("listen for Ctrl-C", &error))
 }
 
 /// How often the user pressed Ctrl-C.
@@ -98,24 +99,33 @@ async fn interrupt(mut presses: Signal, output: Output) -> Interrupt {
     }
 }
 
-/// Cancels a deployment, and follows until it is undone.
+/// Cancels a deployment, and follows until it is undone, the time is over, or the user has enough.
 pub(crate) async fn cancel(
     client: &Client,
     app: &str,
     id: &str,
+    deadline: Deadline,
     output: Output,
 ) -> Result<Deployment, CliError> {
+    let mut presses = interrupts()?;
     output.say(&format!("  cancelling deployment {id} of {app}"));
     let path = format!("/v1/apps/{app}/deployments/{id}/cancel");
-    let deployment: Deployment = client.post(&path, NOTHING).await?;
-    // What was done before is known; what is undone is news.
-    let seen = deployment.steps.last().map_or(0, |step| step.seq);
+    let undone = async {
+        let deployment: Deployment = client.post(&path, NOTHING).await?;
+        // What was done before is known; what is undone is news.
+        let seen = deployment.steps.last().map_or(0, |step| step.seq);
+        follow_to_end(client, deployment, seen, output).await
+    };
+    let carries_on = |exit, code: &str, what: &str| {
+        let message = format!("{what}; once the platform heard of it, it carries on undoing");
+        CliError::new(exit, code, message)
+            .hint(format!("`roost ops watch -a {app} {id}` shows how it goes"))
+    };
+    let late = |gave_up: String| carries_on(Exit::StillRunning, "detached", &gave_up);
     let ended = tokio::select! {
-        ended = follow_to_end(client, deployment, seen, output) => ended?,
-        _ = tokio::signal::ctrl_c() => {
-            let message = "interrupted; the platform carries on undoing the deploy";
-            return Err(CliError::new(Exit::Interrupted, "interrupted", message)
-                .hint(format!("`roost ops watch -a {app} {id}` shows how it goes")));
+        ended = deadline.wait(undone, late) => ended?,
+        _ = presses.recv() => {
+            return Err(carries_on(Exit::Interrupted, "interrupted", "interrupted"));
         }
     };
     if ended.status == "succeeded" {

@@ -5,7 +5,7 @@ use crate::client::{Client, Lines, encode};
 use crate::error::CliError;
 use crate::output::Output;
 use crate::pack::{self, Packing};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressFinish, ProgressStyle};
 use roost_model::app_config::AppConfig;
 use roost_proto::rest::{BuildEvent, BuildPlan};
 use std::path::Path;
@@ -173,7 +173,11 @@ async fn send(
             "  sending {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}",
         )
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::new(packing.tar_size()).with_style(style)
+        // Also when the time is over.
+        let finish = ProgressFinish::AndClear;
+        ProgressBar::new(packing.tar_size())
+            .with_style(style)
+            .with_finish(finish)
     } else {
         output.say(&format!("  sending {text}"));
         ProgressBar::hidden()

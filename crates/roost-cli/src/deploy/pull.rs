@@ -4,7 +4,7 @@ use crate::client::{Client, Repeats};
 use crate::error::{CliError, Exit};
 use crate::limits;
 use crate::output::Output;
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressFinish, ProgressStyle};
 use roost_proto::rest::{PullEvent, PullImageRequest, PullProgress};
 use std::time::Instant;
 
@@ -143,5 +143,9 @@ fn bar(bytes_total: u64) -> ProgressBar {
     let template = "  pulling {bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {msg}";
     let style = ProgressStyle::with_template(template);
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(bytes_total).with_style(style)
+    // Also when the time is over.
+    let finish = ProgressFinish::AndClear;
+    ProgressBar::new(bytes_total)
+        .with_style(style)
+        .with_finish(finish)
 }
