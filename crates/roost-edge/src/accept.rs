@@ -4,13 +4,15 @@
 use crate::activity::Activity;
 use crate::client_stream::ClientStream;
 use crate::exchange::{self, Shared};
+use crate::streams::StreamExecutor;
 use crate::{late, limits, tls};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::future::Future;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -165,7 +167,11 @@ async fn drive<S>(
     if is_http2 {
         let io = TokioIo::new(stream);
         activity.is_http2();
-        let connection = hyper::server::conn::http2::Builder::new(Executor(shared.clients.clone()))
+        let executor = StreamExecutor {
+            tracker: shared.clients.clone(),
+            body_idle: shared.config.timeouts.body_idle,
+        };
+        let connection = hyper::server::conn::http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
             .max_pending_accept_reset_streams(limits::HTTP2_PENDING_RESETS_MAX)
@@ -217,6 +223,11 @@ async fn until_closed<C>(
                 close(connection.as_mut());
             }
             () = sleep_until(wake) => {
+                // What has come by now counts, however late this task runs.
+                let last = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx)));
+                if last.await.is_ready() {
+                    return;
+                }
                 if closing.is_some() || activity.is_stuck(timeouts) {
                     return;
                 }
@@ -230,19 +241,5 @@ async fn until_closed<C>(
                 }
             }
         }
-    }
-}
-
-/// Runs the streams of HTTP/2 connections on a tracker.
-#[derive(Debug, Clone)]
-pub(crate) struct Executor(pub(crate) tokio_util::task::TaskTracker);
-
-impl<F> hyper::rt::Executor<F> for Executor
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
     }
 }

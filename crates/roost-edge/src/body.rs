@@ -5,6 +5,7 @@
 //! settlement of its exchange and settles it when it ends or is dropped.
 
 use crate::settle::Settlement;
+use crate::streams;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -233,17 +234,12 @@ impl ResponseBody {
             settlement,
         }))
     }
-}
 
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
+    fn poll_piece(
+        &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let streamed = match self.get_mut() {
+        let streamed = match self {
             Self::Page {
                 content,
                 settlement,
@@ -278,6 +274,20 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Err(BodyError::Idle(streamed.patience.limit))))
             }
         }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = self.get_mut().poll_piece(cx);
+        streams::body_polled(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

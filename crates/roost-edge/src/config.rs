@@ -70,7 +70,9 @@ pub struct EdgeTimeouts {
     pub healthy: Duration,
     /// From the end of the request to the response header.
     pub response_header: Duration,
-    /// Between two pieces of a body, and for a client to take any of what is sent to it.
+    /// Between two pieces of a body, and for a client to take any of what is sent
+    /// to it: over HTTP/1 the connection is cut then; over HTTP/2 the stream is
+    /// reset whose last piece (64 KiB or less) the client has not taken in this time.
     pub body_idle: Duration,
     /// Silence on an upgraded connection.
     pub tunnel_idle: Duration,

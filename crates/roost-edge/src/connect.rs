@@ -1,6 +1,5 @@
 //! Phase 5, connect: a kept connection to the machine, or a new one.
 
-use crate::accept::Executor;
 use crate::exchange::Shared;
 use crate::limits;
 use crate::pool::{Http1Sender, Http2Sender};
@@ -10,6 +9,7 @@ use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 /// A connection that can take a request now.
 #[derive(Debug)]
@@ -131,4 +131,18 @@ async fn open_http2(shared: &Shared, target: &Target) -> Result<Http2Sender, Con
         source,
     })?;
     Ok(sender)
+}
+
+/// Runs the tasks of HTTP/2 connections to machines on a tracker.
+#[derive(Debug, Clone)]
+struct Executor(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
 }

@@ -34,6 +34,7 @@ mod pool;
 mod retry;
 mod route;
 mod settle;
+mod streams;
 mod table;
 mod tls;
 mod upgrade;

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A request as the app got it.
@@ -332,7 +333,8 @@ async fn a_header_that_comes_byte_by_byte_is_cut_off_all_the_same() {
 #[tokio::test]
 async fn a_client_that_takes_nothing_loses_its_connection() {
     let world = World::with(|config| {
-        config.timeouts.header = Duration::from_millis(100);
+        // Also how often a connection is looked at.
+        config.timeouts.header = Duration::from_secs(1);
         config.timeouts.body_idle = Duration::from_millis(300);
     })
     .await;
@@ -504,6 +506,7 @@ fn field(name: &str, value: &str) -> Vec<u8> {
     .concat()
 }
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -511,6 +514,10 @@ const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+/// The setting of RFC 9113 6.5.2.
+const INITIAL_WINDOW_SIZE: u16 = 4;
+/// The error code of RFC 9113 7.
+const CANCEL: u32 = 8;
 
 fn request_fields(path: &str) -> Vec<u8> {
     [
@@ -522,14 +529,33 @@ fn request_fields(path: &str) -> Vec<u8> {
     .concat()
 }
 
+/// A connection with HTTP/2 on it, and these settings of the client.
+async fn http2(world: &World, settings: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(world.http()).await.unwrap();
+    let mut first = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    first.extend(frame(SETTINGS, 0, 0, settings));
+    stream.write_all(&first).await.unwrap();
+    stream
+}
+
+/// The edge's next frame: kind, stream, payload. A reset is an end too.
+async fn next_frame(reading: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u32, Vec<u8>)> {
+    let read = async {
+        let mut head = [0; 9];
+        reading.read_exact(&mut head).await.ok()?;
+        let [a, b, c, kind, _flags, stream @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        reading.read_exact(&mut payload).await.ok()?;
+        Some((kind, u32::from_be_bytes(stream), payload))
+    };
+    let read = tokio::time::timeout(LIMIT, read).await;
+    read.expect("the edge sends more, or ends it")
+}
+
 /// Sends frames until the edge has enough of them; returns how many bytes it
 /// took and the error codes of its GOAWAY frames.
 async fn flood(world: &World, frames: impl Iterator<Item = Vec<u8>>) -> (usize, Vec<u32>) {
-    let stream = TcpStream::connect(world.http()).await.unwrap();
-    let (mut reading, mut writing) = stream.into_split();
-    let mut first = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    first.extend(frame(SETTINGS, 0, 0, &[]));
-    writing.write_all(&first).await.unwrap();
+    let (mut reading, mut writing) = http2(world, &[]).await.into_split();
     let write = async {
         let mut n_written = 0;
         for frame in frames {
@@ -541,28 +567,15 @@ async fn flood(world: &World, frames: impl Iterator<Item = Vec<u8>>) -> (usize, 
         n_written
     };
     let read = async {
-        let mut answer = Vec::new();
-        // A reset after GOAWAY is an end too.
-        let _ = reading.read_to_end(&mut answer).await;
-        answer
+        let mut codes = Vec::new();
+        while let Some((kind, _, payload)) = next_frame(&mut reading).await {
+            if kind == GOAWAY {
+                codes.push(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+            }
+        }
+        codes
     };
-    let both = async { tokio::join!(write, read) };
-    let (n_written, answer) = tokio::time::timeout(LIMIT, both)
-        .await
-        .expect("the edge ends it");
-    let mut codes = Vec::new();
-    let mut rest = &answer[..];
-    while rest.len() >= 9 {
-        let length = usize::from(rest[0]) << 16 | usize::from(rest[1]) << 8 | usize::from(rest[2]);
-        if rest.len() < 9 + length {
-            break;
-        }
-        if rest[3] == GOAWAY {
-            codes.push(u32::from_be_bytes(rest[13..17].try_into().unwrap()));
-        }
-        rest = &rest[9 + length..];
-    }
-    (n_written, codes)
+    tokio::join!(write, read)
 }
 
 #[tokio::test]
@@ -574,7 +587,7 @@ async fn streams_that_are_opened_and_reset_at_once_end_the_connection() {
         let pair = |n: u32| {
             let id = 2 * n + 1;
             let open = frame(HEADERS, END_STREAM | END_HEADERS, id, &request_fields("/"));
-            [open, frame(RST_STREAM, 0, id, &8_u32.to_be_bytes())].concat()
+            [open, frame(RST_STREAM, 0, id, &CANCEL.to_be_bytes())].concat()
         };
         (start..start + 50).flat_map(pair).collect()
     });
@@ -621,25 +634,82 @@ async fn a_header_block_that_goes_on_for_ever_ends_the_connection() {
 async fn an_http2_request_with_what_belongs_to_http1_is_refused() {
     let world = World::new().await;
     let log = recorder(&world).await;
-    let odd = [
-        field("connection", "close"),
-        field("transfer-encoding", "chunked"),
-        field("Upper", "case"),
-        field("host", "other.localhost"),
-        field(":path", "/again"),
-        field("x-line", "a\r\nb: c"),
+    let cases = [
+        (Vec::new(), true),
+        (field("x-line", "a b: c"), true),
+        (field("connection", "close"), false),
+        (field("transfer-encoding", "chunked"), false),
+        (field("Upper", "case"), false),
+        (field("host", "other.localhost"), false),
+        (field(":path", "/again"), false),
+        (field("x-line", "a\r\nb: c"), false),
     ];
-    for field in odd {
-        let fields = [request_fields("/"), field.clone()].concat();
-        let bad = frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields);
-        // A frame on a stream that cannot be makes the edge close after its answer.
-        let end = frame(HEADERS, END_STREAM | END_HEADERS, 2, &request_fields("/"));
-        flood(&world, [bad, end].into_iter()).await;
-        let seen = log.lock();
-        assert!(
-            seen.is_empty(),
-            "{}: {seen:?}",
-            String::from_utf8_lossy(&field)
-        );
+    for (odd, is_good) in cases {
+        let what = String::from_utf8_lossy(&odd);
+        let mut stream = http2(&world, &[]).await;
+        for (id, fields) in [
+            (1, [request_fields("/"), odd.clone()].concat()),
+            (3, request_fields("/control")),
+        ] {
+            let request = frame(HEADERS, END_STREAM | END_HEADERS, id, &fields);
+            // The edge may have ended the connection after the first one.
+            let _ = stream.write_all(&request).await;
+        }
+        let mut answered = BTreeSet::new();
+        while answered.len() < 2
+            && let Some((kind, id, _)) = next_frame(&mut stream).await
+        {
+            if matches!(kind, HEADERS | RST_STREAM) {
+                answered.insert(id);
+            }
+        }
+        let mut lines: Vec<String> = log.lock().drain(..).map(|seen| seen.line).collect();
+        lines.sort();
+        if is_good {
+            assert_eq!(lines, ["GET /", "GET /control"], "{what}");
+        } else {
+            lines.retain(|line| line != "GET /control");
+            assert!(lines.is_empty(), "{what}: {lines:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_an_http2_stream_loses_that_stream() {
+    let world = World::with(|config| config.timeouts.body_idle = Duration::from_secs(1)).await;
+    let address = backend(&world.tasks, |request| async move {
+        let is_large = request.uri().path() == "/large";
+        Response::new(full(vec![7; if is_large { 1 << 20 } else { 0 }]))
+    })
+    .await;
+    world.publish(vec![endpoint(1, address)]);
+    let gauge = world.edge.gauge();
+    let shut = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &[0; 4]].concat();
+    for (settings, what) in [(&shut[..], "no window"), (&[], "never opened again")] {
+        let mut stream = http2(&world, settings).await;
+        let open = |id, path| frame(HEADERS, END_STREAM | END_HEADERS, id, &request_fields(path));
+        stream.write_all(&open(1, "/large")).await.unwrap();
+        let mut kinds = Vec::new();
+        while !kinds.contains(&RST_STREAM) {
+            let (kind, id, payload) = next_frame(&mut stream).await.expect(what);
+            if id == 1 {
+                kinds.push(kind);
+            }
+            if kind == RST_STREAM {
+                assert_eq!((id, payload), (1, CANCEL.to_be_bytes().to_vec()), "{what}");
+            }
+        }
+        assert_eq!(kinds[0], HEADERS, "{what}: the answer had begun");
+        assert_eq!(kinds.contains(&DATA), what != "no window", "{what}");
+        wait_until("the machine is free again", || {
+            gauge.in_flight(&crate::world::machine(1)) == 0
+        })
+        .await;
+        stream.write_all(&open(3, "/empty")).await.unwrap();
+        let mut answered = false;
+        while !answered {
+            let (kind, id, _) = next_frame(&mut stream).await.expect("it goes on");
+            answered = (kind, id) == (HEADERS, 3);
+        }
     }
 }
