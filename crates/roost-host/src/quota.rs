@@ -4,7 +4,9 @@
 //! ext4 and xfs count what each project uses and can limit it
 //! (`Documentation/filesystems/quota.rst`, `quotactl(2)`). Each machine's data
 //! directory is a project of its own. Whether that works is found out by
-//! asking: it takes a feature of the file system and a mount option.
+//! asking: it takes a feature of the file system and a mount option. A machine
+//! at its limit is told that its quota is exceeded on ext4 (`EDQUOT`), and that
+//! no space is left on xfs (`ENOSPC`).
 
 #[expect(
     unsafe_code,
@@ -32,7 +34,7 @@ pub(crate) fn check(dir: &Path) -> Result<(), String> {
     let dir = open(dir).map_err(|error| error.to_string())?;
     match sys::is_enforced(&dir) {
         Ok(true) => {}
-        Ok(false) => return Err("project quotas are counted but not enforced".to_owned()),
+        Ok(false) => return Err("the file system does not enforce project quotas".to_owned()),
         Err(Errno::PERM) => return Err("this process may not set quotas".to_owned()),
         Err(_) => return Err(UNAVAILABLE.to_owned()),
     }

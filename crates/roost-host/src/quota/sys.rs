@@ -60,7 +60,11 @@ pub(super) fn is_enforced(dir: &OwnedFd) -> Result<bool, Errno> {
 pub(super) fn is_in_use(dir: &OwnedFd, project: u32) -> Result<bool, Errno> {
     let mut quota = no_quota();
     // SAFETY: `dqblk` is what the kernel writes for this command.
-    unsafe { quotactl(dir, GET_QUOTA, project, &raw mut quota) }?;
+    match unsafe { quotactl(dir, GET_QUOTA, project, &raw mut quota) } {
+        // What xfs says of a project that has neither; ext4 says zeros.
+        Err(Errno::NOENT) => return Ok(false),
+        result => result?,
+    }
     Ok([
         quota.dqb_bhardlimit,
         quota.dqb_bsoftlimit,
