@@ -1,7 +1,8 @@
 //! What a host can do: found out by trying it.
 //!
 //! Each check says what was seen and, unless it passed, what to do about it.
-//! Checks run side by side on the blocking pool and none waits for long.
+//! Checks run side by side. Where all works they take less than a second; where
+//! something hangs it is given up and named, after about a minute at most.
 
 use crate::process::{self, Program};
 use roost_model::machine::Rung;

@@ -8,7 +8,12 @@ use crate::net::addresses::NodeNetwork;
 use crate::net::firewall::{FLOWS_MAX, Sources, table_script};
 use crate::process::{self, NFT, Program, RunProgramError};
 use std::path::Path;
+use std::time::Duration;
+use tokio::time::Instant;
 
+/// Longest time for all attempts together: the whole, when it hangs, and then
+/// the part of it that does.
+const CHECK_TIMEOUT: Duration = ATTEMPT_TIMEOUT.saturating_mul(2);
 /// A connection table with less room than for so many machines at their limit soon fills up.
 const BUSY_MACHINES_MIN: u32 = 4;
 const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
@@ -59,14 +64,19 @@ const PARTS: &[Part] = &[
 
 /// Tries the rules, and looks at the room that connections have.
 pub(super) async fn check() -> Vec<CheckResult> {
-    if let Err(error @ RunProgramError::Missing(_)) =
-        process::run(NFT, &["--version"], b"", ATTEMPT_TIMEOUT).await
-    {
-        let fix = format!("apt install {}", NFT.debian_package);
-        return vec![CheckResult::fail("nftables", error.to_string(), fix)];
+    let deadline = Instant::now() + CHECK_TIMEOUT;
+    let limit = attempt_limit(deadline);
+    match process::run(NFT, &["--version"], b"", limit).await {
+        Err(error @ RunProgramError::Missing(_)) => {
+            let fix = format!("apt install {}", NFT.debian_package);
+            return vec![CheckResult::fail("nftables", error.to_string(), fix)];
+        }
+        Err(RunProgramError::TimedOut { .. }) => return vec![gave_no_answer("nft --version")],
+        // What else is wrong with it shows when it has to do something.
+        Ok(_) | Err(_) => {}
     }
     let rules = match own_table() {
-        Some(table) => try_rules(&table, PARTS).await,
+        Some(table) => try_rules(&table, PARTS, deadline).await,
         None => CheckResult::warn("nftables", "no rules to try", "report this as a bug"),
     };
     let mut results = vec![rules];
@@ -91,24 +101,37 @@ fn own_table() -> Option<String> {
     Some(table_script(tag, &network, &sources))
 }
 
-async fn try_rules(whole: &str, parts: &[Part]) -> CheckResult {
-    let Err(error) = load(whole).await else {
+fn attempt_limit(deadline: Instant) -> Duration {
+    ATTEMPT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()))
+}
+
+fn gave_no_answer(attempt: &str) -> CheckResult {
+    let detail = format!("{attempt}: no answer in time");
+    let fix = "see what the kernel waits for with: dmesg | tail; and try again when the host is less busy";
+    CheckResult::fail("nftables", detail, fix)
+}
+
+async fn try_rules(whole: &str, parts: &[Part], deadline: Instant) -> CheckResult {
+    let Err(error) = load(whole, deadline).await else {
         let detail = "the rules of machines were made, in a network namespace of their own";
         return CheckResult::pass("nftables", detail);
     };
     for part in parts {
         let table = format!("table inet roost_check {{\n{}\n}}\n", part.table);
-        if let Err(error) = load(&table).await {
-            let Part { name, module, .. } = part;
-            let fix = format!(
-                "load it with: modprobe {module}; or run as root a kernel that has it: apt install linux-image-amd64"
-            );
-            return CheckResult::fail(
-                "nftables",
-                format!("no {name}: {}", first_line(&error)),
-                fix,
-            );
-        }
+        let Part { name, module, .. } = part;
+        let error = match load(&table, deadline).await {
+            Ok(()) => continue,
+            Err(RunProgramError::TimedOut { .. }) => return gave_no_answer(name),
+            Err(error) => error,
+        };
+        let detail = format!("no {name}: {}", first_line(&error));
+        let fix = format!(
+            "load it with: modprobe {module}; or run as root a kernel that has it: apt install linux-image-amd64"
+        );
+        return CheckResult::fail("nftables", detail, fix);
+    }
+    if matches!(error, RunProgramError::TimedOut { .. }) {
+        return gave_no_answer("all rules together");
     }
     let fix = "use the kernel and the nftables of Debian 12 or later, as root";
     CheckResult::fail("nftables", first_line(&error), fix)
@@ -121,9 +144,10 @@ fn first_line(error: &RunProgramError) -> String {
 }
 
 /// Loads a script where nobody else has rules.
-async fn load(script: &str) -> Result<(), RunProgramError> {
+async fn load(script: &str, deadline: Instant) -> Result<(), RunProgramError> {
     let args = ["--net", NFT.name, "-f", "-"];
-    process::run(UNSHARE, &args, script.as_bytes(), ATTEMPT_TIMEOUT)
+    let limit = attempt_limit(deadline);
+    process::run(UNSHARE, &args, script.as_bytes(), limit)
         .await
         .map(drop)
 }
@@ -143,8 +167,9 @@ fn check_room(connections_max: u32) -> CheckResult {
 
 #[cfg(test)]
 mod tests {
-    use super::{PARTS, Part, check, check_room, own_table, try_rules};
+    use super::{CHECK_TIMEOUT, PARTS, Part, check, check_room, own_table, try_rules};
     use crate::doctor::CheckStatus;
+    use tokio::time::Instant;
 
     fn can_run() -> bool {
         let is_root = rustix::process::geteuid().is_root();
@@ -186,10 +211,20 @@ mod tests {
         };
         let known = PARTS.iter().map(|part| Part { ..*part });
         let parts: Vec<Part> = known.chain([lacking]).collect();
-        let result = try_rules("table inet roost_check {\nchain c { magic; }\n}\n", &parts).await;
+        let whole = "table inet roost_check {\nchain c { magic; }\n}\n";
+        let result = try_rules(whole, &parts, Instant::now() + CHECK_TIMEOUT).await;
         assert_eq!(result.status, CheckStatus::Fail);
         assert!(result.detail.starts_with("no magic: "), "{result:?}");
         assert!(result.fix.unwrap().contains("modprobe nft_magic;"));
+    }
+
+    #[tokio::test]
+    async fn what_hangs_is_given_up_and_named() {
+        let table = own_table().unwrap();
+        // Nothing is left of its time.
+        let result = try_rules(&table, PARTS, Instant::now()).await;
+        assert_eq!(result.status, CheckStatus::Fail);
+        assert_eq!(result.detail, "filters: no answer in time");
     }
 
     #[test]

@@ -158,9 +158,9 @@ fn make_user_namespace() -> io::Result<OwnedFd> {
         Fork::Child => {
             let made = sys::unshare(UnshareFlags::NEWUSER).is_ok();
             sys::write_raw(tell_ready.as_raw_fd(), &[u8::from(made)]);
-            // Until it is killed, a moment later.
+            // Until it is killed, a moment later, or on a busy host some more.
             let pause = rustix::thread::Timespec {
-                tv_sec: 1,
+                tv_sec: 30,
                 tv_nsec: 0,
             };
             let _ = rustix::thread::nanosleep(&pause);

@@ -25,7 +25,7 @@ pub enum Kvm {
     Works,
 }
 
-/// Runs a guest. Blocks for at most two seconds.
+/// Runs a guest. Blocks for at most [`GUEST_LIMIT`].
 pub fn find_out() -> Kvm {
     let device = Path::new("/dev/kvm");
     if !device.exists() {
