@@ -34,9 +34,8 @@ impl Bucket {
 
     /// Takes `bytes` out if they are there.
     pub(crate) fn admit(&mut self, bytes: u64, now: Instant) -> bool {
-        self.fill(now);
         let cost = u128::from(bytes) * SCALE;
-        if self.is_shut && self.tokens < self.reopens_at().max(cost) {
+        if self.stays_shut(now) || (self.is_shut && self.tokens < cost) {
             return false;
         }
         self.is_shut = self.tokens < cost;
@@ -44,6 +43,12 @@ impl Bucket {
             self.tokens -= cost;
         }
         !self.is_shut
+    }
+
+    /// Whether anything would be refused, however small.
+    pub(crate) fn stays_shut(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.is_shut && self.tokens < self.reopens_at()
     }
 
     /// Whether the last bytes were refused.

@@ -32,8 +32,6 @@ impl Default for LogLimits {
     }
 }
 
-/// About what a record has on disk beside the line itself: time, app, machine, names.
-pub const RECORD_BYTES: u64 = 160;
 /// Deepest nesting of a JSON line that becomes fields; a deeper one stays text.
 pub const FIELDS_DEPTH_MAX: usize = 8;
 /// Most members (at all depths) of a JSON line that become fields.

@@ -13,11 +13,10 @@
 
 use crate::bucket::Bucket;
 pub use crate::limits::LogLimits;
-use crate::limits::RECORD_BYTES;
 pub use crate::line::LogIdentity;
 use crate::line::record_of;
 use crate::segment::{repair, segment_path, segments};
-use roost_proto::logs::{LogRecord, LogStream};
+use roost_proto::logs::LogStream;
 use roost_runtime::clock;
 use roost_runtime::fs::{FileError, IoContext as _, ensure_dir};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -62,6 +61,14 @@ struct Excess {
     n_bytes: u64,
 }
 
+impl Excess {
+    fn add(&mut self, line: &[u8]) {
+        let n_bytes = u64::try_from(line.len()).unwrap_or(u64::MAX);
+        self.n_lines = self.n_lines.saturating_add(1);
+        self.n_bytes = self.n_bytes.saturating_add(n_bytes);
+    }
+}
+
 #[derive(Debug)]
 struct OpenSegment {
     number: u64,
@@ -100,15 +107,7 @@ impl LogWriter {
     pub fn write_line(&mut self, stream: LogStream, line: &[u8]) -> Result<(), WriteLogError> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if stream != LogStream::System && !self.has_room_for(line) {
-            self.excess.n_lines = self.excess.n_lines.saturating_add(1);
-            let n_bytes = u64::try_from(line.len()).unwrap_or(u64::MAX);
-            self.excess.n_bytes = self.excess.n_bytes.saturating_add(n_bytes);
-            return Ok(());
-        }
-        let record = self.record(stream, line);
-        let result = self.append_dropped().and_then(|()| self.append(&record));
-        match result {
+        match self.write_or_drop(stream, line) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.n_unwritten = self.n_unwritten.saturating_add(1);
@@ -136,20 +135,38 @@ impl LogWriter {
         self.bucket.is_shut()
     }
 
-    fn has_room_for(&mut self, line: &[u8]) -> bool {
-        let n_bytes = u64::try_from(line.len().min(self.limits.line_bytes_max));
-        let cost = n_bytes.unwrap_or(u64::MAX).saturating_add(RECORD_BYTES);
-        self.bucket.admit(cost, Instant::now())
+    fn write_or_drop(&mut self, stream: LogStream, line: &[u8]) -> Result<(), FileError> {
+        let is_limited = stream != LogStream::System;
+        // What is dropped anyway is not worth encoding.
+        if is_limited && self.bucket.stays_shut(Instant::now()) {
+            self.excess.add(line);
+            return Ok(());
+        }
+        let text = self.encode(stream, line)?;
+        // As it is on disk, where a byte of the line takes up to six.
+        let n_bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        if is_limited && !self.bucket.admit(n_bytes, Instant::now()) {
+            self.excess.add(line);
+            return Ok(());
+        }
+        self.append_dropped()?;
+        self.append(&text)
     }
 
-    fn record(&self, stream: LogStream, line: &[u8]) -> LogRecord {
-        record_of(
+    /// The record of a line, with its line feed.
+    fn encode(&self, stream: LogStream, line: &[u8]) -> Result<Vec<u8>, FileError> {
+        let record = record_of(
             &self.identity,
             clock::now(),
             stream,
             line,
             self.limits.line_bytes_max,
-        )
+        );
+        let mut text = serde_json::to_vec(&record)
+            .map_err(io::Error::other)
+            .on("encode a line for", &self.dir)?;
+        text.push(b'\n');
+        Ok(text)
     }
 
     fn append_dropped(&mut self) -> Result<(), FileError> {
@@ -158,7 +175,7 @@ impl LogWriter {
                 "{} log lines were dropped: they could not be written",
                 self.n_unwritten
             );
-            self.append(&self.record(LogStream::System, message.as_bytes()))?;
+            self.append(&self.encode(LogStream::System, message.as_bytes())?)?;
             self.n_unwritten = 0;
         }
         if self.excess.n_lines > 0 {
@@ -168,24 +185,20 @@ impl LogWriter {
                  {} KiB a second",
                 self.limits.bytes_per_second / 1024
             );
-            self.append(&self.record(LogStream::System, message.as_bytes()))?;
+            self.append(&self.encode(LogStream::System, message.as_bytes())?)?;
             self.excess = Excess::default();
         }
         Ok(())
     }
 
-    fn append(&mut self, record: &LogRecord) -> Result<(), FileError> {
-        let mut text = serde_json::to_vec(record)
-            .map_err(io::Error::other)
-            .on("encode a line for", &self.dir)?;
-        text.push(b'\n');
+    fn append(&mut self, text: &[u8]) -> Result<(), FileError> {
         if self.segment.bytes >= self.limits.segment_bytes {
             self.segment = begin_segment(&self.dir, self.segment.number + 1, self.limits)?;
         }
         let OpenSegment {
             path, file, bytes, ..
         } = &mut self.segment;
-        if let Err(error) = file.write_all(&text) {
+        if let Err(error) = file.write_all(text) {
             // Part of it may have been written. Should this fail as well, the
             // next line ends the torn one, and readers skip what is no record.
             if file.set_len(*bytes).is_err() {

@@ -180,3 +180,33 @@ fn a_flood_is_cut_off_and_one_record_says_what_is_missing() {
     writer.report_dropped().unwrap();
     assert_eq!(messages(dir.path()).len(), found.len(), "it is said once");
 }
+
+#[test]
+fn bytes_that_take_more_room_on_the_disk_than_in_the_line_are_charged_for_it() {
+    let limits = LogLimits {
+        bytes_per_second: 1,
+        burst_bytes: 100_000,
+        ..LogLimits::default()
+    };
+    // Escaped with six bytes; replaced with three; escaped with two; as it is.
+    for (byte, n_kept_most) in [(1, 16), (0xff, 33), (b'"', 50), (b'x', 100)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = open(dir.path(), limits);
+        for _ in 0..200 {
+            writer
+                .write_line(LogStream::Stdout, &[byte; 1_000])
+                .unwrap();
+        }
+        let n_kept = messages(dir.path()).len();
+        assert!(
+            n_kept <= n_kept_most && n_kept >= n_kept_most * 3 / 4,
+            "{byte}: {n_kept}"
+        );
+        let n_bytes: u64 = segments(dir.path())
+            .unwrap()
+            .iter()
+            .map(|segment| segment.bytes)
+            .sum();
+        assert!(n_bytes <= limits.burst_bytes, "{byte}: {n_bytes}");
+    }
+}
