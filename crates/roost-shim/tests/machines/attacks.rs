@@ -1,6 +1,6 @@
 //! What a hostile image or program tries, and does not get.
 
-use crate::host::{Host, lines};
+use crate::host::{Host, lines, until};
 use roost_host::driver::{DriverError, MachineDriver as _};
 use roost_proto::logs::LogStream;
 use rustix::fs::{Mode, OFlags};
@@ -40,6 +40,10 @@ async fn nothing_that_roostd_has_open_is_open_in_a_machine(host: &Host) {
     let expected = ["0", "1", "2", "3"];
     let text = String::from_utf8(exec.stdout).unwrap();
     assert_eq!(text.lines().collect::<Vec<_>>(), expected, "of a command");
+    until("the program has listed its own", || {
+        lines(&log_dir, LogStream::Stdout).len() >= expected.len()
+    })
+    .await;
     host.driver.signal(&id, libc::SIGKILL).await.unwrap();
     host.wait(&id).await;
     let of_program = lines(&log_dir, LogStream::Stdout);
@@ -53,6 +57,11 @@ async fn a_command_has_the_limits_of_the_program(host: &Host) {
     let (id, log_dir) = (config.machine_id.clone(), config.log_dir.clone());
     host.driver.launch(config).await.unwrap();
     let exec = host.exec(&id, script).await;
+    until("the program has told its limits", || {
+        let told = lines(&log_dir, LogStream::Stdout);
+        told.iter().any(|line| line.starts_with("Umask"))
+    })
+    .await;
     host.driver.signal(&id, libc::SIGKILL).await.unwrap();
     host.wait(&id).await;
     let of_program = lines(&log_dir, LogStream::Stdout);
