@@ -1,11 +1,13 @@
 //! Machines: what the worker does for one app.
 
+use super::deployments::refuse_while_deploying;
 use super::{find_app, secrets};
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::limits;
 use crate::state::ApiState;
 use crate::view;
+use crate::workflows::deploy;
 use roost_auth::policy::Action;
 use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{MachineState, StopSignal};
@@ -35,6 +37,19 @@ async fn find(state: &ApiState, app: &AppName, id: &MachineId) -> Result<Machine
         .with_hint("`roost machines list` shows the machines that exist")),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The machine, if no deployment under way owns it.
+async fn find_free(
+    state: &ApiState,
+    app: &AppName,
+    id: &MachineId,
+) -> Result<MachineStatus, ApiError> {
+    let status = find(state, app, id).await?;
+    if status.spec.metadata.contains_key(deploy::DEPLOYMENT_KEY) {
+        refuse_while_deploying(state, &find_app(state, app).await?).await?;
+    }
+    Ok(status)
 }
 
 async fn show(state: &ApiState, status: MachineStatus) -> Result<Machine, ApiError> {
@@ -150,7 +165,7 @@ pub(crate) async fn update(
     request: UpdateMachineRequest,
 ) -> Result<Machine, ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
-    let old = find(state, app, id).await?;
+    let old = find_free(state, app, id).await?;
     let record = find_app(state, app).await?;
     let identity = MachineIdentity {
         app: app.clone(),
@@ -187,7 +202,7 @@ pub(crate) async fn destroy(
     force: bool,
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
-    find(state, app, id).await?;
+    find_free(state, app, id).await?;
     let (worker, id) = (state.worker.clone(), id.clone());
     ctx.supervised(state, async move {
         Ok(worker.destroy_machine(&id, force).await?)
@@ -203,7 +218,7 @@ pub(crate) async fn start(
     id: &MachineId,
 ) -> Result<StartResponse, ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
-    let before = find(state, app, id).await?;
+    let before = find_free(state, app, id).await?;
     let (worker, id) = (state.worker.clone(), id.clone());
     ctx.supervised(state, async move { Ok(worker.start_machine(&id).await?) })
         .await?;
@@ -224,7 +239,7 @@ pub(crate) async fn stop(
     ctx.allow(Action::ManageMachines, Some(app))?;
     let signal = request.signal.as_deref().map(parse_signal).transpose()?;
     let timeout = request.timeout.as_ref().map(parse_timeout).transpose()?;
-    find(state, app, id).await?;
+    find_free(state, app, id).await?;
     let (worker, id) = (state.worker.clone(), id.clone());
     ctx.supervised(state, async move {
         Ok(worker.stop_machine(&id, signal, timeout).await?)
@@ -273,7 +288,7 @@ pub(crate) async fn restart(
     id: &MachineId,
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
-    find(state, app, id).await?;
+    find_free(state, app, id).await?;
     let (worker, id) = (state.worker.clone(), id.clone());
     ctx.supervised(state, async move { Ok(worker.restart_machine(&id).await?) })
         .await?;
@@ -303,7 +318,7 @@ pub(crate) async fn set_cordoned(
     cordoned: bool,
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
-    find(state, app, id).await?;
+    find_free(state, app, id).await?;
     state.worker.set_cordoned(id, cordoned).await?;
     Ok(())
 }

@@ -111,14 +111,17 @@ async fn destroy_new(journal: &Journal) -> Result<(), StoreError> {
             return journal.step("undo", None, "failed", text).await;
         }
     };
-    let own = machines.iter().filter(|machine| {
-        machine
-            .spec
-            .metadata
-            .get(DEPLOYMENT_KEY)
-            .is_some_and(|id| *id == journal.record.id)
-    });
-    for machine in own {
+    // The label alone would miss a machine whose config somebody replaced, the journal alone
+    // one that was made just before a crash.
+    let slots = journal.slots().await?;
+    let is_own = |machine: &MachineStatus| {
+        let label = machine.spec.metadata.get(DEPLOYMENT_KEY);
+        label.is_some_and(|id| *id == journal.record.id)
+            || slots
+                .iter()
+                .any(|slot| slot.new_machine.as_ref() == Some(&machine.id))
+    };
+    for machine in machines.iter().filter(|machine| is_own(machine)) {
         let id = &machine.id;
         // It may have served, and its removal alone would cut requests off.
         if let Err(error) = journal.stop(id).await {

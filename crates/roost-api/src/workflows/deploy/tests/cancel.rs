@@ -3,6 +3,7 @@
 use super::{assert_serving, ids, start};
 use crate::http::tests::{Platform, web};
 use http::StatusCode;
+use roost_proto::worker::{Launch, SecretEnv, UpdateMachine, WorkerApi as _};
 use roost_testkit::sim_worker::Fate;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -70,6 +71,68 @@ async fn a_deployment_that_waits_is_cancelled_at_once_and_the_old_release_serves
     );
     let next = platform.deploy("web", json!({"config": web("next")})).await;
     assert_eq!(next["status"], "succeeded", "the way is free: {next}");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn machines_of_a_deployment_are_its_own_until_its_end_and_go_with_it_whatever_their_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    platform
+        .deploy("web", json!({"config": web("hello")}))
+        .await;
+    let before = ids(&platform.machines("web").await);
+    platform.worker.set_fate("web-v2-1", Fate::Unhealthy);
+    let id = begin(
+        &platform,
+        json!({"config": web("next"), "wait_timeout": 3600}),
+    )
+    .await;
+    await_step(&platform, &id, "healthy").await;
+    for machine in ids(&platform.machines("web").await) {
+        let path = format!("/v1/apps/web/machines/{machine}");
+        for (method, action, body) in [
+            ("POST", "", json!({"config": web("other")})),
+            ("POST", "/start", Value::Null),
+            ("POST", "/stop", json!({})),
+            ("POST", "/restart", Value::Null),
+            ("POST", "/cordon", Value::Null),
+            ("DELETE", "?force=true", Value::Null),
+        ] {
+            let (status, error) = platform
+                .call(method, &format!("{path}{action}"), body)
+                .await;
+            assert_eq!(
+                (status.as_u16(), &error["code"]),
+                (409, &json!("deploy-in-progress")),
+                "{method} {action}: {error}"
+            );
+        }
+    }
+    // The worker itself refuses nobody.
+    let machines = platform.worker.machines(None).await.unwrap();
+    let new = machines
+        .into_iter()
+        .find(|machine| machine.id.to_string() != before[0])
+        .unwrap();
+    let mut update = UpdateMachine {
+        current_version: None,
+        spec: new.spec,
+        secrets: SecretEnv::default(),
+        launch: Launch::Start,
+    };
+    update.spec.metadata.clear();
+    platform
+        .worker
+        .update_machine(&new.id, update)
+        .await
+        .unwrap();
+    cancel(&platform, &id).await;
+    let ended = platform.finished("web", &id).await;
+    assert_eq!(ended["status"], "failed", "{ended}");
+    assert_eq!(ids(&platform.machines("web").await), before);
+    let path = format!("/v1/apps/web/machines/{}/cordon", before[0]);
+    assert_eq!(platform.call("POST", &path, Value::Null).await.0, 200);
     platform.stop().await;
 }
 
