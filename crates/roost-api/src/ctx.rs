@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// The first parameter of everything in `app/`.
 #[derive(Debug, Clone)]
@@ -53,9 +54,7 @@ impl RequestCtx {
         T: Send + 'static,
         F: Future<Output = Result<T, ApiError>> + Send + 'static,
     {
-        let Ok(permit) = Arc::clone(&state.work_permits).try_acquire_owned() else {
-            return Err(overloaded());
-        };
+        let permit = work_permit(state)?;
         let (sender, receiver) = tokio::sync::oneshot::channel();
         state.tasks.spawn("api request", async move {
             let _permit = permit;
@@ -121,6 +120,12 @@ impl RequestCtx {
             }
         }
     }
+}
+
+/// To be held by work that its caller may leave. There are so many at once.
+pub(crate) fn work_permit(state: &ApiState) -> Result<OwnedSemaphorePermit, ApiError> {
+    let permits = Arc::clone(&state.work_permits);
+    permits.try_acquire_owned().map_err(|_| overloaded())
 }
 
 fn overloaded() -> ApiError {

@@ -1,7 +1,7 @@
 //! Builds: an uploaded folder becomes an image in the built-in registry.
 
 use super::find_app;
-use crate::ctx::RequestCtx;
+use crate::ctx::{RequestCtx, work_permit};
 use crate::error::ApiError;
 use crate::limits;
 use crate::state::ApiState;
@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 /// Begins a build; the channel ends with `Done` or `Failed`.
 ///
-/// The upload comes from the caller's connection, so a build ends with it.
+/// The upload comes from the caller's connection, and fails when that ends before it is whole.
+/// From then on the build goes on when the caller leaves.
 pub(crate) async fn begin(
     ctx: &RequestCtx,
     state: &ApiState,
@@ -30,7 +31,9 @@ pub(crate) async fn begin(
     let (sender, receiver) = mpsc::channel(limits::STREAM_QUEUE);
     let builder = state.builder.clone();
     let app = name.clone();
+    let permit = work_permit(state)?;
     state.tasks.spawn("build", async move {
+        let _permit = permit;
         builder.build(app, plan, upload, sender).await
     });
     Ok(receiver)

@@ -1,7 +1,7 @@
 //! Images: the platform gets one ready, and says how far it is.
 
 use super::find_app;
-use crate::ctx::RequestCtx;
+use crate::ctx::{RequestCtx, work_permit};
 use crate::error::ApiError;
 use crate::limits;
 use crate::state::ApiState;
@@ -29,7 +29,9 @@ pub(crate) async fn pull(
         ImageRef::parse(&request.image).map_err(|error| ApiError::invalid(error.to_string()))?;
     let (sender, mut receiver) = mpsc::channel(limits::STREAM_QUEUE);
     let images = state.images.clone();
+    let permit = work_permit(state)?;
     state.tasks.spawn("pull image", async move {
+        let _permit = permit;
         // A reader that is slow or gone misses news, and does not hold up the pull.
         let report = |progress| drop(sender.try_send(Ok(PullEvent::Progress(progress))));
         let pulled = images.pull(&image, &report).await;

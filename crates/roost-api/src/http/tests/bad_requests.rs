@@ -120,16 +120,27 @@ async fn bad_bodies_for_an_app_leave_nothing_behind() {
 async fn as_many_requests_as_may_be_are_worked_on_and_one_more_is_told_to_wait() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "old"}))
+        .await;
     let permits = Arc::clone(&platform.state.work_permits);
     let all = permits
         .acquire_many_owned(u32::try_from(limits::WORK_MAX).unwrap())
         .await;
     let body = json!({"app_name": "web"});
-    let (status, error) = platform.call("POST", "/v1/apps", body.clone()).await;
-    assert_eq!(
-        (status.as_u16(), &error["code"]),
-        (503, &json!("overloaded"))
-    );
+    let build = "/v1/apps/old/builds?plan=%7B%22kind%22%3A%22static%22%2C%22root%22%3A%22p%22%7D";
+    for (path, body) in [
+        ("/v1/apps", body.clone()),
+        ("/v1/apps/old/images", json!({"image": "hello"})),
+        (build, json!("tar")),
+    ] {
+        let (status, error) = platform.call("POST", path, body).await;
+        assert_eq!(
+            (status.as_u16(), &error["code"]),
+            (503, &json!("overloaded")),
+            "{path}: {error}"
+        );
+    }
     let looked = platform.call("GET", "/v1/apps", Value::Null).await;
     assert_eq!(looked.0, 200, "looking is always possible");
     drop(all);
