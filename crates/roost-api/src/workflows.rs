@@ -8,6 +8,8 @@ pub(crate) mod deploy;
 pub(crate) struct KillSwitch {
     writes_left: parking_lot::Mutex<Option<u32>>,
     pub(crate) fired: tokio::sync::Notify,
+    /// Told whenever a deployment found the disk full.
+    pub(crate) found_full: tokio::sync::Notify,
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! Which requests are under way only this process knows, by the [`Claim`] that
 //! the work holds: a process that dies, or a task that panics, frees its keys.
 //! The answer is kept in the transaction that makes what it tells of, so that
-//! neither is ever there without the other.
+//! neither is ever there without the other. An answer that is too long is not
+//! kept: the request is done again, which must make nothing twice.
 
 use crate::database::to_i64;
 use crate::error::Attempt as _;
@@ -17,6 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const LOOK_UP: &str = "look up an idempotency key";
+/// Stands for an answer that is too long; none is empty.
+const NOT_KEPT: &str = "";
 const KEEP: &str = "keep the answer to a request";
 
 /// Keys of requests under way, and what tells these requests from others.
@@ -74,6 +77,11 @@ async fn keep(
     answer: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let outcome = if answer.len() > limits::ANSWER_BYTES_MAX {
+        NOT_KEPT
+    } else {
+        answer
+    };
     sqlx::query("DELETE FROM idempotency WHERE expires_at <= $1")
         .bind(to_i64(now.as_ms()))
         .execute(&mut **transaction)
@@ -85,7 +93,7 @@ async fn keep(
     )
     .bind(&claim.key)
     .bind(&claim.fingerprint)
-    .bind(answer)
+    .bind(outcome)
     .bind(to_i64(now.after(limits::IDEMPOTENCY_KEEP).as_ms()))
     .execute(&mut **transaction)
     .await
@@ -128,7 +136,11 @@ impl Store {
         if first != fingerprint {
             return Ok(Idempotency::Different);
         }
-        Ok(Idempotency::Done(row.try_get("outcome").attempt(LOOK_UP)?))
+        let outcome: String = row.try_get("outcome").attempt(LOOK_UP)?;
+        if outcome == NOT_KEPT {
+            return Ok(Idempotency::New(claim));
+        }
+        Ok(Idempotency::Done(outcome))
     }
 
     fn claim(&self, key: &str, fingerprint: &str) -> Result<Claim, Idempotency> {

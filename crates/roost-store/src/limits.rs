@@ -10,6 +10,8 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most idempotency keys kept; the oldest go first.
 pub const IDEMPOTENCY_KEYS_MAX: i64 = 10_000;
+/// Longest answer kept for an idempotency key; of a longer one only the request is known.
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Most requests with an idempotency key under way at once.
 pub const REQUESTS_UNDER_WAY_MAX: usize = 1_000;
 /// How long an idempotency key is remembered.

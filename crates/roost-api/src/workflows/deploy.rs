@@ -98,6 +98,10 @@ async fn run_to_end(state: ApiState, record: DeploymentRecord) {
             // The app was deleted meanwhile.
             Err(StoreError::NotFound(_)) => return,
             Err(error) => {
+                #[cfg(test)]
+                if matches!(error, StoreError::DiskFull { .. }) {
+                    state.kill_switch.found_full.notify_one();
+                }
                 let error = chain(&error);
                 tracing::error!(
                     deployment = record.id,

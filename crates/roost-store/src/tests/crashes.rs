@@ -13,9 +13,9 @@ const THIS_TEST: &str = "tests::crashes::a_process_killed_in_the_middle_of_a_tra
 /// What it says when it is in the middle of its transaction.
 const READY: &str = "in the middle";
 
-/// Writes without end in one transaction, more than the cache holds, so that some of it is
-/// in the write-ahead log.
-async fn write_until_killed(path: &Path) {
+/// Writes more in one transaction than the cache holds, so that some of it is in the
+/// write-ahead log, and waits to be killed: until its parent is gone, should that come first.
+async fn write_and_wait(path: &Path) {
     let pool = SqlitePool::connect_with(SqliteConnectOptions::new().filename(path))
         .await
         .unwrap();
@@ -24,30 +24,30 @@ async fn write_until_killed(path: &Path) {
         .execute(&mut *transaction)
         .await
         .unwrap();
-    for n in 0.. {
+    for n in 0..300 {
         sqlx::query("INSERT INTO tokens (id, name, hash, scope, created_at) VALUES ($1, $2, $1, 'admin', 1)")
             .bind(n)
             .bind("x".repeat(3000))
             .execute(&mut *transaction)
             .await
             .unwrap();
-        if n == 300 {
-            println!("{READY}");
-        }
     }
+    println!("{READY}");
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
 }
 
 #[tokio::test]
 async fn a_process_killed_in_the_middle_of_a_transaction_leaves_all_of_before_and_nothing_of_it() {
     // The test starts itself as the process that is killed.
     if let Some(path) = std::env::var_os(PATH_VARIABLE) {
-        return write_until_killed(Path::new(&path)).await;
+        return write_and_wait(Path::new(&path)).await;
     }
     let dir = tempfile::tempdir().unwrap();
     open_with_app(dir.path()).await.close().await;
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", THIS_TEST])
         .env(PATH_VARIABLE, dir.path().join("control.db"))
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -2,7 +2,7 @@
 
 use super::{NOW, count, deployment, name, open, open_with_app, release};
 use crate::records::{AppRecord, Idempotency, NewRelease};
-use crate::{Answer, StoreError};
+use crate::{Answer, StoreError, limits};
 use roost_model::error::{Classify as _, ErrorCode};
 
 /// A release that needs more pages than any that are free.
@@ -47,7 +47,7 @@ async fn a_request_that_found_no_room_is_repeated_with_its_key_once_there_is_som
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     store.limit_pages(1).await.unwrap();
-    let write = |_: &AppRecord| Ok("x".repeat(100_000));
+    let write = |_: &AppRecord| Ok("x".repeat(limits::ANSWER_BYTES_MAX));
     for room in [false, true] {
         if room {
             store.limit_pages(1_000_000).await.unwrap();

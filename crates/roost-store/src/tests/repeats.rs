@@ -101,3 +101,19 @@ async fn an_answer_is_kept_for_a_day_and_the_first_one_stays() {
     let found = store.claim_request("k", "f", too_late).await.unwrap();
     assert!(matches!(found, Idempotency::New(_)), "{found:?}");
 }
+
+#[tokio::test]
+async fn of_an_answer_that_is_too_long_only_the_request_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let longest = "x".repeat(limits::ANSWER_BYTES_MAX);
+    for (key, answer) in [("kept", longest.clone()), ("long", longest + "x")] {
+        let held = claim(&store, key, "f").await;
+        store.keep_answer(&held, &answer, NOW).await.unwrap();
+    }
+    let found = store.claim_request("kept", "f", NOW).await.unwrap();
+    assert!(matches!(found, Idempotency::Done(_)), "{found:?}");
+    claim(&store, "long", "f").await;
+    let other = store.claim_request("long", "g", NOW).await.unwrap();
+    assert!(matches!(other, Idempotency::Different), "{other:?}");
+}

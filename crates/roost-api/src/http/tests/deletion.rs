@@ -1,5 +1,6 @@
 //! Apps that are deleted while others want something of them.
 
+use super::platform::PATIENCE;
 use super::{Platform, web};
 use crate::app::apps::{begin_deletion, finish_deletion};
 use crate::app::find_app;
@@ -11,8 +12,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// Longer than anything takes here.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Long enough for a request that does not wait for anything.
 const MOMENT: Duration = Duration::from_millis(300);
 

@@ -31,6 +31,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
+/// Longer than anything takes here, also on a busy machine with a slow disk.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Images and builds that need no disk.
 struct Fakes;
 
@@ -280,7 +283,8 @@ impl Platform {
     }
 
     pub(crate) async fn finished(&self, app: &str, id: &str) -> Value {
-        for _ in 0..1000 {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
             let (_, deployment) = self
                 .call(
                     "GET",
@@ -296,20 +300,11 @@ impl Platform {
         panic!("deployment {id} did not end");
     }
 
-    /// Waits until a deployment has begun and makes no step any more.
-    pub(super) async fn until_stuck(&self, id: &str) {
-        let mut before = 0;
-        for _ in 0..200 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let steps = self.state.store.steps(id, 0).await.unwrap();
-            if before > 0 && steps.len() == before {
-                let record = self.state.store.unfinished_deployments(None).await;
-                assert_eq!(record.unwrap().len(), 1, "it has not ended");
-                return;
-            }
-            before = steps.len();
-        }
-        panic!("deployment {id} goes on and on");
+    /// Waits until a deployment's own write found no room.
+    pub(super) async fn until_disk_full(&self) {
+        let found = self.state.kill_switch.found_full.notified();
+        let in_time = tokio::time::timeout(PATIENCE, found).await;
+        in_time.expect("no write of a deployment found the disk full");
     }
 
     pub(crate) async fn machines(&self, app: &str) -> Vec<Value> {

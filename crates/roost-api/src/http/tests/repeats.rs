@@ -82,3 +82,24 @@ async fn a_request_that_failed_may_be_repeated_with_its_key() {
     }
     platform.stop().await;
 }
+
+#[tokio::test]
+async fn a_repeated_request_with_a_very_long_answer_makes_one_machine_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    let send = async |letter: &str| {
+        let mut config = web("hello");
+        config["env"] = json!({"LARGE": letter.repeat(100_000)});
+        let machines = "/v1/apps/web/machines";
+        let body = json!({"config": config});
+        platform.call_with_key(machines, "k", body).await
+    };
+    let (first, second) = (send("x").await, send("x").await);
+    assert_eq!((first.0, &first.1), (201, &second.1));
+    assert_eq!(send("y").await.1["code"], "idempotency-mismatch");
+    assert_eq!(platform.worker.n_made(), 1);
+    platform.stop().await;
+}
