@@ -2,7 +2,9 @@
 //!
 //! Results go to stdout; steps, warnings and errors to stderr. With `--json`
 //! a result is one object on stdout, a stream one object per line, and an
-//! error one object on stderr; steps are left out.
+//! error one object on stderr; steps are left out. Of what apps, builds and the
+//! platform say nothing reaches the terminal that would steer it, but the output
+//! of `exec` is passed on as it is.
 
 use crate::error::{CliError, Exit};
 use crate::limits;
@@ -35,7 +37,7 @@ impl Output {
         } else {
             let text = text();
             if !text.is_empty() {
-                self.line(&text);
+                self.line(&printable_lines(&text));
             }
         }
     }
@@ -72,7 +74,7 @@ impl Output {
     /// Says what is being done.
     pub(crate) fn say(self, text: &str) {
         if !self.quiet && !self.json {
-            let _ = writeln!(anstream::stderr(), "{text}");
+            let _ = writeln!(anstream::stderr(), "{}", printable_lines(text));
         }
     }
 
@@ -114,6 +116,7 @@ impl Output {
                 serde_json::json!({"warning": text})
             );
         } else {
+            let text = printable_lines(text);
             let _ = writeln!(anstream::stderr(), "warning: {text}");
         }
     }
@@ -123,7 +126,7 @@ impl Output {
         let text = if self.json {
             error.to_json().to_string()
         } else {
-            error.render()
+            printable_lines(&error.render())
         };
         let _ = writeln!(anstream::stderr(), "{text}");
     }
@@ -192,6 +195,12 @@ pub(crate) fn printable(text: &str) -> String {
     kept
 }
 
+/// Text of several lines, each of them [`printable`].
+fn printable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(printable).collect();
+    lines.join("\n")
+}
+
 /// A table: plain columns, no frames, so that it can be cut and searched. On a terminal it fits into the
 /// width, if that can be.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
@@ -246,7 +255,7 @@ pub(crate) fn date(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::{printable, printable_lines};
 
     #[test]
     fn an_app_may_colour_its_text_but_not_steer_the_terminal() {
@@ -257,5 +266,7 @@ mod tests {
         assert_eq!(printable("\u{1b}]52;c;eA==\u{7}"), "]52;c;eA==");
         assert_eq!(printable("\u{1b}[2J\u{1b}[3A\u{9b}2Jx"), "[2J[3A2Jx");
         assert_eq!(printable("é\u{1b}["), "é[");
+        let lines = "a\u{9b}2J\n\n  b\u{1b}]0;c\u{7}\n";
+        assert_eq!(printable_lines(lines), "a2J\n\n  b]0;c\n");
     }
 }

@@ -82,7 +82,7 @@ fn print(record: &LogRecord, output: Output) {
     let level = record
         .level
         .as_ref()
-        .map(|level| format!(" {level}"))
+        .map(|level| format!(" {}", printable(level)))
         .unwrap_or_default();
     let message = printable(&record.message);
     let fields = record
@@ -91,7 +91,10 @@ fn print(record: &LogRecord, output: Output) {
         .map(|fields| {
             fields
                 .iter()
-                .map(|(name, value)| format!(" {}={value}", printable(name)))
+                .map(|(name, value)| {
+                    let value = value.to_string();
+                    format!(" {}={}", printable(name), printable(&value))
+                })
                 .collect::<String>()
         })
         .unwrap_or_default();

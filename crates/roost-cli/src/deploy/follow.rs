@@ -220,8 +220,8 @@ impl Steps {
                 let machine = step.machine.as_deref().unwrap_or("the machine");
                 format!("{machine} to be healthy")
             }
-            (_, "started") => step.message.clone(),
-            _ => format!("what comes after `{}`", step.message),
+            (_, "started") => printable(&step.message),
+            _ => format!("what comes after `{}`", printable(&step.message)),
         };
         let output = self.output;
         if output.json {
@@ -236,7 +236,7 @@ impl Steps {
                 "  {:>7}  {}{machine}: {}",
                 seconds(self.since),
                 step.name,
-                step.message
+                printable(&step.message)
             ));
         }
     }

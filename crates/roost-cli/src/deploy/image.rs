@@ -3,7 +3,7 @@
 use crate::args::DeployArgs;
 use crate::client::{Client, Lines, encode};
 use crate::error::CliError;
-use crate::output::Output;
+use crate::output::{Output, printable};
 use crate::pack::{self, Packing};
 use indicatif::{HumanBytes, ProgressBar, ProgressFinish, ProgressStyle};
 use roost_model::app_config::AppConfig;
@@ -137,6 +137,7 @@ pub(super) async fn build(
         }
         match event {
             BuildEvent::Progress { message } => {
+                let message = printable(&message);
                 output.say(&format!("  build: {message}"));
                 waits_for = format!("the build, at: {message}");
             }
