@@ -260,7 +260,7 @@ impl Builder {
                 args,
                 target: stage,
             } => {
-                let file = within(&context_dir, dockerfile, "Dockerfile")?;
+                let file = file_within(&context_dir, dockerfile, "Dockerfile")?;
                 let scratch = self.settings.scratch_dir.join(build_id.as_str());
                 let scratch = Scratch::create(scratch)?;
                 let build = DockerfileBuild {
@@ -270,8 +270,10 @@ impl Builder {
                     target: stage.clone(),
                     layout_dir: scratch.0.join("image"),
                 };
-                self.dockerfile(&build, dockerfile, &target, progress)
-                    .await?
+                let built = self.dockerfile(&build, dockerfile, &target, progress).await;
+                // It may hold gigabytes. Its removal logs what went wrong, and goes on without a listener.
+                drop(tokio::task::spawn_blocking(move || drop(scratch)).await);
+                built?
             }
             BuildPlan::Archive { path, image } => {
                 let file = within(&context_dir, path, "archive")?;
@@ -414,13 +416,7 @@ fn program(
     args: &[String],
     app: &AppName,
 ) -> Result<Recipe, BuildError> {
-    let file = within(context_dir, path, "file")?;
-    if !file.is_file() {
-        return Err(BuildError::Missing {
-            what: "file",
-            path: path.to_owned(),
-        });
-    }
+    let file = file_within(context_dir, path, "file")?;
     elf::check_static(&file).map_err(|source| BuildError::Executable {
         path: path.to_owned(),
         source,
@@ -467,6 +463,17 @@ fn within(context_dir: &Path, path: &str, what: &'static str) -> Result<PathBuf,
         Err(BuildError::Outside {
             path: path.to_owned(),
         })
+    }
+}
+
+/// As [`within`], and a regular file.
+fn file_within(context_dir: &Path, path: &str, what: &'static str) -> Result<PathBuf, BuildError> {
+    let found = within(context_dir, path, what)?;
+    if found.is_file() {
+        Ok(found)
+    } else {
+        let path = path.to_owned();
+        Err(BuildError::Missing { what, path })
     }
 }
 

@@ -57,6 +57,24 @@ pub fn receive(bytes: &[u8], dir: &Path) {
     assert_eq!(result.is_ok(), folder.exists(), "{result:?}");
     let n_left = std::fs::read_dir(dir).map_or(0, Iterator::count);
     assert_eq!(n_left, usize::from(result.is_ok()), "{result:?}");
+    if result.is_ok()
+        && let Ok(folder) = folder.canonicalize()
+    {
+        assert_links_stay(&folder, &folder);
+    }
+}
+
+/// Panics when a link in `dir` leads out of `root`, with all links followed.
+fn assert_links_stay(root: &Path, dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            assert_links_stay(root, &path);
+        } else if let Ok(end) = path.canonicalize() {
+            let path = path.display();
+            assert!(end.starts_with(root), "{path} leads to {}", end.display());
+        }
+    }
 }
 
 /// Reads a request to the registry from its lines: path, query, `range`, `content-range`.

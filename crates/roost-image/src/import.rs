@@ -16,7 +16,7 @@ use bytes::Bytes;
 use layout::Blobs;
 use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, Retry};
 use roost_model::image_ref::ImageRef;
-use roost_runtime::fs::FileError;
+use roost_runtime::fs::{FileError, IoContext as _};
 use std::path::Path;
 
 /// Bytes copied at once.
@@ -143,8 +143,9 @@ impl Images {
         wanted: Option<&str>,
         name: &ImageRef,
     ) -> Result<Image, ImportError> {
-        let (manifest, bytes) = if path.is_dir() {
-            let index = layout::read_index(path)?;
+        let metadata = tokio::fs::metadata(path).await.on("look at", path)?;
+        let (manifest, bytes) = if metadata.is_dir() {
+            let index = layout::read_index(path).await?;
             self.find_in_layout(&index, wanted, Blobs::Folder(path))
                 .await?
         } else {

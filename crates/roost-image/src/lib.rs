@@ -5,6 +5,7 @@
 //! its business.
 #![forbid(unsafe_code)]
 
+mod beneath;
 pub mod build;
 mod flight;
 #[doc(hidden)]

@@ -95,6 +95,10 @@ pub const BLOB_READ_BYTES: usize = 256 * 1024;
 pub const BUILD_BYTES_MAX: u64 = 4 << 30;
 /// Most files and folders of a folder that is built.
 pub const BUILD_ENTRIES_MAX: usize = 200_000;
+/// Most bytes in the paths of the links of a folder that is built: they are kept until all is unpacked.
+pub const LINK_PATHS_BYTES_MAX: usize = 32 << 20;
+/// How often a file in a user's folder is opened anew when the system moved something meanwhile.
+pub const OPEN_BENEATH_TRIES: u32 = 1_000;
 /// Bytes of a layer that are handed to the store at a time.
 pub const LAYER_CHUNK_BYTES: usize = 256 * 1024;
 /// Most such chunks under way.

@@ -1,6 +1,6 @@
 //! File operations whose errors say what was attempted on which path.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -45,12 +45,22 @@ impl<T> IoContext<T> for io::Result<T> {
 
 /// Reads a whole file of at most `bytes_max` bytes.
 pub fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
-    let size = std::fs::metadata(path).on("look at", path)?.len();
+    let file = std::fs::File::open(path).on("open", path)?;
+    let size = file.metadata().on("look at", path)?.len();
     if size > bytes_max {
         let error = io::Error::other(format!("{size} bytes, and {bytes_max} is the most"));
         return Err(error).on("read", path);
     }
-    std::fs::read(path).on("read", path)
+    // What a device or a pipe gives has no size beforehand, and what grows another one.
+    let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
+    file.take(bytes_max.saturating_add(1))
+        .read_to_end(&mut content)
+        .on("read", path)?;
+    if content.len() as u64 > bytes_max {
+        let error = io::Error::other(format!("more than {bytes_max} bytes"));
+        return Err(error).on("read", path);
+    }
+    Ok(content)
 }
 
 /// Writes a file so that after a crash it has either the old or the new content.
@@ -107,6 +117,8 @@ mod tests {
         assert_eq!(read_bounded(&path, 100).unwrap(), b"hello again");
         let error = read_bounded(&path, 3).unwrap_err();
         assert!(error.to_string().contains(path.to_str().unwrap()));
+        let endless = std::path::Path::new("/dev/zero");
+        assert!(read_bounded(endless, 100).is_err());
         assert_eq!(
             std::fs::read_dir(dir.path()).unwrap().count(),
             1,

@@ -1,13 +1,16 @@
 //! Receives a folder as a tar stream, plain or gzip, from a user.
 //!
 //! Nothing is ever written through a link: each parent of an entry must be a
-//! folder that this upload made. Sizes, counts and header lengths are bounded,
+//! folder that this upload made. Where links lead is looked at once all is
+//! there, since a later entry can change it: none may lead out of the folder,
+//! through whatever other links. Sizes, counts and header lengths are bounded,
 //! and a refused upload leaves no folder.
 
 use super::tree::stays_within;
+use crate::beneath::{Folder, OpenBeneathError};
 use crate::limits::{
     BUILD_BYTES_MAX, BUILD_ENTRIES_MAX, EXTENDED_HEADER_BYTES_MAX, LAYER_CHUNKS_MAX,
-    PATH_BYTES_MAX, PATH_DEPTH_MAX, UPLOAD_STALL_TIMEOUT,
+    LINK_PATHS_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, UPLOAD_STALL_TIMEOUT,
 };
 use bytes::{Buf as _, Bytes};
 use flate2::read::MultiGzDecoder;
@@ -15,14 +18,19 @@ use futures_util::{Stream, StreamExt as _};
 use roost_runtime::fs::{FileError, IoContext as _, ensure_dir, ensure_no_dir, ensure_no_file};
 use std::cell::Cell;
 use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use tar::EntryType;
 use tokio::sync::mpsc;
 
 /// Bytes copied at once.
 const COPY_BYTES: usize = 64 * 1024;
+/// Most characters of a path that an error shows.
+const PATH_CHARS_SHOWN: usize = 120;
+const NO_FOLDER: &str = "leads through something that is no folder";
+const LEADS_OUT: &str = "is a link that leads out of the folder";
 
 /// An uploaded folder was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +102,9 @@ where
     match (sent, unpacked) {
         (Ok(()), unpacked) => unpacked,
         (Err(error), _) => {
-            ensure_no_dir(dir)?;
+            let dir = dir.to_owned();
+            let removed = tokio::task::spawn_blocking(move || ensure_no_dir(&dir)).await;
+            removed.map_err(|_| ReceiveContextError::Interrupted)??;
             Err(error)
         }
     }
@@ -136,16 +146,18 @@ fn unpack(mut reader: ChannelReader, dir: &Path) -> Result<(), ReceiveContextErr
         left: Rc::clone(&budget),
     });
     let mut entries = archive.entries().map_err(ReceiveContextError::Archive)?;
-    let mut folders = Folders {
+    let mut upload = Upload {
         dir,
-        n_left: BUILD_ENTRIES_MAX,
+        n_folders_left: BUILD_ENTRIES_MAX,
+        links: Vec::new(),
+        link_bytes_left: LINK_PATHS_BYTES_MAX,
     };
     let (mut n_entries, mut n_bytes) = (0_usize, 0_u64);
     loop {
         // Headers are read into memory, so what they may take is bounded.
         budget.set(EXTENDED_HEADER_BYTES_MAX);
         let Some(entry) = entries.next() else {
-            return Ok(());
+            return upload.check_links();
         };
         let mut entry = entry.map_err(ReceiveContextError::Archive)?;
         n_entries += 1;
@@ -157,64 +169,42 @@ fn unpack(mut reader: ChannelReader, dir: &Path) -> Result<(), ReceiveContextErr
             return Err(ReceiveContextError::TooLarge);
         }
         budget.set(u64::MAX);
-        place(&mut entry, &mut folders)?;
+        upload.take(&mut entry)?;
         // What was not read must not count as the next header.
         io::copy(&mut entry, &mut io::sink()).map_err(ReceiveContextError::Archive)?;
     }
 }
 
-fn place<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
-    folders: &mut Folders<'_>,
-) -> Result<(), ReceiveContextError> {
-    use tar::EntryType;
-    let kind = entry.header().entry_type();
-    if matches!(kind, EntryType::XGlobalHeader) {
-        return Ok(());
+/// Why an entry was not placed.
+#[derive(Debug)]
+enum Refusal {
+    /// What is wrong with its path.
+    Path(&'static str),
+    Other(ReceiveContextError),
+}
+
+impl From<ReceiveContextError> for Refusal {
+    fn from(error: ReceiveContextError) -> Self {
+        Self::Other(error)
     }
-    let path = entry
-        .path()
-        .map_err(ReceiveContextError::Archive)?
-        .into_owned();
-    let refuse = |problem| {
-        let path = path.display().to_string().chars().take(120).collect();
-        ReceiveContextError::Path { path, problem }
-    };
-    let inside = normal(&path).map_err(refuse)?;
-    if inside.as_os_str().is_empty() {
-        return Ok(());
-    }
-    let parent = inside.parent().unwrap_or(Path::new(""));
-    folders.make(parent)?.map_err(refuse)?;
-    let full = folders.dir.join(&inside);
-    match kind {
-        EntryType::Directory => folders.make(&inside)?.map_err(refuse),
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            let mode = entry
-                .header()
-                .mode()
-                .map_err(ReceiveContextError::Archive)?;
-            // A later entry of the same name wins, as in any archive.
-            ensure_no_file(&full)?;
-            let mut options = OpenOptions::new();
-            options
-                .write(true)
-                .create_new(true)
-                .mode(0o600 | (mode & 0o755));
-            let mut file = options.open(&full).on("create", &full)?;
-            copy(entry, &mut file, &full)
+}
+
+impl From<FileError> for Refusal {
+    /// What the path itself brings about is the upload's fault; the rest is the node's.
+    fn from(error: FileError) -> Self {
+        match error.source.kind() {
+            ErrorKind::IsADirectory => Self::Path("is also a folder"),
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Self::Path(NO_FOLDER),
+            ErrorKind::InvalidFilename => Self::Path("has a name that is too long"),
+            _ => Self::Other(error.into()),
         }
-        EntryType::Symlink => {
-            let target = entry.link_name().map_err(ReceiveContextError::Archive)?;
-            let target = target.ok_or_else(|| refuse("is a link to nothing"))?;
-            if !stays_within(parent, &target) {
-                return Err(refuse("is a link that leads out of the folder"));
-            }
-            ensure_no_file(&full)?;
-            Ok(symlink(&target, &full).on("create link", &full)?)
-        }
-        _ => Err(refuse("is neither a file nor a folder nor a symbolic link")),
     }
+}
+
+fn refuse(path: &Path, problem: &'static str) -> ReceiveContextError {
+    let path = path.display().to_string();
+    let path = path.chars().take(PATH_CHARS_SHOWN).collect();
+    ReceiveContextError::Path { path, problem }
 }
 
 /// Tells what cannot be read, the upload's fault, from what cannot be written.
@@ -253,36 +243,119 @@ fn normal(path: &Path) -> Result<PathBuf, &'static str> {
     Ok(out)
 }
 
-/// The folders of an upload. One entry can bring as many as its path is deep,
-/// so they are counted apart.
-struct Folders<'a> {
+/// What an upload has brought so far.
+struct Upload<'a> {
     dir: &'a Path,
-    n_left: usize,
+    /// One entry can bring as many folders as its path is deep, so they are counted apart.
+    n_folders_left: usize,
+    /// To be looked at when all is there.
+    links: Vec<PathBuf>,
+    link_bytes_left: usize,
 }
 
-impl Folders<'_> {
-    /// Makes the folders of a path; the inner error says that something else is in the way.
-    fn make(&mut self, inside: &Path) -> Result<Result<(), &'static str>, ReceiveContextError> {
+impl Upload<'_> {
+    fn take<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), ReceiveContextError> {
+        if matches!(entry.header().entry_type(), EntryType::XGlobalHeader) {
+            return Ok(());
+        }
+        let path = entry.path().map_err(ReceiveContextError::Archive)?;
+        let path = path.into_owned();
+        match self.place(entry, &path) {
+            Ok(()) => Ok(()),
+            Err(Refusal::Path(problem)) => Err(refuse(&path, problem)),
+            Err(Refusal::Other(error)) => Err(error),
+        }
+    }
+
+    fn place<R: Read>(
+        &mut self,
+        entry: &mut tar::Entry<'_, R>,
+        path: &Path,
+    ) -> Result<(), Refusal> {
+        let inside = normal(path).map_err(Refusal::Path)?;
+        if inside.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let parent = inside.parent().unwrap_or(Path::new(""));
+        self.make_folders(parent)?;
+        let full = self.dir.join(&inside);
+        match entry.header().entry_type() {
+            EntryType::Directory => self.make_folders(&inside),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let mode = entry.header().mode();
+                let mode = mode.map_err(ReceiveContextError::Archive)?;
+                // A later entry of the same name wins, as in any archive.
+                ensure_no_file(&full)?;
+                let mut options = OpenOptions::new();
+                options
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600 | (mode & 0o755));
+                let mut file = options.open(&full).on("create", &full)?;
+                Ok(copy(entry, &mut file, &full)?)
+            }
+            EntryType::Symlink => {
+                let target = entry.link_name().map_err(ReceiveContextError::Archive)?;
+                let target = target.ok_or(Refusal::Path("is a link to nothing"))?;
+                // One that leads nowhere yet is judged by this alone.
+                if !stays_within(parent, &target) {
+                    return Err(Refusal::Path(LEADS_OUT));
+                }
+                ensure_no_file(&full)?;
+                symlink(&target, &full).on("create link", &full)?;
+                self.note_link(inside)
+            }
+            _ => Err(Refusal::Path(
+                "is neither a file nor a folder nor a symbolic link",
+            )),
+        }
+    }
+
+    /// Makes the folders of a path.
+    fn make_folders(&mut self, inside: &Path) -> Result<(), Refusal> {
         let mut path = self.dir.to_owned();
         for name in inside.components() {
             path.push(name);
             match std::fs::create_dir(&path) {
                 Ok(()) => {
-                    let left = self.n_left.checked_sub(1);
-                    self.n_left = left.ok_or(ReceiveContextError::TooMany)?;
+                    let left = self.n_folders_left.checked_sub(1);
+                    self.n_folders_left = left.ok_or(ReceiveContextError::TooMany)?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    if !std::fs::symlink_metadata(&path)
-                        .on("look at", &path)?
-                        .is_dir()
-                    {
-                        return Ok(Err("leads through something that is no folder"));
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    let metadata = std::fs::symlink_metadata(&path).on("look at", &path)?;
+                    if !metadata.is_dir() {
+                        return Err(Refusal::Path(NO_FOLDER));
                     }
                 }
                 Err(error) => return Err(error).on("create directory", &path)?,
             }
         }
-        Ok(Ok(()))
+        Ok(())
+    }
+
+    fn note_link(&mut self, inside: PathBuf) -> Result<(), Refusal> {
+        let left = self.link_bytes_left.checked_sub(inside.as_os_str().len());
+        let too_many = "is one link more than an upload may have";
+        self.link_bytes_left = left.ok_or(Refusal::Path(too_many))?;
+        self.links.push(inside);
+        Ok(())
+    }
+
+    /// Refuses links that lead out, be it through other links.
+    fn check_links(&self) -> Result<(), ReceiveContextError> {
+        let folder = Folder::open(self.dir)?;
+        for link in &self.links {
+            match folder.check(link) {
+                Ok(()) | Err(OpenBeneathError::NotFound | OpenBeneathError::NotFile) => {}
+                Err(OpenBeneathError::Outside) => return Err(refuse(link, LEADS_OUT)),
+                Err(OpenBeneathError::TooManyLinks) => {
+                    let problem = "is a link in a circle, or through too many others";
+                    return Err(refuse(link, problem));
+                }
+                Err(OpenBeneathError::File(error)) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -340,19 +413,26 @@ impl<R: Read> Read for Budgeted<R> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Folders, ReceiveContextError};
-    use std::path::Path;
+    use super::{ReceiveContextError, Refusal, Upload};
+    use std::path::{Path, PathBuf};
 
     #[test]
-    fn folders_that_no_entry_lists_are_counted() {
+    fn folders_and_links_are_counted_even_when_no_entry_lists_them() {
         let dir = tempfile::tempdir().unwrap();
-        let mut folders = Folders {
+        let mut upload = Upload {
             dir: dir.path(),
-            n_left: 3,
+            n_folders_left: 3,
+            links: Vec::new(),
+            link_bytes_left: 3,
         };
-        folders.make(Path::new("a/b/c")).unwrap().unwrap();
-        folders.make(Path::new("a/b")).unwrap().unwrap();
-        let error = folders.make(Path::new("a/d")).unwrap_err();
-        assert!(matches!(error, ReceiveContextError::TooMany), "{error}");
+        upload.make_folders(Path::new("a/b/c")).unwrap();
+        upload.make_folders(Path::new("a/b")).unwrap();
+        let error = upload.make_folders(Path::new("a/d")).unwrap_err();
+        assert!(
+            matches!(error, Refusal::Other(ReceiveContextError::TooMany)),
+            "{error:?}"
+        );
+        upload.note_link(PathBuf::from("a/l")).unwrap();
+        assert!(upload.note_link(PathBuf::from("m")).is_err());
     }
 }

@@ -281,8 +281,11 @@ async fn the_result_of_a_dockerfile_is_taken_over_and_its_scratch_folder_goes() 
     fs::write(setup.app().join("Broken"), "RUN false").unwrap();
     let error = setup.build(&plan("Broken")).await.unwrap_err();
     assert!(roost_model::error::chain(&error).ends_with("exit status 1"));
-    let error = setup.build(&plan("None")).await.unwrap_err();
-    assert_eq!(error.to_string(), "the upload has no Dockerfile `None`");
+    for path in ["None", "public"] {
+        let error = setup.build(&plan(path)).await.unwrap_err();
+        let expected = format!("the upload has no Dockerfile `{path}`");
+        assert_eq!(error.to_string(), expected);
+    }
     assert_eq!(
         fs::read_dir(setup.dir.path().join("scratch"))
             .unwrap()
@@ -330,6 +333,27 @@ fn header(kind: tar::EntryType, size: u64) -> tar::Header {
     header
 }
 
+#[tokio::test]
+async fn a_layout_whose_links_lead_out_is_refused_even_when_no_gate_was_before_it() {
+    let setup = set_up(None).await;
+    let deep = setup.app().join("a/b/c");
+    fs::create_dir_all(&deep).unwrap();
+    symlink("../../..", deep.join("up")).unwrap();
+    let zero = format!("a/b/c/up{}/dev/zero", "/..".repeat(20));
+    symlink(zero, setup.app().join("index.json")).unwrap();
+    let plan = BuildPlan::Archive {
+        path: ".".into(),
+        image: None,
+    };
+    let error = setup.build(&plan).await.unwrap_err();
+    let text = roost_model::error::chain(&error);
+    assert!(
+        text.contains("`index.json`, which leads out of the folder"),
+        "{text}"
+    );
+    assert!(matches!(error.blame(), Blame::Caller(_)));
+}
+
 /// An archive with one entry whose path is written as it is, whatever the library thinks of it.
 fn archive_with(path: &str, kind: tar::EntryType, link: &str) -> Vec<u8> {
     let mut header = header(kind, 0);
@@ -340,6 +364,13 @@ fn archive_with(path: &str, kind: tar::EntryType, link: &str) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     builder.append(&header, std::io::empty()).unwrap();
     builder.into_inner().unwrap()
+}
+
+/// One archive of several that have one entry each.
+fn in_row(archives: &[Vec<u8>]) -> Vec<u8> {
+    let entries = archives.iter().map(|archive| &archive[..512]);
+    let end = [0; 1024];
+    entries.chain([&end[..]]).collect::<Vec<_>>().concat()
 }
 
 async fn receive(content: Vec<u8>, dir: &Path) -> Result<(), ReceiveContextError> {
@@ -387,12 +418,14 @@ async fn an_uploaded_folder_arrives_plain_or_packed() {
 #[tokio::test]
 async fn an_upload_that_would_leave_its_folder_is_refused_and_leaves_nothing() {
     use tar::EntryType::{Char, Link, Regular, Symlink};
-    let through_link = {
-        let mut content = archive_with("a", Symlink, "b");
-        content.truncate(512);
-        content.extend(archive_with("a/file", Regular, ""));
-        content
-    };
+    let through_link = in_row(&[
+        archive_with("a", Symlink, "b"),
+        archive_with("a/file", Regular, ""),
+    ]);
+    let two_steps = [
+        archive_with("a/b/c/up", Symlink, "../../.."),
+        archive_with("index.json", Symlink, "a/b/c/up/../../../../dev/zero"),
+    ];
     let cases = [
         (archive_with("../evil", Regular, ""), "leads upwards"),
         (archive_with("a/../../evil", Regular, ""), "leads upwards"),
@@ -402,6 +435,16 @@ async fn an_upload_that_would_leave_its_folder_is_refused_and_leaves_nothing() {
         (archive_with("h", Link, "/etc/passwd"), "neither a file"),
         (archive_with("dev", Char, ""), "neither a file"),
         (through_link, "no folder"),
+        (
+            in_row(&two_steps),
+            "`index.json`, which is a link that leads out",
+        ),
+        // What a link means is settled by the last entry, not by those before it.
+        (
+            in_row(&[two_steps[1].clone(), two_steps[0].clone()]),
+            "`index.json`, which is a link that leads out",
+        ),
+        (archive_with("round", Symlink, "round"), "in a circle"),
     ];
     for (content, expected) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -411,6 +454,73 @@ async fn an_upload_that_would_leave_its_folder_is_refused_and_leaves_nothing() {
         assert!(error.to_string().contains(expected), "{error}");
         assert!(error.is_callers_fault());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{expected}");
+    }
+}
+
+#[tokio::test]
+async fn links_that_stay_in_the_folder_arrive_through_whatever_others_they_lead() {
+    use tar::EntryType::{Regular, Symlink};
+    let content = in_row(&[
+        archive_with("a/b/c/up", Symlink, "../../.."),
+        archive_with("l", Symlink, "a/b/c/up/a/../file"),
+        archive_with("nowhere", Symlink, "a/none"),
+        archive_with("file", Regular, ""),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("context");
+    receive(content, &target).await.unwrap();
+    assert_eq!(fs::read(target.join("l")).unwrap(), b"");
+}
+
+#[tokio::test]
+async fn paths_that_contradict_each_other_or_are_too_long_are_the_uploads_fault() {
+    use tar::EntryType::{Directory, Regular, Symlink};
+    let file_and = |kind, link| {
+        in_row(&[
+            archive_with("a", Regular, ""),
+            archive_with("a", kind, link),
+        ])
+    };
+    let folder_and = |kind, link| {
+        in_row(&[
+            archive_with("a/", Directory, ""),
+            archive_with("a", kind, link),
+        ])
+    };
+    let long_name = {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = header(tar::EntryType::Regular, 0);
+        builder
+            .append_data(&mut header, "n".repeat(256), std::io::empty())
+            .unwrap();
+        builder.into_inner().unwrap()
+    };
+    let long_folder = {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = header(tar::EntryType::Regular, 0);
+        let path = format!("{}/file", "n".repeat(256));
+        builder
+            .append_data(&mut header, path, std::io::empty())
+            .unwrap();
+        builder.into_inner().unwrap()
+    };
+    let cases = [
+        (folder_and(Regular, ""), "is also a folder"),
+        (folder_and(Symlink, "b"), "is also a folder"),
+        (file_and(Directory, ""), "no folder"),
+        (long_name, "too long"),
+        (long_folder, "too long"),
+    ];
+    for (content, expected) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let error = receive(content, &dir.path().join("context"))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, ReceiveContextError::Path { .. }),
+            "{expected}: {error}"
+        );
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }
 

@@ -112,7 +112,8 @@ fn check_link(parent: &Path, path: &Path, target: &Path) -> Result<(), WalkError
     Err(WalkError::Escape { path, target })
 }
 
-/// Whether a link in folder `parent` stays at or below the root by its text alone.
+/// Whether a link in folder `parent` stays at or below the root by its text alone:
+/// enough for a link that is only packed, not for one that is followed.
 pub(super) fn stays_within(parent: &Path, target: &Path) -> bool {
     let mut depth = parent.components().count();
     for component in target.components() {

@@ -14,8 +14,10 @@ use crate::unpack::{EntryKind, next_entry, padding};
 use bytes::Bytes;
 use roost_model::digest::Digest;
 use roost_runtime::fs::IoContext as _;
+use rustix::fs::OFlags;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use tokio::runtime::Handle;
 
@@ -178,7 +180,15 @@ fn take_members(
     store: &ContentStore,
     runtime: &Handle,
 ) -> Result<Members, ImportError> {
-    let file = std::fs::File::open(path).on("open", path)?;
+    // A pipe that nobody writes to would hold up the thread, and a device never end.
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .on("open", path)?;
+    if !file.metadata().on("look at", path)?.is_file() {
+        return Err(form("is no regular file"));
+    }
     let mut intake = Intake {
         reader: decompress(file).map_err(ImportError::Archive)?,
         store,

@@ -1,14 +1,17 @@
 //! OCI layouts: `index.json` and blobs by digest, in a folder or from an archive.
 
 use super::{COPY_BYTES, ImportError, Named, candidates, form, unclear};
+use crate::beneath::{Folder, OpenBeneathError};
 use crate::images::Images;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::manifest::{Descriptor, ImageIndex, Manifest, parse_manifest};
 use bytes::Bytes;
 use roost_model::digest::Digest;
-use roost_runtime::fs::{FileError, IoContext as _, read_bounded};
-use std::io::ErrorKind;
-use std::path::Path;
+use roost_runtime::fs::IoContext as _;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use tokio::io::AsyncReadExt as _;
 
 /// Where writers put the names of an image: the specification's place, and containerd's.
 const NAME_ANNOTATIONS: [&str; 2] = [
@@ -26,12 +29,31 @@ pub(super) enum Blobs<'p> {
 }
 
 /// The `index.json` of a folder.
-pub(super) fn read_index(folder: &Path) -> Result<Vec<u8>, ImportError> {
-    match read_bounded(&folder.join("index.json"), MANIFEST_BYTES_MAX) {
-        Err(error) if is_not_found(&error) => {
-            Err(form("has no index.json, so it is no OCI layout"))
+pub(super) async fn read_index(folder: &Path) -> Result<Vec<u8>, ImportError> {
+    let folder = folder.to_owned();
+    let reading = tokio::task::spawn_blocking(move || {
+        let path = folder.join("index.json");
+        let file = open(&folder, "index.json")?
+            .ok_or_else(|| form("has no index.json, so it is no OCI layout"))?;
+        let mut content = Vec::new();
+        let mut bounded = file.take(MANIFEST_BYTES_MAX + 1);
+        bounded.read_to_end(&mut content).on("read", &path)?;
+        if content.len() as u64 > MANIFEST_BYTES_MAX {
+            let problem = format!("has an index of more than {MANIFEST_BYTES_MAX} bytes");
+            return Err(form(problem));
         }
-        result => Ok(result?),
+        Ok(content)
+    });
+    reading.await.map_err(|_| ImportError::Interrupted)?
+}
+
+/// Opens a file of a layout, where it has it. The folder may be a user's.
+fn open(folder: &Path, inside: &str) -> Result<Option<File>, ImportError> {
+    match Folder::open(folder)?.open_file(Path::new(inside)) {
+        Ok(file) => Ok(Some(file)),
+        Err(OpenBeneathError::NotFound) => Ok(None),
+        Err(OpenBeneathError::File(error)) => Err(error.into()),
+        Err(problem) => Err(form(format!("has `{inside}`, which {problem}"))),
     }
 }
 
@@ -48,13 +70,13 @@ impl Images {
             Manifest::Image(_) => return Err(form("has an index.json that is no index")),
         };
         let descriptor = self.choose_in_layout(&index, wanted)?;
-        let (mut manifest, mut bytes) = self.layout_manifest(&descriptor.digest, blobs).await?;
+        let (mut manifest, mut bytes) = self.layout_manifest(&descriptor, blobs).await?;
         if let Manifest::Index(inner) = &manifest {
             let chosen = self.choose(inner).map_err(ImportError::Image)?;
-            (manifest, bytes) = self.layout_manifest(&chosen.digest, blobs).await?;
+            (manifest, bytes) = self.layout_manifest(chosen, blobs).await?;
         }
         for blob in manifest.children() {
-            self.take_blob(&blob.digest, blobs).await?;
+            self.take_blob(blob, blobs).await?;
         }
         Ok((manifest, bytes))
     }
@@ -90,10 +112,11 @@ impl Images {
 
     async fn layout_manifest(
         &self,
-        digest: &Digest,
+        descriptor: &Descriptor,
         blobs: Blobs<'_>,
     ) -> Result<(Manifest, Bytes), ImportError> {
-        self.take_blob(digest, blobs).await?;
+        self.take_blob(descriptor, blobs).await?;
+        let digest = &descriptor.digest;
         let bytes = self.store().read_blob(digest, MANIFEST_BYTES_MAX).await?;
         let bytes = bytes.ok_or(ImportError::Interrupted)?;
         let manifest = self.parse(digest, &bytes).map_err(ImportError::Image)?;
@@ -101,7 +124,12 @@ impl Images {
     }
 
     /// Sees to it that the store has a blob of the layout.
-    async fn take_blob(&self, digest: &Digest, blobs: Blobs<'_>) -> Result<(), ImportError> {
+    async fn take_blob(
+        &self,
+        descriptor: &Descriptor,
+        blobs: Blobs<'_>,
+    ) -> Result<(), ImportError> {
+        let digest = &descriptor.digest;
         if self.store().has(digest).await? {
             return Ok(());
         }
@@ -109,16 +137,18 @@ impl Images {
         let Blobs::Folder(folder) = blobs else {
             return Err(lacking());
         };
-        let path = folder.join("blobs/sha256").join(digest.hex());
-        let mut file = match tokio::fs::File::open(&path).await.on("open", &path) {
-            Err(error) if is_not_found(&error) => return Err(lacking()),
-            result => result?,
-        };
+        let (file, path) = open_blob(folder, digest).await?.ok_or_else(lacking)?;
+        let size = file.metadata().await.on("look at", &path)?.len();
+        if size != descriptor.size {
+            let wanted = descriptor.size;
+            let problem = format!("has a damaged blob {digest}: {size} bytes, not {wanted}");
+            return Err(form(problem));
+        }
         let mut writer = self.store().begin_blob().await?;
         let mut buffer = vec![0; COPY_BYTES];
+        let mut file = file.take(size);
         loop {
-            let n = tokio::io::AsyncReadExt::read(&mut file, &mut buffer).await;
-            match n.on("read", &path)? {
+            match file.read(&mut buffer).await.on("read", &path)? {
                 0 => break,
                 n => writer.write(&buffer[..n]).await?,
             }
@@ -126,6 +156,18 @@ impl Images {
         let committed = writer.commit(digest).await;
         committed.map(drop).map_err(ImportError::Blob)
     }
+}
+
+/// A blob's file, where the folder has it, and its path for errors.
+async fn open_blob(
+    folder: &Path,
+    digest: &Digest,
+) -> Result<Option<(tokio::fs::File, PathBuf)>, ImportError> {
+    let inside = format!("blobs/sha256/{}", digest.hex());
+    let (folder, path) = (folder.to_owned(), folder.join(&inside));
+    let file = tokio::task::spawn_blocking(move || open(&folder, &inside)).await;
+    let file = file.map_err(|_| ImportError::Interrupted)??;
+    Ok(file.map(|file| (tokio::fs::File::from_std(file), path)))
 }
 
 fn named(descriptor: &Descriptor) -> Named<&Descriptor> {
@@ -136,8 +178,4 @@ fn named(descriptor: &Descriptor) -> Named<&Descriptor> {
         names: names.collect(),
         image: descriptor,
     }
-}
-
-fn is_not_found(error: &FileError) -> bool {
-    error.source.kind() == ErrorKind::NotFound
 }

@@ -251,6 +251,69 @@ async fn a_layout_folder_with_a_damaged_or_missing_blob_is_refused() {
 }
 
 #[tokio::test]
+async fn what_a_link_leads_to_outside_of_a_layout_is_not_read() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("layout");
+    let (_, layer) = parts();
+    let blob = format!("blobs/sha256/{}", digest_of(&layer).hex());
+    let beside = dir.path().join("beside");
+    std::fs::write(&beside, &layer).unwrap();
+    for (idx, file) in ["index.json", &blob].into_iter().enumerate() {
+        // What a store has is not taken anew.
+        let images = open(&dir.path().join(idx.to_string())).await;
+        write_layout(&layout, &[(&Platform::native().architecture, &[])]);
+        // A link into the folder, and one through it: neither leads upwards by its text.
+        std::fs::create_dir_all(layout.join("blobs/sha256/c")).unwrap();
+        symlink("../../..", layout.join("blobs/sha256/c/up")).unwrap();
+        symlink("blobs/sha256/c/up", layout.join("up")).unwrap();
+        std::fs::copy(layout.join(file), layout.join("inside")).unwrap();
+        let at = layout.join(file);
+        let zero = format!("c/up{}/dev/zero", "/..".repeat(20));
+        for (target, problem) in [
+            ("c/up/../beside", "leads out of the folder"),
+            (&zero, "leads out of the folder"),
+            ("c", "is no regular file"),
+        ] {
+            std::fs::remove_file(&at).unwrap();
+            let target = match file {
+                "index.json" => format!("blobs/sha256/{target}"),
+                _ => target.to_owned(),
+            };
+            symlink(&target, &at).unwrap();
+            let (error, code) = refusal(&images, &layout, None).await;
+            assert!(error.contains(problem), "{file} -> {target}: {error}");
+            assert_eq!(code, "archive-invalid");
+        }
+        std::fs::remove_file(&at).unwrap();
+        let inside = match file {
+            "index.json" => "up/inside",
+            _ => "c/up/inside",
+        };
+        symlink(inside, &at).unwrap();
+        let name = ImageRef::parse("linked").unwrap();
+        images.import(&layout, None, &name).await.unwrap();
+        std::fs::remove_dir_all(&layout).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pipe_is_no_archive_and_no_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = open(dir.path()).await;
+    let layout = dir.path().join("layout");
+    std::fs::create_dir(&layout).unwrap();
+    let pipe = layout.join("index.json");
+    let mode = rustix::fs::Mode::RUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    for path in [&layout, &pipe] {
+        let (error, code) = refusal(&images, path, None).await;
+        assert!(error.contains("no regular file"), "{error}");
+        assert_eq!(code, "archive-invalid");
+    }
+}
+
+#[tokio::test]
 async fn an_archive_that_announces_more_than_the_limit_is_not_begun() {
     let dir = tempfile::tempdir().unwrap();
     let images = open(dir.path()).await;
