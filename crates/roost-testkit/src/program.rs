@@ -1,7 +1,7 @@
 //! Finding and running the real programs.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 /// The folder with the programs of this build: `target/debug`.
 pub fn build_dir() -> PathBuf {
@@ -68,6 +68,33 @@ pub fn run(command: &mut Command) -> Output {
         String::from_utf8_lossy(&output.stderr)
     );
     output
+}
+
+/// A program in the background. Dropping it kills it, so that a test that fails leaves nothing behind.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// Starts it; panics when it cannot be started.
+    pub fn start(command: &mut Command) -> Self {
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        Self(child)
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 /// Returns from the test with a printed reason when it cannot run here.

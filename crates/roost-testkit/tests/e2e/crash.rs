@@ -2,6 +2,7 @@
 
 use roost_testkit::images::{busybox, nginx};
 use roost_testkit::platform::Platform;
+use roost_testkit::program::Running;
 use roost_testkit::skip_unless_possible;
 use roost_testkit::wait::wait_until;
 use serde_json::json;
@@ -101,26 +102,17 @@ fn a_deploy_that_was_cut_off_completes_or_is_undone() {
     // Killed at several moments of a deploy; each time the platform comes back whole.
     for (round, delay_ms) in [5_u64, 150, 400, 900].into_iter().enumerate() {
         let image = if round % 2 == 0 { "web:2" } else { "web:1" };
-        let mut deploy = platform
-            .cli(&[
-                "deploy",
-                "-a",
-                "web",
-                "--image",
-                image,
-                "--internal-port",
-                "80",
-                "--yes",
-            ])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let flags = ["--internal-port", "80", "--yes"];
+        let deploy = Running::start(
+            platform
+                .cli(&[&["deploy", "-a", "web", "--image", image], &flags[..]].concat())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
+        );
         std::thread::sleep(Duration::from_millis(delay_ms));
         platform.kill_roostd();
         platform.up_command().output().unwrap();
-        drop(deploy.kill());
-        deploy.wait().unwrap();
+        deploy.kill();
         wait_until("the deployment to end", Duration::from_secs(60), || {
             let releases = platform.roost_json(&["releases", "-a", "web"]);
             let text = releases.to_string();
@@ -151,13 +143,13 @@ fn a_cancelled_deploy_is_undone_even_when_roostd_is_killed_over_it() {
     let flags = ["--internal-port", "80", "--yes"];
     platform.roost(&[&["deploy", "-a", "web", "--image", "web:1"], &flags[..]].concat());
     let before = platform.machine_pids("web");
-    let mut deploy = platform
-        .cli(&[&["deploy", "-a", "web", "--image", "web:2"], &flags[..]].concat())
-        .args(["--wait-timeout", "30m"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let deploy = Running::start(
+        platform
+            .cli(&[&["deploy", "-a", "web", "--image", "web:2"], &flags[..]].concat())
+            .args(["--wait-timeout", "30m"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    );
     wait_until("the new machine to run", Duration::from_secs(60), || {
         let running = platform.machine_pids("web");
         if running.len() == 2 {
@@ -177,8 +169,7 @@ fn a_cancelled_deploy_is_undone_even_when_roostd_is_killed_over_it() {
     assert_eq!(answer["id"], json!(id), "{answer}");
     platform.kill_roostd();
     platform.up_command().output().unwrap();
-    drop(deploy.kill());
-    deploy.wait().unwrap();
+    deploy.kill();
     wait_until("the deployment to end", Duration::from_secs(60), || {
         let deployment = newest();
         if deployment["finished_at"].is_null() {
