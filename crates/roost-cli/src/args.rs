@@ -183,13 +183,13 @@ pub(crate) struct UpArgs {
     /// Port of the edge for HTTPS; that of the last `up`, or 8443
     #[arg(long, value_name = "PORT")]
     pub(crate) https_port: Option<u16>,
-    /// Address the edge listens on
+    /// Address the edge listens on; an empty one takes it back
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
-    /// A domain under which every app gets a name; may be repeated
+    /// A domain under which every app gets a name; may be repeated, an empty one takes them back
     #[arg(long = "domain", value_name = "NAME")]
     pub(crate) domains: Vec<String>,
-    /// The public address of this machine
+    /// The public address of this machine; an empty one takes it back
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) public_ip: Option<String>,
     /// The region of this machine; that of the last `up`, or `local`
@@ -198,10 +198,10 @@ pub(crate) struct UpArgs {
     /// What runs the machines of apps: `library`, or an OCI runtime such as /usr/sbin/runc
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) runtime: Option<String>,
-    /// A registry (HOST or HOST:PORT) that is spoken to in plain HTTP; may be repeated
+    /// A registry (HOST or HOST:PORT) that is spoken to in plain HTTP; may be repeated, an empty one takes them back
     #[arg(long = "insecure-registry", value_name = "HOST")]
     pub(crate) insecure_registries: Vec<String>,
-    /// Most bytes of images kept, such as 20GiB; what machines and releases need is always kept
+    /// Most bytes of images kept, such as 20GiB; what machines and releases need is always kept; an empty one takes it back
     #[arg(long, value_name = "SIZE")]
     pub(crate) images_max: Option<String>,
     /// Deploy this folder once the platform runs

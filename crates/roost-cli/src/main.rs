@@ -70,24 +70,32 @@ async fn command() -> ExitCode {
 
 /// Prints help, the version, or what is wrong with the command line.
 fn usage(error: &clap::Error) -> ExitCode {
-    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    if is_help || !error.use_stderr() {
+    let exit_code = u8::try_from(error.exit_code()).unwrap_or(2);
+    // The command line that could not be read may ask for JSON all the same.
+    let json = std::env::args_os()
+        .take_while(|arg| arg != "--")
+        .any(|arg| arg == "--json");
+    let lacks_command = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if (lacks_command && !json) || !error.use_stderr() {
         // Nothing can be done about a terminal that is gone.
         let _ = error.print();
     } else {
-        // The command line that could not be read may ask for JSON all the same.
-        let json = std::env::args_os()
-            .take_while(|arg| arg != "--")
-            .any(|arg| arg == "--json");
         let output = Output {
             json,
             quiet: false,
             verbose: false,
             yes: false,
         };
-        output.error(&usage_error(&error.to_string()));
+        let text = error.to_string();
+        let error = if lacks_command {
+            // All that clap says is the help.
+            usage_error(&format!("a command is missing\n\n{text}"))
+        } else {
+            usage_error(&text)
+        };
+        output.error(&error);
     }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    ExitCode::from(exit_code)
 }
 
 /// What clap says in several paragraphs: the fault, tips, the usage, where more is told.

@@ -21,6 +21,8 @@ pub(crate) struct Packing {
     pub(crate) paths: Vec<PathBuf>,
     /// Total size of the files.
     pub(crate) n_bytes: u64,
+    /// Whether the files that links name are sent in their place.
+    follows_links: bool,
 }
 
 /// Lists a folder; `keep` are files that are sent although they are ignored.
@@ -40,6 +42,7 @@ pub(crate) fn list(
         root: root.to_owned(),
         paths: Vec::new(),
         n_bytes: 0,
+        follows_links: false,
     };
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
@@ -98,6 +101,7 @@ pub(crate) fn archive(path: &Path) -> Result<(String, Packing), CliError> {
         root: root.to_owned(),
         paths: Vec::new(),
         n_bytes: 0,
+        follows_links: true,
     };
     if full.is_dir() {
         packing.add_layout(Path::new(name))?;
@@ -215,7 +219,7 @@ impl Packing {
     pub(crate) fn write(&self, sink: impl Write) -> io::Result<()> {
         let mut archive = tar::Builder::new(sink);
         archive.mode(tar::HeaderMode::Deterministic);
-        archive.follow_symlinks(false);
+        archive.follow_symlinks(self.follows_links);
         for path in &self.paths {
             archive.append_path_with_name(self.root.join(path), path)?;
         }
@@ -271,6 +275,7 @@ impl Write for ChannelWriter {
 #[cfg(test)]
 mod tests {
     use super::{archive, list};
+    use std::io::Read as _;
     use std::path::Path;
 
     fn write(root: &Path, path: &str, text: &str) {
@@ -381,5 +386,28 @@ mod tests {
             "saved/oci-layout",
         ];
         assert_eq!(packing.paths, wanted.map(Path::new));
+    }
+
+    #[test]
+    fn of_a_layout_whose_blobs_are_links_the_blobs_are_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["saved/index.json", "saved/blobs/sha256/aa", "store/bb"] {
+            write(dir.path(), path, path);
+        }
+        let link = dir.path().join("saved/blobs/sha256/bb");
+        std::os::unix::fs::symlink("../../../store/bb", link).unwrap();
+        let (_, packing) = archive(&dir.path().join("saved")).unwrap();
+        let mut bytes = Vec::new();
+        packing.write(&mut bytes).unwrap();
+        let mut sent = tar::Archive::new(&bytes[..]);
+        let mut blob = sent
+            .entries()
+            .unwrap()
+            .map(Result::unwrap)
+            .find(|entry| entry.path().unwrap().ends_with("bb"))
+            .unwrap();
+        let mut text = String::new();
+        blob.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "store/bb");
     }
 }

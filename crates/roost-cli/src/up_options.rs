@@ -1,7 +1,8 @@
 //! The options of a platform, kept beside its data.
 //!
 //! `roost up` after a reboot or a crash means the platform as it was: what is
-//! not said on the command line is as it was the last time.
+//! not said on the command line is as it was the last time. What is given an
+//! empty value has its default again.
 
 use crate::args::UpArgs;
 use crate::error::CliError;
@@ -53,18 +54,25 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
+fn without_empty(values: &[String]) -> Vec<String> {
+    let values = values.iter().filter(|value| !value.is_empty());
+    values.cloned().collect()
+}
+
 impl Options {
-    /// What the command line says, else what was the last time, else the defaults.
+    /// What the command line says, else what was the last time, else the defaults; an empty value
+    /// is the default.
     pub(crate) fn choose(args: &UpArgs, last: Option<&Self>) -> Self {
         let port = |asked: Option<u16>, of: fn(&Self) -> u16, default| {
             asked.or_else(|| last.map(of)).unwrap_or(default)
         };
         let text = |asked: &Option<String>, of: fn(&Self) -> &Option<String>| {
-            asked.clone().or_else(|| of(last?).clone())
+            let chosen = asked.clone().or_else(|| of(last?).clone());
+            chosen.filter(|value| !value.is_empty())
         };
         let list = |asked: &Vec<String>, of: fn(&Self) -> &Vec<String>| match last {
             Some(last) if asked.is_empty() => of(last).clone(),
-            _ => asked.clone(),
+            _ => without_empty(asked),
         };
         let shim = args.shim.as_deref().map(absolute);
         // A name without a slash is looked up in PATH by `roostd`, or is `library`.
@@ -219,5 +227,21 @@ mod tests {
         let flags =
             "--http-port 81 --https-port 8443 --runtime /usr/sbin/runc --domain apps.example.com";
         assert!(line.contains(flags), "{line}");
+    }
+
+    #[test]
+    fn an_empty_value_takes_an_option_back() {
+        let set = "--domain a.example --domain b.example --insecure-registry r:5000 \
+            --public-ip 192.0.2.1 --images-max 20GiB --runtime library --region fra --listen 0.0.0.0";
+        let set = Options::choose(&args(set), None);
+        assert_eq!(set.domains, ["a.example", "b.example"]);
+        let taken_back = "--domain= --insecure-registry= --public-ip= --images-max= --runtime= \
+            --region= --listen=";
+        assert_eq!(
+            Options::choose(&args(taken_back), Some(&set)),
+            Options::choose(&args(""), None)
+        );
+        let one = Options::choose(&args("--domain= --domain c.example"), Some(&set));
+        assert_eq!(one.domains, ["c.example"]);
     }
 }

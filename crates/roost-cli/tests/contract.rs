@@ -291,6 +291,8 @@ async fn errors_are_json_too_and_exit_codes_are_those_of_the_contract() {
     let world = World::new(url);
     for (line, exit, code) in [
         ("stauts", 2, "usage"),
+        ("", 2, "usage"),
+        ("machines", 2, "usage"),
         ("status -a web --tmeout 3", 2, "usage"),
         ("status -a absent", 3, "app-not-found"),
         ("apps create web --dry-run", 5, "name-taken"),

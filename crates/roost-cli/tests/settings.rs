@@ -107,3 +107,18 @@ fn what_is_wrong_with_a_command_line_is_told_in_the_same_form_as_other_errors() 
         assert!(text.ends_with("\ncode: usage\n"), "{args:?}: {text}");
     }
 }
+
+#[test]
+fn a_command_that_is_missing_is_an_object_wherever_json_was_asked_for() {
+    let dir = folder();
+    for args in [&["--json", "machines"], &["machines", "--json"]] {
+        let output = roost(dir.path(), args, &[]);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error["code"], "usage", "{args:?}");
+        assert_eq!(
+            error["hints"][0], "the usage is: roost machines [OPTIONS] <COMMAND>",
+            "{args:?}"
+        );
+    }
+}
