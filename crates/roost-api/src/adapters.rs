@@ -166,8 +166,9 @@ impl FolderBuilder {
         };
         let forward = async {
             while let Some(message) = received.recv().await {
-                // A reader that left does not end the build.
-                drop(events.send(BuildEvent::Progress { message }).await);
+                // A reader that left does not end the build, and one that stopped
+                // reading does not hold it up: it misses lines.
+                drop(events.try_send(BuildEvent::Progress { message }));
             }
         };
         let (built, ()) = tokio::join!(build, forward);
@@ -193,7 +194,8 @@ impl ImageBuilder for FolderBuilder {
         let result = self
             .receive_and_build(&app, &plan, upload, (&id, &folder), &events)
             .await;
-        if let Err(error) = ensure_no_dir(&folder) {
+        let removed = tokio::task::spawn_blocking(move || ensure_no_dir(&folder));
+        if let Ok(Err(error)) = removed.await {
             tracing::warn!(build = %id, error = chain(&error), "upload not removed");
         }
         let last = result.unwrap_or_else(|failure| BuildEvent::Failed {
@@ -250,5 +252,98 @@ impl RegistryAuth for ApiState {
         allow(&caller, Action::PullImages, app)
             .ok()
             .map(|()| RegistryAccess::Read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FolderBuilder;
+    use crate::limits::STREAM_QUEUE;
+    use crate::ports::ImageBuilder as _;
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use futures_util::StreamExt as _;
+    use roost_image::build::{Builder, BuilderSettings};
+    use roost_image::{Images, ImagesConfig};
+    use roost_model::name::AppName;
+    use roost_proto::dockerfile::{BuildDockerfileError, DockerfileBuild, DockerfileBuilder};
+    use roost_proto::rest::{BuildEvent, BuildPlan};
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::sync::{Notify, mpsc};
+
+    /// Says much more than fits into the queues, and tells when all is said.
+    struct Talkative(Arc<Notify>);
+
+    #[async_trait]
+    impl DockerfileBuilder for Talkative {
+        async fn build(
+            &self,
+            _build: &DockerfileBuild,
+            progress: &mpsc::Sender<String>,
+        ) -> Result<(), BuildDockerfileError> {
+            for step in 0..STREAM_QUEUE * 10 {
+                progress.send(format!("STEP {step}")).await.unwrap();
+            }
+            self.0.notify_one();
+            let last_line = "exit status 1".into();
+            Err(BuildDockerfileError::Failed { last_line })
+        }
+    }
+
+    /// A tar archive with one empty file.
+    fn archive_with(name: &str) -> Bytes {
+        let mut header = [0; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[100..107].copy_from_slice(b"0000644");
+        header[124..135].copy_from_slice(b"00000000000");
+        header[148..156].fill(b' ');
+        header[156] = b'0';
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        [&header[..], &[0; 1024]].concat().into()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_reading_holds_up_no_build_and_still_gets_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(ImagesConfig::new(dir.path().join("images")));
+        let all_is_said = Arc::new(Notify::new());
+        let settings = BuilderSettings {
+            serve_program: dir.path().join("none"),
+            scratch_dir: dir.path().join("scratch"),
+            dockerfile_builder: Some(Arc::new(Talkative(Arc::clone(&all_is_said)))),
+        };
+        let builder = FolderBuilder {
+            builder: Builder::new(images.await.unwrap(), settings),
+            scratch_dir: dir.path().join("uploads"),
+        };
+        let plan = BuildPlan::Dockerfile {
+            dockerfile: "Dockerfile".into(),
+            args: BTreeMap::new(),
+            target: None,
+        };
+        let upload = futures_util::stream::iter([Ok(archive_with("Dockerfile"))]).boxed();
+        let (events, mut received) = mpsc::channel(STREAM_QUEUE);
+        let app = AppName::parse("shop").unwrap();
+        let build = builder.build(app, plan, upload, events);
+        let read = async {
+            let said = tokio::time::timeout(Duration::from_secs(60), all_is_said.notified());
+            said.await
+                .expect("the build waits for a client that does not read");
+            let mut last = None;
+            while let Some(event) = received.recv().await {
+                last = Some(event);
+            }
+            last
+        };
+        let ((), last) = tokio::join!(build, read);
+        let Some(BuildEvent::Failed { error }) = last else {
+            panic!("{last:?}")
+        };
+        assert!(error.error.ends_with("exit status 1"), "{error:?}");
+        let left = std::fs::read_dir(dir.path().join("uploads")).unwrap();
+        assert_eq!(left.count(), 0);
     }
 }
