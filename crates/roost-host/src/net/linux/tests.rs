@@ -218,14 +218,19 @@ fn machines_reach_the_outside_with_the_hosts_address_and_only_as_themselves() {
             ("[2001:db8::2]:80", "2001:db8::1"),
         ] {
             let address = target.parse().unwrap();
-            let _stream = machine
-                .run(|| TcpStream::connect_timeout(&address, LIMIT))
-                .unwrap_or_else(|error| {
-                    panic!(
+            let start = Instant::now();
+            // The kernel notices in its own time that a new link is connected.
+            let _stream = loop {
+                match machine.run(|| TcpStream::connect_timeout(&address, LIMIT)) {
+                    Ok(stream) => break stream,
+                    Err(error) => assert!(
+                        start.elapsed() < LIMIT,
                         "{target}: {error}\n{}",
                         shell("nft list ruleset; ip -s link; ip -6 neigh")
-                    )
-                });
+                    ),
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            };
             let (_, peer) = listener.accept().unwrap();
             assert_eq!(peer.ip().to_string(), seen_as);
         }
