@@ -296,6 +296,38 @@ fn a_release_can_be_rolled_back_and_its_secrets_reach_the_machine() {
 }
 
 #[test]
+fn an_app_destroyed_while_it_runs_and_logs_makes_room_for_one_of_the_same_name_at_once() {
+    const LIVES: [&str; 3] = ["first", "second", "third"];
+    skip_unless_possible!();
+    let platform = Platform::up();
+    // It writes as fast as it may, and ignores all but a kill.
+    let script =
+        "trap '' TERM INT; (while true; do echo life $LIFE; done) & exec httpd -f -p 80 -h /tmp";
+    let image = busybox().config("Cmd", json!(["/bin/sh", "-c", script]));
+    platform.push(&image, "web:1");
+    for life in LIVES {
+        platform.roost(&["apps", "create", "web"]);
+        platform.roost(&["secrets", "set", "-a", "web", &format!("LIFE={life}")]);
+        platform.roost(&[
+            "deploy",
+            "-a",
+            "web",
+            "--image",
+            "web:1",
+            "--internal-port",
+            "80",
+            "--yes",
+        ]);
+        let logs = platform.roost(&["logs", "-a", "web", "--no-tail", "--limit", "10000"]);
+        assert!(logs.contains(&format!("life {life}")), "its own: {logs}");
+        let n_lives = LIVES.iter().filter(|other| logs.contains(*other)).count();
+        assert_eq!(n_lives, 1, "and nobody else's: {logs}");
+        platform.roost(&["apps", "destroy", "web", "--yes"]);
+        assert!(!platform.data_dir().join("logs/web").exists());
+    }
+}
+
+#[test]
 fn redis_from_debian_runs_as_its_own_user() {
     skip_unless_possible!();
     let platform = Platform::up();
