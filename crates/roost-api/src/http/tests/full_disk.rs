@@ -51,7 +51,7 @@ async fn a_deployment_that_runs_out_of_room_waits_and_goes_on_when_there_is_some
         .await;
     // Stopped before its first journal write, while the disk fills up.
     platform.state.kill_switch.after(0);
-    let body = json!({"config": web("hello"), "count": 30});
+    let body = json!({"config": web("hello"), "count": 100});
     let (_, begun) = platform
         .call("POST", "/v1/apps/web/deployments", body)
         .await;
@@ -61,11 +61,11 @@ async fn a_deployment_that_runs_out_of_room_waits_and_goes_on_when_there_is_some
     again.state.store.limit_pages(1).await.unwrap();
     again.state.resume().await.unwrap();
     let id = begun["id"].as_str().unwrap();
-    // The story of thirty machines does not fit into the pages that are there.
+    // The story of a hundred machines does not fit into the pages that are there.
     again.until_disk_full().await;
     again.state.store.limit_pages(1_000_000).await.unwrap();
     let ended = again.finished("web", id).await;
     assert_eq!(ended["status"], "succeeded", "{}", ended["error"]);
-    assert_eq!(again.machines("web").await.len(), 30);
+    assert_eq!(again.machines("web").await.len(), 100);
     again.stop().await;
 }
