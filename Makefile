@@ -54,7 +54,7 @@ test: setup-tests
 	@$(MAKE) --no-print-directory guest
 	@cargo build --locked --workspace
 	@cp $(GUEST_DIR)/roost-serve $(TARGET)/debug/roost-serve.new && mv $(TARGET)/debug/roost-serve.new $(TARGET)/debug/roost-serve
-	@$(TEST_RUNNER) cargo test --locked --workspace
+	@$(TEST_RUNNER) scripts/run-tests
 
 bench: build setup-tests
 	@cargo build --locked --release -p roost-testkit -p roost-image --example bench --example pull
