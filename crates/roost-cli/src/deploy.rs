@@ -6,14 +6,14 @@ mod image;
 mod pull;
 
 pub(crate) use deadline::Deadline;
-pub(crate) use follow::{Proof, cancel, is_over, leave, see_through};
+pub(crate) use follow::{Proof, cancel, is_over, leave_or_see_through, see_through};
 
 use crate::args::{DeployArgs, Global};
 use crate::client::Client;
 use crate::error::{CliError, Exit};
 use crate::output::Output;
 use crate::project::{self, Project};
-use follow::prove_for;
+use follow::{leave, prove_for};
 use image::Source;
 use roost_model::app_config::{AppConfig, ServiceSection};
 use roost_model::name::{AppName, MachineName, RegionCode};

@@ -3,7 +3,7 @@
 use crate::args::{Global, RollbackArgs};
 use crate::client::Client;
 use crate::commands::ops;
-use crate::deploy::{self, Deadline, Proof};
+use crate::deploy;
 use crate::error::{CliError, Exit};
 use crate::output::{Output, date, table};
 use crate::project::app_name;
@@ -100,18 +100,5 @@ pub(crate) async fn rollback(
         "back to an earlier release of {name}, as release {}",
         deployment.release
     ));
-    if args.detach {
-        deploy::leave(&deployment, output);
-        return Ok(());
-    }
-    deploy::see_through(
-        client,
-        Deadline::of(global),
-        deployment,
-        &app,
-        Proof::Wanted,
-        output,
-    )
-    .await
-    .map(drop)
+    deploy::leave_or_see_through(client, global, deployment, &app, args.detach, output).await
 }

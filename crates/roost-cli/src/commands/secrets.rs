@@ -3,7 +3,7 @@
 use crate::args::{Global, SecretsCommand, ThenDeploy};
 use crate::client::{Client, NOTHING};
 use crate::commands::ops;
-use crate::deploy::{self, Deadline, Proof};
+use crate::deploy;
 use crate::error::CliError;
 use crate::output::{Output, date, table};
 use crate::project::app_name;
@@ -166,20 +166,7 @@ async fn redeploy(
         "release {} of {name}, for its secrets",
         deployment.release
     ));
-    if then.detach {
-        deploy::leave(&deployment, output);
-        return Ok(());
-    }
-    deploy::see_through(
-        client,
-        Deadline::of(global),
-        deployment,
-        &app,
-        Proof::Wanted,
-        output,
-    )
-    .await
-    .map(drop)
+    deploy::leave_or_see_through(client, global, deployment, &app, then.detach, output).await
 }
 
 fn checked(name: &str) -> Result<String, CliError> {

@@ -1,6 +1,7 @@
 //! Following a deployment to its end, and telling how it ended.
 
 use super::deadline::Deadline;
+use crate::args::Global;
 use crate::client::{Client, Lines, NOTHING};
 use crate::error::{CliError, Exit};
 use crate::limits;
@@ -27,7 +28,7 @@ pub(crate) fn is_over(deployment: &Deployment) -> bool {
 }
 
 /// Says that a deployment has begun, and leaves it to the platform.
-pub(crate) fn leave(deployment: &Deployment, output: Output) {
+pub(super) fn leave(deployment: &Deployment, output: Output) {
     let Deployment { id, app, .. } = deployment;
     output.result(deployment, || {
         format!("deploy {id} has begun; `roost ops watch -a {app} {id}` follows it")
@@ -45,6 +46,26 @@ pub(crate) async fn see_through(
 ) -> Result<Option<String>, CliError> {
     let finished = follow(client, deployment, deadline, output).await?;
     finish(finished, before, proof, output).await
+}
+
+/// What a command does with a deployment it began beside its own work: leaves
+/// it with `is_detached`, else follows it. The URL of the app is asked for, too.
+pub(crate) async fn leave_or_see_through(
+    client: &Client,
+    global: &Global,
+    deployment: Deployment,
+    before: &App,
+    is_detached: bool,
+    output: Output,
+) -> Result<(), CliError> {
+    if is_detached {
+        leave(&deployment, output);
+        return Ok(());
+    }
+    let deadline = Deadline::of(global);
+    see_through(client, deadline, deployment, before, Proof::Wanted, output)
+        .await
+        .map(drop)
 }
 
 /// Prints steps as they happen until the deployment is over, the time is, or the user has enough.
