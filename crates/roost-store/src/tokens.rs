@@ -37,21 +37,23 @@ impl Store {
 
     /// The token with this hash.
     pub async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError> {
-        let row = sqlx::query("SELECT * FROM tokens WHERE hash = $1")
-            .bind(hash)
-            .fetch_optional(&self.pool)
+        self.one_token("SELECT * FROM tokens WHERE hash = $1", hash)
             .await
-            .attempt("look up a token")?;
-        row.as_ref()
-            .map(token)
-            .transpose()
-            .attempt("look up a token")
     }
 
     /// The token with this id.
     pub async fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
-        let row = sqlx::query("SELECT * FROM tokens WHERE id = $1")
-            .bind(id)
+        self.one_token("SELECT * FROM tokens WHERE id = $1", id)
+            .await
+    }
+
+    async fn one_token(
+        &self,
+        query: &'static str,
+        key: &str,
+    ) -> Result<Option<TokenRecord>, StoreError> {
+        let row = sqlx::query(query)
+            .bind(key)
             .fetch_optional(&self.pool)
             .await
             .attempt("look up a token")?;
