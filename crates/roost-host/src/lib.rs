@@ -17,3 +17,4 @@ pub mod process;
 mod quota;
 pub mod teardown;
 pub mod tree;
+pub mod vmm;
