@@ -1,7 +1,7 @@
 //! What domain values look like on the wire.
 
 use crate::state::ApiState;
-use roost_model::machine::{MachineState, Rung};
+use roost_model::machine::MachineState;
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest;
@@ -83,11 +83,7 @@ pub(crate) fn machine(status: MachineStatus, events: Vec<MachineEvent>) -> rest:
             digest: status.image_digest.or(pinned),
         },
         config: MachineConfig::from(&status.spec),
-        isolation: match status.rung {
-            Rung::Container => "container",
-            Rung::Vm => "vm",
-        }
-        .to_owned(),
+        isolation: status.rung.to_string(),
         pid: status.pid,
         checks: checks.collect(),
         cordoned: status.cordoned,

@@ -23,6 +23,15 @@ pub struct Cgroup {
     paths: Vec<PathBuf>,
 }
 
+/// What the processes of a cgroup use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory with page cache, in bytes.
+    pub memory_bytes: u64,
+    /// Processor time since it was made, in microseconds.
+    pub cpu_us: u64,
+}
+
 impl Cgroup {
     /// The cgroup at this path below the root of every mounted hierarchy.
     ///
@@ -78,6 +87,26 @@ impl Cgroup {
             .filter_map(|text| counter(&text, "oom_kill"))
             .max()
             .unwrap_or(0)
+    }
+
+    /// What its processes use; `None` when no hierarchy counts it.
+    pub fn usage(&self) -> Option<Usage> {
+        let read = |name: &str| {
+            self.paths
+                .iter()
+                .find_map(|path| std::fs::read_to_string(path.join(name)).ok())
+        };
+        let number = |text: String| text.trim().parse::<u64>().ok();
+        // v2, then v1, which counts in nanoseconds.
+        let memory = read("memory.current").or_else(|| read("memory.usage_in_bytes"));
+        let cpu_us = match read("cpu.stat").and_then(|text| counter(&text, "usage_usec")) {
+            Some(cpu_us) => Some(cpu_us),
+            None => read("cpuacct.usage").and_then(number).map(|ns| ns / 1_000),
+        };
+        Some(Usage {
+            memory_bytes: memory.and_then(number)?,
+            cpu_us: cpu_us?,
+        })
     }
 
     /// Moves the calling process into it, wherever it exists.

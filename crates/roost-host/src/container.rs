@@ -12,7 +12,9 @@
 //! program does not handle the stop signal ends by SIGKILL when the time is up.
 
 use crate::cgroup::Cgroup;
-use crate::driver::{Adoption, DriverError, LaunchConfig, MachineDriver, Running};
+use crate::driver::{
+    Adoption, DriverError, LaunchConfig, MachineDriver, MachineStats, Origin, RootFsKind, Running,
+};
 use crate::instance::InstanceTag;
 use crate::net::{PacketPlumber, PlumbError};
 use crate::quota;
@@ -22,7 +24,7 @@ use control::{Handshake, ShimConnection};
 use limits::{CONTROL_TIMEOUT, KILL_TIMEOUT, SHIM_END_POLL, SHIM_END_TIMEOUT};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
-use roost_model::machine::{MachineExit, Rung};
+use roost_model::machine::{ExitCause, MachineExit, Rung};
 use roost_proto::shim::{ShimCommand, ShimEvent, ShimExit, exit_path, lock_path};
 use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
 use roost_runtime::fs::{ensure_no_dir, ensure_no_file};
@@ -188,7 +190,11 @@ impl ContainerDriver {
             .await
             .map_err(refused)?;
         handshake.start().await?;
-        Ok(Running { pid })
+        let origin = match config.resume {
+            false => Origin::Cold,
+            true => Origin::ColdAfter("machines on the rung container have no snapshots".into()),
+        };
+        Ok(Running { pid, origin })
     }
 
     /// What is known of a machine whose shim does not answer, once it surely is gone.
@@ -221,6 +227,14 @@ impl MachineDriver for ContainerDriver {
         Rung::Container
     }
 
+    fn root_fs(&self) -> RootFsKind {
+        RootFsKind::Layers
+    }
+
+    fn can_suspend(&self) -> bool {
+        false
+    }
+
     async fn launch(&self, config: LaunchConfig) -> Result<Running, DriverError> {
         let id = &config.machine_id;
         if self.run_dir(id).exists() {
@@ -240,7 +254,7 @@ impl MachineDriver for ContainerDriver {
 
     async fn adopt(&self, id: &MachineId) -> Result<Adoption, DriverError> {
         if let Ok((_, pid)) = ShimConnection::open(&self.run_dir(id)).await {
-            return Ok(Adoption::Running(Running { pid }));
+            return Ok(Adoption::Running { pid });
         }
         match self.last_words(id).await? {
             Some(exit) => Ok(Adoption::Exited(exit)),
@@ -273,6 +287,27 @@ impl MachineDriver for ContainerDriver {
             exit_code: 128 + libc::SIGKILL,
             signal: Some(libc::SIGKILL),
             oom_killed: false,
+            cause: ExitCause::Shim,
+        })
+    }
+
+    async fn suspend(&self, _: &MachineId) -> Result<(), DriverError> {
+        Err(DriverError::Refused(
+            "machines on the rung container cannot be suspended yet".into(),
+        ))
+    }
+
+    async fn stats(&self, id: &MachineId) -> Result<MachineStats, DriverError> {
+        let cgroup = self.cgroup_path(id);
+        let used = blocking("read what the machine uses", move || {
+            Ok(Cgroup::at(&cgroup)?.usage())
+        });
+        let usage = used
+            .await?
+            .ok_or_else(|| DriverError::NotRunning(id.clone()))?;
+        Ok(MachineStats {
+            memory_bytes: usage.memory_bytes,
+            cpu_us: usage.cpu_us,
         })
     }
 
@@ -394,6 +429,7 @@ fn machine_exit(exit: ShimExit) -> MachineExit {
         exit_code: exit.exit_code,
         signal: exit.signal,
         oom_killed: exit.oom_killed,
+        cause: exit.cause.into(),
     }
 }
 

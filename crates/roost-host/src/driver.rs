@@ -25,8 +25,11 @@ pub struct LaunchConfig {
     pub app: AppName,
     /// Its region, for log records.
     pub region: RegionCode,
-    /// Unpacked layers, lowest first: shared, read-only, owned by root.
-    pub layers: Vec<PathBuf>,
+    /// What its root file system is made from, of the kind that the driver asks for.
+    pub root_fs: RootFs,
+    /// Whether to go on from the snapshot of its last suspend. A snapshot that
+    /// does not fit is no error: it starts cold and [`Running::origin`] says why.
+    pub resume: bool,
     /// What to run, already resolved from image and spec.
     pub process: LaunchProcess,
     /// Its size.
@@ -43,6 +46,24 @@ pub struct LaunchConfig {
     pub hostname: String,
     /// Where its log segments are.
     pub log_dir: PathBuf,
+}
+
+/// What a rung's root file systems are made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootFsKind {
+    /// The unpacked layers of an image.
+    Layers,
+    /// One file that holds the file system of an image.
+    Image,
+}
+
+/// What a root file system is made from: shared by machines and never written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootFs {
+    /// Unpacked layers, lowest first, owned by root.
+    Layers(Vec<PathBuf>),
+    /// One file that holds the file system.
+    Image(PathBuf),
 }
 
 /// A program with its arguments and surroundings.
@@ -93,29 +114,57 @@ pub struct IdRange {
     pub size: u32,
 }
 
-/// A machine that runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A machine that was launched.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// Process id on the host of the machine's first process.
+    /// Process id on the host of the machine's first process, or of its hypervisor.
     pub pid: u32,
+    /// What it runs on from.
+    pub origin: Origin,
+}
+
+/// What a launched machine runs on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Its image: no resume was asked for.
+    Cold,
+    /// The snapshot of its last suspend.
+    Resumed,
+    /// Its image, though a resume was asked for, for this reason.
+    ColdAfter(String),
 }
 
 /// What was found of a machine that should run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Adoption {
     /// It runs.
-    Running(Running),
+    Running {
+        /// Process id on the host, as in [`Running::pid`].
+        pid: u32,
+    },
     /// It ended, and how is known.
     Exited(MachineExit),
+    /// It does not run, and a whole snapshot of it is here.
+    Suspended,
     /// Nothing is left of it (reboot), or its shim was killed and it was cleaned up.
     Gone,
+}
+
+/// What a machine uses now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MachineStats {
+    /// Memory of the host that it takes, in bytes; of a microVM with its hypervisor.
+    pub memory_bytes: u64,
+    /// Processor time since its start, in microseconds.
+    pub cpu_us: u64,
 }
 
 /// A driver could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverError {
-    /// The machine's own config or image is at fault: no such user, no such program, …
+    /// The machine's own config or image is at fault, or the rung cannot do
+    /// this: no such user, no such program, …
     #[error("{0}")]
     Refused(String),
     /// The host is at fault.
@@ -134,27 +183,45 @@ pub enum DriverError {
 /// Starts, watches and ends machines on one rung.
 ///
 /// The caller keeps calls about one machine in order; calls about different
-/// machines run side by side. No method blocks the runtime. All but `launch`
-/// and `exec` are idempotent.
+/// machines run side by side. No method blocks the runtime. All but `launch`,
+/// `suspend` and `exec` are idempotent.
 #[async_trait]
 pub trait MachineDriver: Send + Sync + std::fmt::Debug + 'static {
     /// The rung.
     fn rung(&self) -> Rung;
+    /// What it makes root file systems from.
+    fn root_fs(&self) -> RootFsKind;
+    /// Whether its machines can be suspended.
+    fn can_suspend(&self) -> bool;
     /// Starts a machine; returns when its first process has been started.
-    /// On error nothing of it is left.
+    ///
+    /// On error nothing of it is left, no snapshot either. A snapshot is used
+    /// up before the machine runs on from it, so that it is never resumed twice;
+    /// one that is left from before is discarded unless a resume is asked for.
     async fn launch(&self, config: LaunchConfig) -> Result<Running, DriverError>;
-    /// Finds out about a machine started by an earlier `roostd`.
+    /// Finds out about a machine started by an earlier `roostd`, or about one
+    /// whose suspend failed.
     async fn adopt(&self, id: &MachineId) -> Result<Adoption, DriverError>;
     /// Resolves when the machine has ended. Cancel-safe; may be called again.
     async fn wait_exit(&self, id: &MachineId) -> Result<MachineExit, DriverError>;
+    /// Writes a snapshot of it and ends it without its noticing.
+    ///
+    /// When it returns the snapshot is whole and on disk, and no process is
+    /// left. On error the machine runs on or has ended, which `adopt` finds
+    /// out, and no snapshot is left. Nobody waits for its exit meanwhile.
+    async fn suspend(&self, id: &MachineId) -> Result<(), DriverError>;
+    /// What it uses now.
+    async fn stats(&self, id: &MachineId) -> Result<MachineStats, DriverError>;
     /// Sends a signal by number to its first process.
     async fn signal(&self, id: &MachineId, signal: i32) -> Result<(), DriverError>;
     /// Runs a command in it.
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, DriverError>;
     /// The sockets it listens on.
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, DriverError>;
-    /// Kills what runs and removes every trace but its logs; nothing to remove is fine.
+    /// Kills what runs and removes every trace but its logs, snapshots as well;
+    /// nothing to remove is fine.
     async fn remove(&self, id: &MachineId) -> Result<(), DriverError>;
-    /// Machines of which anything is left on the host, for leak control.
+    /// Machines of which anything is left on the host, for leak control;
+    /// suspended ones are among them.
     async fn list(&self) -> Result<Vec<MachineId>, DriverError>;
 }

@@ -4,13 +4,15 @@
 //! [`FakeDriver`] is one `roostd`'s handle on it; after [`FakeDriver::cut`] none
 //! of its calls ever returns, as if that `roostd` had been killed.
 
-use crate::driver::{Adoption, DriverError, LaunchConfig, MachineDriver, Running};
+use crate::driver::{
+    Adoption, DriverError, LaunchConfig, MachineDriver, MachineStats, Origin, RootFsKind, Running,
+};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
-use roost_model::machine::{MachineExit, Rung};
+use roost_model::machine::{ExitCause, MachineExit, Rung};
 use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,6 +35,17 @@ pub enum FakeLaunch {
     Hang,
 }
 
+/// What the next suspend does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FakeSuspend {
+    /// Leaves a snapshot and no process.
+    Succeed,
+    /// Fails for this reason, and the machine runs on.
+    Fail(String),
+    /// Never returns, and the machine runs on.
+    Hang,
+}
+
 /// A process of the fake host.
 #[derive(Debug)]
 struct FakeProcess {
@@ -46,21 +59,32 @@ struct FakeProcess {
 #[derive(Debug, Default)]
 struct Room {
     processes: BTreeMap<MachineId, FakeProcess>,
+    snapshots: BTreeSet<MachineId>,
     plans: VecDeque<FakeLaunch>,
+    suspend_plans: VecDeque<FakeSuspend>,
     launches: Vec<LaunchConfig>,
     exec_output: Vec<u8>,
 }
 
 /// The machine room that outlives drivers. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct FakeHost {
+    rung: Rung,
     room: Arc<Mutex<Room>>,
 }
 
 impl FakeHost {
-    /// Nothing runs.
+    /// Nothing runs; its machines are containers.
     pub fn new() -> Self {
-        Self::default()
+        Self::of_rung(Rung::Container)
+    }
+
+    /// Nothing runs; its machines are on this rung. All but containers can be suspended.
+    pub fn of_rung(rung: Rung) -> Self {
+        Self {
+            rung,
+            room: Arc::default(),
+        }
     }
 
     /// The handle of one `roostd`.
@@ -74,6 +98,21 @@ impl FakeHost {
     /// Sets what the next launches do, first in first out; after that they run.
     pub fn plan_launches(&self, plans: impl IntoIterator<Item = FakeLaunch>) {
         self.room.lock().plans.extend(plans);
+    }
+
+    /// Sets what the next suspends do, first in first out; after that they succeed.
+    pub fn plan_suspends(&self, plans: impl IntoIterator<Item = FakeSuspend>) {
+        self.room.lock().suspend_plans.extend(plans);
+    }
+
+    /// The machines of which there is a snapshot.
+    pub fn snapshots(&self) -> Vec<MachineId> {
+        self.room.lock().snapshots.iter().cloned().collect()
+    }
+
+    /// Takes a machine's snapshot away.
+    pub fn lose_snapshot(&self, id: &MachineId) {
+        self.room.lock().snapshots.remove(id);
     }
 
     /// Every launch that was begun, oldest first.
@@ -93,7 +132,10 @@ impl FakeHost {
 
     /// The machines of which anything is left.
     pub fn present(&self) -> Vec<MachineId> {
-        self.room.lock().processes.keys().cloned().collect()
+        let room = self.room.lock();
+        let mut present = room.snapshots.clone();
+        present.extend(room.processes.keys().cloned());
+        present.into_iter().collect()
     }
 
     /// The process id of a machine that is present.
@@ -150,6 +192,12 @@ impl FakeHost {
                 reason: format!("machine {} is here already", config.machine_id),
             });
         }
+        let had_snapshot = room.snapshots.remove(&config.machine_id);
+        let origin = match (config.resume, had_snapshot) {
+            (false, _) => Origin::Cold,
+            (true, true) => Origin::Resumed,
+            (true, false) => Origin::ColdAfter("there is no snapshot of it".into()),
+        };
         let n_launches = u32::try_from(room.launches.len()).unwrap_or(u32::MAX);
         let pid = n_launches.saturating_add(1_000);
         let exit = watch::Sender::new(None);
@@ -164,7 +212,7 @@ impl FakeHost {
                 signals: vec![],
             },
         );
-        Ok(Running { pid })
+        Ok(Running { pid, origin })
     }
 }
 
@@ -173,6 +221,12 @@ impl FakeHost {
 pub struct FakeDriver {
     host: FakeHost,
     is_cut: AtomicBool,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl FakeDriver {
@@ -203,7 +257,18 @@ impl FakeDriver {
 #[async_trait]
 impl MachineDriver for FakeDriver {
     fn rung(&self) -> Rung {
-        Rung::Container
+        self.host.rung
+    }
+
+    fn root_fs(&self) -> RootFsKind {
+        match self.host.rung {
+            Rung::Container => RootFsKind::Layers,
+            Rung::VmEmulated | Rung::Vm => RootFsKind::Image,
+        }
+    }
+
+    fn can_suspend(&self) -> bool {
+        self.host.rung != Rung::Container
     }
 
     async fn launch(&self, config: LaunchConfig) -> Result<Running, DriverError> {
@@ -214,12 +279,12 @@ impl MachineDriver for FakeDriver {
             FakeLaunch::ExitAfter(after, exit) => {
                 let id = config.machine_id.clone();
                 let running = self.host.place(config, false)?;
-                let room = Arc::downgrade(&self.host.room);
+                let (rung, room) = (self.host.rung, Arc::downgrade(&self.host.room));
                 // A plain task: it plays the part of the host, not of a service.
                 roost_runtime::tasks::Tasks::new().spawn("fake process", async move {
                     tokio::time::sleep(after).await;
                     if let Some(room) = room.upgrade() {
-                        FakeHost { room }.exit(&id, exit);
+                        FakeHost { rung, room }.exit(&id, exit);
                     }
                 });
                 Ok(running)
@@ -239,8 +304,9 @@ impl MachineDriver for FakeDriver {
         Ok(match room.processes.get(id) {
             Some(process) => match *process.exit.borrow() {
                 Some(exit) => Adoption::Exited(exit),
-                None => Adoption::Running(Running { pid: process.pid }),
+                None => Adoption::Running { pid: process.pid },
             },
+            None if room.snapshots.contains(id) => Adoption::Suspended,
             None => Adoption::Gone,
         })
     }
@@ -262,6 +328,30 @@ impl MachineDriver for FakeDriver {
         }
     }
 
+    async fn suspend(&self, id: &MachineId) -> Result<(), DriverError> {
+        self.check_cut().await;
+        self.with_running(id, |_| ())?;
+        let plan = self.host.room.lock().suspend_plans.pop_front();
+        match plan.unwrap_or(FakeSuspend::Succeed) {
+            FakeSuspend::Succeed => {
+                let mut room = self.host.room.lock();
+                room.processes.remove(id);
+                room.snapshots.insert(id.clone());
+                Ok(())
+            }
+            FakeSuspend::Fail(reason) => Err(DriverError::Host {
+                operation: "suspend".into(),
+                reason,
+            }),
+            FakeSuspend::Hang => std::future::pending().await,
+        }
+    }
+
+    async fn stats(&self, id: &MachineId) -> Result<MachineStats, DriverError> {
+        self.check_cut().await;
+        self.with_running(id, |_| MachineStats::default())
+    }
+
     async fn signal(&self, id: &MachineId, signal: i32) -> Result<(), DriverError> {
         const SIGKILL: i32 = 9;
         self.check_cut().await;
@@ -272,6 +362,7 @@ impl MachineDriver for FakeDriver {
                     exit_code: 128 + signal,
                     signal: Some(signal),
                     oom_killed: false,
+                    cause: ExitCause::App,
                 };
                 process.exit.send_replace(Some(exit));
             }
@@ -306,7 +397,9 @@ impl MachineDriver for FakeDriver {
 
     async fn remove(&self, id: &MachineId) -> Result<(), DriverError> {
         self.check_cut().await;
-        self.host.room.lock().processes.remove(id);
+        let mut room = self.host.room.lock();
+        room.processes.remove(id);
+        room.snapshots.remove(id);
         Ok(())
     }
 

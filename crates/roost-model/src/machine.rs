@@ -372,30 +372,133 @@ pub struct MachineExit {
     pub signal: Option<i32>,
     /// Whether the kernel ended it for using too much memory.
     pub oom_killed: bool,
+    /// What ended it: its own program, or something below it.
+    pub cause: ExitCause,
 }
 
-/// The rung of the isolation ladder that a machine runs on (design 3.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What ended a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExitCause {
+    /// Its own program ended, by itself or by a signal; code and signal are the program's.
+    #[default]
+    App,
+    /// Its hypervisor ended without being asked to.
+    Hypervisor,
+    /// Its kernel panicked.
+    GuestPanic,
+    /// The process inside it that speaks for it no longer answered.
+    AgentLost,
+    /// The process that watched it was killed, so that how it ended is not known.
+    Shim,
+}
+
+impl ExitCause {
+    /// All causes.
+    pub const ALL: [Self; 5] = [
+        Self::App,
+        Self::Hypervisor,
+        Self::GuestPanic,
+        Self::AgentLost,
+        Self::Shim,
+    ];
+
+    /// The word in events and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Hypervisor => "hypervisor",
+            Self::GuestPanic => "guest-panic",
+            Self::AgentLost => "agent-lost",
+            Self::Shim => "shim",
+        }
+    }
+
+    /// The cause with this word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == text)
+    }
+}
+
+/// The rung of the isolation ladder that a machine runs on (design 3.5), weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rung {
     /// A hardened container: shared kernel, user namespace, seccomp.
     Container,
-    /// A microVM: its own kernel.
+    /// A microVM whose processor is emulated: its own kernel, slowly.
+    VmEmulated,
+    /// A microVM on the processor's own virtualisation: its own kernel.
     Vm,
 }
 
 impl Rung {
+    /// All rungs, weakest first.
+    pub const ALL: [Self; 3] = [Self::Container, Self::VmEmulated, Self::Vm];
+
     /// The word in configs and statuses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Container => "container",
+            Self::VmEmulated => "vm-emulated",
             Self::Vm => "vm",
         }
     }
+
+    /// The rung with this word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rung| rung.as_str() == text)
+    }
+}
+
+impl std::fmt::Display for Rung {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The isolation that a spec asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// The strongest that the node has proven: `vm`, or else `container`.
+    /// Never emulation, which is slow.
+    #[default]
+    Default,
+    /// This rung and no other; refused where the node has not proven it.
+    Rung(Rung),
+}
+
+impl Isolation {
+    /// The words that a config may say, for messages and completion.
+    pub const WORDS: [&'static str; 4] = ["default", "container", "vm-emulated", "vm"];
+
+    /// The word in configs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Rung(rung) => rung.as_str(),
+        }
+    }
+
+    /// Reads a word; the error names the words that are allowed.
+    pub fn parse(text: &str) -> Result<Self, IsolationError> {
+        if text == "default" {
+            return Ok(Self::Default);
+        }
+        let error = || IsolationError { text: text.into() };
+        Rung::parse(text).map(Self::Rung).ok_or_else(error)
+    }
+}
+
+/// A word that is no isolation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not one of {}", Isolation::WORDS.join(", "))]
+pub struct IsolationError {
+    /// The word.
+    pub text: String,
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CpuKind, Guest, MachineState, StopSignal};
+    use super::{CpuKind, ExitCause, Guest, Isolation, MachineState, Rung, StopSignal};
     use crate::size::ByteSize;
 
     #[test]
@@ -414,6 +517,22 @@ mod tests {
         for state in MachineState::ALL {
             assert_eq!(MachineState::parse(state.as_str()), Some(state));
         }
+    }
+
+    #[test]
+    fn rungs_are_a_ladder_and_every_word_reads_back() {
+        assert!(Rung::Container < Rung::VmEmulated && Rung::VmEmulated < Rung::Vm);
+        for rung in Rung::ALL {
+            assert_eq!(Rung::parse(rung.as_str()), Some(rung));
+        }
+        for cause in ExitCause::ALL {
+            assert_eq!(ExitCause::parse(cause.as_str()), Some(cause));
+        }
+        for word in Isolation::WORDS {
+            assert_eq!(Isolation::parse(word).unwrap().as_str(), word);
+        }
+        let error = Isolation::parse("VM").unwrap_err().to_string();
+        assert!(error.contains("container, vm-emulated, vm"), "{error}");
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn backoff(n_restarts: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::{BACKOFF_MAX, RestartDecision, WINDOW, decide};
-    use crate::machine::{MachineExit, RestartPolicy, RestartWhen};
+    use crate::machine::{ExitCause, MachineExit, RestartPolicy, RestartWhen};
     use crate::time::Timestamp;
 
     const NOW: Timestamp = Timestamp::from_ms(10_000_000);
@@ -71,6 +71,7 @@ mod tests {
             exit_code,
             signal: None,
             oom_killed: false,
+            cause: ExitCause::App,
         }
     }
 

@@ -19,6 +19,7 @@
 //! A handshake that is closed early makes the shim undo what it has done.
 
 use base64::Engine as _;
+use roost_model::machine::ExitCause;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::path::{Path, PathBuf};
 
@@ -186,6 +187,38 @@ pub struct ShimExit {
     pub signal: Option<i32>,
     /// Whether the kernel ended it for using too much memory.
     pub oom_killed: bool,
+    /// What ended it; its program in records of an older shim.
+    #[serde(default)]
+    pub cause: ShimExitCause,
+}
+
+/// What ended a machine, as in [`ExitCause`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShimExitCause {
+    /// Its program.
+    #[default]
+    App,
+    /// Its hypervisor.
+    Hypervisor,
+    /// Its kernel.
+    GuestPanic,
+    /// What speaks for it no longer answered.
+    AgentLost,
+    /// What watched it.
+    Shim,
+}
+
+impl From<ShimExitCause> for ExitCause {
+    fn from(cause: ShimExitCause) -> Self {
+        match cause {
+            ShimExitCause::App => Self::App,
+            ShimExitCause::Hypervisor => Self::Hypervisor,
+            ShimExitCause::GuestPanic => Self::GuestPanic,
+            ShimExitCause::AgentLost => Self::AgentLost,
+            ShimExitCause::Shim => Self::Shim,
+        }
+    }
 }
 
 /// What a started machine is, for commands run in it later: `machine.json`.
@@ -260,7 +293,14 @@ pub fn lock_path(run_dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{ShimEvent, ShimExit, ShimFile};
+    use super::{ShimEvent, ShimExit, ShimExitCause, ShimFile};
+
+    #[test]
+    fn the_record_of_an_older_shim_says_that_the_program_ended() {
+        let text = r#"{"exit_code":3,"signal":null,"oom_killed":false}"#;
+        let exit: ShimExit = serde_json::from_str(text).unwrap();
+        assert_eq!(exit.cause, ShimExitCause::App);
+    }
 
     #[test]
     fn messages_are_one_line_and_read_back() {
@@ -268,6 +308,7 @@ mod tests {
             exit_code: 137,
             signal: Some(9),
             oom_killed: true,
+            cause: ShimExitCause::App,
         });
         let line = serde_json::to_string(&event).unwrap();
         assert!(!line.contains('\n'));

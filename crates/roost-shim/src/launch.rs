@@ -15,8 +15,8 @@ use roost_host::cgroup::Cgroup;
 use roost_observe::writer::{LogIdentity, LogLimits, LogWriter};
 use roost_proto::logs::LogStream;
 use roost_proto::shim::{
-    LINE_BYTES_MAX, ShimCommand, ShimEvent, ShimExit, ShimLaunch, ShimMachine, exit_path,
-    machine_path, socket_path,
+    LINE_BYTES_MAX, ShimCommand, ShimEvent, ShimExit, ShimExitCause, ShimLaunch, ShimMachine,
+    exit_path, machine_path, socket_path,
 };
 use roost_runtime::fs::write_atomic;
 use rustix::fs::OFlags;
@@ -259,6 +259,7 @@ fn describe(status: WaitStatus, oom_kills: u64) -> ShimExit {
         exit_code,
         signal,
         oom_killed: oom_kills > 0 && exit_code != 0,
+        cause: ShimExitCause::App,
     }
 }
 

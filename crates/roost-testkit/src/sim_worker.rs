@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use roost_model::id::{InstanceId, MachineId};
-use roost_model::machine::{MachineExit, MachineState, Rung, StopSignal};
+use roost_model::machine::{ExitCause, MachineExit, MachineState, Rung, StopSignal};
 use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use roost_proto::worker::{
@@ -216,6 +216,7 @@ impl Inner {
                 exit_code: 1,
                 signal: None,
                 oom_killed: false,
+                cause: ExitCause::App,
             });
             return self.set_state(id, "exit", MachineState::Failed);
         }

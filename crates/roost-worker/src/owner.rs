@@ -20,7 +20,7 @@ use crate::store::row::{NewEvent, Row, Wanted};
 use crate::worker::{Handle, Inner};
 use futures_util::future::BoxFuture;
 use outcome::Ending;
-use roost_host::driver::{Adoption, Running};
+use roost_host::driver::{Adoption, Origin, Running};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineExit, MachineState};
@@ -210,12 +210,15 @@ impl Owner {
                 self.handle_event(Event::Launched).await
             }
             Happened::Launched(Err(failure)) => self.on_start_failure(failure).await,
-            Happened::Adopted(Adoption::Running(running)) => {
-                self.running = Some(running);
+            Happened::Adopted(Adoption::Running { pid }) => {
+                self.running = Some(Running {
+                    pid,
+                    origin: Origin::Cold,
+                });
                 self.handle_event(Event::AdoptedRunning).await
             }
             Happened::Adopted(Adoption::Exited(exit)) => self.on_exit(exit).await,
-            Happened::Adopted(Adoption::Gone) => {
+            Happened::Adopted(Adoption::Suspended | Adoption::Gone) => {
                 self.ending = Some(Ending::gone());
                 self.handle_event(Event::AdoptedGone).await
             }

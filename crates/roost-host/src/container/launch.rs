@@ -5,7 +5,7 @@ use super::limits::{
     SHARED_CPUS_PER_CORE,
 };
 use super::{ContainerDriver, ContainerRuntime, blocking};
-use crate::driver::{DriverError, LaunchConfig};
+use crate::driver::{DriverError, LaunchConfig, RootFs};
 use roost_model::machine::{CpuKind, Guest};
 use roost_proto::shim::{ShimFile, ShimLaunch, ShimLimits};
 use std::net::IpAddr;
@@ -19,6 +19,11 @@ pub(super) async fn message(
     config: &LaunchConfig,
 ) -> Result<ShimLaunch, DriverError> {
     let id = &config.machine_id;
+    let RootFs::Layers(layers) = &config.root_fs else {
+        return Err(DriverError::Refused(
+            "a container is started from layers, not from an image file".into(),
+        ));
+    };
     let nameservers = blocking("read the host's name servers", || Ok(host_nameservers())).await?;
     let files = config.files.iter().map(|file| ShimFile {
         guest_path: file.guest_path.clone(),
@@ -32,7 +37,7 @@ pub(super) async fn message(
         run_dir: driver.run_dir(id),
         data_dir: driver.data_dir(id),
         log_dir: config.log_dir.clone(),
-        layers: config.layers.clone(),
+        layers: layers.clone(),
         args: config.process.args.clone(),
         env: config.process.env.clone(),
         workdir: config.process.workdir.clone(),

@@ -1,6 +1,6 @@
 //! What a hostile image or program tries, and does not get.
 
-use crate::host::{Host, lines, until};
+use crate::host::{Host, layers, lines, until};
 use roost_host::driver::{DriverError, MachineDriver as _};
 use roost_proto::logs::LogStream;
 use rustix::fs::{Mode, OFlags};
@@ -121,7 +121,7 @@ async fn links_of_the_image_do_not_lead_files_out_of_it(host: &Host) {
         symlink(target, layer.join(name)).unwrap();
     }
     let mut config = host.machine("cat /etc/hosts");
-    config.layers.push(layer);
+    layers(&mut config).push(layer);
     let (exit, text) = host.run(config.clone()).await;
     assert_eq!(exit.exit_code, 0);
     assert!(text.contains("localhost"), "{text}");

@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use roost_host::cgroup::Cgroup;
 use roost_host::container::{ContainerConfig, ContainerDriver, ContainerRuntime};
 use roost_host::driver::{
-    IdRange, LaunchConfig, LaunchProcess, MachineAddresses, MachineDriver as _,
+    IdRange, LaunchConfig, LaunchProcess, MachineAddresses, MachineDriver as _, RootFs,
 };
 use roost_host::instance::InstanceTag;
 use roost_host::net::{PacketPlumber, PlumbError};
@@ -163,7 +163,8 @@ impl Host {
             instance_id: InstanceId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap(),
             app: AppName::parse("demo").unwrap(),
             region: RegionCode::parse("local").unwrap(),
-            layers: vec![self.layer(), self.dir.path().join("layers/top")],
+            root_fs: RootFs::Layers(vec![self.layer(), self.dir.path().join("layers/top")]),
+            resume: false,
             process: LaunchProcess {
                 args: ["sh", "-c", script].map(str::to_owned).to_vec(),
                 env: vec![("COLOUR".to_owned(), "blue".to_owned())],
@@ -260,6 +261,14 @@ fn driver(
         plumber,
     })
     .unwrap()
+}
+
+/// The layers of a machine that is to be.
+pub(crate) fn layers(config: &mut LaunchConfig) -> &mut Vec<PathBuf> {
+    match &mut config.root_fs {
+        RootFs::Layers(layers) => layers,
+        RootFs::Image(_) => panic!("containers are made of layers"),
+    }
 }
 
 fn write_layers(dir: &Path) {

@@ -1,7 +1,7 @@
 //! How machines end, and what outlives what.
 
 use crate::host::{Host, PATIENCE, lines, until};
-use roost_host::driver::{Adoption, DriverError, MachineDriver as _};
+use roost_host::driver::{Adoption, DriverError, MachineDriver as _, Running};
 use roost_proto::logs::LogStream;
 use roost_proto::shim::lock_path;
 use roost_proto::worker::ExecCommand;
@@ -81,7 +81,8 @@ async fn a_machine_outlives_its_driver_and_keeps_its_log(host: &Host) {
     })
     .await;
     let second = host.new_driver();
-    assert_eq!(second.adopt(&id).await.unwrap(), Adoption::Running(running));
+    let pid = running.pid;
+    assert_eq!(second.adopt(&id).await.unwrap(), Adoption::Running { pid });
     let all = lines(&log_dir, LogStream::Stdout);
     let expected: Vec<String> = (1..=all.len()).map(|i| format!("line {i}")).collect();
     assert_eq!(all, expected, "no line is lost");
@@ -290,9 +291,9 @@ async fn a_launch_that_is_given_up_at_any_time_leaves_nothing(host: &Host) {
             tokio::time::timeout(Duration::from_millis(wait_ms), driver.launch(config)).await;
         let adopted = host.new_driver().adopt(&id).await.unwrap();
         match launched {
-            Ok(Ok(running)) => assert_eq!(adopted, Adoption::Running(running)),
+            Ok(Ok(Running { pid, .. })) => assert_eq!(adopted, Adoption::Running { pid }),
             // Given up while the shim was already past its last question.
-            Err(_) if matches!(adopted, Adoption::Running(_)) => {}
+            Err(_) if matches!(adopted, Adoption::Running { .. }) => {}
             _ => assert_eq!(adopted, Adoption::Gone, "after {wait_ms} ms"),
         }
         host.remove(&id).await;

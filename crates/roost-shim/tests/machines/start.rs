@@ -1,6 +1,6 @@
 //! What a machine's program finds when it starts, and what is refused.
 
-use crate::host::Host;
+use crate::host::{Host, layers};
 use roost_host::driver::{DriverError, MachineDriver as _};
 use roost_model::machine::MachineFile;
 
@@ -138,10 +138,10 @@ async fn many_layers_are_stacked_in_order(host: &Host) {
         std::fs::create_dir_all(layer.join("data/each")).unwrap();
         std::fs::write(layer.join("data/number"), format!("{number}\n")).unwrap();
         std::fs::write(layer.join(format!("data/each/{number}")), "").unwrap();
-        config.layers.push(layer);
+        layers(&mut config).push(layer);
     }
     // The same layer twice, as images have empty ones.
-    config.layers.push(config.layers[0].clone());
+    layers(&mut config).extend_from_within(..1);
     let (_, output) = host.run(config).await;
     assert_eq!(output, "126\n127");
 }

@@ -10,10 +10,10 @@ use crate::limits;
 use crate::store::row::{NewEvent, Row, StopAsked, Wanted};
 use crate::worker::{Inner, entry_of};
 use futures_util::FutureExt as _;
-use roost_host::driver::{Adoption, DriverError, IdRange, LaunchConfig, Running};
+use roost_host::driver::{Adoption, DriverError, IdRange, LaunchConfig, RootFs};
 use roost_model::error::{Retry, chain};
 use roost_model::id::MachineId;
-use roost_model::machine::{MachineExit, MachineState};
+use roost_model::machine::{ExitCause, MachineExit, MachineState};
 use roost_model::restart::WINDOW;
 use roost_model::time::Timestamp;
 use roost_proto::worker::WorkerError;
@@ -166,7 +166,8 @@ impl Owner {
             instance_id: row.instance_id.clone(),
             app: row.spec.app.clone(),
             region: row.spec.region.clone(),
-            layers: image.layers.clone(),
+            root_fs: RootFs::Layers(image.layers.clone()),
+            resume: false,
             process,
             guest: row.spec.guest,
             root_disk: row.spec.root_disk,
@@ -182,7 +183,7 @@ impl Owner {
     }
 
     pub(super) async fn announce(&mut self) -> Result<(), Stopped> {
-        let pid = self.running.map(|Running { pid }| pid);
+        let pid = self.running.as_ref().map(|running| running.pid);
         let is_adopted = std::mem::take(&mut self.is_adopting);
         let kind = if is_adopted { "adopt" } else { "start" };
         // Watched before anything is awaited, so that no end is missed.
@@ -444,6 +445,7 @@ async fn watch_exit(inner: Arc<Inner>, id: MachineId) -> MachineExit {
                     exit_code: 128 + SIGKILL,
                     signal: Some(SIGKILL),
                     oom_killed: false,
+                    cause: ExitCause::Shim,
                 };
             }
             Err(error) => {

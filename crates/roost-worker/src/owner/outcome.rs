@@ -4,7 +4,7 @@ use super::StartFailure;
 use crate::lifecycle::{AfterExit, AfterFailure};
 use crate::limits;
 use crate::store::row::{NewEvent, Row, Wanted};
-use roost_model::machine::{MachineExit, RestartPolicy, RestartWhen};
+use roost_model::machine::{ExitCause, MachineExit, RestartPolicy, RestartWhen};
 use roost_model::restart::{RestartDecision, WINDOW, decide};
 use roost_model::time::Timestamp;
 
@@ -118,6 +118,7 @@ pub(super) fn after_failure(
         exit_code: 1,
         signal: None,
         oom_killed: false,
+        cause: ExitCause::App,
     };
     let after = match decide(policy, failed, &row.restarts, now) {
         RestartDecision::At(at) if failure.is_transient => AfterFailure::RetryAt(at),

@@ -2,7 +2,7 @@
 
 use super::{SqliteContext as _, StoreError};
 use roost_model::id::{InstanceId, MachineId};
-use roost_model::machine::{MachineExit, MachineSpec, MachineState, StopSignal};
+use roost_model::machine::{ExitCause, MachineExit, MachineSpec, MachineState, StopSignal};
 use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
@@ -229,6 +229,7 @@ fn check(raw: RawRow) -> Result<Row, StoreError> {
         exit_code,
         signal: rest.exit_signal,
         oom_killed: rest.oom_killed,
+        cause: ExitCause::App,
     };
     Ok(Row {
         id: MachineId::parse(&raw.id).map_err(|error| StoreError::Damaged {

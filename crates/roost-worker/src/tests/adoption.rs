@@ -1,7 +1,7 @@
 //! A new `roostd` on a node whose machines went on without it.
 
 use super::Node;
-use roost_model::machine::{MachineExit, MachineState};
+use roost_model::machine::{ExitCause, MachineExit, MachineState};
 use roost_proto::worker::WorkerApi as _;
 
 #[tokio::test(start_paused = true)]
@@ -43,6 +43,7 @@ async fn an_end_while_nobody_watched_is_handled_by_policy() {
         exit_code: 3,
         signal: None,
         oom_killed: false,
+        cause: ExitCause::App,
     };
     node.host.exit(&machine.id, exit);
     let second = node.start().await;

@@ -2,7 +2,7 @@
 
 use super::{Node, samples};
 use roost_model::error::{Blame, Classify as _, ErrorCode};
-use roost_model::machine::{MachineExit, MachineState, RestartPolicy, RestartWhen};
+use roost_model::machine::{ExitCause, MachineExit, MachineState, RestartPolicy, RestartWhen};
 use roost_proto::worker::{WorkerApi as _, WorkerError};
 use std::time::Duration;
 
@@ -63,6 +63,7 @@ async fn an_end_on_a_full_disk_is_recorded_once_there_is_room() {
         exit_code: 7,
         signal: None,
         oom_killed: false,
+        cause: ExitCause::App,
     };
     node.host.exit(&created.id, exit);
     tokio::time::sleep(Duration::from_secs(60)).await;

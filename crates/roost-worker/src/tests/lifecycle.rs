@@ -4,7 +4,9 @@ use super::{Node, Run, samples};
 use roost_host::fake::FakeLaunch;
 use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
-use roost_model::machine::{MachineExit, MachineState, RestartPolicy, RestartWhen, StopSignal};
+use roost_model::machine::{
+    ExitCause, MachineExit, MachineState, RestartPolicy, RestartWhen, StopSignal,
+};
 use roost_proto::worker::{
     ExecCommand, Launch, SecretEnv, UpdateMachine, WaitFor, WorkerApi as _, WorkerError,
 };
@@ -16,6 +18,7 @@ fn exit(exit_code: i32) -> MachineExit {
         exit_code,
         signal: None,
         oom_killed: false,
+        cause: ExitCause::App,
     }
 }
 
