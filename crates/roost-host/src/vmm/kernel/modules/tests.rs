@@ -1,0 +1,1 @@
+//! Folders of modules as Debian has them, and wrong ones.
