@@ -1,10 +1,15 @@
 //! The contract between a node and the agent in a guest.
 //!
 //! - [`proto`]: the messages and the gRPC service, generated from `proto/agent.proto`;
+//! - [`session`]: a fresh, ordered connection out of a stream that outlives its users;
+//! - [`host`] and [`guest`]: the two ends of that connection;
 //! - [`limits`]: what either side bears of the other.
 #![forbid(unsafe_code)]
 
+pub mod guest;
+pub mod host;
 pub mod limits;
+pub mod session;
 
 /// The messages and the service.
 pub mod proto {

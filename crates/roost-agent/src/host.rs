@@ -1,0 +1,262 @@
+//! The host's end: begins a session with the guest and speaks HTTP/2 over it.
+//!
+//! [`connect`] is for who owns the stream to the guest; [`passthrough`] lets
+//! others on the host use that connection, by [`dial`]. The guest is not
+//! trusted: whatever it sends or keeps back, memory is bounded by
+//! [`crate::limits`] and time by [`ConnectOptions`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::limits::{
+    CONNECTION_WINDOW_BYTES, DISCARDED_BYTES_MAX, HEADERS_BYTES_MAX, PREAMBLE_PERIOD,
+    PREAMBLES_PER_FLUSH, REPLY_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+};
+use crate::proto::agent_client::AgentClient;
+use crate::session::link::{Link, LinkEvent, StreamEnd, StreamKind};
+use crate::session::{Decoder, SessionEnd, SessionId, SessionStream, VERSION, flush, preamble};
+
+pub mod passthrough;
+
+/// How long to wait for the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectOptions {
+    /// Time for the guest to answer; booting is part of it.
+    pub answer_within: Duration,
+    /// Time between two HTTP/2 pings.
+    pub ping_interval: Duration,
+    /// Time for the answer to a ping, after which the connection is given up.
+    /// A guest that is paused for longer loses its connection.
+    pub ping_timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            answer_within: Duration::from_secs(60),
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No session can be named.
+    #[error("read random bytes")]
+    Random(#[source] io::Error),
+    /// The guest did not answer.
+    #[error("the guest did not answer within {0:?}")]
+    Silent(Duration),
+    /// The guest sent much, and no answer.
+    #[error("the guest sent {0} bytes that were no answer")]
+    Garbage(u64),
+    /// The guest answered in another version.
+    #[error("the guest speaks version {0} of the session layer, this side speaks {VERSION}")]
+    OtherVersion(u8),
+    /// The session ended as soon as it began.
+    #[error("the session ended at once")]
+    Ended(#[source] SessionEnd),
+    /// The stream to the guest ended.
+    #[error("the stream to the guest ended")]
+    StreamEnded,
+    /// The stream to the guest failed.
+    #[error("use the stream to the guest")]
+    Stream(#[source] io::Error),
+    /// HTTP/2 did not come up.
+    #[error("speak HTTP/2 with the guest")]
+    Http2(#[source] tonic::transport::Error),
+}
+
+/// Moves the bytes of a connection. Must be polled for it to live; ready when
+/// the session is over; dropping it ends the session.
+pub type Driver = Pin<Box<dyn Future<Output = SessionEnd> + Send>>;
+
+/// A connection to a guest's agent.
+#[expect(missing_debug_implementations, reason = "a future has none")]
+pub struct Connection {
+    /// For requests; cheap to clone. When all clones are gone the session ends.
+    /// After the end of the session every request fails.
+    pub channel: Channel,
+    /// To be run by the owner.
+    pub driver: Driver,
+    /// Tells of the end.
+    pub closed: Closed,
+}
+
+/// Tells of the end of a connection.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    receiver: watch::Receiver<Option<SessionEnd>>,
+}
+
+impl Closed {
+    /// Waits until the session is over. Cancel-safe.
+    pub async fn wait(&mut self) -> SessionEnd {
+        match self.receiver.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(SessionEnd::ClosedHere),
+            // The driver was dropped.
+            Err(_) => SessionEnd::ClosedHere,
+        }
+    }
+}
+
+/// The gRPC client on `channel`, with the limits of the agent.
+#[must_use]
+pub fn client(channel: Channel) -> AgentClient<Channel> {
+    AgentClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX)
+}
+
+/// Begins a session on `stream` and HTTP/2 on that. It does not begin another
+/// when this one ends: the owner does, on this stream if it still has it.
+///
+/// The stream must not keep back what is written to it.
+///
+/// # Errors
+/// See [`ConnectError`]. Whether trying again helps is for the owner to judge:
+/// a guest that did not answer may still be booting.
+pub async fn connect<S>(stream: S, options: &ConnectOptions) -> Result<Connection, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let id = random_id().await.map_err(ConnectError::Random)?;
+    let mut link = Box::new(Link::new(stream, StreamKind::Connection, Decoder::host(id)));
+    let within = options.answer_within;
+    let session = tokio::time::timeout(within, begin(&mut link, id))
+        .await
+        .map_err(|_| ConnectError::Silent(within))??;
+    let (ended, receiver) = watch::channel(None);
+    let mut driver: Driver = Box::pin(async move {
+        let end = drive(&mut link).await;
+        ended.send_replace(Some(end.clone()));
+        end
+    });
+    let channel = tokio::select! {
+        channel = http2(session, options) => channel.map_err(ConnectError::Http2)?,
+        end = &mut driver => return Err(ConnectError::Ended(end)),
+    };
+    Ok(Connection {
+        channel,
+        driver,
+        closed: Closed { receiver },
+    })
+}
+
+/// Connects to the guest's agent by way of [`passthrough::serve`] at `path`.
+///
+/// # Errors
+/// Nobody serves there.
+pub async fn dial(path: &Path) -> Result<AgentClient<Channel>, tonic::transport::Error> {
+    let path: PathBuf = path.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        Box::pin(async move { UnixStream::connect(path).await.map(TokioIo::new) })
+    });
+    let channel = endpoint().connect_with_connector(connector).await?;
+    Ok(client(channel))
+}
+
+/// The name of a session; the kernel's random numbers never block here, since
+/// the host has long booted.
+async fn random_id() -> io::Result<SessionId> {
+    let mut source = tokio::fs::File::open("/dev/urandom").await?;
+    loop {
+        let mut bytes = [0; 16];
+        source.read_exact(&mut bytes).await?;
+        if let Some(id) = SessionId::new(bytes) {
+            return Ok(id);
+        }
+    }
+}
+
+/// Sends preambles until one is answered.
+async fn begin<S>(link: &mut Link<S>, id: SessionId) -> Result<SessionStream, ConnectError>
+where
+    S: AsyncRead + AsyncWrite,
+{
+    let mut period = tokio::time::interval_at(Instant::now(), PREAMBLE_PERIOD);
+    period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut n_sent = 0_u32;
+    loop {
+        tokio::select! {
+            event = link.step() => match event {
+                Ok(LinkEvent::Opened(id)) => return Ok(link.open(id)),
+                Ok(LinkEvent::OtherVersion { version, .. }) => {
+                    return Err(ConnectError::OtherVersion(version));
+                }
+                Ok(LinkEvent::Ended(end)) => return Err(ConnectError::Ended(end)),
+                Ok(LinkEvent::Repeated(_)) => {}
+                Err(StreamEnd::Ended) => return Err(ConnectError::StreamEnded),
+                Err(StreamEnd::Failed(error)) => return Err(ConnectError::Stream(error)),
+            },
+            // Nobody reads while the guest boots: what is there is enough.
+            _ = period.tick() => if !link.has_outgoing() {
+                if n_sent.is_multiple_of(PREAMBLES_PER_FLUSH) {
+                    link.greet(flush());
+                }
+                link.greet(&preamble(id));
+                n_sent = n_sent.wrapping_add(1);
+            },
+        }
+        if link.n_discarded() > DISCARDED_BYTES_MAX {
+            return Err(ConnectError::Garbage(link.n_discarded()));
+        }
+    }
+}
+
+/// Moves bytes until the session is over.
+async fn drive<S: AsyncRead + AsyncWrite>(link: &mut Link<S>) -> SessionEnd {
+    let end = match link.step().await {
+        Ok(LinkEvent::Ended(end)) => end,
+        // Not sent to a host that has its answer.
+        Ok(LinkEvent::Opened(_) | LinkEvent::Repeated(_) | LinkEvent::OtherVersion { .. }) => {
+            link.close(&SessionEnd::Superseded);
+            SessionEnd::Superseded
+        }
+        Err(StreamEnd::Ended) => return SessionEnd::StreamEnded,
+        Err(StreamEnd::Failed(error)) => return SessionEnd::StreamFailed(error.kind()),
+    };
+    link.finish().await;
+    end
+}
+
+/// HTTP/2 as both [`connect`] and [`dial`] speak it. The address is a name only.
+fn endpoint() -> Endpoint {
+    Endpoint::from_static("http://agent.guest")
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .buffer_size(usize::try_from(STREAMS_MAX).expect("a small number"))
+}
+
+/// A channel whose only connection is `session`.
+async fn http2(
+    session: SessionStream,
+    options: &ConnectOptions,
+) -> Result<Channel, tonic::transport::Error> {
+    let mut session = Some(TokioIo::new(session));
+    let once = tower::service_fn(move |_| {
+        std::future::ready(session.take().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the session with the guest is over",
+            )
+        }))
+    });
+    endpoint()
+        .http2_keep_alive_interval(options.ping_interval)
+        .keep_alive_timeout(options.ping_timeout)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(once)
+        .await
+}

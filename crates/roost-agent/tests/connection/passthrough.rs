@@ -1,0 +1,1 @@
+//! Others on the host use the connection too.
