@@ -25,8 +25,14 @@ pub mod addresses;
 pub mod firewall;
 pub mod linux;
 pub mod sysctl;
+pub mod tap;
 
 mod netlink;
+#[cfg(test)]
+mod testing;
+
+/// Of all links to machines, in bytes.
+pub const MTU: u32 = 1500;
 
 /// The network of a node or machine could not be set up or taken down.
 #[derive(Debug, thiserror::Error)]

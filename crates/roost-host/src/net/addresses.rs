@@ -2,6 +2,7 @@
 
 use crate::driver::MachineAddresses;
 use crate::instance::InstanceTag;
+use crate::net::MTU;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -40,6 +41,24 @@ pub struct ExistingRoute {
     pub prefix: u8,
 }
 
+/// How a guest with a kernel of its own is to use its link.
+///
+/// Its addresses are networks of one address each: it has no neighbours but
+/// the gateways, and the default routes name them as on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestNetwork {
+    /// Of its network card: that of the machine's link on the host's side.
+    pub hardware_address: [u8; 6],
+    /// Its own addresses, of prefixes 32 and 128.
+    pub addresses: MachineAddresses,
+    /// The next hop of its IPv4 default route.
+    pub gateway_ipv4: Ipv4Addr,
+    /// The next hop of its IPv6 default route.
+    pub gateway_ipv6: Ipv6Addr,
+    /// The longest packet on its link, in bytes.
+    pub mtu: u32,
+}
+
 impl NodeNetwork {
     /// Networks that begin at a place given by the tag and overlap with no route.
     ///
@@ -70,6 +89,17 @@ impl NodeNetwork {
             ipv4: Ipv4Addr::from_bits(self.ipv4.to_bits() + 2 + u32::from(machine_idx)),
             ipv6: Ipv6Addr::from_bits(self.ipv6.to_bits() + 2 + u128::from(machine_idx)),
         })
+    }
+
+    /// What the guest of the machine with these addresses is told.
+    pub fn guest(&self, addresses: MachineAddresses) -> GuestNetwork {
+        GuestNetwork {
+            hardware_address: hardware_address_of(addresses.ipv4),
+            addresses,
+            gateway_ipv4: self.gateway_ipv4(),
+            gateway_ipv6: GATEWAY_LINK_LOCAL,
+            mtu: MTU,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::addresses::{ExistingRoute, GATEWAY_LINK_LOCAL, NodeNetwork, hardware_address_of};
 use super::firewall::{self, Sources};
 use super::netlink::{Link, Netlink, Netns, OnLink as _, is_same_namespace, run_in};
-use super::{PacketPlumber, PlumbError, sysctl};
+use super::{MTU, PacketPlumber, PlumbError, sysctl};
 use crate::driver::MachineAddresses;
 use crate::instance::InstanceTag;
 use async_trait::async_trait;
@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 
 /// The machine's end of its link.
 const MACHINE_LINK: &str = "eth0";
-const MTU: u32 = 1500;
 
 /// What a plumber is told about its node.
 #[derive(Debug, Clone)]
@@ -40,7 +39,7 @@ pub struct LinuxPlumber {
 
 /// The destinations that this host has routes to, for [`NodeNetwork::choose`].
 pub async fn existing_routes() -> Result<Vec<ExistingRoute>, PlumbError> {
-    let routes = run_in(Netns::Host, async |netlink: Netlink| netlink.routes().await).await?;
+    let routes = run_in(Netns::Own, async |netlink: Netlink| netlink.routes().await).await?;
     Ok(routes
         .iter()
         .map(|route| ExistingRoute {
@@ -61,7 +60,7 @@ impl LinuxPlumber {
 
     async fn own_links(&self) -> Result<Vec<Link>, PlumbError> {
         let prefix = self.config.tag.interface_prefix();
-        run_in(Netns::Host, async move |netlink: Netlink| {
+        run_in(Netns::Own, async move |netlink: Netlink| {
             netlink.links(&prefix).await
         })
         .await
@@ -74,7 +73,7 @@ impl LinuxPlumber {
 
     async fn plumb(&self, plan: LinkPlan) -> Result<(), PlumbError> {
         let host_plan = plan.clone();
-        run_in(Netns::Host, async move |netlink: Netlink| {
+        run_in(Netns::Own, async move |netlink: Netlink| {
             make_host_end(&netlink, &host_plan).await
         })
         .await?;
@@ -86,7 +85,7 @@ impl LinuxPlumber {
     }
 
     async fn delete_link(&self, name: String) -> Result<(), PlumbError> {
-        run_in(Netns::Host, async move |netlink: Netlink| {
+        run_in(Netns::Own, async move |netlink: Netlink| {
             match netlink.link(&name).await? {
                 Some(link) => netlink.delete_link(&link).await,
                 None => Ok(()),
@@ -114,7 +113,7 @@ impl PacketPlumber for LinuxPlumber {
         let prefix = self.config.tag.interface_prefix();
         let mut sources = self.sources.lock().await;
         // The kernel is the record of what is attached: an earlier process may have done it.
-        *sources = run_in(Netns::Host, async move |netlink: Netlink| {
+        *sources = run_in(Netns::Own, async move |netlink: Netlink| {
             read_sources(&netlink, &prefix).await
         })
         .await?;
@@ -190,7 +189,7 @@ pub async fn remove_instance(
     let record = sysctl_record.to_owned();
     let lock = blocking(move || sysctl::lock(&record)).await?;
     let prefix = tag.interface_prefix();
-    let removed = run_in(Netns::Host, async move |netlink: Netlink| {
+    let removed = run_in(Netns::Own, async move |netlink: Netlink| {
         let links = netlink.links(&prefix).await?;
         for link in &links {
             netlink.delete_link(link).await?;
@@ -226,7 +225,7 @@ struct LinkPlan {
     netns_pid: u32,
 }
 
-fn has_ipv6() -> bool {
+pub(super) fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6/conf").exists()
 }
 
@@ -261,7 +260,13 @@ fn distrust_ipv4(name: &str) -> Result<(), PlumbError> {
     Ok(())
 }
 
-fn write_setting(family: &str, name: &str, setting: &str, value: &str) -> Result<(), PlumbError> {
+/// Changes a setting of a link of the calling thread's namespace.
+pub(super) fn write_setting(
+    family: &str,
+    name: &str,
+    setting: &str,
+    value: &str,
+) -> Result<(), PlumbError> {
     let path = format!("/proc/sys/net/{family}/conf/{name}/{setting}");
     std::fs::write(&path, value).on(|| format!("write {path}"))
 }

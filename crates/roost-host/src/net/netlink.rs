@@ -6,8 +6,10 @@
 //! change namespace. Dropping the future leaves the thread to finish its work.
 
 use super::PlumbError;
-use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::address::AddressHeaderFlags;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::{Handle, RouteMessageBuilder};
@@ -19,8 +21,8 @@ use std::path::Path;
 /// Whose network namespace.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Netns {
-    /// That of the calling thread: the host's.
-    Host,
+    /// That of the calling thread.
+    Own,
     /// That of a process. It may belong to another user namespace.
     OfProcess(u32),
 }
@@ -219,6 +221,36 @@ impl Netlink {
             .execute()
             .await
             .on(|| format!("add address {address} to {}", link.name))
+    }
+
+    /// Takes all addresses of a link away.
+    pub(crate) async fn clear_addresses(&self, link: &Link) -> Result<(), PlumbError> {
+        let operation = || format!("take the addresses of {} away", link.name);
+        let handle = self.handle.address();
+        let listed = handle.get().set_link_index_filter(link.index).execute();
+        let addresses: Vec<AddressMessage> = listed.try_collect().await.on(operation)?;
+        for address in addresses {
+            match handle.del(address).execute().await.map_err(io_error) {
+                // Went meanwhile, by itself or with another one.
+                Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
+                result => result.on(operation)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a request for which the handle has no method, and waits until it is done.
+    pub(crate) async fn send(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut handle = self.handle.clone();
+        let mut answers = handle.request(message).map_err(io_error)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                return Err(io_error(rtnetlink::Error::NetlinkError(error)));
+            }
+        }
+        Ok(())
     }
 
     /// Adds a route.
