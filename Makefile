@@ -11,7 +11,10 @@ GUEST_DIR := $(TARGET)/$(GUEST_TRIPLE)/guest
 AS_ROOT := $(CURDIR)/scripts/as-root
 TEST_RUNNER := CARGO_TARGET_$(shell echo $(GUEST_TRIPLE) | tr a-z- A-Z_)_RUNNER=$(AS_ROOT)
 
-.PHONY: help setup setup-tests guest build up down test lint bench release clean
+# What VMs boot: a kernel, and roost-init as their first process.
+GUEST_KERNEL := $(TARGET)/guest-kernel
+
+.PHONY: help setup setup-tests guest guest-kernel kernel build up down test lint bench release clean
 
 help:
 	@echo "make up       build, start a one-node platform, deploy the example, print its URL"
@@ -19,6 +22,7 @@ help:
 	@echo "make test     every check and every test"
 	@echo "make lint     format, tidy, clippy, docs: warnings are errors"
 	@echo "make bench    ratios against named peers"
+	@echo "make kernel   build a slim kernel for VMs from Debian's source (half an hour)"
 	@echo "make release  an archive with the programs in dist/"
 
 setup:
@@ -34,7 +38,17 @@ guest:
 	@mkdir -p examples/hello/dist
 	@cp $(GUEST_DIR)/hello examples/hello/dist/hello.new && mv examples/hello/dist/hello.new examples/hello/dist/hello
 
-build: setup guest
+# Debian's kernel for VMs; next to the programs as `guest`.
+guest-kernel:
+	@scripts/guest-kernel
+	@mkdir -p $(GUEST_KERNEL) $(TARGET)/debug $(TARGET)/release
+	@ln -sfn ../guest-kernel $(TARGET)/debug/guest
+	@ln -sfn ../guest-kernel $(TARGET)/release/guest
+
+kernel: guest-kernel
+	@scripts/guest-kernel --slim
+
+build: setup guest guest-kernel
 	@echo "build: release programs (the first time takes some minutes)"
 	@cargo build --locked --release -p roostd -p roost-cli -p roost-shim
 	@cp $(GUEST_DIR)/roost-serve $(TARGET)/release/roost-serve.new && mv $(TARGET)/release/roost-serve.new $(TARGET)/release/roost-serve
@@ -51,7 +65,7 @@ lint:
 # Clippy and docs first, then debug programs for the end-to-end tests, then all tests.
 test: setup-tests
 	@cargo xtask ci
-	@$(MAKE) --no-print-directory guest
+	@$(MAKE) --no-print-directory guest guest-kernel
 	@cargo build --locked --workspace
 	@cp $(GUEST_DIR)/roost-serve $(TARGET)/debug/roost-serve.new && mv $(TARGET)/debug/roost-serve.new $(TARGET)/debug/roost-serve
 	@$(TEST_RUNNER) scripts/run-tests
@@ -63,6 +77,7 @@ bench: build setup-tests
 release: build
 	@rm -rf dist && mkdir -p dist/roost
 	@cp $(TARGET)/release/{roostd,roost,roost-shim,roost-serve} LICENSE README.md dist/roost/
+	@cp -r $(GUEST_KERNEL) dist/roost/guest
 	@tar --sort=name --owner=0 --group=0 --numeric-owner -C dist -czf dist/roost-$(GUEST_TRIPLE).tar.gz roost
 	@(cd dist && sha256sum roost-$(GUEST_TRIPLE).tar.gz | tee SHA256SUMS)
 
