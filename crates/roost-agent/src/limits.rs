@@ -31,12 +31,18 @@ pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Pause before a device without a peer is tried again.
 pub const DEVICE_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/2 window of one stream, in bytes.
-pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-/// HTTP/2 window of all streams of a connection, in bytes.
-pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+pub const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 /// HTTP/2 streams at a time on one connection.
 pub const STREAMS_MAX: u32 = 64;
+/// HTTP/2 window of all streams of a connection, in bytes: streams that nobody
+/// reads do not hold up the others.
+pub const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 /// Most bytes of the headers of a request or reply.
 pub const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Connections at a time to the socket that passes requests through.
 pub const PASSTHROUGH_CONNECTIONS_MAX: usize = 16;
+/// Requests at a time through that socket, fewer than the guest takes: room is
+/// left for the owner of the connection.
+pub const PASSTHROUGH_REQUESTS_MAX: usize = 48;
+/// Pause after a connection to that socket could not be accepted.
+pub const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);

@@ -7,27 +7,36 @@
 //! for, and whoever drops a stream drops it on the other hop too.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::ServiceExt;
 
 use crate::limits::{
-    CONNECTION_WINDOW_BYTES, HEADERS_BYTES_MAX, PASSTHROUGH_CONNECTIONS_MAX, STREAM_WINDOW_BYTES,
-    STREAMS_MAX,
+    ACCEPT_RETRY_PAUSE, CONNECTION_WINDOW_BYTES, HEADERS_BYTES_MAX, PASSTHROUGH_CONNECTIONS_MAX,
+    PASSTHROUGH_REQUESTS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
 };
 
 /// Serves the guest's agent on `listener` until `shutdown` is ready, then drops
-/// all connections. More connections than [`PASSTHROUGH_CONNECTIONS_MAX`] wait.
+/// all connections. More connections than [`PASSTHROUGH_CONNECTIONS_MAX`] wait;
+/// more requests than [`PASSTHROUGH_REQUESTS_MAX`] are refused.
 pub async fn serve(listener: UnixListener, agent: Channel, shutdown: impl Future<Output = ()>) {
     tokio::pin!(shutdown);
+    let agent = Agent {
+        channel: agent,
+        places: Arc::new(Semaphore::new(PASSTHROUGH_REQUESTS_MAX)),
+    };
     let mut connections = JoinSet::new();
     loop {
         let has_room = connections.len() < PASSTHROUGH_CONNECTIONS_MAX;
@@ -39,16 +48,20 @@ pub async fn serve(listener: UnixListener, agent: Channel, shutdown: impl Future
                     connections.spawn(serve_connection(stream, agent.clone()));
                 }
                 // Out of descriptors, say: the connection waits in the backlog.
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                Err(_) => tokio::time::sleep(ACCEPT_RETRY_PAUSE).await,
             },
         }
     }
 }
 
-/// Pause after a failed accept.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// The guest's agent and the room for requests to it.
+#[derive(Clone)]
+struct Agent {
+    channel: Channel,
+    places: Arc<Semaphore>,
+}
 
-async fn serve_connection(stream: UnixStream, agent: Channel) {
+async fn serve_connection(stream: UnixStream, agent: Agent) {
     let forward = service_fn(move |request| forward(agent.clone(), request));
     // How a connection fails is the business of its other end.
     let _ = http2::Builder::new(TokioExecutor::new())
@@ -60,7 +73,18 @@ async fn serve_connection(stream: UnixStream, agent: Channel) {
         .await;
 }
 
-async fn forward(agent: Channel, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let answer = agent.oneshot(request.map(Body::new)).await;
-    Ok(answer.unwrap_or_else(|error| tonic::Status::from_error(error.into()).into_http()))
+async fn forward(agent: Agent, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let Ok(place) = agent.places.try_acquire_owned() else {
+        return Ok(Status::resource_exhausted("too many requests to the guest").into_http());
+    };
+    match agent.channel.oneshot(request.map(Body::new)).await {
+        // The place is taken for as long as the answer is being read.
+        Ok(answer) => Ok(answer.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _held = &place;
+                frame
+            }))
+        })),
+        Err(error) => Ok(Status::from_error(error.into()).into_http()),
+    }
 }

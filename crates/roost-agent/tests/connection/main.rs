@@ -24,6 +24,7 @@ use agent::TestAgent;
 use port::Port;
 
 mod agent;
+mod failures;
 mod passthrough;
 mod port;
 
