@@ -1,8 +1,10 @@
 //! [`Images`]: the images of one node, from reference to unpacked layers.
 
 mod layers;
+mod root_image;
 
 pub(crate) use layers::UnpackedLayer;
+pub use root_image::BuildRootImageError;
 
 use crate::flight::Flights;
 use crate::limits::{
@@ -162,6 +164,7 @@ pub(crate) struct ImagesInner {
     pub remote: Remote,
     pub blob_flights: Flights,
     layer_flights: Flights,
+    root_image_flights: Flights,
     unpacks: Arc<Semaphore>,
 }
 
@@ -180,13 +183,13 @@ impl Images {
         };
         let remote = Remote::new(config.credentials.clone(), waits);
         let unpacks = Arc::new(Semaphore::new(UNPACKS_PARALLEL));
-        let (blob_flights, layer_flights) = (Flights::default(), Flights::default());
         let inner = ImagesInner {
             config,
             store,
             remote,
-            blob_flights,
-            layer_flights,
+            blob_flights: Flights::default(),
+            layer_flights: Flights::default(),
+            root_image_flights: Flights::default(),
             unpacks,
         };
         Ok(Self {

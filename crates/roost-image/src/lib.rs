@@ -7,6 +7,7 @@
 
 mod beneath;
 pub mod build;
+mod erofs;
 mod flight;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -22,7 +23,11 @@ mod remote;
 pub mod store;
 pub mod unpack;
 
-pub use images::{Image, Images, ImagesConfig, LayerDescriptor, OpenImagesError, ReadImageError};
+pub use erofs::WriteErofsError;
+pub use images::{
+    BuildRootImageError, Image, Images, ImagesConfig, LayerDescriptor, OpenImagesError,
+    ReadImageError,
+};
 pub use import::ImportError;
 pub use manifest::{ImageConfig, Manifest, parse_manifest};
 pub use no_space::is_no_space;

@@ -38,6 +38,18 @@ pub const COMPRESSION_RATIO_FLOOR_BYTES: u64 = 256 << 20;
 /// Most memory that a zstd frame may ask for, as a power of two (128 MiB, as the `zstd` tool).
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+/// Most files and directories in the root file system of a VM: each takes some 100 bytes of
+/// memory while it is written.
+pub const ROOT_IMAGE_INODES_MAX: usize = 1_000_000;
+/// Most names there; hard links have several.
+pub const ROOT_IMAGE_NAMES_MAX: usize = 2_000_000;
+/// Most bytes in all names there.
+pub const ROOT_IMAGE_NAMES_BYTES_MAX: usize = 128 << 20;
+/// Most bytes in all extended attributes there.
+pub const ROOT_IMAGE_XATTRS_BYTES_MAX: usize = 64 << 20;
+/// Largest root file system of a VM.
+pub const ROOT_IMAGE_BYTES_MAX: u64 = 64 << 30;
+
 /// Layers of one image that are downloaded at the same time.
 pub const LAYERS_PARALLEL: usize = 3;
 /// Layers that are unpacked at the same time, over all images.

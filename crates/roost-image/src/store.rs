@@ -7,6 +7,8 @@
 //! ROOT/partial/upload-N-N       an upload of this process; gone after a crash
 //! ROOT/layers/HEX               an unpacked layer, by diff id
 //! ROOT/layers/tmp-N             being unpacked; gone after a crash
+//! ROOT/root-images/HEX          the merged layers of an image as one file system
+//! ROOT/root-images/tmp-N        being written; gone after a crash
 //! ```
 //!
 //! A blob appears under its name by one `rename` after its whole content was
@@ -20,6 +22,7 @@ mod manifests;
 mod metadata;
 mod owners;
 mod pins;
+mod root_images;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +37,7 @@ use metadata::Metadata;
 use pins::Pins;
 use roost_model::digest::Digest;
 use roost_runtime::fs::{FileError, IoContext as _, ensure_dir, ensure_no_dir, ensure_no_file};
+use root_images::open_root_images;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -105,6 +109,7 @@ impl ContentStore {
             clean_partial(&root.join("partial"))?;
             clean_layers(&root.join("layers"), &metadata)?;
             clean_blobs(&root.join("blobs/sha256"), &metadata)?;
+            open_root_images(&root.join("root-images"), &metadata)?;
             Ok(Inner {
                 root,
                 metadata,

@@ -27,6 +27,7 @@ use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use stream::LayerStream;
 use tree::Tree;
+pub(crate) use tree::{OPAQUE_XATTR, is_kept_xattr};
 
 /// Bytes copied at once.
 const COPY_BYTES: usize = 128 * 1024;
@@ -117,7 +118,7 @@ impl UnpackError {
     }
 }
 
-fn printable(path: &[u8]) -> String {
+pub(crate) fn printable(path: &[u8]) -> String {
     String::from_utf8_lossy(path)
         .chars()
         .take(200)

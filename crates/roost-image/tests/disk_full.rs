@@ -120,6 +120,7 @@ impl SmallDisk {
         };
         assert_eq!(names("partial"), [""; 0], "{what}");
         assert_eq!(names("layers"), [""; 0], "{what}");
+        assert_eq!(names("root-images"), [""; 0], "{what}");
         for name in names("blobs/sha256") {
             let content = std::fs::read(self.path("images/blobs/sha256").join(&name)).unwrap();
             assert_eq!(hex::encode(Sha256::digest(&content)), name, "{what}");
@@ -283,6 +284,29 @@ async fn a_layer_that_does_not_fit_once_unpacked_leaves_no_part_of_itself() {
     let layers = images.rootfs_layers(&image).await.unwrap();
     let size = std::fs::metadata(layers[0].join("content")).unwrap().len();
     assert_eq!(size, CONTENT_BYTES as u64);
+}
+
+#[tokio::test]
+async fn a_root_image_that_does_not_fit_leaves_no_part_of_itself() {
+    let Some(disk) = small_disk() else {
+        return;
+    };
+    let layer = layer(&noise(CONTENT_BYTES));
+    let (reference, _dir, _tasks) = registry_with(&image(&layer, &gzip(&layer))).await;
+    let images = disk.images_with_login(reference.registry.as_deref()).await;
+    let image = images.pull(&reference, &NoProgress).await.unwrap();
+    images.rootfs_layers(&image).await.unwrap();
+    disk.fill(LEFT_WHEN_FULL_BYTES);
+    for turn in ["first", "second"] {
+        let error = images.root_image(&image).await.unwrap_err();
+        assert_is_full(&error, turn);
+        let folder = disk.path("images/root-images");
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0, "{turn}");
+    }
+    disk.make_room();
+    let path = images.root_image(&image).await.unwrap();
+    let size = std::fs::metadata(path).unwrap().len();
+    assert!(size > CONTENT_BYTES as u64);
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ pub struct GcReport {
     pub n_blobs: u64,
     /// Unpacked layers that were removed.
     pub n_layers: u64,
+    /// Root file systems of VMs that were removed.
+    pub n_root_images: u64,
     /// Bytes that were freed.
     pub freed: ByteSize,
     /// Bytes that are left.
@@ -38,6 +40,7 @@ struct Candidate {
 enum Kind {
     Blob,
     Layer,
+    RootImage,
 }
 
 /// What is needed, from the roots down; `UNION` ends loops.
@@ -56,6 +59,11 @@ const CANDIDATES: &str = "
     SELECT 'layer', diff_id, size, used_ms FROM layers
         WHERE used_ms <= ?1 AND diff_id NOT IN (
             SELECT diff_id FROM image_layers JOIN needed ON needed.digest = image_layers.manifest)
+    UNION ALL
+    SELECT 'root image', id, size, used_ms FROM root_images
+        WHERE used_ms <= ?1 AND id NOT IN (
+            SELECT root_image FROM image_root_images
+                JOIN needed ON needed.digest = image_root_images.manifest)
     ORDER BY used_ms, digest";
 
 impl ContentStore {
@@ -89,6 +97,7 @@ impl ContentStore {
                 match kind {
                     Kind::Blob => report.n_blobs += 1,
                     Kind::Layer => report.n_layers += 1,
+                    Kind::RootImage => report.n_root_images += 1,
                 }
             }
         }
@@ -113,6 +122,7 @@ impl ContentStore {
             let statement = match kind {
                 Kind::Blob => "DELETE FROM blobs WHERE digest = ?1 AND used_ms <= ?2",
                 Kind::Layer => "DELETE FROM layers WHERE diff_id = ?1 AND used_ms <= ?2",
+                Kind::RootImage => "DELETE FROM root_images WHERE id = ?1 AND used_ms <= ?2",
             };
             let column = DigestColumn(digest.clone());
             let n_rows = store.inner.metadata.run_blocking("remove garbage", |tx| {
@@ -124,6 +134,7 @@ impl ContentStore {
             // After the row: a file without a row is removed at the next start.
             match kind {
                 Kind::Blob => ensure_no_file(&store.blob_path(&digest))?,
+                Kind::RootImage => ensure_no_file(&store.root_image_path(&digest))?,
                 Kind::Layer => {
                     let doomed = store.layer_temporary_path();
                     match std::fs::rename(store.layer_path(&digest), &doomed) {
@@ -142,7 +153,7 @@ impl ContentStore {
         })?
     }
 
-    /// Bytes of all blobs and unpacked layers.
+    /// Bytes of all blobs, unpacked layers and root file systems.
     pub async fn bytes_used(&self) -> Result<ByteSize, StoreError> {
         self.inner
             .metadata
@@ -154,7 +165,9 @@ impl ContentStore {
 
 fn total(tx: &Transaction<'_>) -> rusqlite::Result<u64> {
     tx.query_row(
-        "SELECT coalesce((SELECT sum(size) FROM blobs), 0) + coalesce((SELECT sum(size) FROM layers), 0)",
+        "SELECT coalesce((SELECT sum(size) FROM blobs), 0)
+            + coalesce((SELECT sum(size) FROM layers), 0)
+            + coalesce((SELECT sum(size) FROM root_images), 0)",
         [],
         |row| row.get::<_, SizeColumn>(0).map(|size| size.0),
     )
@@ -165,10 +178,10 @@ fn candidates(tx: &Transaction<'_>, used_before: i64) -> rusqlite::Result<Vec<Ca
     let rows = statement.query_map([used_before], |row| {
         let kind: String = row.get(0)?;
         let DigestColumn(digest) = row.get(1)?;
-        let kind = if kind == "blob" {
-            Kind::Blob
-        } else {
-            Kind::Layer
+        let kind = match kind.as_str() {
+            "blob" => Kind::Blob,
+            "layer" => Kind::Layer,
+            _ => Kind::RootImage,
         };
         Ok(Candidate {
             kind,

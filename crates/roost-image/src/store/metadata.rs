@@ -18,7 +18,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 /// Applied in order; the database's `user_version` counts those that were.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("root_images.sql")];
 
 /// The metadata of one store.
 #[derive(Debug)]
@@ -166,6 +166,11 @@ impl Metadata {
         self.sizes_by_hex("SELECT substr(diff_id, 8), size FROM layers")
     }
 
+    /// All root file systems by the hexadecimal digits of their id.
+    pub(super) fn root_images_blocking(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        self.sizes_by_hex("SELECT substr(id, 8), size FROM root_images")
+    }
+
     fn sizes_by_hex(&self, query: &'static str) -> Result<BTreeMap<String, u64>, StoreError> {
         self.run_blocking("list content", |tx| {
             let mut statement = tx.prepare(query)?;
@@ -192,6 +197,15 @@ impl Metadata {
             Ok(())
         })
     }
+
+    pub(super) fn forget_root_images_blocking(&self, names: Vec<String>) -> Result<(), StoreError> {
+        self.run_blocking("forget root images", |tx| {
+            for name in names {
+                tx.execute("DELETE FROM root_images WHERE id = 'sha256:' || ?1", [name])?;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// Records that these blobs and layers are used now.
@@ -209,6 +223,15 @@ pub(super) fn touch(tx: &Transaction<'_>, digests: &[DigestColumn]) -> rusqlite:
         blob.execute(params![digest, now, before])?;
         layer.execute(params![digest, now, before])?;
     }
+    Ok(())
+}
+
+/// Records that a root file system is used now; see [`touch`].
+pub(super) fn touch_root_image(tx: &Transaction<'_>, id: &DigestColumn) -> rusqlite::Result<()> {
+    let now = now_column();
+    let before = now.saturating_sub(to_column(USE_RESOLUTION_MS));
+    tx.prepare_cached("UPDATE root_images SET used_ms = ?2 WHERE id = ?1 AND used_ms < ?3")?
+        .execute(params![id, now, before])?;
     Ok(())
 }
 

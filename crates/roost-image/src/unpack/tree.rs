@@ -14,7 +14,8 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-const OPAQUE: &str = "trusted.overlay.opaque";
+/// `y` on a directory that hides those of its name in lower layers.
+pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 const WHITEOUT_META_PREFIX: &[u8] = b".wh..wh.";
@@ -26,6 +27,8 @@ pub(super) struct Tree {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Writing into a directory changes its time, so times of directories come last.
     directory_times: Vec<(Vec<u8>, i64)>,
+    /// What no entry says is 0: the same layer gives the same tree, whenever it is unpacked.
+    root_mtime: i64,
     pub(super) room: Room,
     n_dropped: u64,
 }
@@ -136,6 +139,7 @@ impl Tree {
             root: fd,
             parent: None,
             directory_times: Vec::new(),
+            root_mtime: 0,
             room: Room::default(),
             n_dropped: 0,
         })
@@ -191,6 +195,8 @@ impl Tree {
                     .map_err(|error| UnpackError::write(&path, error))?;
             }
         }
+        rustix::fs::futimens(&self.root, &times(self.root_mtime))
+            .map_err(|error| UnpackError::write(b"", error))?;
         Ok(self.n_dropped)
     }
 
@@ -224,7 +230,11 @@ impl Tree {
     fn make_parents(&mut self, path: &[u8], entry: &Entry) -> Result<OwnedFd, UnpackError> {
         let mut dir =
             rustix::io::dup(&self.root).map_err(|error| UnpackError::write(&entry.path, error))?;
+        let mut n_path_bytes = 0;
         for component in path.split(|byte| *byte == b'/') {
+            n_path_bytes += component.len();
+            let made = &path[..n_path_bytes];
+            n_path_bytes += 1;
             let mode = Mode::from_raw_mode(0o755);
             let is_new = match rustix::fs::mkdirat(&dir, component, mode) {
                 Ok(()) => true,
@@ -235,6 +245,8 @@ impl Tree {
                 .map_err(|error| refuse_link(&entry.path, error))?;
             if is_new {
                 self.room.take_parent()?;
+                self.room.take_path(made.len())?;
+                self.directory_times.push((made.to_vec(), 0));
                 // The process's umask may have taken bits away.
                 rustix::fs::fchmod(&dir, mode)
                     .map_err(|error| UnpackError::write(&entry.path, error))?;
@@ -289,6 +301,7 @@ impl Tree {
                 "is the root and no directory",
             ));
         }
+        self.root_mtime = entry.mtime;
         let root =
             rustix::io::dup(&self.root).map_err(|error| UnpackError::write(&entry.path, error))?;
         self.set_owner_mode_xattrs(entry, root.as_fd())
@@ -427,13 +440,13 @@ impl Tree {
 }
 
 /// `trusted.*` and `user.overlay.*` steer overlayfs, others belong to the host's security modules.
-fn is_kept_xattr(name: &[u8]) -> bool {
+pub(crate) fn is_kept_xattr(name: &[u8]) -> bool {
     let is_user = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
     (is_user || name == b"security.capability") && !name.contains(&0)
 }
 
 fn set_opaque(dir: &impl std::os::fd::AsFd, entry: &Entry) -> Result<(), UnpackError> {
-    rustix::fs::fsetxattr(dir, OPAQUE, b"y", XattrFlags::empty())
+    rustix::fs::fsetxattr(dir, OPAQUE_XATTR, b"y", XattrFlags::empty())
         .map_err(|error| UnpackError::write(&entry.path, error))
 }
 
