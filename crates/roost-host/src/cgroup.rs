@@ -10,6 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+mod limits;
+
+pub use limits::Limits;
+
 /// Time between two looks at a cgroup that is emptying: short first.
 const EMPTY_POLL_MIN: Duration = Duration::from_millis(1);
 /// The longest time between two looks.
@@ -115,6 +119,20 @@ impl Cgroup {
             std::fs::write(path.join("cgroup.procs"), "0")?;
         }
         Ok(())
+    }
+
+    /// The files through which a process that writes `0` enters it, wherever it exists.
+    ///
+    /// For a process that has just been forked and must not open files by path.
+    pub fn entrances(&self) -> io::Result<Vec<std::fs::File>> {
+        let procs = self.paths.iter().filter(|path| path.exists());
+        procs
+            .map(|path| {
+                std::fs::File::options()
+                    .write(true)
+                    .open(path.join("cgroup.procs"))
+            })
+            .collect()
     }
 
     /// Kills whatever runs in it and waits until nothing does.

@@ -21,7 +21,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
+mod jail;
 pub mod kernel;
+pub mod qemu;
 
 /// The program that runs VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -158,6 +162,20 @@ pub struct VmEnd {
     pub signal: Option<i32>,
     /// The end of what it said.
     pub message: String,
+}
+
+impl std::fmt::Display for VmEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.exit_code, self.signal) {
+            (Some(code), _) => write!(f, "exit code {code}")?,
+            (None, Some(signal)) => write!(f, "signal {signal}")?,
+            (None, None) => f.write_str("cause unknown")?,
+        }
+        if self.message.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", self.message)
+    }
 }
 
 /// What a VM costs its host.
