@@ -15,6 +15,8 @@ pub mod instance;
 pub mod net;
 pub mod process;
 mod quota;
+pub mod shim;
 pub mod teardown;
 pub mod tree;
+pub mod vm;
 pub mod vmm;

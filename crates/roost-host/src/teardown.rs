@@ -18,7 +18,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a shim has to write down its machine's end before it is killed as well.
 const SHIM_LIMIT: Duration = Duration::from_secs(3);
 const SHIM_POLL: Duration = Duration::from_millis(20);
-const SHIM_PROGRAM: &str = "roost-shim";
+const SHIM_PROGRAMS: [&str; 2] = ["roost-shim", "roost-vm"];
 
 /// Whose traces are removed.
 #[derive(Debug, Clone)]
@@ -179,7 +179,7 @@ fn is_shim_of(pid: u32, run_dir: &Path) -> bool {
     let is_shim = program
         .file_name()
         .and_then(|name| name.to_str())
-        .is_some_and(|name| name.starts_with(SHIM_PROGRAM));
+        .is_some_and(|name| SHIM_PROGRAMS.iter().any(|shim| name.starts_with(shim)));
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };

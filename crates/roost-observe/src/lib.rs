@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cutter;
 pub mod limits;
 pub mod retention;
 pub mod store;

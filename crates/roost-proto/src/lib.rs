@@ -14,4 +14,5 @@ pub mod machine_config;
 pub mod rest;
 pub mod shim;
 pub mod traffic;
+pub mod vm;
 pub mod worker;

@@ -137,6 +137,8 @@ pub enum ShimCommand {
         /// Its number.
         number: i32,
     },
+    /// Write a snapshot of the machine and end it (VMs only).
+    Suspend,
 }
 
 /// What a shim tells the worker.
@@ -149,7 +151,11 @@ pub enum ShimEvent {
         pid: u32,
     },
     /// Its program runs.
-    Started,
+    Started {
+        /// What it runs on from.
+        #[serde(default)]
+        origin: ShimOrigin,
+    },
     /// It could not be started, and nothing is left of it.
     Failed {
         /// Whose fault it is.
@@ -164,8 +170,28 @@ pub enum ShimEvent {
     },
     /// The signal was sent.
     Signalled,
+    /// The snapshot is on disk, and nothing of the machine runs any more.
+    Suspended,
+    /// It was not suspended and runs on.
+    SuspendFailed {
+        /// Why not.
+        message: String,
+    },
     /// It has ended and nothing but `exit.json` and its written files is left.
     Exited(ShimExit),
+}
+
+/// What a started machine runs on from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShimOrigin {
+    /// Its image.
+    #[default]
+    Cold,
+    /// The snapshot of its last suspend.
+    Resumed,
+    /// Its image, though a resume was asked for, for this reason.
+    ColdAfter(String),
 }
 
 /// Whose fault a failed start is.

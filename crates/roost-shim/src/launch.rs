@@ -67,7 +67,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let launch: ShimLaunch = handshake.receive()?;
     match start(&launch, &mut handshake) {
         Ok((machine, log)) => {
-            if handshake.send(&ShimEvent::Started).is_err() {
+            let started = ShimEvent::Started {
+                origin: ShimOrigin::Cold,
+            };
+            if handshake.send(&started).is_err() {
                 // The worker died at the last moment; it will adopt the machine.
             }
             drop(handshake);
@@ -118,8 +121,8 @@ fn start(
         .attempt("report to the worker")?;
     match handshake.receive()? {
         ShimCommand::Start => {}
-        ShimCommand::Signal { .. } => {
-            return Err(LaunchError::host("the worker sent a signal too early"));
+        ShimCommand::Signal { .. } | ShimCommand::Suspend => {
+            return Err(LaunchError::host("the worker sent a command too early"));
         }
     }
     let listener = listen(&launch.run_dir)?;

@@ -1,6 +1,7 @@
 //! From a machine's output pipes to its log.
 
 use crate::limits::{LOG_LINE_BYTES_MAX, OUTPUT_READ_BYTES};
+use roost_observe::cutter::LineCutter;
 use roost_observe::writer::LogWriter;
 use roost_proto::logs::LogStream;
 use rustix::io::Errno;
@@ -59,7 +60,7 @@ pub(crate) struct OutputPipe {
     /// The end to read from, not blocking.
     pub(crate) fd: OwnedFd,
     stream: LogStream,
-    partial: Vec<u8>,
+    cutter: LineCutter,
 }
 
 impl OutputPipe {
@@ -69,7 +70,7 @@ impl OutputPipe {
         Ok(Self {
             fd,
             stream,
-            partial: Vec::new(),
+            cutter: LineCutter::new(LOG_LINE_BYTES_MAX),
         })
     }
 
@@ -82,7 +83,8 @@ impl OutputPipe {
                 PipeState::Ended
             }
             Ok(n) => {
-                self.take(&buffer[..n], log);
+                self.cutter
+                    .take(&buffer[..n], |line| log.line(self.stream, line));
                 PipeState::Open
             }
             Err(Errno::AGAIN | Errno::INTR) => PipeState::Open,
@@ -92,19 +94,6 @@ impl OutputPipe {
 
     /// Writes a line that has no end yet.
     pub(crate) fn flush(&mut self, log: &mut MachineLog) {
-        if !self.partial.is_empty() {
-            log.line(self.stream, &self.partial);
-            self.partial.clear();
-        }
-    }
-
-    fn take(&mut self, bytes: &[u8], log: &mut MachineLog) {
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.partial.extend_from_slice(piece);
-            if piece.ends_with(b"\n") || self.partial.len() >= LOG_LINE_BYTES_MAX {
-                log.line(self.stream, self.partial.trim_ascii_end());
-                self.partial.clear();
-            }
-        }
+        self.cutter.flush(|line| log.line(self.stream, line));
     }
 }

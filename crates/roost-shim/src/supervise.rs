@@ -227,7 +227,9 @@ impl Connection {
                     crate::sys::send_signal(process, number)?;
                     send(&mut self.stream, &ShimEvent::Signalled)?;
                 }
-                ShimCommand::Start => return Err(io::ErrorKind::InvalidInput.into()),
+                ShimCommand::Start | ShimCommand::Suspend => {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
             }
         }
         if self.received.len() > CONTROL_LINE_BYTES_MAX {

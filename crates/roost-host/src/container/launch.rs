@@ -4,8 +4,9 @@ use super::limits::{
     CPU_PERIOD_US, CPU_SHARES_PER_CORE, NAMESERVERS_MAX, OPEN_FILES_MAX, PIDS_MAX,
     SHARED_CPUS_PER_CORE,
 };
-use super::{ContainerDriver, ContainerRuntime, blocking};
+use super::{ContainerDriver, ContainerRuntime};
 use crate::driver::{DriverError, LaunchConfig, RootFs};
+use crate::shim::blocking;
 use roost_model::machine::{CpuKind, Guest};
 use roost_proto::shim::{ShimFile, ShimLaunch, ShimLimits};
 use std::net::IpAddr;
@@ -34,8 +35,8 @@ pub(super) async fn message(
         machine_id: id.as_str().to_owned(),
         app: config.app.to_string(),
         region: config.region.to_string(),
-        run_dir: driver.run_dir(id),
-        data_dir: driver.data_dir(id),
+        run_dir: driver.shims.run_dir(id),
+        data_dir: driver.shims.data_dir(id),
         log_dir: config.log_dir.clone(),
         layers: layers.clone(),
         args: config.process.args.clone(),
@@ -48,8 +49,8 @@ pub(super) async fn message(
         nameservers,
         files: files.collect(),
         limits: limits_of(config.guest),
-        cgroup: driver.cgroup_path(id),
-        runtime: match &driver.config.runtime {
+        cgroup: driver.shims.cgroup_path(id),
+        runtime: match &driver.runtime {
             ContainerRuntime::Library => None,
             ContainerRuntime::External(path) => Some(path.clone()),
         },
@@ -57,7 +58,7 @@ pub(super) async fn message(
 }
 
 /// What a machine of this size may use.
-fn limits_of(guest: Guest) -> ShimLimits {
+pub(crate) fn limits_of(guest: Guest) -> ShimLimits {
     let n_cpus = u64::from(guest.n_cpus);
     let cpu_shares = match guest.cpu_kind {
         CpuKind::Performance => CPU_SHARES_PER_CORE * n_cpus,
@@ -74,7 +75,7 @@ fn limits_of(guest: Guest) -> ShimLimits {
 }
 
 /// The name servers of the host that a machine can reach: not those on loopback.
-fn host_nameservers() -> Vec<IpAddr> {
+pub(crate) fn host_nameservers() -> Vec<IpAddr> {
     RESOLV_FILES
         .iter()
         .filter_map(|file| std::fs::read_to_string(file).ok())

@@ -14,18 +14,6 @@ pub(super) const SHARED_CPUS_PER_CORE: u64 = 16;
 pub(super) const CPU_PERIOD_US: u64 = 100_000;
 /// Time for a machine to be created and started; a slow disk takes seconds.
 pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time for a shim to answer on its control socket.
-pub(super) const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a shim to end once its machine has been killed.
-pub(super) const SHIM_END_TIMEOUT: Duration = Duration::from_secs(15);
-/// Time for the processes of a killed machine to end.
-pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(15);
-/// Time between two looks at whether a shim has ended.
-pub(super) const SHIM_END_POLL: Duration = Duration::from_millis(5);
-/// Longest message of a shim.
-pub(super) const EVENT_BYTES_MAX: u64 = 64 * 1024;
-/// How much of a shim's own log is quoted in an error.
-pub(super) const SHIM_LOG_BYTES_MAX: usize = 2_000;
 /// Most bytes of a command given on standard input.
 pub(super) const EXEC_ARGS_MAX: usize = 1_000;
 /// Time beyond a command's own for its helper to report.

@@ -9,6 +9,7 @@ use roost_host::driver::{
 };
 use roost_host::instance::InstanceTag;
 use roost_host::net::{PacketPlumber, PlumbError};
+use roost_host::shim::ShimConfig;
 use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{Guest, MachineExit};
 use roost_model::name::{AppName, RegionCode};
@@ -253,12 +254,14 @@ fn driver(
     plumber: Arc<dyn PacketPlumber>,
 ) -> ContainerDriver {
     ContainerDriver::new(ContainerConfig {
-        tag,
-        run_dir: dir.join("run"),
-        data_dir: dir.join("data"),
-        shim: PathBuf::from(env!("CARGO_BIN_EXE_roost-shim")),
+        shims: ShimConfig {
+            tag,
+            run_dir: dir.join("run"),
+            data_dir: dir.join("data"),
+            plumber,
+        },
+        program: PathBuf::from(env!("CARGO_BIN_EXE_roost-shim")),
         runtime: runtime.clone(),
-        plumber,
     })
     .unwrap()
 }

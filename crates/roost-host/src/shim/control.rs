@@ -1,8 +1,8 @@
 //! The worker's side of a shim's connections.
 
-use super::limits::{CONTROL_TIMEOUT, EVENT_BYTES_MAX, LAUNCH_TIMEOUT, SHIM_LOG_BYTES_MAX};
-use crate::driver::DriverError;
-use roost_proto::shim::{LaunchFault, ShimCommand, ShimEvent, ShimLaunch, lock_path, socket_path};
+use super::limits::{CONTROL_TIMEOUT, EVENT_BYTES_MAX, SHIM_LOG_BYTES_MAX};
+use crate::driver::{DriverError, Origin};
+use roost_proto::shim::{LaunchFault, ShimCommand, ShimEvent, ShimOrigin, lock_path, socket_path};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::Serialize;
 use std::fs::File;
@@ -11,12 +11,13 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 /// A connection to a shim.
 #[derive(Debug)]
-pub(super) struct ShimConnection {
+pub(crate) struct ShimConnection {
     reader: BufReader<UnixStream>,
     line: Vec<u8>,
 }
@@ -30,7 +31,7 @@ impl ShimConnection {
     }
 
     /// Connects to the shim of a machine that runs; returns its process id.
-    pub(super) async fn open(run_dir: &Path) -> io::Result<(Self, u32)> {
+    pub(crate) async fn open(run_dir: &Path) -> io::Result<(Self, u32)> {
         // Its path may be longer than a socket address may be.
         let dir = rustix::fs::open(run_dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
@@ -49,7 +50,7 @@ impl ShimConnection {
     }
 
     /// The next event; `None` when the shim has closed the connection. Cancel-safe.
-    pub(super) async fn receive(&mut self) -> io::Result<Option<ShimEvent>> {
+    pub(crate) async fn receive(&mut self) -> io::Result<Option<ShimEvent>> {
         // What has been read of a line stays in `self` when this is dropped.
         let room =
             EVENT_BYTES_MAX.saturating_sub(u64::try_from(self.line.len()).unwrap_or(u64::MAX));
@@ -66,7 +67,7 @@ impl ShimConnection {
     }
 
     /// Sends a message as a line.
-    pub(super) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+    pub(crate) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         self.reader.get_mut().write_all(&line).await
@@ -75,9 +76,11 @@ impl ShimConnection {
 
 /// A shim that is starting its machine. Dropping it makes the shim undo that.
 #[derive(Debug)]
-pub(super) struct Handshake {
+pub(crate) struct Handshake {
     connection: ShimConnection,
     run_dir: PathBuf,
+    /// Time for each answer.
+    limit: Duration,
 }
 
 impl Handshake {
@@ -85,7 +88,7 @@ impl Handshake {
     ///
     /// The shim gets the locked lock file as its standard output: from its
     /// first moment on, whoever finds the file unlocked knows that it is gone.
-    pub(super) fn begin(shim: &Path, run_dir: &Path) -> io::Result<Self> {
+    pub(crate) fn begin(program: &Path, run_dir: &Path, limit: Duration) -> io::Result<Self> {
         let private = |path: PathBuf| {
             File::options()
                 .write(true)
@@ -99,7 +102,7 @@ impl Handshake {
         let log = private(log_path(run_dir))?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let child = tokio::process::Command::new(shim)
+        let child = tokio::process::Command::new(program)
             .arg("run")
             .env_clear()
             .env(
@@ -117,21 +120,26 @@ impl Handshake {
         Ok(Self {
             connection,
             run_dir: run_dir.to_owned(),
+            limit,
         })
     }
 
     /// Has the machine created; returns its process id, upon which its network can be attached.
-    pub(super) async fn create(&mut self, launch: &ShimLaunch) -> Result<u32, DriverError> {
+    pub(crate) async fn create(&mut self, launch: &impl Serialize) -> Result<u32, DriverError> {
         match self.ask("create the machine", launch).await? {
             ShimEvent::Created { pid } => Ok(pid),
             other => Err(unexpected("create the machine", &other)),
         }
     }
 
-    /// Has its program started.
-    pub(super) async fn start(mut self) -> Result<(), DriverError> {
+    /// Has its program started; returns what it runs on from.
+    pub(crate) async fn start(mut self) -> Result<Origin, DriverError> {
         match self.ask("start the machine", &ShimCommand::Start).await? {
-            ShimEvent::Started => Ok(()),
+            ShimEvent::Started { origin } => Ok(match origin {
+                ShimOrigin::Cold => Origin::Cold,
+                ShimOrigin::Resumed => Origin::Resumed,
+                ShimOrigin::ColdAfter(reason) => Origin::ColdAfter(reason),
+            }),
             other => Err(unexpected("start the machine", &other)),
         }
     }
@@ -149,7 +157,7 @@ impl Handshake {
             self.connection.send(message).await?;
             self.connection.receive().await
         };
-        match tokio::time::timeout(LAUNCH_TIMEOUT, answer).await {
+        match tokio::time::timeout(self.limit, answer).await {
             Ok(Ok(Some(ShimEvent::Failed {
                 fault: LaunchFault::Machine,
                 message,
@@ -164,10 +172,7 @@ impl Handshake {
                 "its shim ended: {error}: {}",
                 log_tail(&self.run_dir)
             ))),
-            Err(_) => Err(fail(format!(
-                "no answer within {} s",
-                LAUNCH_TIMEOUT.as_secs()
-            ))),
+            Err(_) => Err(fail(format!("no answer within {} s", self.limit.as_secs()))),
         }
     }
 }
@@ -180,7 +185,7 @@ fn unexpected(operation: &str, event: &ShimEvent) -> DriverError {
 }
 
 /// Where a shim writes what it has to say about itself.
-pub(super) fn log_path(run_dir: &Path) -> PathBuf {
+pub(crate) fn log_path(run_dir: &Path) -> PathBuf {
     run_dir.join("shim.log")
 }
 

@@ -1,0 +1,207 @@
+//! The VM rungs: microVMs, each held by a `roost-vm` process.
+//!
+//! One driver stands for one rung on one hypervisor. To the worker its
+//! machines are as those of the container rung; what runs in them is reached
+//! through the agent in the guest, which is not trusted: answers are bounded
+//! in size and time.
+
+use crate::driver::{
+    Adoption, DriverError, LaunchConfig, MachineDriver, MachineStats, RootFsKind, Running,
+};
+use crate::net::PlumbError;
+use crate::net::addresses::NodeNetwork;
+use crate::shim::{Handshake, ShimConfig, Shims, host};
+use crate::vmm::kernel::GuestKernel;
+use crate::vmm::snapshot;
+use async_trait::async_trait;
+use limits::SUSPEND_TIMEOUT;
+use roost_model::error::chain;
+use roost_model::id::MachineId;
+use roost_model::machine::{MachineExit, Rung};
+use roost_proto::shim::{ShimCommand, ShimEvent};
+use roost_proto::vm::{VmHypervisor, VmKernel, snapshot_path};
+use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod guest;
+mod launch;
+mod limits;
+
+/// How to run VMs on this host.
+#[derive(Debug, Clone)]
+pub struct VmDriverConfig {
+    /// The rung that this is.
+    pub rung: Rung,
+    /// Where machines and shims are.
+    pub shims: ShimConfig,
+    /// The program `roost-vm`.
+    pub program: PathBuf,
+    /// What runs the VMs.
+    pub hypervisor: VmHypervisor,
+    /// The directory of the node's guest kernels.
+    pub kernels: PathBuf,
+    /// What new machines boot.
+    pub kernel: GuestKernel,
+    /// The networks that machines' addresses are from.
+    pub network: NodeNetwork,
+    /// Time for a guest to boot and start its app.
+    pub boot_timeout: Duration,
+}
+
+/// Runs machines as VMs.
+#[derive(Debug)]
+pub struct VmDriver {
+    shims: Shims,
+    config: VmDriverConfig,
+}
+
+impl VmDriver {
+    /// A driver; makes its directories, closed to other users.
+    pub fn new(config: VmDriverConfig) -> Result<Self, DriverError> {
+        if !config.program.is_file() {
+            return Err(host(
+                "find roost-vm",
+                format!("{} is not a file", config.program.display()),
+            ));
+        }
+        Ok(Self {
+            shims: Shims::open(config.shims.clone())?,
+            config,
+        })
+    }
+
+    /// Whether the machine was suspended and nothing has happened since.
+    fn has_snapshot(&self, id: &MachineId) -> bool {
+        snapshot::is_sealed(&snapshot_path(&self.shims.data_dir(id)))
+    }
+
+    /// Starts a `roost-vm`, and the machine in it.
+    async fn start(&self, config: &LaunchConfig) -> Result<Running, DriverError> {
+        let id = &config.machine_id;
+        self.shims.make_dirs(id)?;
+        let message = launch::message(self, config).await?;
+        // The guest boots and, where it had to be resumed in vain, boots again.
+        let limit = self.config.boot_timeout * 2;
+        let program = &self.config.program;
+        let mut handshake = Handshake::begin(program, &self.shims.run_dir(id), limit)
+            .map_err(|error| host("start roost-vm", error.to_string()))?;
+        let plumber = &self.shims.config.plumber;
+        let refused =
+            |error: PlumbError| host(format!("attach machine {id} to the network"), chain(&error));
+        // Both are waited for, whichever fails: nothing is changed behind a sweep.
+        let (created, admitted) = tokio::join!(
+            handshake.create(&message),
+            plumber.admit(id, config.addresses)
+        );
+        let pid = created?;
+        admitted.map_err(refused)?;
+        plumber
+            .attach(id, config.addresses, pid)
+            .await
+            .map_err(refused)?;
+        let origin = handshake.start().await?;
+        Ok(Running { pid, origin })
+    }
+}
+
+#[async_trait]
+impl MachineDriver for VmDriver {
+    fn rung(&self) -> Rung {
+        self.config.rung
+    }
+
+    fn root_fs(&self) -> RootFsKind {
+        RootFsKind::Image
+    }
+
+    fn can_suspend(&self) -> bool {
+        true
+    }
+
+    async fn launch(&self, config: LaunchConfig) -> Result<Running, DriverError> {
+        let id = &config.machine_id;
+        if config.resume {
+            self.shims.sweep_run(id).await?;
+        } else if self.shims.run_dir(id).exists() || self.shims.data_dir(id).exists() {
+            // What an earlier run has left. The first start has nothing to sweep.
+            self.shims.sweep(id).await?;
+        }
+        match self.start(&config).await {
+            Ok(running) => Ok(running),
+            Err(error) => {
+                if let Err(sweep_error) = self.shims.sweep(id).await {
+                    tracing::warn!(machine_id = %id, error = chain(&sweep_error), "remains of a failed start");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn adopt(&self, id: &MachineId) -> Result<Adoption, DriverError> {
+        if let Some(pid) = self.shims.running(id).await {
+            return Ok(Adoption::Running { pid });
+        }
+        if let Some(exit) = self.shims.last_words(id).await? {
+            return Ok(Adoption::Exited(exit));
+        }
+        if self.has_snapshot(id) {
+            self.shims.sweep_run(id).await?;
+            return Ok(Adoption::Suspended);
+        }
+        self.shims.sweep(id).await?;
+        Ok(Adoption::Gone)
+    }
+
+    async fn wait_exit(&self, id: &MachineId) -> Result<MachineExit, DriverError> {
+        self.shims.wait_exit(id).await
+    }
+
+    async fn suspend(&self, id: &MachineId) -> Result<(), DriverError> {
+        let asked = self.shims.ask(id, ShimCommand::Suspend, SUSPEND_TIMEOUT);
+        match asked.await? {
+            ShimEvent::Suspended => self.shims.sweep_run(id).await,
+            ShimEvent::SuspendFailed { message } => Err(host("suspend the machine", message)),
+            ShimEvent::Exited(_) => Err(DriverError::NotRunning(id.clone())),
+            other => Err(host(
+                "suspend the machine",
+                format!("unexpected answer {other:?}"),
+            )),
+        }
+    }
+
+    async fn stats(&self, id: &MachineId) -> Result<MachineStats, DriverError> {
+        self.shims.stats(id).await
+    }
+
+    async fn signal(&self, id: &MachineId, signal: i32) -> Result<(), DriverError> {
+        self.shims.signal(id, signal).await
+    }
+
+    async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, DriverError> {
+        let mut agent = guest::dial(&self.shims, id).await?;
+        guest::exec(&mut agent, command).await
+    }
+
+    async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, DriverError> {
+        let mut agent = guest::dial(&self.shims, id).await?;
+        guest::listening_sockets(&mut agent).await
+    }
+
+    async fn remove(&self, id: &MachineId) -> Result<(), DriverError> {
+        self.shims.sweep(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<MachineId>, DriverError> {
+        self.shims.list().await
+    }
+}
+
+impl VmDriverConfig {
+    fn kernel_reference(&self) -> VmKernel {
+        VmKernel {
+            store: self.kernels.clone(),
+            id: self.kernel.id.clone(),
+        }
+    }
+}
