@@ -37,6 +37,8 @@
 
 pub(crate) mod crc32c;
 mod decoder;
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod link;
 mod stream;
 mod wire;

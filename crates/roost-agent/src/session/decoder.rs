@@ -118,6 +118,12 @@ impl Decoder {
         self.n_discarded
     }
 
+    /// How many bytes are kept until more arrive.
+    #[must_use]
+    pub fn n_buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
     fn state_after(&mut self, event: &Event) {
         match event {
             Event::Opened(id) => {
