@@ -8,15 +8,14 @@
 //! ```text
 //!   guest             namespace of the machine           host
 //!   eth0 ─ hypervisor ─ tap0  ══════════  eth0  ───────  r1a2b-04050607
-//!                         own hardware address,
-//!                         ARP, IPv4, IPv6 →
-//!                                       ← all
+//!                         its own frames →
+//!                                 ← all frames
 //! ```
 //!
 //! - What leaves the guest has the machine's hardware address as its sender and
-//!   is of a protocol that containers speak too. That its IP addresses are the
-//!   machine's own is for the host's [`firewall`](super::firewall) to see,
-//!   which is the same for all kinds of machines.
+//!   is of a protocol that containers speak too. ARP speaks of the machine's own
+//!   address only. That IP packets come from its own addresses is for the host's
+//!   [`firewall`](super::firewall) to see, which is the same for all machines.
 //! - Nothing else leaves: other frames reach the namespace's own network
 //!   stack, which is left without addresses, without IPv6 and without
 //!   forwarding. So it answers none and hands none on, and the hypervisor
@@ -26,9 +25,10 @@
 //!
 //! All this ends with the namespace: nothing of it is on the host.
 
+use super::PlumbError;
+use super::addresses::GuestNetwork;
 use super::linux::{has_ipv6, write_setting};
 use super::netlink::{Link, Netlink, Netns, OnLink as _, run_in};
-use super::{MTU, PlumbError};
 use rtnetlink::LinkUnspec;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -42,8 +42,16 @@ mod traffic;
 
 use traffic::Frames;
 
-/// The protocols that leave a guest, as numbered in the Ethernet header: ARP, IPv4, IPv6.
-const ETHER_TYPES: [u16; 3] = [0x0806, 0x0800, 0x86dd];
+/// Protocols as numbered in the Ethernet header.
+const ARP: u16 = 0x0806;
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+/// Where an Ethernet header has the sender, seen from the header's end.
+const SENDER: i32 = -8;
+/// Where an ARP packet has the sender's hardware address (RFC 826)…
+const ARP_SENDER: i32 = 8;
+/// … and its IPv4 address.
+const ARP_SENDER_IPV4: i32 = 14;
 
 /// A tap device: an Ethernet link whose other end is a file descriptor.
 ///
@@ -99,13 +107,12 @@ impl Tap {
 /// that of the calling thread, and brings the tap device up.
 ///
 /// Takes the link's addresses away from the namespace: they are the guest's.
-/// The guest's card must have `hardware_address`, which is that of the link;
-/// frames from another one do not leave. Idempotent: a repeated call replaces
-/// limits and address.
+/// The guest is to be told `network`, since frames that do not agree with it do
+/// not leave. Idempotent: a repeated call replaces what an earlier one has set.
 pub async fn connect(
     tap: &Tap,
     link: &str,
-    hardware_address: [u8; 6],
+    network: GuestNetwork,
     limits: RateLimits,
 ) -> Result<(), PlumbError> {
     let names = [tap.name.clone(), link.to_owned()];
@@ -118,16 +125,22 @@ pub async fn connect(
         }
         traffic::limit(&netlink, &link, limits.from_guest).await?;
         traffic::limit(&netlink, &tap, limits.to_guest).await?;
-        traffic::redirect(&netlink, &link, &tap, &[Frames::All]).await?;
-        let own = ETHER_TYPES.map(|ether_type| Frames::From {
-            hardware_address,
-            ether_type,
-        });
-        traffic::redirect(&netlink, &tap, &link, &own).await?;
-        let up = LinkUnspec::new_with_index(tap.index).mtu(MTU).up().build();
-        netlink.change_link(up, &tap.name).await
+        traffic::redirect(&netlink, &link, &tap, [Frames::all()]).await?;
+        traffic::redirect(&netlink, &tap, &link, frames_of(network)).await?;
+        let up = LinkUnspec::new_with_index(tap.index).mtu(network.mtu).up();
+        netlink.change_link(up.build(), &tap.name).await
     })
     .await
+}
+
+/// What a guest may send.
+fn frames_of(network: GuestNetwork) -> [Frames; 3] {
+    let own = network.hardware_address;
+    let [arp, ipv4, ipv6] = [ARP, IPV4, IPV6].map(|kind| Frames::of(kind).with(SENDER, &own));
+    let arp = arp
+        .with(ARP_SENDER, &own)
+        .with(ARP_SENDER_IPV4, &network.addresses.ipv4.octets());
+    [arp, ipv4, ipv6]
 }
 
 /// Leaves the namespace's own network stack nothing to answer with on this link.

@@ -12,11 +12,12 @@ use roost_model::id::MachineId;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+mod frames;
 
 /// A user without any right on the host.
 const OWNER: u32 = 100_000;
@@ -60,7 +61,7 @@ fn connected(namespace: &Namespace, network: GuestNetwork, limits: RateLimits) -
             .build()
             .unwrap();
         runtime
-            .block_on(connect(&tap, "eth0", network.hardware_address, limits))
+            .block_on(connect(&tap, "eth0", network, limits))
             .unwrap();
         tap
     })
@@ -221,108 +222,23 @@ fn the_namespace_between_guest_and_host_has_no_network_of_its_own() {
     });
 }
 
-/// An Ethernet frame as it is written to the queue of a tap device.
-fn frame(to: [u8; 6], from: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0; HEADER_BYTES];
-    frame.extend(to);
-    frame.extend(from);
-    frame.extend(ether_type.to_be_bytes());
-    frame.extend(payload);
-    // The shortest that Ethernet has.
-    frame.resize(frame.len().max(HEADER_BYTES + 60), 0);
-    frame
-}
-
-/// Asks for the hardware address of the gateway (RFC 826).
-fn arp_request(network: GuestNetwork, from: [u8; 6]) -> Vec<u8> {
-    let mut payload = vec![0, 1, 8, 0, 6, 4, 0, 1];
-    payload.extend(from);
-    payload.extend(network.addresses.ipv4.octets());
-    payload.extend([0; 6]);
-    payload.extend(network.gateway_ipv4.octets());
-    payload
-}
-
-/// All frames that arrive in the calling thread's namespace.
-fn capture() -> OwnedFd {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
-    socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-        SockProtocol::EthAll,
-    )
-    .unwrap()
-}
-
-#[test]
-fn only_the_machines_own_hardware_address_and_known_protocols_leave() {
-    const BROADCAST: [u8; 6] = [0xff; 6];
-    const ARP: u16 = 0x0806;
-    in_fresh_host(async || {
-        let host = Host::new();
-        host.plumber.ensure_node().await.unwrap();
-        let vm = Vm::new(&host, 1, RateLimits::default()).await;
-        let own = vm.network.hardware_address;
-        let mut foreign = own;
-        foreign[5] ^= 1;
-        let arp_of = |from| arp_request(vm.network, from);
-        // A tag of a virtual network, then what is allowed without it.
-        let tagged = [&[0, 7, 0x08, 0x06][..], &arp_of(own)].concat();
-        let arrived = capture();
-        let mut queue = vm.queue();
-        let refused = [
-            frame(BROADCAST, foreign, ARP, &arp_of(own)),
-            frame(BROADCAST, foreign, ARP, &arp_of(foreign)),
-            frame(BROADCAST, own, 0x8100, &tagged),
-            frame(BROADCAST, own, 0x88b5, b"an experiment"),
-            frame(BROADCAST, own, 46, b"a length instead of a protocol"),
-        ];
-        let start = Instant::now();
-        let answer = loop {
-            for frame in &refused {
-                queue.write_all(frame).unwrap();
-            }
-            // Last, and answered: the others were dealt with before it.
-            queue
-                .write_all(&frame(BROADCAST, own, ARP, &arp_of(own)))
-                .unwrap();
-            let mut answer = vec![0; FRAME_BYTES_MAX];
-            if let Ok(n_bytes) = queue.read(&mut answer) {
-                answer.truncate(n_bytes);
-                break answer;
-            }
-            assert!(start.elapsed() < LIMIT, "no answer");
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        assert_eq!(answer[HEADER_BYTES..][..6], own);
-        let mut arrived = File::from(arrived);
-        let mut buffer = vec![0; FRAME_BYTES_MAX];
-        let mut n_requests = 0;
-        while let Ok(n_bytes) = arrived.read(&mut buffer) {
-            let (frame, expected) = (&buffer[..n_bytes], frame(BROADCAST, own, ARP, &arp_of(own)));
-            // The host's own, on their way out.
-            if frame[6..12] != own && frame[6..12] != foreign {
-                continue;
-            }
-            assert_eq!(frame, &expected[HEADER_BYTES..]);
-            n_requests += 1;
-        }
-        assert!(n_requests > 0, "the capture sees what arrives");
-    });
+/// One more namespace that the host has a route to.
+fn outside() -> Namespace {
+    let outside = Namespace::new();
+    shell(&format!(
+        "ip link add up0 type veth peer name eth0 netns {0}
+         ip addr add 192.0.2.1/24 dev up0; ip link set up0 up
+         nsenter -t {0} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set eth0 up'",
+        outside.pid()
+    ));
+    outside
 }
 
 #[test]
 fn guests_reach_neither_each_other_nor_the_outside_under_a_false_address() {
     in_fresh_host(async || {
         let host = Host::new();
-        let outside = Namespace::new();
-        shell(&format!(
-            "ip link add up0 type veth peer name eth0 netns {0}
-             ip addr add 192.0.2.1/24 dev up0; ip link set up0 up
-             nsenter -t {0} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set eth0 up'",
-            outside.pid()
-        ));
+        let outside = outside();
         host.plumber.ensure_node().await.unwrap();
         let (one, two) = (
             Vm::new(&host, 1, RateLimits::default()).await,
@@ -394,17 +310,23 @@ fn send(mut from: TcpStream, mut to: TcpStream, bytes: &[u8]) -> Duration {
     start.elapsed()
 }
 
-/// A connection from the host to the guest: the host's end, the guest's end.
+/// A connection to what listens there: the end that has asked for it, the other end.
 fn connection(listener: &TcpListener, address: IpAddr) -> (TcpStream, TcpStream) {
     let port = listener.local_addr().unwrap().port();
-    let host_end = connects(SocketAddr::new(address, port));
-    (host_end, listener.accept().unwrap().0)
+    let asking = connects(SocketAddr::new(address, port));
+    (asking, listener.accept().unwrap().0)
+}
+
+fn send_both_ways((one, other): (TcpStream, TcpStream), bytes: &[u8]) -> [Duration; 2] {
+    let back = (other.try_clone().unwrap(), one.try_clone().unwrap());
+    [send(one, other, bytes), send(back.0, back.1, bytes)]
 }
 
 #[test]
 fn large_transfers_arrive_whole_both_ways_whoever_computes_checksums() {
     in_fresh_host(async || {
         let host = Host::new();
+        let outside = outside();
         host.plumber.ensure_node().await.unwrap();
         let vm = Vm::new(&host, 1, RateLimits::default()).await;
         let bytes = pattern(TRANSFER_BYTES);
@@ -412,15 +334,12 @@ fn large_transfers_arrive_whole_both_ways_whoever_computes_checksums() {
             let guest = Guest::boot(&vm, offloads);
             let listener = guest.kernel.listen(80);
             for address in addresses_of(vm.addresses) {
-                let (host_end, guest_end) = connection(&listener, address);
-                let ends = [
-                    host_end.try_clone().unwrap(),
-                    guest_end.try_clone().unwrap(),
-                ];
-                send(host_end, guest_end, &bytes);
-                let [host_end, guest_end] = ends;
-                send(guest_end, host_end, &bytes);
+                send_both_ways(connection(&listener, address), &bytes);
             }
+            let listener = outside.listen(80);
+            let address = Ipv4Addr::new(192, 0, 2, 2).into();
+            let ends = guest.kernel.run(|| connection(&listener, address));
+            send_both_ways(ends, &bytes);
         }
     });
 }
@@ -441,11 +360,7 @@ fn a_limit_holds_each_way_and_can_be_taken_away() {
         let bytes = pattern(BYTES);
         let times_to_and_from = |guest: &Guest| {
             let listener = guest.kernel.listen(80);
-            let address = vm.addresses.ipv4.into();
-            let (host_end, guest_end) = connection(&listener, address);
-            let there = send(host_end, guest_end, &bytes);
-            let (host_end, guest_end) = connection(&listener, address);
-            [there, send(guest_end, host_end, &bytes)]
+            send_both_ways(connection(&listener, vm.addresses.ipv4.into()), &bytes)
         };
         let limited = times_to_and_from(&Guest::boot(&vm, Offloads::On));
         connected(&vm.namespace, vm.network, RateLimits::default());

@@ -39,17 +39,40 @@ const QUEUE_PER_SECOND: u64 = 10;
 const QUEUE_BYTES_MIN: u32 = 256 * 1024;
 
 /// Which frames a redirect takes.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Frames {
+#[derive(Debug, Clone)]
+pub(super) struct Frames {
+    ether_type: u16,
+    keys: Vec<TcU32Key>,
+}
+
+impl Frames {
     /// Each one.
-    All,
-    /// Those of one protocol from one hardware address.
-    From {
-        /// The sender.
-        hardware_address: [u8; 6],
-        /// The protocol's number in the Ethernet header.
-        ether_type: u16,
-    },
+    pub(super) fn all() -> Self {
+        Self::of(ANY_ETHER_TYPE)
+    }
+
+    /// Those of one protocol, by its number in the Ethernet header.
+    pub(super) fn of(ether_type: u16) -> Self {
+        Self {
+            ether_type,
+            keys: Vec::new(),
+        }
+    }
+
+    /// Only those that have these bytes at this offset from the Ethernet header's end.
+    pub(super) fn with(mut self, offset: i32, bytes: &[u8]) -> Self {
+        for (word, place) in bytes.chunks(4).zip((offset..).step_by(4)) {
+            let mut key = TcU32Key::default();
+            key.off = place;
+            for (idx, byte) in word.iter().enumerate() {
+                let shift = 24 - 8 * idx;
+                key.val |= u32::from(*byte) << shift;
+                key.mask |= 0xff << shift;
+            }
+            self.keys.push(key);
+        }
+        self
+    }
 }
 
 /// Sends frames that arrive at one link out of another one, by all of these rules.
@@ -60,7 +83,7 @@ pub(super) async fn redirect(
     netlink: &Netlink,
     from: &Link,
     to: &Link,
-    rules: &[Frames],
+    rules: impl IntoIterator<Item = Frames>,
 ) -> Result<(), PlumbError> {
     remove(netlink, from, INGRESS, TcHandle::INGRESS).await?;
     let mut ingress = message(from, INGRESS, TcHandle::INGRESS);
@@ -77,7 +100,7 @@ pub(super) async fn redirect(
     for (priority, frames) in (1..).zip(rules) {
         netlink
             .send(
-                RouteNetlinkMessage::NewTrafficFilter(filter(from, to, priority, *frames)),
+                RouteNetlinkMessage::NewTrafficFilter(filter(from, to, priority, frames)),
                 NLM_F_CREATE | NLM_F_EXCL,
             )
             .await
@@ -133,20 +156,11 @@ fn message(link: &Link, handle: TcHandle, parent: TcHandle) -> TcMessage {
 }
 
 fn filter(from: &Link, to: &Link, priority: u16, frames: Frames) -> TcMessage {
-    let (ether_type, keys) = match frames {
-        // One key that matches anything: a filter has at least one.
-        Frames::All => (ANY_ETHER_TYPE, vec![TcU32Key::default()]),
-        Frames::From {
-            hardware_address,
-            ether_type,
-        } => (ether_type, sender_keys(hardware_address)),
-    };
-    let mut message = message(from, TcHandle::UNSPEC, INGRESS);
-    message.header.info = TcHandle {
-        major: priority,
-        minor: ether_type.to_be(),
+    let mut keys = frames.keys;
+    if keys.is_empty() {
+        // A filter has at least one key; this one matches anything.
+        keys.push(TcU32Key::default());
     }
-    .into();
     let mut selector = TcU32Selector::default();
     selector.flags = TcU32SelectorFlags::Terminal;
     selector.nkeys = u8::try_from(keys.len()).unwrap_or(u8::MAX);
@@ -155,29 +169,17 @@ fn filter(from: &Link, to: &Link, priority: u16, frames: Frames) -> TcMessage {
         TcFilterU32Option::Selector(selector),
         TcFilterU32Option::Action(vec![redirect_action(to)]),
     ];
+    let mut message = message(from, TcHandle::UNSPEC, INGRESS);
+    message.header.info = TcHandle {
+        major: priority,
+        minor: frames.ether_type.to_be(),
+    }
+    .into();
     message.attributes = vec![
         TcAttribute::Kind(TcFilterU32::KIND.to_owned()),
         TcAttribute::Options(options.map(TcOption::U32).to_vec()),
     ];
     message
-}
-
-/// Matches the sender in the Ethernet header: the six bytes that end two bytes
-/// before the place where offsets are counted from, the header's end.
-fn sender_keys(hardware_address: [u8; 6]) -> Vec<TcU32Key> {
-    let [a, b, c, d, e, f] = hardware_address;
-    let words = [
-        (-8, [a, b, c, d], u32::MAX),
-        (-4, [e, f, 0, 0], 0xffff_0000),
-    ];
-    let key = |(offset, bytes, mask)| {
-        let mut key = TcU32Key::default();
-        key.off = offset;
-        key.val = u32::from_be_bytes(bytes);
-        key.mask = mask;
-        key
-    };
-    words.map(key).to_vec()
 }
 
 fn redirect_action(to: &Link) -> TcAction {
