@@ -26,6 +26,7 @@ pub mod contract;
 mod jail;
 pub mod kernel;
 pub mod qemu;
+pub mod snapshot;
 
 /// The program that runs VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

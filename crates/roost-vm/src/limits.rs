@@ -1,0 +1,38 @@
+//! Bounds of one VM's process.
+
+use std::time::Duration;
+
+/// How much of the console's end is kept, in bytes.
+pub(crate) const CONSOLE_TAIL_BYTES: usize = 16 * 1024;
+/// How much of it is quoted in an error, in bytes.
+pub(crate) const CONSOLE_QUOTE_BYTES: usize = 1_500;
+/// Pause between two attempts to reach the agent of a guest that boots.
+pub(crate) const AGENT_RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Time for one request to the agent that needs no work of the guest. An
+/// emulated guest on a busy host needs seconds for what takes microseconds.
+pub(crate) const AGENT_CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for the guest to write what it has buffered before it is frozen.
+pub(crate) const PREPARE_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time without a word from the agent after which a guest is taken for dead.
+pub(crate) const AGENT_LOST_TIMEOUT: Duration = Duration::from_secs(90);
+/// Most open connections on the control socket.
+pub(crate) const CONTROL_CONNECTIONS_MAX: usize = 32;
+/// Longest command on the control socket, in bytes.
+pub(crate) const CONTROL_LINE_BYTES_MAX: u64 = 4 * 1024;
+/// Commands that wait for their turn.
+pub(crate) const COMMANDS_MAX: usize = 16;
+/// Longest line of output; longer ones are cut into several records, in bytes.
+pub(crate) const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
+/// Pause while a machine writes more than is kept.
+pub(crate) const FLOOD_PAUSE: Duration = Duration::from_millis(20);
+/// Silence of a machine after which dropped lines are mentioned in its log.
+pub(crate) const DROPPED_REPORT_DELAY: Duration = Duration::from_secs(1);
+/// Time for the processes of a machine's cgroup to end.
+pub(crate) const CGROUP_EMPTY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that go into the guest's random number generator.
+pub(crate) const RANDOM_SEED_BYTES: usize = 64;
+/// Memory that a hypervisor may use beyond that of its guest. QEMU's own is
+/// 60 to 90 MiB under emulation, of which translated code is the most.
+pub(crate) const OVERHEAD_BYTES: u64 = 256 * 1024 * 1024;
+/// Most threads of a hypervisor: one per processor of the guest, and workers.
+pub(crate) const HYPERVISOR_THREADS_MAX: u64 = 256;

@@ -1,0 +1,301 @@
+//! The life of a machine that runs: one task, one wait for everything.
+//!
+//! ```text
+//!            output ──▶ log                       session lost ──▶ open another ──▶ follow again
+//!  follow ── app's exit, hypervisor's end, SIGKILL ──▶ Exited           └── no answer ──▶ Exited
+//!         ── suspend ──▶ freeze, pause, snapshot, seal ──▶ Suspended
+//!                           └── any of these fails: thaw ──▶ follow
+//! ```
+//!
+//! This task alone owns the VM; commands come to it one by one.
+
+use crate::boot;
+use crate::console::Console;
+use crate::control::{Control, Request};
+use crate::launch::Guest;
+use crate::limits::{AGENT_LOST_TIMEOUT, DROPPED_REPORT_DELAY, PREPARE_SNAPSHOT_TIMEOUT};
+use crate::output::MachineLog;
+use crate::session::{OpenSessionError, Session, describe_end};
+use crate::snapshot;
+use anyhow::{Context as _, Result};
+use roost_agent::proto::watch_event::Event;
+use roost_agent::proto::{AppExit, WatchEvent};
+use roost_host::cgroup::Cgroup;
+use roost_host::vmm::snapshot::SnapshotTags;
+use roost_host::vmm::{Vm, VmEnd};
+use roost_proto::shim::{ShimCommand, ShimEvent, ShimExit, ShimExitCause};
+use roost_proto::vm::VmLaunch;
+use roost_runtime::tasks::Tasks;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tonic::Streaming;
+
+/// Number of the signal that is not the guest's to handle.
+const SIGKILL: i32 = 9;
+
+/// A machine whose app runs.
+pub(crate) struct Machine {
+    launch: VmLaunch,
+    tags: SnapshotTags,
+    vm: Box<dyn Vm>,
+    console: Console,
+    session: Session,
+    log: MachineLog,
+    control: Control,
+    tasks: Tasks,
+    /// The number of the first output event that is not in the log.
+    next_sequence: u64,
+}
+
+/// How it came to its end.
+pub(crate) enum Outcome {
+    /// It ended.
+    Exited(ShimExit),
+    /// Its snapshot is on disk; who asked for that is to be told when all is cleaned up.
+    Suspended(oneshot::Sender<ShimEvent>),
+}
+
+/// Why following the guest came to an end.
+enum Followed {
+    Ended(Outcome),
+    SessionLost,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        launch: VmLaunch,
+        tags: SnapshotTags,
+        guest: Guest,
+        log: MachineLog,
+        control: Control,
+        tasks: Tasks,
+    ) -> Self {
+        Self {
+            launch,
+            tags,
+            vm: guest.vm,
+            console: guest.console,
+            session: guest.session,
+            log,
+            control,
+            tasks,
+            next_sequence: 0,
+        }
+    }
+
+    /// Its output up to this event is in the log already.
+    pub(crate) fn from_sequence(mut self, next_sequence: u64) -> Self {
+        self.next_sequence = next_sequence;
+        self
+    }
+
+    /// Serves the machine until it has ended or is suspended.
+    pub(crate) async fn run(&mut self) -> Outcome {
+        loop {
+            if let Ok(mut events) = self.session.watch(self.next_sequence).await
+                && let Followed::Ended(outcome) = self.follow(&mut events).await
+            {
+                return outcome;
+            }
+            if let Some(outcome) = self.reopen().await {
+                return outcome;
+            }
+        }
+    }
+
+    /// Ends what is left of it.
+    pub(crate) async fn end(mut self) -> Control {
+        if let Err(error) = self.vm.kill().await {
+            eprintln!("end the hypervisor: {error}");
+        }
+        self.log.flush();
+        self.log.report_dropped();
+        self.control
+    }
+
+    async fn follow(&mut self, events: &mut Streaming<WatchEvent>) -> Followed {
+        loop {
+            // All branches are cancel-safe: what is not taken now is taken next time.
+            tokio::select! {
+                message = events.message() => match message {
+                    Ok(Some(event)) => {
+                        if let Some(exit) = self.take(event).await {
+                            return Followed::Ended(Outcome::Exited(exit));
+                        }
+                    }
+                    Ok(None) | Err(_) => return Followed::SessionLost,
+                },
+                end = self.vm.ended() => return Followed::Ended(self.hypervisor_ended(&end)),
+                Some(request) = self.control.requests.recv() => {
+                    if let Some(outcome) = self.obey(request).await {
+                        return Followed::Ended(outcome);
+                    }
+                }
+                () = sleep(DROPPED_REPORT_DELAY), if self.log.has_dropped() => {
+                    self.log.report_dropped();
+                }
+            }
+        }
+    }
+
+    /// Opens another session in place of one that was lost.
+    async fn reopen(&mut self) -> Option<Outcome> {
+        let opened = loop {
+            tokio::select! {
+                opened = Session::open(&mut self.vm, AGENT_LOST_TIMEOUT, &self.tasks) => break opened,
+                // Only what needs no guest can be obeyed; others hear that nobody answers.
+                Some(request) = self.control.requests.recv() => {
+                    if request.command == (ShimCommand::Signal { number: SIGKILL }) {
+                        return self.obey(request).await;
+                    }
+                }
+            }
+        };
+        match opened {
+            Ok(session) => {
+                self.control.offer_agent(session.channel.clone());
+                self.session = session;
+                None
+            }
+            Err(OpenSessionError::Ended(_)) => {
+                let end = self.vm.ended().await;
+                Some(self.hypervisor_ended(&end))
+            }
+            Err(error) => {
+                self.log.system(&format!(
+                    "machine was ended, since its guest does not answer; {}",
+                    error.message(&self.console)
+                ));
+                Some(Outcome::Exited(killed(ShimExitCause::AgentLost)))
+            }
+        }
+    }
+
+    /// Takes an event of the app; returns its exit if it is that.
+    async fn take(&mut self, event: WatchEvent) -> Option<ShimExit> {
+        if event.sequence != 0 {
+            self.next_sequence = event.sequence.saturating_add(1);
+        }
+        match event.event? {
+            Event::Output(output) => self.log.take(&output).await,
+            Event::LostBytes(n) => {
+                self.log
+                    .system(&format!("{n} bytes of output were lost in the guest"));
+            }
+            Event::Exit(exit) => return Some(self.app_exited(&exit)),
+        }
+        None
+    }
+
+    fn app_exited(&mut self, exit: &AppExit) -> ShimExit {
+        let signal = (exit.signal != 0).then_some(exit.signal);
+        self.log.flush();
+        self.log.system(&match (exit.oom_killed, signal) {
+            (true, _) => format!("machine ran out of memory: exit code {}", exit.exit_code),
+            (false, Some(signal)) => format!("machine was ended by signal {signal}"),
+            (false, None) => format!("machine exited with code {}", exit.exit_code),
+        });
+        ShimExit {
+            exit_code: exit.exit_code,
+            signal,
+            oom_killed: exit.oom_killed,
+            cause: ShimExitCause::App,
+        }
+    }
+
+    fn hypervisor_ended(&mut self, end: &VmEnd) -> Outcome {
+        let has_panic = self.console.has_panic();
+        self.log.flush();
+        if has_panic {
+            let quote = self.console.quote();
+            self.log
+                .system(&format!("machine's kernel panicked; {quote}"));
+        } else {
+            self.log.system(&format!("machine: {}", describe_end(end)));
+        }
+        let oom_kills = Cgroup::at(&self.launch.cgroup).map_or(0, |cgroup| cgroup.oom_kills());
+        Outcome::Exited(ShimExit {
+            exit_code: end.signal.map_or(1, |signal| 128 + signal),
+            signal: end.signal,
+            oom_killed: oom_kills > 0,
+            cause: if has_panic {
+                ShimExitCause::GuestPanic
+            } else {
+                ShimExitCause::Hypervisor
+            },
+        })
+    }
+
+    async fn obey(&mut self, request: Request) -> Option<Outcome> {
+        let Request { command, reply } = request;
+        match command {
+            ShimCommand::Signal { number: SIGKILL } => {
+                // The guest has no say.
+                let _ = reply.send(ShimEvent::Signalled);
+                self.log.flush();
+                self.log
+                    .system(&format!("machine was ended by signal {SIGKILL}"));
+                Some(Outcome::Exited(killed(ShimExitCause::App)))
+            }
+            ShimCommand::Signal { number } => {
+                let session = self.session.clone();
+                self.tasks.spawn("signal", async move {
+                    // Without an answer the worker hears that nobody answers.
+                    if session.signal(number).await.is_ok() {
+                        let _ = reply.send(ShimEvent::Signalled);
+                    }
+                });
+                None
+            }
+            ShimCommand::Suspend => match self.suspend().await {
+                Ok(()) => Some(Outcome::Suspended(reply)),
+                Err(error) => {
+                    let message = format!("{error:#}");
+                    self.log
+                        .system(&format!("machine was not suspended: {message}"));
+                    let _ = reply.send(ShimEvent::SuspendFailed { message });
+                    None
+                }
+            },
+            // It has been started; whoever asks has lost its way.
+            ShimCommand::Start => None,
+        }
+    }
+
+    /// Writes the snapshot. When it fails the app runs on and no snapshot is left.
+    async fn suspend(&mut self) -> Result<()> {
+        let prepared = self.session.prepare_snapshot(PREPARE_SNAPSHOT_TIMEOUT);
+        let prepared = prepared.await;
+        let result = match prepared {
+            Ok(()) => self.write_snapshot().await,
+            Err(status) => Err(anyhow::anyhow!("freeze the app: {}", status.message())),
+        };
+        if result.is_err() {
+            let _ = snapshot::discard(&self.launch);
+            // Whatever was reached is undone; an app that was not frozen does not mind.
+            let _ = self.vm.resume().await;
+            let _ = self.session.after_restore(boot::after_restore()?).await;
+        }
+        result
+    }
+
+    async fn write_snapshot(&mut self) -> Result<()> {
+        self.vm.pause().await.context("pause the guest")?;
+        let files = snapshot::prepare(&self.launch)?;
+        let written = self.vm.snapshot(&files).await;
+        written.context("write the guest's state")?;
+        // Before it is sealed: after that a crash of this process resumes it.
+        self.log.flush();
+        self.log.system("machine is suspended");
+        snapshot::seal(&self.launch, &files, &self.tags, self.next_sequence).await
+    }
+}
+
+fn killed(cause: ShimExitCause) -> ShimExit {
+    ShimExit {
+        exit_code: 128 + SIGKILL,
+        signal: Some(SIGKILL),
+        oom_killed: false,
+        cause,
+    }
+}
