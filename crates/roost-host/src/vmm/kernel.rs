@@ -25,6 +25,8 @@ mod import;
 mod initramfs;
 pub mod limits;
 mod modules;
+#[cfg(test)]
+mod samples;
 mod store;
 
 pub use image::{KernelImage, ReadKernelError, read_kernel};
