@@ -34,7 +34,7 @@ setup-tests:
 # Programs that are put into images: one static executable each.
 guest:
 	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --locked --profile guest \
-		--target $(GUEST_TRIPLE) -p roost-serve -p hello
+		--target $(GUEST_TRIPLE) -p roost-serve -p roost-init -p hello
 	@mkdir -p examples/hello/dist
 	@cp $(GUEST_DIR)/hello examples/hello/dist/hello.new && mv examples/hello/dist/hello.new examples/hello/dist/hello
 

@@ -1,0 +1,106 @@
+//! `roost-init`: the first process of a guest.
+//!
+//! It loads what the kernel lacks, opens a byte stream to the node, and waits
+//! for the boot message; environment and secrets come only that way. Then it
+//! sets the guest up, starts the app, hands its output and its end to the node,
+//! runs commands beside it, and turns the machine off when it is told to. The
+//! node owns the end: when the app is over, init stays and answers.
+//!
+//! Linked statically; one thread, and a few for calls that may block. A panic
+//! ends it, and with it the guest: the kernel does not run without it.
+
+mod account;
+mod agent;
+mod app;
+mod boot;
+mod cgroup;
+mod children;
+mod clock;
+mod console;
+mod descriptor;
+mod disks;
+mod early;
+mod exec;
+mod failure;
+mod limits;
+mod modules;
+mod output;
+mod process;
+mod program;
+mod shutdown;
+mod stream;
+mod sys;
+mod tasks;
+
+use agent::Guest;
+use children::Children;
+use console::say;
+use failure::{Attempt as _, Failure};
+use roost_agent::guest;
+use std::process::ExitCode;
+use tasks::Tasks;
+use tokio::sync::watch;
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        say("this is the first process of a guest, and nothing else");
+        return ExitCode::from(2);
+    }
+    let Err(failure) = run();
+    say(failure.message);
+    // The kernel would panic when its first process ends.
+    shutdown::power_off();
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<std::convert::Infallible, Failure> {
+    let started = clock::since_kernel_start();
+    early::mount_kernel_files()?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(limits::BLOCKING_THREADS_MAX)
+        .build()
+        .attempt("start the event loop")?
+        .block_on(async {
+            let (children, tasks) = (Children::default(), Tasks::default());
+            reap(&children, &tasks)?;
+            let modules = load_modules(&tasks);
+            let guest = Guest::new(started, children, tasks, modules);
+            serve(guest).await
+        })
+}
+
+/// Reaps whatever ends.
+fn reap(children: &Children, tasks: &Tasks) -> Result<(), Failure> {
+    let reaper = children.reaper().attempt("listen for ends of processes")?;
+    tasks.spawn(reaper);
+    Ok(())
+}
+
+/// Loads the modules beside everything else: the node may be there already.
+fn load_modules(tasks: &Tasks) -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    tasks.spawn(async move {
+        // A panic of it would have ended this process.
+        let _ = tokio::task::spawn_blocking(modules::load_all).await;
+        sender.send_replace(true);
+    });
+    receiver
+}
+
+/// Serves the node until there is no way to it any more.
+async fn serve(guest: Guest) -> Result<std::convert::Infallible, Failure> {
+    let channel = stream::open().await?;
+    let (acceptor, sessions) = guest::sessions();
+    let server = guest::server()
+        .add_service(guest::service(guest))
+        .serve_with_incoming(sessions);
+    tokio::select! {
+        // Cancel-safe: either end is the end of this function.
+        failure = stream::drive(channel, &acceptor) => Err(failure),
+        result = server => match result {
+            Ok(()) => Err(Failure::guest("the server has ended")),
+            Err(error) => Err(error).attempt("serve the node"),
+        },
+    }
+}

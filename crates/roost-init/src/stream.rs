@@ -1,0 +1,129 @@
+//! The byte stream between the node and this guest: a virtio-serial port where
+//! there is one, else a vsock port that the node connects to.
+
+mod node;
+
+pub(crate) use node::NodeStream;
+
+use crate::failure::{Attempt as _, Failure};
+use crate::limits::{DEVICE_POLL_INTERVAL, DEVICE_TIMEOUT, VSOCK_BACKLOG};
+use crate::sys::{self, Registered};
+use roost_agent::guest::{AcceptEnd, Acceptor, StreamKind};
+use roost_agent::{SERIAL_PORT, VSOCK_PORT};
+use rustix::net::SocketFlags;
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::time::Instant;
+
+/// The kernel's list of virtio-serial ports.
+const PORTS_DIR: &str = "/sys/class/virtio-ports";
+/// The kernel's vsock interface.
+const VSOCK_DEVICE: &str = "/dev/vsock";
+
+/// Where the node is reached.
+#[derive(Debug)]
+pub(crate) enum Channel {
+    /// One stream without end.
+    Serial(NodeStream),
+    /// A listener, each connection of which is a stream.
+    Vsock(Registered),
+}
+
+/// Finds the stream; its device may appear while modules are being loaded.
+pub(crate) async fn open() -> Result<Channel, Failure> {
+    let deadline = Instant::now() + DEVICE_TIMEOUT;
+    loop {
+        if let Some(device) = find_port(Path::new(PORTS_DIR)) {
+            return NodeStream::open(&device)
+                .map(Channel::Serial)
+                .attempt(format_args!("open {}", device.display()));
+        }
+        if has_vsock_device() {
+            return listen()
+                .map(Channel::Vsock)
+                .attempt("listen for the node on vsock");
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::guest(format!(
+                "there is neither a virtio-serial port {SERIAL_PORT} nor a vsock device"
+            )));
+        }
+        tokio::time::sleep(DEVICE_POLL_INTERVAL).await;
+    }
+}
+
+/// The device of the agent's port, by the name that the kernel lists.
+fn find_port(ports_dir: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(ports_dir).ok()?;
+    entries.flatten().find_map(|entry| {
+        let name = std::fs::read_to_string(entry.path().join("name")).ok()?;
+        (name.trim_end() == SERIAL_PORT).then(|| Path::new("/dev").join(entry.file_name()))
+    })
+}
+
+/// Whether this guest has an address on a vsock; the interface alone is no device.
+fn has_vsock_device() -> bool {
+    File::open(VSOCK_DEVICE)
+        .and_then(|device| sys::vsock_address(&device))
+        .is_ok_and(|address| address != libc::VMADDR_CID_ANY)
+}
+
+fn listen() -> std::io::Result<Registered> {
+    let socket = Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.bind(&SockAddr::vsock(libc::VMADDR_CID_ANY, VSOCK_PORT))?;
+    socket.listen(VSOCK_BACKLOG)?;
+    sys::register(Arc::new(socket.into()))
+}
+
+/// Drives the stream, or one connection after the other; returns why that ended.
+pub(crate) async fn drive(channel: Channel, acceptor: &Acceptor) -> Failure {
+    match channel {
+        Channel::Serial(stream) => {
+            let end = acceptor.run(stream, StreamKind::Device).await;
+            Failure::guest(format!("the port to the node: {end}"))
+        }
+        Channel::Vsock(listener) => loop {
+            let accepted = match accept(&listener).await {
+                Ok(stream) => acceptor.run(stream, StreamKind::Connection).await,
+                Err(error) => return Failure::guest(format!("accept the node: {error}")),
+            };
+            if let AcceptEnd::NotTaken = accepted {
+                return Failure::guest(accepted.to_string());
+            }
+        },
+    }
+}
+
+async fn accept(listener: &Registered) -> std::io::Result<NodeStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = listener
+        .async_io(Interest::READABLE, |listener| {
+            Ok(rustix::net::accept_with(listener, flags)?)
+        })
+        .await?;
+    NodeStream::of_socket(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find_port;
+    use std::path::Path;
+
+    #[test]
+    fn the_port_is_found_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        for (port, name) in [("vport0p1", "org.other\n"), ("vport0p2", "roost.agent\n")] {
+            std::fs::create_dir(dir.path().join(port)).unwrap();
+            std::fs::write(dir.path().join(port).join("name"), name).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("vport0p0")).unwrap();
+        assert_eq!(
+            find_port(dir.path()).as_deref(),
+            Some(Path::new("/dev/vport0p2"))
+        );
+        assert_eq!(find_port(&dir.path().join("none")), None);
+    }
+}
