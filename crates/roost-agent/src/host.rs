@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, DISCARDED_BYTES_MAX, HEADERS_BYTES_MAX, PREAMBLE_PERIOD,
-    PREAMBLES_PER_FLUSH, REPLY_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+    REPLY_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
 };
 use crate::proto::agent_client::AgentClient;
 use crate::session::link::{Link, LinkEvent, StreamEnd, StreamKind};
@@ -179,14 +179,16 @@ async fn random_id() -> io::Result<SessionId> {
     }
 }
 
-/// Sends preambles until one is answered.
+/// Sends preambles until one is answered. Only one flush: a guest that reads
+/// late gets all at once, and must find nothing else between the preambles.
 async fn begin<S>(link: &mut Link<S>, id: SessionId) -> Result<SessionStream, ConnectError>
 where
     S: AsyncRead + AsyncWrite,
 {
-    let mut period = tokio::time::interval_at(Instant::now(), PREAMBLE_PERIOD);
+    link.greet(flush());
+    link.greet(&preamble(id));
+    let mut period = tokio::time::interval_at(Instant::now() + PREAMBLE_PERIOD, PREAMBLE_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut n_sent = 0_u32;
     loop {
         tokio::select! {
             event = link.step() => match event {
@@ -201,11 +203,7 @@ where
             },
             // Nobody reads while the guest boots: what is there is enough.
             _ = period.tick() => if !link.has_outgoing() {
-                if n_sent.is_multiple_of(PREAMBLES_PER_FLUSH) {
-                    link.greet(flush());
-                }
                 link.greet(&preamble(id));
-                n_sent = n_sent.wrapping_add(1);
             },
         }
         if link.n_discarded() > DISCARDED_BYTES_MAX {

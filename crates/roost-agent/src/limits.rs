@@ -22,8 +22,6 @@ pub const DISCARDED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const PENDING_SESSIONS_MAX: usize = 4;
 /// Time between two preambles.
 pub const PREAMBLE_PERIOD: Duration = Duration::from_millis(100);
-/// Every so many preambles the flush goes out again.
-pub const PREAMBLES_PER_FLUSH: u32 = 16;
 /// Time after which a session ends whose user does not read.
 pub const SESSION_STALL_MAX: Duration = Duration::from_secs(30);
 /// Time for the last bytes of a session to leave.

@@ -33,7 +33,7 @@ pub fn run(script: &[u8]) {
     let fresh = session(254);
     let mut new_host = flush().to_vec();
     new_host.extend(preamble(fresh));
-    let events = read(&mut guest, &new_host, usize::from(*chunk) + 1);
+    let events = read(&mut guest, &new_host, 4096 + usize::from(*chunk));
     assert_eq!(events.last(), Some(&Event::Opened(fresh)));
 }
 
@@ -91,7 +91,10 @@ fn write(script: &[u8]) -> Vec<u8> {
                 out.extend_from_slice(&answer(session(argument)));
                 encoder = Encoder::new(session(argument));
             }
-            3 => encoder.data(&vec![argument; usize::from(argument) * 300], &mut out),
+            3 => encoder.data(
+                &vec![argument; usize::from(argument) << (instruction >> 5)],
+                &mut out,
+            ),
             // A payload that holds a greeting.
             4 => encoder.data(&preamble(session(argument)), &mut out),
             5 => encoder.close(&mut out),

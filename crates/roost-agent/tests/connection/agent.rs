@@ -110,7 +110,7 @@ impl Agent for TestAgent {
 
     type ExecStream = Pin<Box<dyn Stream<Item = Part> + Send>>;
 
-    /// `cat` or `yes`.
+    /// `cat`, `yes` or `hang`.
     async fn exec(
         &self,
         request: Request<Streaming<proto::ExecInput>>,
@@ -131,6 +131,14 @@ impl Agent for TestAgent {
                     part(Output::Stdout(vec![b'y'; 16 * 1024].into()))
                 });
                 Ok(Response::new(parts.boxed()))
+            }
+            Some("hang") => {
+                let held = (inputs, running);
+                let nothing = stream::once(async move {
+                    let _held = held;
+                    std::future::pending().await
+                });
+                Ok(Response::new(nothing.boxed()))
             }
             _ => Err(Status::not_found("no such program")),
         }

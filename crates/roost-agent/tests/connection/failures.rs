@@ -81,6 +81,25 @@ async fn a_guest_that_says_nothing_is_given_up() {
     assert!(matches!(error, ConnectError::Silent(_)), "{error}");
 }
 
+/// All that the host repeated while the guest booted reaches it at once.
+#[tokio::test]
+async fn a_guest_that_answers_late_is_waited_for() {
+    let mut tasks = JoinSet::new();
+    let (host, guest) = UnixStream::pair().unwrap();
+    let mut guests = JoinSet::new();
+    let boot = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        TestAgent::default().serve(&mut guests, guest, StreamKind::Device);
+    };
+    let ((mut client, mut closed), ()) = tokio::join!(connect(&mut tasks, host), boot);
+    for _ in 0..3 {
+        within(client.hello(HelloRequest {})).await.unwrap();
+    }
+    tokio::time::timeout(Duration::from_millis(100), closed.wait())
+        .await
+        .unwrap_err();
+}
+
 #[tokio::test]
 async fn a_guest_that_floods_garbage_is_given_up() {
     let mut tasks = JoinSet::new();
