@@ -11,7 +11,8 @@ GUEST_DIR := $(TARGET)/$(GUEST_TRIPLE)/guest
 AS_ROOT := $(CURDIR)/scripts/as-root
 TEST_RUNNER := CARGO_TARGET_$(shell echo $(GUEST_TRIPLE) | tr a-z- A-Z_)_RUNNER=$(AS_ROOT)
 
-# What VMs boot: a kernel, and roost-init as their first process.
+# What VMs boot: a kernel, and roost-init as their first process. It is next to
+# the programs as `guest`.
 GUEST_KERNEL := $(TARGET)/guest-kernel
 
 .PHONY: help setup setup-tests guest guest-kernel kernel build up down test lint bench release clean
@@ -31,14 +32,16 @@ setup:
 setup-tests:
 	@scripts/setup --tests
 
-# Programs that are put into images: one static executable each.
+# Programs that are put into images and VMs: one static executable each.
 guest:
 	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --locked --profile guest \
 		--target $(GUEST_TRIPLE) -p roost-serve -p roost-init -p hello
+	@mkdir -p $(GUEST_KERNEL)
+	@cp $(GUEST_DIR)/roost-init $(GUEST_KERNEL)/roost-init.new && mv $(GUEST_KERNEL)/roost-init.new $(GUEST_KERNEL)/roost-init
 	@mkdir -p examples/hello/dist
 	@cp $(GUEST_DIR)/hello examples/hello/dist/hello.new && mv examples/hello/dist/hello.new examples/hello/dist/hello
 
-# Debian's kernel for VMs; next to the programs as `guest`.
+# Debian's kernel for VMs.
 guest-kernel:
 	@scripts/guest-kernel
 	@mkdir -p $(GUEST_KERNEL) $(TARGET)/debug $(TARGET)/release
@@ -77,7 +80,8 @@ bench: build setup-tests
 release: build
 	@rm -rf dist && mkdir -p dist/roost
 	@cp $(TARGET)/release/{roostd,roost,roost-shim,roost-serve} LICENSE README.md dist/roost/
-	@cp -r $(GUEST_KERNEL) dist/roost/guest
+	@mkdir dist/roost/guest
+	@cp -r $(addprefix $(GUEST_KERNEL)/,vmlinuz modules RELEASE COPYRIGHT roost-init $(if $(wildcard $(GUEST_KERNEL)/own/PACKAGE),own)) dist/roost/guest/
 	@tar --sort=name --owner=0 --group=0 --numeric-owner -C dist -czf dist/roost-$(GUEST_TRIPLE).tar.gz roost
 	@(cd dist && sha256sum roost-$(GUEST_TRIPLE).tar.gz | tee SHA256SUMS)
 
