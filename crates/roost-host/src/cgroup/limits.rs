@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 /// The controllers that are used. A v1 hierarchy with none of them is left
 /// alone: one of `cpuset` takes no process before it is set up.
 const CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
-/// Bounds of `cpu.shares` of v1.
+/// Lowest `cpu.shares` of v1.
 const SHARES_MIN: u64 = 2;
-/// Bounds of `cpu.shares` of v1.
+/// Highest `cpu.shares` of v1.
 const SHARES_MAX: u64 = 262_144;
 
 /// What the processes of a cgroup may use together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory, in bytes.
+    /// Memory, in bytes; none of it is swapped out.
     pub memory_bytes: u64,
     /// Weight against other cgroups; 1024 for a core.
     pub cpu_shares: u64,
@@ -135,7 +135,11 @@ impl Hierarchy<'_> {
         let (quota, period) = (limits.cpu_quota_us, limits.cpu_period_us);
         match self.version {
             Version::V1(_) => vec![
-                memory,
+                // Memory and swap together: never less than memory alone, so
+                // that it has to be out of the way first.
+                ("memory.memsw.limit_in_bytes", "-1".to_owned()),
+                memory.clone(),
+                ("memory.memsw.limit_in_bytes", memory.1),
                 pids,
                 ("cpu.shares", shares.to_string()),
                 ("cpu.cfs_period_us", period.to_string()),
@@ -143,6 +147,7 @@ impl Hierarchy<'_> {
             ],
             Version::V2 => vec![
                 memory,
+                ("memory.swap.max", "0".to_owned()),
                 pids,
                 ("cpu.weight", weight_of(shares).to_string()),
                 ("cpu.max", format!("{quota} {period}")),

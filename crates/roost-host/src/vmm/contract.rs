@@ -1,8 +1,9 @@
 //! What every hypervisor driver has to do, as tests.
 //!
-//! A driver's tests make a [`Fixture`] and call [`check_all`], or one claim
-//! after the other. Claims are functions that panic when they do not hold; each
-//! boots guests of its own, one at a time.
+//! A driver's tests make a [`Fixture`], call [`enter_namespaces`], and then
+//! [`check_all`] in a runtime of one thread, or one claim after the other.
+//! Claims are functions that panic when they do not hold; each boots guests of
+//! its own, one at a time.
 //!
 //! # The guest
 //!
@@ -12,13 +13,25 @@
 //!
 //! - `hello`: writes `the guest says hello` and a line feed to its console;
 //! - `flood`: begins to write to its console without an end;
+//! - `disks`: copies the first 512 bytes of `vda` to `vdb`, tries to overwrite
+//!   those of `vda`, and has all of it written out;
+//! - `link`: gives `eth0` the address 192.0.2.2/24, and waits until 192.0.2.1
+//!   answers a ping;
 //! - `off`: powers off instead of answering.
 
 use super::kernel::GuestKernel;
-use super::{AgentStream, Hypervisor, Vm, VmConfig, VmEnd, VmOwner, VmmError};
+use super::{
+    AgentStream, Drive, DriveAccess, DriveLimit, Hypervisor, Nic, Vm, VmConfig, VmEnd, VmOwner,
+    VmmError,
+};
+use crate::cgroup::{Cgroup, Limits, is_member};
+use crate::net::tap::Tap;
+use nix::sched::CloneFlags;
 use roost_model::size::ByteSize;
+use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
@@ -33,6 +46,16 @@ const LINE_BYTES_MAX: u64 = 1_024;
 const FLOOD_GROWTH_MAX: u64 = 16 * 1024 * 1024;
 /// How much of a flood is read.
 const FLOOD_BYTES: usize = 64 * 1024;
+/// The guest's address on its link.
+const HARDWARE_ADDRESS: [u8; 6] = [2, 0, 0, 0, 0xc0, 1];
+
+/// Gives the calling thread namespaces for links and mounts, which end with it.
+pub fn enter_namespaces() {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .expect("make namespaces");
+    let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    rustix::mount::mount_change("/", private).expect("part from the host's mounts");
+}
 
 /// A hypervisor with a guest to check it with.
 #[derive(Debug)]
@@ -65,6 +88,40 @@ impl Fixture {
             drives: Vec::new(),
             nic: None,
         }
+    }
+
+    /// The same with a shared disk, a disk of its own, and a link.
+    pub fn full_config(&self, name: &str) -> VmConfig {
+        let mut config = self.config(name);
+        let file = |suffix: &str, content: Vec<u8>| {
+            let path = config.dir.with_extension(suffix);
+            std::fs::write(&path, content).expect("write a disk");
+            path
+        };
+        let (shared, own) = (file("vda", vec![b'a'; 4096]), file("vdb", vec![0; 1 << 20]));
+        let owner = self.owner;
+        std::os::unix::fs::chown(&own, Some(owner.uid), Some(owner.gid)).expect("give it away");
+        config.drives = vec![
+            Drive {
+                path: shared,
+                access: DriveAccess::ReadOnly,
+                limit: None,
+            },
+            Drive {
+                path: own,
+                access: DriveAccess::ReadWrite,
+                limit: Some(DriveLimit {
+                    bytes_per_second: 8 << 20,
+                    operations_per_second: 1_000,
+                }),
+            },
+        ];
+        Tap::create("tap0", self.owner.uid).expect("make a tap device");
+        config.nic = Some(Nic {
+            tap: "tap0".to_owned(),
+            hardware_address: HARDWARE_ADDRESS,
+        });
+        config
     }
 
     /// Launches a VM and waits until its guest answers.
@@ -165,8 +222,9 @@ impl Guest {
 /// Checks all claims, one after the other.
 pub async fn check_all(fixture: &Fixture) {
     a_guest_answers_and_is_gone_when_it_is_killed(fixture).await;
+    a_guest_has_its_disks_and_its_link(fixture).await;
     the_process_has_no_privileges(fixture).await;
-    a_paused_guest_stands_still(fixture).await;
+    a_paused_guest_stands_still_and_goes_on(fixture).await;
     a_restored_guest_goes_on_where_it_was(fixture).await;
     a_killed_hypervisor_is_seen(fixture).await;
     a_guest_that_powers_off_ends_its_vm(fixture).await;
@@ -206,11 +264,35 @@ pub async fn a_guest_answers_and_is_gone_when_it_is_killed(fixture: &Fixture) {
     assert!(matches!(error, VmmError::Ended(_)), "{error}");
 }
 
+/// Disks in their order, the first one shared and so never written; a link with
+/// the address that it was given.
+pub async fn a_guest_has_its_disks_and_its_link(fixture: &Fixture) {
+    let config = fixture.full_config("devices");
+    let content = |position: usize| {
+        let drive: &Drive = &config.drives[position];
+        std::fs::read(&drive.path).expect("read a disk")
+    };
+    let shared = content(0);
+    let mut guest = fixture.boot(&config).await;
+    guest.ask("disks").await;
+    assert_eq!(content(1)[..512], shared[..512], "what is on vdb");
+    assert_eq!(content(0), shared, "the shared disk has changed");
+
+    ip(&["address", "add", "192.0.2.1/24", "dev", "tap0"]);
+    ip(&["link", "set", "tap0", "up"]);
+    guest.ask("link").await;
+    let neighbours = ip(&["neighbour", "show", "192.0.2.2"]);
+    assert!(neighbours.contains("02:00:00:00:c0:01"), "{neighbours}");
+}
+
 /// What the process of a VM may do, by the kernel's own record.
 pub async fn the_process_has_no_privileges(fixture: &Fixture) {
-    let config = fixture.config("jailed");
+    let mut config = fixture.config("jailed");
+    let cgroup = TestCgroup::new();
+    config.cgroup = Some(cgroup.path.clone());
     let guest = fixture.boot(&config).await;
     let pid = guest.vm.pid();
+    assert!(is_member(pid, &cgroup.path), "not in its cgroup");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -241,31 +323,27 @@ pub async fn the_process_has_no_privileges(fixture: &Fixture) {
     }
 }
 
-/// Pause and resume; a snapshot leaves the VM paused.
-pub async fn a_paused_guest_stands_still(fixture: &Fixture) {
+/// Pause and resume, with a snapshot between that finds no room on the disk.
+pub async fn a_paused_guest_stands_still_and_goes_on(fixture: &Fixture) {
     let config = fixture.config("pauses");
     let files = new_dir(fixture, "pauses-files");
+    rustix::mount::mount("tmpfs", &files, "tmpfs", MountFlags::empty(), c"size=1m")
+        .expect("mount a small file system");
     let mut guest = fixture.boot(&config).await;
     let count = guest.ask("before").await;
     guest.vm.pause().await.expect("pause");
+    // The time of the process, of which a guest that runs would take all.
     guest.say("while paused").await;
-    guest.vm.snapshot(&files).await.expect("take a snapshot");
-    assert!(
-        std::fs::read_dir(&files)
-            .expect("its files")
-            .next()
-            .is_some(),
-        "a snapshot without files"
-    );
+    let error = guest.vm.snapshot(&files).await.expect_err("no room");
+    assert!(!matches!(error, VmmError::Ended(_)), "{error}");
     guest.vm.resume().await.expect("resume");
-    // One that had gone on during the snapshot could not be told from this one
-    // by its answers; the next claim is about that.
     assert_eq!(guest.ask("after").await, count + 2);
+    rustix::mount::unmount(&files, rustix::mount::UnmountFlags::DETACH).expect("unmount");
 }
 
 /// A snapshot is of the moment it was taken, and is good for more than one VM.
 pub async fn a_restored_guest_goes_on_where_it_was(fixture: &Fixture) {
-    let config = fixture.config("suspends");
+    let config = fixture.full_config("suspends");
     let files = new_dir(fixture, "suspends-files");
     let mut guest = fixture.boot(&config).await;
     let count = guest.ask("before").await;
@@ -276,13 +354,17 @@ pub async fn a_restored_guest_goes_on_where_it_was(fixture: &Fixture) {
     guest.vm.kill().await.expect("kill the VM");
 
     for name in ["restores", "restores-again"] {
-        let mut config = fixture.config(name);
-        config.name = "suspends".to_owned();
+        let config = VmConfig {
+            dir: new_dir(fixture, name),
+            ..config.clone()
+        };
         let restored = fixture.hypervisor.restore(&config, &files).await;
         let mut guest = Guest::new(restored.expect("restore"), fixture.limit);
         guest.vm.resume().await.expect("resume");
         guest.connect().await;
         assert_eq!(guest.ask("restored").await, count + 2);
+        // Its disks are as far as the first VM left them.
+        guest.ask("disks").await;
         guest.vm.kill().await.expect("kill the VM");
     }
 }
@@ -382,10 +464,49 @@ pub async fn a_corrupt_snapshot_is_an_error(fixture: &Fixture) {
         let file = std::fs::File::options().write(true).open(&path);
         file.expect("open it").set_len(len / 2).expect("cut it off");
     }
-    let mut config = fixture.config("corrupted-again");
-    config.name = "corrupted".to_owned();
+    let config = VmConfig {
+        dir: new_dir(fixture, "corrupted-again"),
+        ..config.clone()
+    };
     let restored = timeout(fixture.limit, fixture.hypervisor.restore(&config, &files)).await;
     restored.expect("an answer").expect_err("an error");
+}
+
+/// A cgroup that is removed in any case.
+struct TestCgroup {
+    path: String,
+}
+
+impl TestCgroup {
+    fn new() -> Self {
+        let path = format!("/roost-test-contract-{}", std::process::id());
+        let limits = Limits {
+            memory_bytes: ByteSize::mib(512).bytes(),
+            cpu_shares: 1_024,
+            cpu_quota_us: 100_000,
+            cpu_period_us: 100_000,
+            pids_max: 256,
+        };
+        Cgroup::create_with_limits(&path, &limits).expect("make a cgroup");
+        Self { path }
+    }
+}
+
+impl Drop for TestCgroup {
+    fn drop(&mut self) {
+        let cgroup = Cgroup::at(&self.path).expect("the cgroup");
+        if let Err(error) = cgroup.remove(Duration::from_secs(10)) {
+            tracing::error!(%error, "cgroup of a test is left");
+        }
+    }
+}
+
+/// Runs `ip` in the network namespace of the calling thread.
+fn ip(args: &[&str]) -> String {
+    let output = Command::new("ip").args(args).output().expect("run `ip`");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {}: {errors}", args.join(" "));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 async fn await_text(mut console: impl AsyncRead + Unpin, text: &str, limit: Duration) {

@@ -2,11 +2,10 @@
 
 use super::Qemu;
 use crate::vmm::contract::{self, Fixture};
-use crate::vmm::kernel::{GuestKernel, read_kernel};
-use crate::vmm::{Accelerator, VmOwner};
-use std::path::{Path, PathBuf};
+use crate::vmm::kernel::{GuestKernel, GuestKernels, KernelFlavor, KernelSource};
+use crate::vmm::{Accelerator, Hypervisor as _, VmOwner};
+use std::path::Path;
 use std::time::Duration;
-use tempfile::TempDir;
 
 /// A user that nobody else is.
 const OWNER: VmOwner = VmOwner {
@@ -24,6 +23,7 @@ const INIT: &str = r#"#!/bin/busybox sh
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+for module in /modules/*.ko; do insmod $module; done
 port=/dev/$(basename $(dirname $(grep -lx roost.agent /sys/class/virtio-ports/*/name)))
 exec 3<>$port
 count=0
@@ -34,64 +34,119 @@ while :; do
     case $line in
         hello) echo the guest says hello ;;
         flood) yes flood >/dev/console & ;;
+        disks)
+            dd if=/dev/vda of=/dev/vdb bs=512 count=1 conv=fsync
+            dd if=/dev/zero of=/dev/vda bs=512 count=1 conv=fsync ;;
+        link)
+            ip link set eth0 up
+            ip address add 192.0.2.2/24 dev eth0
+            until ping -c 1 -W 1 192.0.2.1; do :; done ;;
         off) poweroff -f ;;
     esac
     echo $count $line >&3
 done
 "#;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn qemu_keeps_the_contract() {
-    let Some((fixture, _dir)) = fixture().await else {
+#[test]
+fn qemu_keeps_the_contract() {
+    let Some(host) = Host::find() else { return };
+    contract::enter_namespaces();
+    host.run(async |fixture| contract::check_all(fixture).await);
+}
+
+#[test]
+fn the_machine_of_a_slim_kernel_starts() {
+    let Some(host) = Host::find() else { return };
+    host.run(async |fixture| {
+        let mut config = fixture.config("slim");
+        // What would tell it of its devices is missing in this kernel: it
+        // boots, but nothing can be said to it.
+        config.kernel.flavor = KernelFlavor::Slim;
+        let mut vm = fixture.hypervisor.launch(&config).await.unwrap();
+        vm.kill().await.unwrap();
+    });
+}
+
+#[test]
+fn the_kvm_device_is_open_to_the_process() {
+    let Some(host) = Host::find() else { return };
+    if !Path::new("/dev/kvm").exists() {
+        println!("skipped: no /dev/kvm");
         return;
-    };
-    contract::check_all(&fixture).await;
+    }
+    host.run(async |fixture| {
+        let qemu = Qemu::new(None, Accelerator::Kvm);
+        // Whether the guest gets anywhere is not the question here.
+        let mut vm = qemu.launch(&fixture.config("kvm")).await.unwrap();
+        vm.kill().await.unwrap();
+    });
 }
 
-/// The installed QEMU under emulation; `None`, with the reason printed, without.
-async fn fixture() -> Option<(Fixture, TempDir)> {
-    let skip = |reason: &str| {
-        println!("skipped: {reason}");
-        None
-    };
-    if !rustix::process::geteuid().is_root() {
-        return skip("not root");
-    }
-    let qemu = Qemu::new(None, Accelerator::Emulation);
-    if let Err(error) = crate::vmm::Hypervisor::facts(&qemu).await {
-        return skip(&error.to_string());
-    }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest-kernel");
-    let Ok(vmlinuz) = std::fs::read(folder.join("vmlinuz")) else {
-        return skip("no guest kernel; run scripts/guest-kernel");
-    };
-    let Ok(busybox) = std::fs::read(BUSYBOX) else {
-        return skip("no static busybox; install the Debian package `busybox-static`");
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let fixture = Fixture {
-        hypervisor: Box::new(qemu),
-        kernel: kernel(dir.path(), &vmlinuz, &busybox),
-        owner: OWNER,
-        dir: dir.path().to_owned(),
-        limit: LIMIT,
-    };
-    Some((fixture, dir))
+/// What these tests need of the host.
+struct Host {
+    qemu: Qemu,
+    kernel: KernelSource,
 }
 
-fn kernel(dir: &Path, vmlinuz: &[u8], busybox: &[u8]) -> GuestKernel {
-    let image = read_kernel(vmlinuz).unwrap();
-    let write = |name: &str, content: &[u8]| -> PathBuf {
-        let path = dir.join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    };
+impl Host {
+    /// `None`, with the reason printed, where something is missing.
+    fn find() -> Option<Self> {
+        let skip = |reason: &str| {
+            println!("skipped: {reason}");
+            None
+        };
+        if !rustix::process::geteuid().is_root() {
+            return skip("not root");
+        }
+        let qemu = Qemu::new(None, Accelerator::Emulation);
+        if let Err(error) = runtime().block_on(qemu.facts()) {
+            return skip(&error.to_string());
+        }
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest-kernel");
+        if !folder.join("vmlinuz").exists() {
+            return skip("no guest kernel; run scripts/guest-kernel");
+        }
+        if !Path::new(BUSYBOX).exists() {
+            return skip("no static busybox; install the Debian package `busybox-static`");
+        }
+        let kernel = KernelSource::in_folder(&folder, BUSYBOX.into()).unwrap();
+        Some(Self { qemu, kernel })
+    }
+
+    fn run(self, check: impl AsyncFnOnce(&Fixture)) {
+        let dir = tempfile::tempdir().unwrap();
+        runtime().block_on(async {
+            let fixture = Fixture {
+                hypervisor: Box::new(self.qemu),
+                kernel: kernel(dir.path(), self.kernel).await,
+                owner: OWNER,
+                dir: dir.path().to_owned(),
+                limit: LIMIT,
+            };
+            check(&fixture).await;
+        });
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// The kernel of the store, with a shell for an init.
+async fn kernel(dir: &Path, source: KernelSource) -> GuestKernel {
+    let store = GuestKernels::open(&dir.join("kernels")).unwrap();
+    let kernel = store.import(source).await.unwrap();
+    // Of two archives in a row, the files of the second replace those of the first.
+    let mut archive = std::fs::read(&kernel.initramfs).unwrap();
+    archive.extend(initramfs(&std::fs::read(BUSYBOX).unwrap()));
+    let initramfs = dir.join("initramfs.cpio");
+    std::fs::write(&initramfs, archive).unwrap();
     GuestKernel {
-        id: "contract".into(),
-        release: image.release.clone(),
-        flavor: image.flavor,
-        vmlinux: write("vmlinux", &image.vmlinux),
-        initramfs: write("initramfs.cpio", &initramfs(busybox)),
+        initramfs,
+        ..kernel
     }
 }
 
