@@ -60,6 +60,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(machines::get, machines::update, machines::destroy))
         .routes(routes!(machines::start))
         .routes(routes!(machines::stop))
+        .routes(routes!(machines::suspend))
         .routes(routes!(machines::restart))
         .routes(routes!(machines::signal))
         .routes(routes!(machines::cordon))

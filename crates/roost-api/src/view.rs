@@ -83,7 +83,7 @@ pub(crate) fn machine(status: MachineStatus, events: Vec<MachineEvent>) -> rest:
             digest: status.image_digest.or(pinned),
         },
         config: MachineConfig::from(&status.spec),
-        isolation: status.rung.to_string(),
+        rung: status.rung.to_string(),
         pid: status.pid,
         checks: checks.collect(),
         cordoned: status.cordoned,

@@ -1,8 +1,10 @@
 //! The command line: every command, flag and help text.
 
 use crate::complete;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
+use roost_model::machine::Isolation;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,7 +83,7 @@ pub(crate) enum Command {
     Launch(LaunchArgs),
     /// Build and release an app
     #[command(
-        before_help = "Examples:\n  roost deploy\n  roost deploy examples/hello\n  roost deploy --image localhost:4280/web:v2 -a web\n  roost deploy --archive web.tar -a web\n  roost deploy --dry-run"
+        before_help = "Examples:\n  roost deploy\n  roost deploy examples/hello\n  roost deploy --image localhost:4280/web:v2 -a web\n  roost deploy --archive web.tar -a web\n  roost deploy --image nginx --isolation vm-emulated -a web\n  roost deploy --dry-run"
     )]
     Deploy(DeployArgs),
     /// Apps: list, create, show, destroy
@@ -91,7 +93,7 @@ pub(crate) enum Command {
         before_help = "Examples:\n  roost apps list\n  roost apps create web"
     )]
     Apps(AppsCommand),
-    /// Machines: list, look at, start, stop, run commands in
+    /// Machines: list, look at, start, stop, suspend, run commands in
     #[command(
         subcommand,
         visible_alias = "m",
@@ -270,6 +272,9 @@ pub(crate) struct DeployArgs {
     /// An environment variable of the machines; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+    /// The rung of the isolation ladder for its machines; replaces that of the configuration
+    #[arg(long, value_name = "RUNG", value_parser = isolation())]
+    pub(crate) isolation: Option<Isolation>,
     /// Number of machines
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub(crate) count: Option<u32>,
@@ -285,6 +290,10 @@ pub(crate) struct DeployArgs {
     /// Deploy although `deploy.release_command` would not run
     #[arg(long)]
     pub(crate) skip_release_command: bool,
+}
+
+fn isolation() -> impl TypedValueParser<Value = Isolation> {
+    PossibleValuesParser::new(Isolation::WORDS).try_map(|word| Isolation::parse(&word))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -357,12 +366,17 @@ pub(crate) enum MachinesCommand {
         before_help = "Examples:\n  roost machines status 148e…"
     )]
     Status(MachineId),
-    /// Start a machine
+    /// Start a machine, or resume a suspended one
     #[command(before_help = "Examples:\n  roost machines start 148e…")]
     Start(MachineId),
     /// Stop a machine
     #[command(before_help = "Examples:\n  roost machines stop 148e…")]
     Stop(MachineId),
+    /// Write the memory of a machine to disk and end it; a start goes on from there
+    #[command(
+        before_help = "Examples:\n  roost machines suspend 148e…\n  roost machines wait 148e… --state suspended"
+    )]
+    Suspend(MachineId),
     /// Restart a machine
     #[command(before_help = "Examples:\n  roost machines restart 148e…")]
     Restart(MachineId),
@@ -395,7 +409,7 @@ pub(crate) enum MachinesCommand {
         /// The machine.
         #[command(flatten)]
         machine: MachineId,
-        /// The state: started, stopped, destroyed, …
+        /// The state: started, stopped, suspended, destroyed, …
         #[arg(long, default_value = "started")]
         state: String,
     },

@@ -50,6 +50,7 @@ pub(crate) async fn run(
     if let Some(port) = args.internal_port {
         set_internal_port(&mut config, port)?;
     }
+    config.isolation = args.isolation.or(config.isolation);
     config.env.extend(args.env.iter().cloned());
     let name = name(global, args, &config)?;
     refuse_release_command(&config, args)?;

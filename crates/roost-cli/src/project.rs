@@ -157,6 +157,9 @@ pub(crate) fn machine_config(
             cmd: config.process.clone().or_else(|| config.cmd.clone()),
             ..InitConfig::default()
         },
+        isolation: config
+            .isolation
+            .map(|isolation| isolation.as_str().to_owned()),
         guest: config.vm.as_ref().map(guest),
         services: config.services.iter().map(service).collect(),
         checks: config
@@ -250,6 +253,7 @@ fn check(section: &CheckSection) -> CheckConfig {
 mod tests {
     use super::machine_config;
     use roost_model::app_config::parse;
+    use roost_model::machine::{Isolation, Rung};
     use roost_model::name::{AppName, MachineName, RegionCode};
     use roost_proto::machine_config::MachineIdentity;
 
@@ -257,7 +261,7 @@ mod tests {
     fn an_app_configuration_becomes_a_machine_config_that_the_api_accepts() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.txt"), "hi").unwrap();
-        let text = "primary_region = 'local'\nkill_signal = 'SIGTERM'\n[env]\nA = 1\n[processes]\napp = 'run x'\n\
+        let text = "primary_region = 'local'\nkill_signal = 'SIGTERM'\nisolation = 'vm'\n[env]\nA = 1\n[processes]\napp = 'run x'\n\
             [http_service]\ninternal_port = 3000\nforce_https = true\n[[http_service.checks]]\npath = '/up'\n\
             [checks.c]\ntype = 'tcp'\nport = 1\n[[vm]]\nsize = 'shared-cpu-2x'\nmemory = 1024\n\
             [[restart]]\npolicy = 'never'\n[[files]]\nguest_path = '/a'\nlocal_path = 'a.txt'\n";
@@ -270,6 +274,7 @@ mod tests {
             region: RegionCode::parse("local").unwrap(),
         };
         let spec = wire.to_spec(identity).unwrap();
+        assert_eq!(spec.isolation, Isolation::Rung(Rung::Vm));
         assert_eq!(spec.process.cmd.unwrap(), ["run", "x"]);
         assert_eq!(spec.process.env["PRIMARY_REGION"], "local");
         assert_eq!((spec.guest.n_cpus, spec.guest.memory.as_mib()), (2, 1024));

@@ -321,7 +321,7 @@ async fn an_api_that_is_not_there_is_named_with_a_next_step() {
 async fn exec_exits_with_the_code_of_the_command() {
     let machine = json!({"id": "m1", "name": "web-1", "app": "web", "state": "started", "region": "local",
         "instance_id": "i", "private_ip": "::1", "private_ipv4": "10.0.0.1", "image_ref": {"repository": "x"},
-        "config": {"image": "x"}, "isolation": "container", "checks": [], "cordoned": false,
+        "config": {"image": "x"}, "rung": "container", "checks": [], "cordoned": false,
         "created_at": "", "updated_at": ""});
     let router = Router::new()
         .route(
@@ -487,7 +487,7 @@ async fn a_request_to_create_whose_connection_breaks_is_repeated_with_its_key() 
 async fn a_program_that_is_not_in_the_image_ends_exec_as_in_a_shell() {
     let machine = json!({"id": "m1", "name": "web-1", "app": "web", "state": "started", "region": "local",
         "instance_id": "i", "private_ip": "::1", "private_ipv4": "10.0.0.1", "image_ref": {"repository": "x"},
-        "config": {"image": "x"}, "isolation": "container", "checks": [], "cordoned": false,
+        "config": {"image": "x"}, "rung": "container", "checks": [], "cordoned": false,
         "created_at": "", "updated_at": ""});
     let router = Router::new()
         .route(

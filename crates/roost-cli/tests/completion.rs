@@ -17,7 +17,7 @@ async fn serve() -> (String, JoinSet<()>) {
     let machine = |id: &str, app: &str| {
         json!({"id": id, "name": format!("{app}-1"), "app": app, "state": "started", "region": "local",
             "instance_id": "i", "private_ip": "::1", "private_ipv4": "10.0.0.1",
-            "image_ref": {"repository": "x"}, "config": {"image": "x"}, "isolation": "container",
+            "image_ref": {"repository": "x"}, "config": {"image": "x"}, "rung": "container",
             "checks": [], "cordoned": false, "created_at": "", "updated_at": ""})
     };
     let app = |name: &str| {

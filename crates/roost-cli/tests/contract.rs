@@ -60,6 +60,7 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("machines status", with(&["m1"]), Reads),
         ("machines start", with(&["m1"]), Changes),
         ("machines stop", with(&["m1"]), Changes),
+        ("machines suspend", with(&["m1"]), Changes),
         ("machines restart", with(&["m1"]), Changes),
         ("machines destroy", with(&["m1"]), Changes),
         ("machines exec", vec!["m1", "--", "true"], Changes),
@@ -93,7 +94,7 @@ async fn serve(n_changes: Arc<AtomicUsize>) -> (String, JoinSet<()>) {
         "current_release": 2, "urls": ["http://web.localhost"], "created_at": 0});
     let machine = json!({"id": "m1", "name": "web-1", "app": "web", "state": "started", "region": "local",
         "instance_id": "i", "private_ip": "::1", "private_ipv4": "10.0.0.1", "image_ref": {"repository": "x"},
-        "config": {"image": "x"}, "isolation": "container", "checks": [], "cordoned": false,
+        "config": {"image": "x"}, "rung": "container", "checks": [], "cordoned": false,
         "created_at": "", "updated_at": ""});
     let release = |version: u64| {
         json!({"id": "r", "version": version, "image": "x", "status": "succeeded", "current": version == 2,

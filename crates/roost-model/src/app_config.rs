@@ -14,7 +14,7 @@ mod walk;
 mod tests;
 
 use crate::limits;
-use crate::machine::StopSignal;
+use crate::machine::{Isolation, StopSignal};
 use crate::size::ByteSize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +34,8 @@ pub struct AppConfig {
     pub kill_signal: Option<StopSignal>,
     /// Time between that signal and SIGKILL.
     pub kill_timeout: Option<Duration>,
+    /// The rung of the isolation ladder that its machines are to be on. An addition of roost.
+    pub isolation: Option<Isolation>,
     /// How the image comes to be.
     pub build: BuildSection,
     /// How releases replace each other.

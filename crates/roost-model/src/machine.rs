@@ -9,6 +9,11 @@
 //!                                    ▼                                       │
 //!                                  Failed ◀──────────────────────────────────┘
 //!   any but Destroyed ── destroy ──▶ Destroying ──▶ Destroyed
+//!
+//!             suspend                  snapshot is whole            start
+//!   Started ───────────▶ Suspending ─────────────────────▶ Suspended ─────▶ Starting
+//!      ▲                      │ fails                          │ stop
+//!      └──────────────────────┘                                └─────▶ Stopping
 //! ```
 //!
 //! The states and their words are those of the Machines API. `updating` is not
@@ -34,6 +39,8 @@ pub struct MachineSpec {
     pub image: ImageRef,
     /// What to run in it.
     pub process: ProcessSpec,
+    /// The isolation that it asks for.
+    pub isolation: Isolation,
     /// How much it may use.
     pub guest: Guest,
     /// How much it may write to its root file system, where the node can limit that.
@@ -314,6 +321,10 @@ pub enum MachineState {
     Stopping,
     /// Not running; can be started.
     Stopped,
+    /// Its snapshot is being written.
+    Suspending,
+    /// Not running; can be started, and then goes on from its snapshot.
+    Suspended,
     /// Could not be started, or gave up restarting; can be started again.
     Failed,
     /// Being removed.
@@ -324,12 +335,14 @@ pub enum MachineState {
 
 impl MachineState {
     /// All states.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Created,
         Self::Starting,
         Self::Started,
         Self::Stopping,
         Self::Stopped,
+        Self::Suspending,
+        Self::Suspended,
         Self::Failed,
         Self::Destroying,
         Self::Destroyed,
@@ -343,6 +356,8 @@ impl MachineState {
             Self::Started => "started",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
+            Self::Suspending => "suspending",
+            Self::Suspended => "suspended",
             Self::Failed => "failed",
             Self::Destroying => "destroying",
             Self::Destroyed => "destroyed",
@@ -357,8 +372,13 @@ impl MachineState {
     /// Whether the machine has come to rest: no transition is under way.
     pub fn is_settled(self) -> bool {
         match self {
-            Self::Created | Self::Started | Self::Stopped | Self::Failed | Self::Destroyed => true,
-            Self::Starting | Self::Stopping | Self::Destroying => false,
+            Self::Created
+            | Self::Started
+            | Self::Stopped
+            | Self::Suspended
+            | Self::Failed
+            | Self::Destroyed => true,
+            Self::Starting | Self::Stopping | Self::Suspending | Self::Destroying => false,
         }
     }
 }

@@ -31,6 +31,10 @@ pub struct MachineConfig {
     /// The size, as a preset; not together with `guest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
+    /// The rung of the isolation ladder: `container`, `vm-emulated`, `vm`, or `default`, which is
+    /// the strongest that the node has proven without emulation. An addition of roost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<String>,
     /// The root file system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<RootfsConfig>,
@@ -276,6 +280,7 @@ pub struct MachineIdentity {
 #[cfg(test)]
 mod tests {
     use super::{MachineConfig, MachineIdentity};
+    use roost_model::machine::{Isolation, Rung};
     use roost_model::name::{AppName, MachineName, RegionCode};
     use roost_model::size::ByteSize;
 
@@ -294,6 +299,7 @@ mod tests {
             "env": {"A": "b"},
             "init": {"cmd": ["nginx"]},
             "guest": {"cpus": 2, "memory_mb": 512},
+            "isolation": "vm-emulated",
             "rootfs": {"size_gb": 20},
             "services": [{"internal_port": 80, "ports": [
                 {"port": 80, "handlers": ["http"], "force_https": true},
@@ -307,6 +313,7 @@ mod tests {
         let config: MachineConfig = serde_json::from_value(json).unwrap();
         let spec = config.to_spec(identity()).unwrap();
         assert!(spec.services[0].force_https);
+        assert_eq!(spec.isolation, Isolation::Rung(Rung::VmEmulated));
         assert_eq!(spec.root_disk, ByteSize::gib(20));
         let again = MachineConfig::from(&spec).to_spec(identity()).unwrap();
         assert_eq!(spec, again);
@@ -318,6 +325,7 @@ mod tests {
             "image": "NOT OK",
             "env": {"FLY_X": "1"},
             "guest": {"cpus": 0, "cpu_kind": "huge"},
+            "isolation": "firecracker",
             "rootfs": {"size_gb": 0},
             "services": [{"internal_port": 0, "protocol": "udp", "ports": [{"port": 22}]}],
             "checks": {"c": {"type": "icmp"}},
@@ -332,6 +340,7 @@ mod tests {
             "env.FLY_X",
             "guest.cpus",
             "guest.cpu_kind",
+            "isolation",
             "rootfs.size_gb",
             "services[0].protocol",
             "services[0].internal_port",

@@ -116,7 +116,8 @@ pub struct Machine {
     pub name: String,
     /// The app.
     pub app: String,
-    /// `created`, `starting`, `started`, `stopping`, `stopped`, `failed`, `destroying`, `destroyed`.
+    /// `created`, `starting`, `started`, `stopping`, `stopped`, `suspending`, `suspended`, `failed`,
+    /// `destroying`, `destroyed`.
     pub state: String,
     /// Why it is in that state, when there is something to say.
     #[serde(default)]
@@ -133,8 +134,8 @@ pub struct Machine {
     pub image_ref: MachineImage,
     /// What it should be.
     pub config: MachineConfig,
-    /// The rung of the isolation ladder: `container` or `vm`.
-    pub isolation: String,
+    /// The rung of the isolation ladder that it runs on: `container`, `vm-emulated` or `vm`.
+    pub rung: String,
     /// Process id of its first process on the node, while it runs.
     #[serde(default)]
     pub pid: Option<u32>,
@@ -185,7 +186,7 @@ pub struct MachineCheck {
 pub struct MachineEvent {
     /// Position in the machine's history.
     pub seq: u64,
-    /// `launch`, `start`, `stop`, `exit`, `restart`, `update`, `destroy`, …
+    /// `launch`, `start`, `stop`, `suspend`, `suspended`, `exit`, `restart`, `update`, `destroy`, …
     #[serde(rename = "type")]
     pub kind: String,
     /// The state after it.
@@ -194,7 +195,7 @@ pub struct MachineEvent {
     pub source: String,
     /// Milliseconds since the epoch.
     pub timestamp: u64,
-    /// Details; `exit_event` for type `exit`.
+    /// Details; `exit_event` for type `exit`, `resumed` for type `start` of a suspended machine.
     #[schema(value_type = Object)]
     pub request: serde_json::Value,
 }

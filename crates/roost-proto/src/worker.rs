@@ -78,7 +78,8 @@ pub struct MachineStatus {
     pub private_ipv4: Ipv4Addr,
     /// Its private IPv6 address.
     pub private_ipv6: Ipv6Addr,
-    /// The rung of the isolation ladder.
+    /// The rung of the isolation ladder that it was launched on last, or else
+    /// the one that it would start on now.
     pub rung: Rung,
     /// The process id of its first process on the host, while it runs.
     pub pid: Option<u32>,
@@ -126,7 +127,8 @@ pub struct MachineEvent {
     pub seq: u64,
     /// When.
     pub at: Timestamp,
-    /// What: `launch`, `start`, `stop`, `exit`, `restart`, `update`, `destroy`, `cordon`, `adopt`, …
+    /// What: `launch`, `start`, `stop`, `suspend`, `suspended`, `exit`, `restart`, `update`,
+    /// `destroy`, `cordon`, `adopt`, …
     pub kind: String,
     /// The state after it.
     pub state: MachineState,
@@ -195,6 +197,14 @@ pub enum WorkerError {
     /// The request is wrong.
     #[error("{0}")]
     Invalid(String),
+    /// Its rung has no snapshots.
+    #[error("machine {machine} runs on the rung {rung}, and such machines cannot be suspended yet")]
+    CannotSuspend {
+        /// The machine.
+        machine: MachineId,
+        /// Its rung.
+        rung: Rung,
+    },
     /// The image could not be had or cannot run here.
     #[error("{message}")]
     Image {
@@ -242,7 +252,7 @@ impl Classify for WorkerError {
             Self::NotFound(_) => Blame::Caller(CallerFault::NotFound),
             Self::Conflict(_) | Self::WaitTimeout { .. } => Blame::Caller(CallerFault::Conflict),
             Self::Invalid(_) => Blame::Caller(CallerFault::Invalid),
-            Self::Image { .. } => Blame::Caller(CallerFault::Invalid),
+            Self::Image { .. } | Self::CannotSuspend { .. } => Blame::Caller(CallerFault::Invalid),
             Self::Start { .. } | Self::NoCapacity(_) | Self::DiskFull(_) => Blame::Environment,
             Self::Internal(_) => Blame::Internal,
         }
@@ -250,7 +260,10 @@ impl Classify for WorkerError {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::NotFound(_) | Self::Conflict(_) | Self::Invalid(_) => Retry::Never,
+            Self::NotFound(_)
+            | Self::Conflict(_)
+            | Self::Invalid(_)
+            | Self::CannotSuspend { .. } => Retry::Never,
             Self::Image { retry, .. } => *retry,
             Self::NoCapacity(_) => Retry::ElsewhereNow,
             Self::Start { .. }
@@ -265,6 +278,7 @@ impl Classify for WorkerError {
             Self::NotFound(_) => ErrorCode("machine-not-found"),
             Self::Conflict(_) => ErrorCode("machine-conflict"),
             Self::Invalid(_) => ErrorCode("machine-invalid"),
+            Self::CannotSuspend { .. } => ErrorCode("cannot-suspend"),
             Self::Image { code, .. } => *code,
             Self::Start { .. } => ErrorCode("machine-start-failed"),
             Self::WaitTimeout { .. } => ErrorCode("wait-timeout"),
@@ -280,6 +294,9 @@ impl Classify for WorkerError {
                 "free space on the disk of roost's data folder, then try again; nothing was changed"
                     .into(),
             ),
+            Self::CannotSuspend { .. } => {
+                Some("stop it instead, or run it with isolation `vm` or `vm-emulated`".into())
+            }
             Self::NotFound(_)
             | Self::Conflict(_)
             | Self::Invalid(_)
@@ -321,6 +338,9 @@ pub trait WorkerApi: Send + Sync + 'static {
         signal: Option<StopSignal>,
         timeout: Option<Duration>,
     ) -> Result<MachineStatus, WorkerError>;
+    /// Begins to suspend it: withdraw, drain, snapshot. A start then resumes it.
+    /// Suspending a suspended machine is nothing.
+    async fn suspend_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
     /// Stops and starts it.
     async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
     /// Sends a signal to its first process.

@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use roost_model::id::{InstanceId, MachineId};
-use roost_model::machine::{ExitCause, MachineExit, MachineState, Rung, StopSignal};
+use roost_model::machine::{ExitCause, Isolation, MachineExit, MachineState, Rung, StopSignal};
 use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use roost_proto::worker::{
@@ -242,6 +242,10 @@ impl Inner {
         let id = MachineId::from_bytes([1, n[2], n[3], n[4], n[5], n[6], n[7]]);
         let at = self.tick();
         let image_digest = request.spec.image.digest.as_ref().map(ToString::to_string);
+        let rung = match request.spec.isolation {
+            Isolation::Default => Rung::Container,
+            Isolation::Rung(rung) => rung,
+        };
         let status = MachineStatus {
             id: id.clone(),
             instance_id: InstanceId::from_ulid(ulid::Ulid::generate()),
@@ -251,7 +255,7 @@ impl Inner {
             image_digest,
             private_ipv4: Ipv4Addr::new(10, 0, 0, 2),
             private_ipv6: Ipv6Addr::LOCALHOST,
-            rung: Rung::Container,
+            rung,
             pid: None,
             checks: vec![],
             cordoned: false,
@@ -333,6 +337,26 @@ impl WorkerApi for SimWorker {
         let mut inner = self.inner.lock();
         inner.find_lasting(id)?.status.pid = None;
         inner.set_state(id, "stop", MachineState::Stopped)
+    }
+
+    async fn suspend_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+        let mut inner = self.inner.lock();
+        let status = &mut inner.find_lasting(id)?.status;
+        match (status.rung, status.state) {
+            (rung @ Rung::Container, _) => Err(WorkerError::CannotSuspend {
+                machine: id.clone(),
+                rung,
+            }),
+            (_, MachineState::Suspended) => Ok(status.clone()),
+            (_, MachineState::Started) => {
+                status.pid = None;
+                inner.set_state(id, "suspend", MachineState::Suspended)
+            }
+            (_, state) => Err(WorkerError::Conflict(format!(
+                "machine {id} is {}: only a started machine can be suspended",
+                state.as_str()
+            ))),
+        }
     }
 
     async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {

@@ -11,7 +11,7 @@ use crate::store::{Inserted, StoreError};
 use crate::worker::{Inner, Worker, entry_of};
 use async_trait::async_trait;
 use requests::Refusal;
-use roost_host::driver::DriverError;
+use roost_host::driver::{DriverError, MachineDriver};
 use roost_model::error::chain;
 use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{MachineState, StopSignal};
@@ -92,6 +92,8 @@ impl Worker {
             MachineState::Created
             | MachineState::Starting
             | MachineState::Stopped
+            | MachineState::Suspending
+            | MachineState::Suspended
             | MachineState::Failed
             | MachineState::Destroying
             | MachineState::Destroyed => Err(WorkerError::Conflict(format!(
@@ -99,6 +101,17 @@ impl Worker {
                 row.state.as_str()
             ))),
         }
+    }
+}
+
+impl Worker {
+    async fn driver_of_running(
+        &self,
+        id: &MachineId,
+    ) -> Result<Arc<dyn MachineDriver>, WorkerError> {
+        let row = self.running_row(id).await?;
+        let driver = self.inner.driver_of(id, row.rung);
+        driver.map_err(|error| driver_error(id, &error))
     }
 }
 
@@ -266,13 +279,28 @@ impl WorkerApi for Worker {
             .await
     }
 
+    async fn suspend_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+        let row = self.row(id).await?;
+        if let Some(rung) = row.rung {
+            let driver = self.inner.drivers.of(rung);
+            let driver = driver.map_err(|error| driver_error(id, &error))?;
+            if !driver.can_suspend() {
+                return Err(WorkerError::CannotSuspend {
+                    machine: id.clone(),
+                    rung,
+                });
+            }
+        }
+        self.change(id, requests::suspend).await
+    }
+
     async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
         self.change(id, requests::restart).await
     }
 
     async fn signal_machine(&self, id: &MachineId, signal: StopSignal) -> Result<(), WorkerError> {
-        self.running_row(id).await?;
-        let sent = self.inner.driver.signal(id, signal.number()).await;
+        let driver = self.driver_of_running(id).await?;
+        let sent = driver.signal(id, signal.number()).await;
         sent.map_err(|error| driver_error(id, &error))
     }
 
@@ -335,14 +363,14 @@ impl WorkerApi for Worker {
         if command.command.first().is_none_or(String::is_empty) {
             return Err(WorkerError::Invalid("the command is empty".into()));
         }
-        self.running_row(id).await?;
-        let outcome = self.inner.driver.exec(id, command).await;
+        let driver = self.driver_of_running(id).await?;
+        let outcome = driver.exec(id, command).await;
         outcome.map_err(|error| driver_error(id, &error))
     }
 
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, WorkerError> {
-        self.running_row(id).await?;
-        let sockets = self.inner.driver.listening_sockets(id).await;
+        let driver = self.driver_of_running(id).await?;
+        let sockets = driver.listening_sockets(id).await;
         sockets.map_err(|error| driver_error(id, &error))
     }
 }

@@ -71,10 +71,11 @@ impl Entry {
                 Some(Some(fault)) => EndpointHealth::Failing(fault.clone()),
                 None => EndpointHealth::Failing("not checked yet".into()),
             },
-            MachineState::Stopping => EndpointHealth::Draining,
+            MachineState::Stopping | MachineState::Suspending => EndpointHealth::Draining,
             MachineState::Created
             | MachineState::Starting
             | MachineState::Stopped
+            | MachineState::Suspended
             | MachineState::Failed
             | MachineState::Destroying
             | MachineState::Destroyed => EndpointHealth::Down(self.state.as_str().to_owned()),
@@ -202,6 +203,11 @@ mod tests {
             ),
             (MachineState::Started, EndpointHealth::Passing),
             (MachineState::Stopping, EndpointHealth::Draining),
+            (MachineState::Suspending, EndpointHealth::Draining),
+            (
+                MachineState::Suspended,
+                EndpointHealth::Down("suspended".into()),
+            ),
             (
                 MachineState::Stopped,
                 EndpointHealth::Down("stopped".into()),

@@ -7,6 +7,7 @@
 use crate::limits;
 use crate::worker::Inner;
 use async_trait::async_trait;
+use roost_host::driver::MachineDriver;
 use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
 use std::collections::{BTreeSet, HashSet};
@@ -72,12 +73,18 @@ pub(crate) async fn run_once(inner: &Arc<Inner>) {
 
 /// Removes from the host what no machine of the database owns.
 pub(crate) async fn remove_leftovers(inner: &Arc<Inner>) {
+    for driver in inner.drivers.all() {
+        remove_leftovers_of(inner, driver.as_ref()).await;
+    }
+}
+
+async fn remove_leftovers_of(inner: &Inner, driver: &dyn MachineDriver) {
     // The host is listed before the database is read: a machine created in
     // between is then in the database and not in the list.
-    let listed = match inner.driver.list().await {
+    let listed = match driver.list().await {
         Ok(listed) => listed,
         Err(error) => {
-            tracing::warn!(%error, "cannot list what is on the host");
+            tracing::warn!(rung = %driver.rung(), %error, "cannot list what is on the host");
             return;
         }
     };
@@ -98,7 +105,7 @@ pub(crate) async fn remove_leftovers(inner: &Arc<Inner>) {
         }
         tracing::warn!(machine_id = %id, "removing what is left of an unknown machine");
         // One that hangs must not keep the others, or the start, waiting.
-        let removal = inner.driver.remove(&id);
+        let removal = driver.remove(&id);
         match tokio::time::timeout(limits::DRIVER_CALL_TIMEOUT, removal).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

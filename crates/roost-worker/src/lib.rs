@@ -10,7 +10,8 @@
 //!                 ▼                               │ writes what is
 //!               owner (one task per machine) ─────┘
 //!                 │  lifecycle::on_event (pure) says what to do next
-//!                 ├──▶ MachineDriver: launch, watch, signal, remove, adopt
+//!                 ├──▶ drivers, the one of the machine's rung: launch, watch, suspend,
+//!                 │      signal, remove, adopt
 //!                 ├──▶ health: checks while the machine runs
 //!                 └──▶ board: state and health of all machines
 //!                        └──▶ TrafficTable, on a watch channel, for the edge
@@ -23,13 +24,16 @@
 //! 3. A process is launched only after a row says that one may exist
 //!    (`vm_live`), and that row is cleared only after its end is recorded.
 //!    So no process is lost and no end is counted twice.
-//! 4. Machines outlive this process: shutdown stops owner tasks, not machines.
+//! 4. A machine's rung is on disk before it is launched, and what looks after it
+//!    until it is launched again is the driver of that rung.
+//! 5. Machines outlive this process: shutdown stops owner tasks, not machines.
 
 #![forbid(unsafe_code)]
 
 mod api;
 mod board;
 mod config;
+mod drivers;
 mod health;
 mod housekeeping;
 mod images;
@@ -41,6 +45,7 @@ mod store;
 mod worker;
 
 pub use config::{AddressAllocator, StartWorkerError, WorkerConfig};
+pub use drivers::{Drivers, IsolationRefused, Standing};
 pub use housekeeping::{Housekeeper, NoHousekeeper};
 pub use images::{ImageSource, ResolvedImage};
 pub use worker::{Worker, WorkerParts};

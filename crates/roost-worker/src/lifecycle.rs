@@ -10,9 +10,18 @@
 //!    │      exited              exited               timer         drained    │ rest,
 //!    └── Killing ◀── timer ── Terminating ◀────────────────────── Draining ◀──┘ new version
 //!
+//!           wanted: suspend            drained              snapshot is whole
+//!  Running ────────────────▶ Quieting ─────────▶ Suspending ───────────────▶ Resting
+//!     ▲                                              │ failed
+//!     └─────────────────── Adopting ◀────────────────┘
+//!
 //!  any without a process ── wanted: gone ──▶ Removing ──▶ Gone
-//!  Running, Draining, Terminating ── wanted: gone ──▶ Killing
+//!  Running, Quieting, Draining, Terminating ── wanted: gone ──▶ Killing
+//!  Suspending ── wanted: gone ──▶ Removing: the driver kills what runs
 //! ```
+//!
+//! A suspended machine rests with a snapshot. Wanted to run, it starts like any
+//! other, and its driver goes on from the snapshot; wanted to rest, it lets go of it.
 //!
 //! Owners send `Kick` with what is wanted after every transition, so a phase
 //! that cannot act on a wish yet simply stays; the wish is not lost, because
@@ -24,7 +33,8 @@ use roost_model::time::Timestamp;
 /// Where the owner is with its machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Finding out what became of a process that an earlier `roostd` launched.
+    /// Finding out what became of a process that an earlier `roostd` launched,
+    /// or that could not be suspended.
     Adopting,
     /// No process, nothing under way.
     Resting(Rest),
@@ -36,6 +46,10 @@ pub(crate) enum Phase {
     Running,
     /// Withdrawn; requests under way may finish.
     Draining,
+    /// Withdrawn, to be suspended; requests under way may finish.
+    Quieting,
+    /// The driver is writing a snapshot. Nobody watches for its end meanwhile.
+    Suspending,
     /// The stop signal was sent.
     Terminating,
     /// SIGKILL was sent.
@@ -55,6 +69,8 @@ pub(crate) enum Rest {
     Created,
     /// Ended, or was stopped.
     Stopped,
+    /// A snapshot is kept.
+    Suspended,
     /// Could not be started, or used up its restarts.
     Failed,
 }
@@ -68,6 +84,8 @@ pub(crate) enum Wish {
     RunNewer,
     /// Do not run.
     Rest,
+    /// Do not run, and keep a snapshot.
+    Suspend,
     /// Do not exist.
     Gone,
 }
@@ -101,6 +119,8 @@ pub(crate) enum Event {
     Kick(Wish),
     /// The process of an earlier `roostd` runs.
     AdoptedRunning,
+    /// The process is gone and a whole snapshot is here.
+    AdoptedSuspended,
     /// Nothing is left of the process of an earlier `roostd`.
     AdoptedGone,
     /// The image is present.
@@ -113,6 +133,10 @@ pub(crate) enum Event {
     Exited(AfterExit),
     /// No requests are under way, or the drain time is over.
     Drained,
+    /// The snapshot is whole and the process is gone.
+    Suspended,
+    /// There is no snapshot; what became of the process is not known.
+    SuspendFailed,
     /// The time after a signal is over.
     SignalTimedOut,
     /// The restart time has come.
@@ -136,6 +160,16 @@ pub(crate) enum Action {
     Withdraw,
     /// Wait for requests under way.
     Drain,
+    /// Have the driver write a snapshot, and stop watching for the end.
+    Suspend,
+    /// Record that a snapshot is kept and no process runs.
+    RecordSuspended,
+    /// Record that it is to run on.
+    RecordSuspendFailed,
+    /// Find out what became of the process.
+    Adopt,
+    /// Record that it rests without a snapshot, then have the driver drop it.
+    DiscardSnapshot,
     /// Send the stop signal and set the timer.
     SignalStop,
     /// Send SIGKILL and set the timer.
@@ -160,10 +194,12 @@ impl Phase {
         match self {
             Self::Resting(Rest::Created) => MachineState::Created,
             Self::Resting(Rest::Stopped) => MachineState::Stopped,
+            Self::Resting(Rest::Suspended) => MachineState::Suspended,
             Self::Resting(Rest::Failed) => MachineState::Failed,
             Self::Resolving | Self::Launching | Self::BackingOff(_) => MachineState::Starting,
             Self::Adopting | Self::Running => MachineState::Started,
             Self::Draining | Self::Terminating | Self::Killing => MachineState::Stopping,
+            Self::Quieting | Self::Suspending => MachineState::Suspending,
             Self::Removing => MachineState::Destroying,
             Self::Gone => MachineState::Destroyed,
         }
@@ -177,6 +213,10 @@ pub(crate) fn on_event(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
         Event::Exited(after) => on_exit(phase, after),
         Event::AdoptedRunning => match phase {
             Phase::Adopting => (Phase::Running, vec![Action::Announce]),
+            phase => (phase, vec![]),
+        },
+        Event::AdoptedSuspended => match phase {
+            Phase::Adopting => suspended(),
             phase => (phase, vec![]),
         },
         Event::AdoptedGone => match phase {
@@ -195,6 +235,18 @@ pub(crate) fn on_event(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
         Event::StartFailed(after) => on_start_failed(phase, after),
         Event::Drained => match phase {
             Phase::Draining => (Phase::Terminating, vec![Action::SignalStop]),
+            Phase::Quieting => (Phase::Suspending, vec![Action::Suspend]),
+            phase => (phase, vec![]),
+        },
+        Event::Suspended => match phase {
+            Phase::Suspending => suspended(),
+            phase => (phase, vec![]),
+        },
+        Event::SuspendFailed => match phase {
+            Phase::Suspending => (
+                Phase::Adopting,
+                vec![Action::RecordSuspendFailed, Action::Adopt],
+            ),
             phase => (phase, vec![]),
         },
         Event::SignalTimedOut => match phase {
@@ -213,18 +265,28 @@ pub(crate) fn on_event(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
     }
 }
 
+fn suspended() -> (Phase, Vec<Action>) {
+    (
+        Phase::Resting(Rest::Suspended),
+        vec![Action::RecordSuspended],
+    )
+}
+
 fn on_kick(phase: Phase, wish: Wish) -> (Phase, Vec<Action>) {
     match (phase, wish) {
         (Phase::Resting(_), Wish::Run | Wish::RunNewer) => {
             (Phase::Resolving, vec![Action::Resolve])
         }
         (Phase::Resting(_), Wish::Gone) => (Phase::Removing, vec![Action::Remove]),
+        (Phase::Resting(Rest::Suspended), Wish::Rest) => {
+            (Phase::Resting(Rest::Stopped), vec![Action::DiscardSnapshot])
+        }
 
         (Phase::Resolving, Wish::RunNewer) => (
             Phase::Resolving,
             vec![Action::CancelResolve, Action::Resolve],
         ),
-        (Phase::Resolving, Wish::Rest) => (
+        (Phase::Resolving, Wish::Rest | Wish::Suspend) => (
             Phase::Resting(Rest::Stopped),
             vec![Action::CancelResolve, Action::RecordRest],
         ),
@@ -235,28 +297,34 @@ fn on_kick(phase: Phase, wish: Wish) -> (Phase, Vec<Action>) {
         (Phase::Running, Wish::RunNewer | Wish::Rest) => {
             (Phase::Draining, vec![Action::Withdraw, Action::Drain])
         }
+        (Phase::Running, Wish::Suspend) => (Phase::Quieting, vec![Action::Withdraw, Action::Drain]),
         // What runs is removed by force only: whoever asks does not want to wait.
         (Phase::Running, Wish::Gone) => {
             (Phase::Killing, vec![Action::Withdraw, Action::SignalKill])
         }
-        (Phase::Draining | Phase::Terminating, Wish::Gone) => {
+        (Phase::Draining | Phase::Quieting | Phase::Terminating, Wish::Gone) => {
             (Phase::Killing, vec![Action::SignalKill])
+        }
+        // Paused, it would not see a signal: the driver kills it.
+        (Phase::Suspending, Wish::Gone) => {
+            (Phase::Removing, vec![Action::RecordEnd, Action::Remove])
         }
 
         (Phase::BackingOff(_), Wish::RunNewer) => (Phase::Resolving, vec![Action::Resolve]),
-        (Phase::BackingOff(_), Wish::Rest) => {
+        (Phase::BackingOff(_), Wish::Rest | Wish::Suspend) => {
             (Phase::Resting(Rest::Stopped), vec![Action::RecordRest])
         }
         (Phase::BackingOff(_), Wish::Gone) => (Phase::Removing, vec![Action::Remove]),
 
         // As wanted already.
         (phase @ (Phase::Resolving | Phase::Running | Phase::BackingOff(_)), Wish::Run)
-        | (phase @ Phase::Resting(_), Wish::Rest) => (phase, vec![]),
+        | (phase @ Phase::Resting(Rest::Created | Rest::Stopped | Rest::Failed), Wish::Rest)
+        | (phase @ Phase::Resting(_), Wish::Suspend) => (phase, vec![]),
 
         // Cannot be turned round half-way: the owner kicks again when it is done.
         (
-            phase @ (Phase::Draining | Phase::Terminating),
-            Wish::Run | Wish::RunNewer | Wish::Rest,
+            phase @ (Phase::Draining | Phase::Quieting | Phase::Suspending | Phase::Terminating),
+            Wish::Run | Wish::RunNewer | Wish::Rest | Wish::Suspend,
         )
         | (
             phase @ (Phase::Adopting
@@ -264,7 +332,7 @@ fn on_kick(phase: Phase, wish: Wish) -> (Phase, Vec<Action>) {
             | Phase::Killing
             | Phase::Removing
             | Phase::Gone),
-            Wish::Run | Wish::RunNewer | Wish::Rest | Wish::Gone,
+            Wish::Run | Wish::RunNewer | Wish::Rest | Wish::Suspend | Wish::Gone,
         ) => (phase, vec![]),
     }
 }
@@ -286,11 +354,20 @@ fn on_exit(phase: Phase, after: AfterExit) -> (Phase, Vec<Action>) {
         }
         // It was asked to stop: policy has no say, but a machine that was to
         // be removed when it ends is.
-        (Phase::Draining | Phase::Terminating | Phase::Killing, AfterExit::Destroy) => {
-            (Phase::Removing, vec![Action::RecordEnd, Action::Remove])
-        }
         (
-            Phase::Draining | Phase::Terminating | Phase::Killing,
+            Phase::Draining
+            | Phase::Quieting
+            | Phase::Suspending
+            | Phase::Terminating
+            | Phase::Killing,
+            AfterExit::Destroy,
+        ) => (Phase::Removing, vec![Action::RecordEnd, Action::Remove]),
+        (
+            Phase::Draining
+            | Phase::Quieting
+            | Phase::Suspending
+            | Phase::Terminating
+            | Phase::Killing,
             AfterExit::RestartAt(_) | AfterExit::Stay | AfterExit::GiveUp,
         ) => (Phase::Resting(Rest::Stopped), vec![Action::RecordEnd]),
         // Without a process: told late or twice.
@@ -320,6 +397,8 @@ fn on_start_failed(phase: Phase, after: AfterFailure) -> (Phase, Vec<Action>) {
             | Phase::Resting(_)
             | Phase::Running
             | Phase::Draining
+            | Phase::Quieting
+            | Phase::Suspending
             | Phase::Terminating
             | Phase::Killing
             | Phase::BackingOff(_)

@@ -18,6 +18,10 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest pull and unpack of an image.
 pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1_800);
+/// Longest suspend: the driver bounds its own steps, and much memory takes long to write.
+pub(crate) const SUSPEND_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest reason for a failed start or suspend that is kept.
+pub(crate) const REASON_BYTES_MAX: usize = 4_096;
 /// Starts that fail because of the host are tried this often within `restart::WINDOW`.
 pub(crate) const HOST_FAILURES_MAX: u32 = 3;
 /// Longest one driver call (signal, remove, exec set-up) may take.

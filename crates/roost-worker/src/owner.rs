@@ -11,6 +11,7 @@
 
 mod actions;
 mod outcome;
+mod suspend;
 
 use crate::images::ResolvedImage;
 use crate::lifecycle::{Action, Event, Phase, Rest, Wish, on_event};
@@ -20,10 +21,10 @@ use crate::store::row::{NewEvent, Row, Wanted};
 use crate::worker::{Handle, Inner};
 use futures_util::future::BoxFuture;
 use outcome::Ending;
-use roost_host::driver::{Adoption, Origin, Running};
+use roost_host::driver::{Adoption, DriverError, MachineDriver, Origin, Running};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
-use roost_model::machine::{MachineExit, MachineState};
+use roost_model::machine::{MachineExit, MachineState, Rung};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,27 @@ enum Happened {
     Launched(Result<Running, StartFailure>),
     /// What became of a process of an earlier `roostd`.
     Adopted(Adoption),
+    /// A snapshot is kept, or why not, for people.
+    Suspended(Result<(), String>),
+}
+
+/// How the process that runs came to be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Arrival {
+    /// It was launched, from this.
+    Launched(Origin),
+    /// It was launched by an earlier `roostd`.
+    Adopted,
+    /// It could not be suspended and runs on.
+    RunsOn,
+}
+
+/// What is being started.
+struct Start {
+    row: Row,
+    driver: Arc<dyn MachineDriver>,
+    /// Once it is present.
+    image: Option<ResolvedImage>,
 }
 
 /// Why a start failed.
@@ -65,14 +87,16 @@ pub(crate) struct Owner {
     exit_watch: Option<BoxFuture<'static, MachineExit>>,
     /// Ends the checks of the process that runs.
     checks: Option<CancellationToken>,
-    /// The row and image that are being started.
-    starting: Option<Box<(Row, Option<ResolvedImage>)>>,
-    /// The process that runs.
-    running: Option<Running>,
+    /// The rung that it was launched on last.
+    rung: Option<Rung>,
+    starting: Option<Box<Start>>,
+    /// The host's id of the process that runs.
+    pid: Option<u32>,
+    arrival: Arrival,
     /// What is to be recorded of an end.
     ending: Option<Ending>,
-    /// Whether the process that runs was launched by an earlier `roostd`.
-    is_adopting: bool,
+    /// Why the suspend under way failed.
+    suspend_failure: Option<String>,
     /// Told once the machine is no longer being adopted.
     adopted: Option<oneshot::Sender<()>>,
 }
@@ -87,6 +111,7 @@ impl Owner {
     ) -> Self {
         let phase = match row.state {
             _ if row.vm_live => Phase::Adopting,
+            _ if row.has_snapshot => Phase::Resting(Rest::Suspended),
             MachineState::Created => Phase::Resting(Rest::Created),
             MachineState::Failed => Phase::Resting(Rest::Failed),
             MachineState::Starting => match row.restart_at {
@@ -97,6 +122,8 @@ impl Owner {
             MachineState::Started
             | MachineState::Stopping
             | MachineState::Stopped
+            | MachineState::Suspending
+            | MachineState::Suspended
             | MachineState::Destroying
             | MachineState::Destroyed => Phase::Resting(Rest::Stopped),
         };
@@ -109,10 +136,12 @@ impl Owner {
             operation: None,
             exit_watch: None,
             checks: None,
+            rung: row.rung,
             starting: None,
-            running: None,
+            pid: None,
+            arrival: Arrival::Adopted,
             ending: None,
-            is_adopting: phase == Phase::Adopting,
+            suspend_failure: None,
             adopted,
         }
     }
@@ -129,8 +158,8 @@ impl Owner {
         if self.phase == Phase::Adopting {
             self.begin_adoption();
         } else {
-            // One that was never launched has left nothing.
-            if self.current_generation > 0 {
+            // One that was never launched has left nothing, and a snapshot is kept.
+            if self.current_generation > 0 && self.phase != Phase::Resting(Rest::Suspended) {
                 self.clear_leftovers().await?;
             }
             if let Phase::BackingOff(at) = self.phase {
@@ -177,6 +206,7 @@ impl Owner {
             let wish = match row.wanted {
                 Wanted::Gone => Wish::Gone,
                 Wanted::Rest => Wish::Rest,
+                Wanted::Suspend => Wish::Suspend,
                 Wanted::Run if row.generation == self.current_generation => Wish::Run,
                 Wanted::Run => Wish::RunNewer,
             };
@@ -197,30 +227,38 @@ impl Owner {
             Happened::Event(event) => self.handle_event(event).await,
             Happened::Resolved(outcome) => match *outcome {
                 Ok(image) => {
-                    if let Some(starting) = &mut self.starting {
-                        starting.1 = Some(image);
+                    if let Some(start) = &mut self.starting {
+                        start.image = Some(image);
                     }
                     self.handle_event(Event::Resolved).await
                 }
                 Err(failure) => self.on_start_failure(failure).await,
             },
-            Happened::Launched(Ok(running)) => {
-                self.is_adopting = false;
-                self.running = Some(running);
+            Happened::Launched(Ok(Running { pid, origin })) => {
+                self.pid = Some(pid);
+                self.arrival = Arrival::Launched(origin);
                 self.handle_event(Event::Launched).await
             }
             Happened::Launched(Err(failure)) => self.on_start_failure(failure).await,
             Happened::Adopted(Adoption::Running { pid }) => {
-                self.running = Some(Running {
-                    pid,
-                    origin: Origin::Cold,
-                });
+                self.pid = Some(pid);
                 self.handle_event(Event::AdoptedRunning).await
             }
             Happened::Adopted(Adoption::Exited(exit)) => self.on_exit(exit).await,
-            Happened::Adopted(Adoption::Suspended | Adoption::Gone) => {
-                self.ending = Some(Ending::gone());
+            Happened::Adopted(Adoption::Suspended) => {
+                self.handle_event(Event::AdoptedSuspended).await
+            }
+            Happened::Adopted(Adoption::Gone) => {
+                self.ending = Some(match self.arrival {
+                    Arrival::RunsOn => Ending::gone_in_suspend(),
+                    Arrival::Adopted | Arrival::Launched(_) => Ending::gone(),
+                });
                 self.handle_event(Event::AdoptedGone).await
+            }
+            Happened::Suspended(Ok(())) => self.handle_event(Event::Suspended).await,
+            Happened::Suspended(Err(failure)) => {
+                self.suspend_failure = Some(failure);
+                self.handle_event(Event::SuspendFailed).await
             }
         }
     }
@@ -267,6 +305,17 @@ impl Owner {
                 self.drain();
                 Ok(())
             }
+            Action::Suspend => {
+                self.suspend();
+                Ok(())
+            }
+            Action::RecordSuspended => self.record_suspended().await,
+            Action::RecordSuspendFailed => self.record_suspend_failed().await,
+            Action::Adopt => {
+                self.begin_adoption();
+                Ok(())
+            }
+            Action::DiscardSnapshot => self.discard_snapshot().await,
             Action::SignalStop => self.signal_stop().await,
             Action::SignalKill => self.signal_kill().await,
             Action::ForceRemove => self.force_remove().await,
@@ -279,6 +328,11 @@ impl Owner {
             Action::Remove => self.remove().await,
             Action::Forget => self.forget().await,
         }
+    }
+
+    /// The driver that looks after what was launched.
+    fn driver(&self) -> Result<Arc<dyn MachineDriver>, DriverError> {
+        self.inner.driver_of(&self.id, self.rung)
     }
 
     /// Reads the machine's row.

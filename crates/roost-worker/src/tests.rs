@@ -5,21 +5,24 @@ mod disk_full;
 mod kill;
 mod lifecycle;
 pub(crate) mod power;
+mod rungs;
 pub(crate) mod samples;
+mod suspend;
 mod traffic;
 
 use crate::housekeeping::NoHousekeeper;
 use crate::images::{ImageSource, ResolvedImage};
 use crate::store::Store;
-use crate::{Worker, WorkerConfig, WorkerParts};
+use crate::{Drivers, Standing, Worker, WorkerConfig, WorkerParts};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use roost_auth::seal::SealingKey;
+use roost_host::driver::{RootFs, RootFsKind};
 use roost_host::fake::{FakeDriver, FakeHost};
 use roost_model::error::{ErrorCode, Retry};
 use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
-use roost_model::machine::MachineState;
+use roost_model::machine::{MachineState, Rung};
 use roost_proto::traffic::TrafficGauge;
 use roost_proto::worker::{MachineStatus, WaitFor, WorkerApi as _, WorkerError};
 use roost_runtime::clock::SystemClock;
@@ -39,10 +42,22 @@ struct FakeImages {
 
 #[async_trait]
 impl ImageSource for FakeImages {
-    async fn resolve(&self, _: &MachineId, image: &ImageRef) -> Result<ResolvedImage, WorkerError> {
+    async fn resolve(
+        &self,
+        _: &MachineId,
+        image: &ImageRef,
+        kind: RootFsKind,
+    ) -> Result<ResolvedImage, WorkerError> {
         self.asked.lock().push(image.clone());
+        let root_fs = match kind {
+            RootFsKind::Layers => RootFs::Layers(vec![]),
+            RootFsKind::Image => RootFs::Image("/image".into()),
+        };
         match *self.refusal.lock() {
-            None => Ok(samples::image("/app", "")),
+            None => Ok(ResolvedImage {
+                root_fs,
+                ..samples::image("/app", "")
+            }),
             Some(message) => Err(WorkerError::Image {
                 message: message.into(),
                 code: ErrorCode("image-not-found"),
@@ -85,6 +100,11 @@ struct Run {
 
 impl Node {
     fn new() -> Self {
+        Self::on(Rung::Container)
+    }
+
+    /// A node whose machines are on this rung.
+    fn on(rung: Rung) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = WorkerConfig {
             data_dir: dir.path().to_owned(),
@@ -99,7 +119,7 @@ impl Node {
         };
         Self {
             dir,
-            host: FakeHost::new(),
+            host: FakeHost::of_rung(rung),
             images: Arc::default(),
             gauge: Arc::default(),
             config,
@@ -126,9 +146,21 @@ impl Node {
     }
 
     async fn start_with(&self, driver: Arc<FakeDriver>, store: Store) -> Run {
+        let drivers = Drivers::new();
+        drivers.set(driver.clone(), Standing::Proven);
+        self.start_parts(driver, drivers, store).await
+    }
+
+    /// With drivers of several rungs.
+    async fn start_on(&self, drivers: Drivers) -> Run {
+        self.start_parts(self.host.driver(), drivers, self.store())
+            .await
+    }
+
+    async fn start_parts(&self, driver: Arc<FakeDriver>, drivers: Drivers, store: Store) -> Run {
         let tasks = Tasks::new();
         let parts = WorkerParts {
-            driver: driver.clone(),
+            drivers,
             images: self.images.clone(),
             gauge: self.gauge.clone(),
             clock: Arc::new(SystemClock),

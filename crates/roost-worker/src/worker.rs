@@ -2,6 +2,7 @@
 
 use crate::board::{Board, Entry};
 use crate::config::{StartWorkerError, WorkerConfig};
+use crate::drivers::Drivers;
 use crate::housekeeping;
 use crate::images::ImageSource;
 use crate::limits;
@@ -9,9 +10,9 @@ use crate::owner::Owner;
 use crate::store::Store;
 use crate::store::row::Row;
 use parking_lot::Mutex;
-use roost_host::driver::MachineDriver;
+use roost_host::driver::{DriverError, MachineDriver};
 use roost_model::id::MachineId;
-use roost_model::machine::MachineState;
+use roost_model::machine::{MachineState, Rung};
 use roost_proto::traffic::{TrafficFeed, TrafficGauge};
 use roost_proto::worker::{MachineStatus, SecretEnv};
 use roost_runtime::clock::Clock;
@@ -56,7 +57,7 @@ impl Handle {
 pub(crate) struct Inner {
     pub(crate) config: WorkerConfig,
     pub(crate) store: Store,
-    pub(crate) driver: Arc<dyn MachineDriver>,
+    pub(crate) drivers: Drivers,
     pub(crate) images: Arc<dyn ImageSource>,
     pub(crate) gauge: Arc<dyn TrafficGauge>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -70,8 +71,8 @@ pub(crate) struct Inner {
 /// What a worker needs of others.
 #[derive(Clone)]
 pub struct WorkerParts {
-    /// Runs machines.
-    pub driver: Arc<dyn MachineDriver>,
+    /// Run machines, by rung.
+    pub drivers: Drivers,
     /// Has images.
     pub images: Arc<dyn ImageSource>,
     /// Knows requests under way.
@@ -83,7 +84,7 @@ pub struct WorkerParts {
 impl std::fmt::Debug for WorkerParts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WorkerParts")
-            .field("driver", &self.driver)
+            .field("drivers", &self.drivers)
             .finish_non_exhaustive()
     }
 }
@@ -123,7 +124,7 @@ impl Worker {
             .await
             .map_err(|source| StartWorkerError::OpenDatabase { path, source })?;
         let WorkerParts {
-            driver,
+            drivers,
             images,
             gauge,
             clock,
@@ -131,7 +132,7 @@ impl Worker {
         let inner = Arc::new(Inner {
             config,
             store,
-            driver,
+            drivers,
             images,
             gauge,
             clock,
@@ -188,6 +189,18 @@ impl Inner {
         handles.insert(row.id.clone(), Arc::clone(&handle));
         let owner = Owner::new(Arc::clone(self), row, handle, adopted);
         self.tasks.spawn("machine owner", owner.run());
+    }
+
+    /// The driver that looks after a machine that was launched last on `rung`.
+    pub(crate) fn driver_of(
+        &self,
+        id: &MachineId,
+        rung: Option<Rung>,
+    ) -> Result<Arc<dyn MachineDriver>, DriverError> {
+        match rung {
+            Some(rung) => self.drivers.of(rung),
+            None => Err(DriverError::NotRunning(id.clone())),
+        }
     }
 
     /// Wakes the owner of a machine.
@@ -263,7 +276,9 @@ impl Inner {
             image_digest: row.image_digest,
             private_ipv4: addresses.map_or(Ipv4Addr::UNSPECIFIED, |addresses| addresses.ipv4),
             private_ipv6: addresses.map_or(Ipv6Addr::UNSPECIFIED, |addresses| addresses.ipv6),
-            rung: self.driver.rung(),
+            rung: row
+                .rung
+                .unwrap_or_else(|| self.drivers.rung_for(row.spec.isolation)),
             pid: entry.as_ref().and_then(|entry| entry.pid),
             checks: entry
                 .map(|entry| entry.check_statuses(row.updated_at))

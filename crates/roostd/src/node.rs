@@ -19,19 +19,20 @@ use roost_auth::seal::SealingKey;
 use roost_auth::token::TokenSecret;
 use roost_edge::{Edge, EdgeConfig, LocalCertificates, TrafficCounter};
 use roost_host::container::{ContainerConfig, ContainerDriver, ContainerRuntime};
-use roost_host::driver::MachineDriver;
 use roost_host::net::PacketPlumber;
 use roost_host::net::addresses::NodeNetwork;
 use roost_host::net::linux::{LinuxPlumber, NetConfig, existing_routes};
 use roost_host::net::sysctl::DEFAULT_RECORD;
+use roost_host::shim::ShimConfig;
 use roost_image::Images;
+use roost_model::machine::Isolation;
 use roost_observe::store::LogStore;
 use roost_proto::traffic::TrafficFeed;
 use roost_runtime::clock::SystemClock;
 use roost_runtime::fs::{ensure_dir, write_atomic};
 use roost_runtime::tasks::Tasks;
 use roost_store::Store;
-use roost_worker::{Worker, WorkerConfig, WorkerParts};
+use roost_worker::{Drivers, Standing, Worker, WorkerConfig, WorkerParts};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -91,9 +92,9 @@ impl Node {
 
         let counter = TrafficCounter::new();
         let network = open_network(config).await?;
-        let driver = open_driver(config, network).await?;
+        let drivers = open_drivers(config, network).await?;
         let parts = WorkerParts {
-            driver: driver.clone(),
+            drivers: drivers.clone(),
             images: Arc::new(images.clone()),
             gauge: counter.clone(),
             clock: Arc::new(SystemClock),
@@ -105,7 +106,8 @@ impl Node {
         let edge = bind_edge(config, worker.traffic(), counter, tasks).await?;
 
         let token = admin_token(config)?;
-        let facts = facts(config, &edge, driver.rung().as_str());
+        let isolation = drivers.choose(Isolation::Default)?.rung();
+        let facts = facts(config, &edge, isolation.as_str());
         let api = ApiState::new(ApiParts {
             store,
             worker,
@@ -175,7 +177,7 @@ async fn open_network(config: &NodeConfig) -> Result<NodeNetwork> {
     Ok(network)
 }
 
-async fn open_driver(config: &NodeConfig, network: NodeNetwork) -> Result<Arc<dyn MachineDriver>> {
+async fn open_drivers(config: &NodeConfig, network: NodeNetwork) -> Result<Drivers> {
     let plumber: Arc<dyn PacketPlumber> = Arc::new(LinuxPlumber::new(NetConfig {
         tag: config.tag,
         network,
@@ -186,18 +188,22 @@ async fn open_driver(config: &NodeConfig, network: NodeNetwork) -> Result<Arc<dy
         .await
         .context("set up the node's network")?;
     let driver = ContainerDriver::new(ContainerConfig {
-        tag: config.tag,
-        run_dir: config.paths.run.join("machines"),
-        data_dir: config.paths.machines(),
-        shim: config.shim.clone(),
+        shims: ShimConfig {
+            tag: config.tag,
+            run_dir: config.paths.run.join("machines"),
+            data_dir: config.paths.machines(),
+            plumber,
+        },
+        program: config.shim.clone(),
         runtime: match &config.runtime {
             RuntimeChoice::Library => ContainerRuntime::Library,
             RuntimeChoice::External(path) => ContainerRuntime::External(path.clone()),
         },
-        plumber,
     })
     .context("set up the container driver")?;
-    Ok(Arc::new(driver))
+    let drivers = Drivers::new();
+    drivers.set(Arc::new(driver), Standing::Proven);
+    Ok(drivers)
 }
 
 fn worker_config(

@@ -156,9 +156,13 @@ pub(crate) async fn begin_deletion(
 
 fn is_running(state: MachineState) -> bool {
     match state {
-        MachineState::Starting | MachineState::Started | MachineState::Stopping => true,
+        MachineState::Starting
+        | MachineState::Started
+        | MachineState::Stopping
+        | MachineState::Suspending => true,
         MachineState::Created
         | MachineState::Stopped
+        | MachineState::Suspended
         | MachineState::Failed
         | MachineState::Destroying
         | MachineState::Destroyed => false,

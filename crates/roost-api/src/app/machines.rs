@@ -280,6 +280,21 @@ fn parse_timeout(value: &serde_json::Value) -> Result<Duration, ApiError> {
     }
 }
 
+/// Begins to suspend a machine.
+pub(crate) async fn suspend(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    app: &AppName,
+    id: &MachineId,
+) -> Result<(), ApiError> {
+    ctx.allow(Action::ManageMachines, Some(app))?;
+    find_free(state, app, id).await?;
+    let (worker, id) = (state.worker.clone(), id.clone());
+    ctx.supervised(state, async move { Ok(worker.suspend_machine(&id).await?) })
+        .await?;
+    Ok(())
+}
+
 /// Stops and starts a machine.
 pub(crate) async fn restart(
     ctx: &RequestCtx,

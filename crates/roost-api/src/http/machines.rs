@@ -137,6 +137,20 @@ pub(super) async fn stop(
     Ok(DONE)
 }
 
+/// Begin to suspend a machine: its memory goes to disk, and a start goes on from there.
+#[utoipa::path(post, path = "/v1/apps/{app}/machines/{id}/suspend", tag = "machines", operation_id = "suspend_machine",
+    params(("app" = String, Path, description = "name of the app"), ("id" = String, Path, description = "id of the machine")),
+    responses((status = 200, body = OkResponse), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
+pub(super) async fn suspend(
+    State(state): State<ApiState>,
+    ctx: RequestCtx,
+    Route((name, id)): At,
+) -> Done {
+    app::suspend(&ctx, &state, &name, &id).await?;
+    Ok(DONE)
+}
+
 /// Stop and start a machine.
 #[utoipa::path(post, path = "/v1/apps/{app}/machines/{id}/restart", tag = "machines", operation_id = "restart_machine",
     params(("app" = String, Path, description = "name of the app"), ("id" = String, Path, description = "id of the machine")),

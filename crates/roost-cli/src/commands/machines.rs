@@ -6,7 +6,7 @@ use crate::error::{CliError, Exit};
 use crate::limits;
 use crate::output::{Output, printable, table};
 use crate::project::app_name;
-use roost_proto::rest::{AppList, ExecRequest, ExecResponse, Machine};
+use roost_proto::rest::{AppList, ExecRequest, ExecResponse, Machine, MachineEvent};
 use std::time::{Duration, Instant};
 
 /// Longest wait that the API takes in one request.
@@ -34,6 +34,9 @@ pub(crate) async fn run(
         }
         MachinesCommand::Stop(machine) => {
             act(client, global, &machine.machine, "stop", output).await?
+        }
+        MachinesCommand::Suspend(machine) => {
+            act(client, global, &machine.machine, "suspend", output).await?
         }
         MachinesCommand::Restart(machine) => {
             act(client, global, &machine.machine, "restart", output).await?
@@ -140,9 +143,14 @@ async fn act(
     let answer: serde_json::Value = client
         .post(&format!("{}/{action}", path(&machine)), NOTHING)
         .await?;
+    let state = match action {
+        "stop" => " --state stopped",
+        "suspend" => " --state suspended",
+        _ => "",
+    };
     output.result(&answer, || {
         format!(
-            "{action} {}: begun; `roost machines wait {}` waits for it",
+            "{action} {}: begun; `roost machines wait {}{state}` waits for it",
             machine.id, machine.id
         )
     });
@@ -291,6 +299,7 @@ pub(crate) fn table_of(machines: &[Machine]) -> String {
                 machine.id.clone(),
                 machine.name.clone(),
                 format!("{}{cordoned}", machine.state),
+                machine.rung.clone(),
                 checks,
                 machine.region.clone(),
                 machine.private_ipv4.clone(),
@@ -300,7 +309,7 @@ pub(crate) fn table_of(machines: &[Machine]) -> String {
         .collect();
     table(
         &[
-            "id", "name", "state", "checks", "region", "address", "image",
+            "id", "name", "state", "rung", "checks", "region", "address", "image",
         ],
         rows,
     )
@@ -309,7 +318,7 @@ pub(crate) fn table_of(machines: &[Machine]) -> String {
 fn describe(machine: &Machine) -> String {
     let mut text = table_of(std::slice::from_ref(machine));
     if let Some(reason) = &machine.state_reason {
-        text.push_str(&format!("\nreason: {reason}"));
+        text.push_str(&format!("\nreason: {}", printable(reason)));
     }
     for check in &machine.checks {
         text.push_str(&format!(
@@ -321,14 +330,26 @@ fn describe(machine: &Machine) -> String {
     }
     for event in &machine.events {
         text.push_str(&format!(
-            "\n{}  {} → {} ({})",
+            "\n{}  {} → {} ({}){}",
             crate::output::date(event.timestamp),
             event.kind,
             event.status,
-            event.source
+            event.source,
+            said_of(event)
         ));
     }
     text
+}
+
+/// What an event says beyond its kind.
+fn said_of(event: &MachineEvent) -> String {
+    let text = |key: &str| event.request.get(key).and_then(serde_json::Value::as_str);
+    let is_resumed = event.request.get("resumed") == Some(&true.into());
+    match text("reason").or_else(|| text("error")) {
+        Some(reason) => format!(": {}", printable(reason)),
+        None if is_resumed => ": resumed".to_owned(),
+        None => String::new(),
+    }
 }
 
 #[cfg(test)]

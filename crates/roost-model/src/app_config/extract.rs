@@ -10,7 +10,7 @@ use super::{
 };
 use crate::duration::parse_go_duration;
 use crate::limits;
-use crate::machine::{Guest, StopSignal};
+use crate::machine::{Guest, Isolation, StopSignal};
 use crate::name::{AppName, check_env_name};
 use crate::size::ByteSize;
 use std::collections::BTreeMap;
@@ -49,6 +49,7 @@ pub(super) fn app_config(root: &Node, findings: &mut Findings) -> AppConfig {
         primary_region: text(root, "primary_region"),
         kill_signal: kill_signal(root, findings),
         kill_timeout,
+        isolation: isolation(root, findings),
         build: build(root, findings),
         deploy: deploy(root, findings),
         env: env(root, findings),
@@ -144,6 +145,18 @@ fn kill_signal(root: &Node, findings: &mut Findings) -> Option<StopSignal> {
         findings.error(node.line, "kill_signal", format!("must be one of {known}"));
     }
     signal
+}
+
+fn isolation(root: &Node, findings: &mut Findings) -> Option<Isolation> {
+    let node = root.get("isolation")?;
+    match Isolation::parse(node.text()?) {
+        Ok(isolation) => Some(isolation),
+        Err(_) => {
+            let known = Isolation::WORDS.join(", ");
+            findings.error(node.line, "isolation", format!("must be one of {known}"));
+            None
+        }
+    }
 }
 
 fn build(root: &Node, findings: &mut Findings) -> BuildSection {

@@ -92,6 +92,7 @@ pub const KEYS: &[KeyRule] = &[
     key("primary_region", Text, Honoured),
     key("kill_signal", Text, Honoured),
     key("kill_timeout", Duration, Honoured),
+    key("isolation", Text, Honoured),
     key(
         "swap_size_mb",
         Any,

@@ -2,6 +2,7 @@
 
 use super::keys::{ALIASES, KEYS, Status, rule};
 use super::{AppConfig, ConfigErrors, ConfigWarning, FileSource, parse};
+use crate::machine::{Isolation, Rung};
 use crate::size::ByteSize;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -106,6 +107,7 @@ app = "web"
 primary_region = "fra"
 kill_signal = "SIGTERM"
 kill_timeout = 30
+isolation = "vm-emulated"
 
 [build]
 dockerfile = "deploy/Dockerfile"
@@ -153,6 +155,7 @@ raw_value = "hello"
 "#);
     assert_eq!(config.app.as_deref(), Some("web"));
     assert_eq!(config.kill_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(config.isolation, Some(Isolation::Rung(Rung::VmEmulated)));
     assert_eq!(config.deploy.max_unavailable, Some(0.25));
     assert_eq!(config.env["PORT"], "3000");
     assert_eq!(config.build.args["VERSION"], "3");

@@ -7,7 +7,7 @@ use super::{
 use crate::duration::WireDuration;
 use base64::Engine as _;
 use roost_model::machine::{
-    Check, CheckKind, CpuKind, MachineFile, MachineSpec, RestartWhen, Service,
+    Check, CheckKind, CpuKind, Isolation, MachineFile, MachineSpec, RestartWhen, Service,
 };
 
 impl From<&MachineSpec> for MachineConfig {
@@ -31,6 +31,9 @@ impl From<&MachineSpec> for MachineConfig {
                 memory_mb: spec.guest.memory.as_mib(),
             }),
             size: None,
+            // An addition of roost: left out unless somebody asked for it.
+            isolation: (spec.isolation != Isolation::Default)
+                .then(|| spec.isolation.as_str().to_owned()),
             rootfs: Some(RootfsConfig {
                 size_gb: spec.root_disk.as_mib() / 1024,
             }),

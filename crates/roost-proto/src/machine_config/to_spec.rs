@@ -9,8 +9,8 @@ use base64::Engine as _;
 use roost_model::image_ref::ImageRef;
 use roost_model::limits;
 use roost_model::machine::{
-    Check, CheckKind, CpuKind, Guest, MachineFile, MachineSpec, ProcessSpec, RestartPolicy,
-    RestartWhen, Service, ServiceProtocol, StopConfig, StopSignal,
+    Check, CheckKind, CpuKind, Guest, Isolation, MachineFile, MachineSpec, ProcessSpec,
+    RestartPolicy, RestartWhen, Service, ServiceProtocol, StopConfig, StopSignal,
 };
 use roost_model::name::check_env_name;
 use roost_model::size::ByteSize;
@@ -39,6 +39,7 @@ impl MachineConfig {
             .ok();
         self.check_env(&mut faults);
         let guest = self.to_guest(&mut faults);
+        let isolation = self.to_isolation(&mut faults);
         let root_disk = self.to_root_disk(&mut faults);
         let services = self.to_services(&mut faults);
         let checks = self.to_checks(&mut faults);
@@ -60,6 +61,7 @@ impl MachineConfig {
                 region: identity.region,
                 image,
                 process,
+                isolation,
                 guest,
                 root_disk,
                 services,
@@ -105,6 +107,16 @@ impl MachineConfig {
             }),
             (Some(guest), None) => guest.to_guest(faults),
         }
+    }
+
+    fn to_isolation(&self, faults: &mut Faults) -> Isolation {
+        let Some(text) = &self.isolation else {
+            return Isolation::Default;
+        };
+        Isolation::parse(text).unwrap_or_else(|error| {
+            faults.add("isolation", error.to_string());
+            Isolation::Default
+        })
     }
 
     fn to_root_disk(&self, faults: &mut Faults) -> ByteSize {

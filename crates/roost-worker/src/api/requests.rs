@@ -36,6 +36,8 @@ pub(super) fn new_row(
         generation,
         launched_generation: 0,
         vm_live: false,
+        rung: None,
+        has_snapshot: false,
         slot: None,
         cordoned: false,
         image_digest: None,
@@ -67,9 +69,13 @@ fn refuse_if_going(row: &Row, what: &str) -> Result<(), Refusal> {
 /// Whether a process runs, or is on its way.
 fn is_up(row: &Row) -> bool {
     match row.state {
-        MachineState::Starting | MachineState::Started | MachineState::Stopping => true,
+        MachineState::Starting
+        | MachineState::Started
+        | MachineState::Stopping
+        | MachineState::Suspending => true,
         MachineState::Created
         | MachineState::Stopped
+        | MachineState::Suspended
         | MachineState::Failed
         | MachineState::Destroying
         | MachineState::Destroyed => row.vm_live || row.wanted == Wanted::Run,
@@ -84,8 +90,11 @@ fn want_run(row: &mut Row) {
         MachineState::Created
         | MachineState::Starting
         | MachineState::Stopped
+        | MachineState::Suspended
         | MachineState::Failed => MachineState::Starting,
-        state @ (MachineState::Destroying | MachineState::Destroyed) => state,
+        state @ (MachineState::Suspending | MachineState::Destroying | MachineState::Destroyed) => {
+            state
+        }
     };
     row.wanted = Wanted::Run;
     row.restart_at = None;
@@ -108,17 +117,52 @@ pub(super) fn stop(
     timeout: Option<Duration>,
 ) -> Outcome {
     refuse_if_going(row, "stopped")?;
-    if !is_up(row) {
+    // A suspended one is stopped too: its snapshot is dropped.
+    if !is_up(row) && !row.has_snapshot {
         return Ok(vec![]);
     }
-    row.state = MachineState::Stopping;
+    row.state = match row.state {
+        MachineState::Suspending => MachineState::Suspending,
+        _ => MachineState::Stopping,
+    };
     row.wanted = Wanted::Rest;
     row.stop_asked = StopAsked { signal, timeout };
     Ok(vec![NewEvent::by_user("stop")])
 }
 
+/// Suspends a machine on a rung that can.
+pub(super) fn suspend(row: &mut Row) -> Outcome {
+    refuse_if_going(row, "suspended")?;
+    if row.wanted == Wanted::Suspend {
+        return Ok(vec![]);
+    }
+    if row.state != MachineState::Started || row.wanted != Wanted::Run {
+        return Err(Refusal(format!(
+            "machine {} is {}: only a started machine can be suspended",
+            row.id,
+            row.state.as_str()
+        )));
+    }
+    row.state = MachineState::Suspending;
+    row.wanted = Wanted::Suspend;
+    Ok(vec![NewEvent::by_user("suspend")])
+}
+
+/// A snapshot under way is of the version that runs: a new one must wait for it.
+fn refuse_while_suspending(row: &Row, what: &str) -> Result<(), Refusal> {
+    if row.state == MachineState::Suspending {
+        return Err(Refusal(format!(
+            "machine {} is suspending: wait until it is suspended before it is {what}",
+            row.id
+        )));
+    }
+    Ok(())
+}
+
 pub(super) fn restart(row: &mut Row) -> Outcome {
     refuse_if_going(row, "restarted")?;
+    refuse_while_suspending(row, "restarted")?;
+    row.has_snapshot = false;
     want_run(row);
     Ok(vec![NewEvent::by_user("restart")])
 }
@@ -158,6 +202,7 @@ pub(super) fn update(
     instance_id: InstanceId,
 ) -> Outcome {
     refuse_if_going(row, "updated")?;
+    refuse_while_suspending(row, "updated")?;
     if let Some(seen) = &request.current_version
         && *seen != row.instance_id
     {
@@ -189,7 +234,10 @@ pub(super) fn update(
     row.instance_id = instance_id;
     match request.launch {
         Launch::Start => want_run(row),
+        // Its snapshot is of the old version.
+        Launch::Skip if row.has_snapshot => row.wanted = Wanted::Rest,
         Launch::Skip => {}
     }
+    row.has_snapshot = false;
     Ok(vec![NewEvent::by_user("update")])
 }

@@ -2,6 +2,7 @@
 
 use super::{ImageSource, ResolvedImage};
 use async_trait::async_trait;
+use roost_host::driver::{RootFs, RootFsKind};
 use roost_image::{Image, Images, NoProgress, PullError, is_no_space};
 use roost_model::error::{ErrorCode, Retry, chain};
 use roost_model::id::MachineId;
@@ -57,22 +58,35 @@ async fn find(images: &Images, reference: &ImageRef) -> Result<Image, WorkerErro
         .map_err(|error| pull_failure(&error))
 }
 
+async fn root_fs(images: &Images, image: &Image, kind: RootFsKind) -> Result<RootFs, WorkerError> {
+    match kind {
+        RootFsKind::Layers => {
+            let layers = images.rootfs_layers(image).await;
+            let refused = |error| failure(&error, "image-unpack-failed", Retry::Never);
+            layers.map(RootFs::Layers).map_err(refused)
+        }
+        RootFsKind::Image => {
+            let file = images.root_image(image).await;
+            let refused = |error| failure(&error, "image-unpack-failed", Retry::Never);
+            file.map(RootFs::Image).map_err(refused)
+        }
+    }
+}
+
 #[async_trait]
 impl ImageSource for Images {
     async fn resolve(
         &self,
         machine: &MachineId,
         reference: &ImageRef,
+        kind: RootFsKind,
     ) -> Result<ResolvedImage, WorkerError> {
         let image = find(self, reference).await?;
         // Held before it is unpacked, so that the collector leaves it alone.
         self.retain(&owner_of(machine), &image.digest)
             .await
             .map_err(|error| failure(&error, "image-store-failed", Retry::Backoff))?;
-        let layers = self
-            .rootfs_layers(&image)
-            .await
-            .map_err(|error| failure(&error, "image-unpack-failed", Retry::Never))?;
+        let root_fs = root_fs(self, &image, kind).await?;
         let split = |text: &String| {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             (name.to_owned(), value.to_owned())
@@ -85,7 +99,7 @@ impl ImageSource for Images {
             user: image.config.user,
             workdir: image.config.workdir,
             stop_signal: image.config.stop_signal,
-            layers,
+            root_fs,
         })
     }
 

@@ -5,15 +5,18 @@ use roost_model::time::Timestamp;
 
 const AT: Timestamp = Timestamp::from_ms(5);
 
-const PHASES: [Phase; 13] = [
+const PHASES: [Phase; 16] = [
     Phase::Adopting,
     Phase::Resting(Rest::Created),
     Phase::Resting(Rest::Stopped),
+    Phase::Resting(Rest::Suspended),
     Phase::Resting(Rest::Failed),
     Phase::Resolving,
     Phase::Launching,
     Phase::Running,
     Phase::Draining,
+    Phase::Quieting,
+    Phase::Suspending,
     Phase::Terminating,
     Phase::Killing,
     Phase::BackingOff(AT),
@@ -21,7 +24,7 @@ const PHASES: [Phase; 13] = [
     Phase::Gone,
 ];
 
-const EVENTS: [Event; 19] = [
+const EVENTS: [Event; 22] = [
     Event::Kick(Wish::Run),
     Event::Kick(Wish::RunNewer),
     Event::Kick(Wish::Rest),
@@ -40,7 +43,10 @@ const EVENTS: [Event; 19] = [
     Event::SignalTimedOut,
     Event::BackoffElapsed,
     Event::Removed,
-    Event::Kick(Wish::Run),
+    Event::Kick(Wish::Suspend),
+    Event::AdoptedSuspended,
+    Event::Suspended,
+    Event::SuspendFailed,
 ];
 
 fn run(start: Phase, events: &[Event]) -> (Phase, Vec<Action>) {
@@ -56,7 +62,12 @@ fn run(start: Phase, events: &[Event]) -> (Phase, Vec<Action>) {
 
 fn has_process(phase: Phase) -> bool {
     match phase {
-        Phase::Running | Phase::Draining | Phase::Terminating | Phase::Killing => true,
+        Phase::Running
+        | Phase::Draining
+        | Phase::Quieting
+        | Phase::Suspending
+        | Phase::Terminating
+        | Phase::Killing => true,
         // May have one.
         Phase::Adopting | Phase::Launching => true,
         Phase::Resting(_)
@@ -143,6 +154,54 @@ fn what_is_to_be_gone_is_killed_at_once_however_far_its_stop_is() {
 }
 
 #[test]
+fn a_suspended_machine_keeps_its_snapshot_until_it_is_wanted_otherwise() {
+    let (phase, actions) = run(
+        Phase::Running,
+        &[
+            Event::Kick(Wish::Suspend),
+            Event::Kick(Wish::Suspend),
+            Event::Drained,
+            Event::Suspended,
+            Event::Kick(Wish::Suspend),
+        ],
+    );
+    assert_eq!(phase, Phase::Resting(Rest::Suspended));
+    assert_eq!(
+        actions,
+        [
+            Action::Withdraw,
+            Action::Drain,
+            Action::Suspend,
+            Action::RecordSuspended
+        ]
+    );
+    for (wish, action) in [
+        (Wish::Run, Action::Resolve),
+        (Wish::RunNewer, Action::Resolve),
+        (Wish::Rest, Action::DiscardSnapshot),
+        (Wish::Gone, Action::Remove),
+    ] {
+        let (_, actions) = on_event(phase, Event::Kick(wish));
+        assert_eq!(actions, [action], "{wish:?}");
+    }
+}
+
+#[test]
+fn a_suspend_that_fails_finds_out_what_became_of_the_machine() {
+    let events = [
+        Event::Kick(Wish::Run),
+        Event::SuspendFailed,
+        Event::Kick(Wish::Run),
+    ];
+    let (phase, actions) = run(Phase::Suspending, &events);
+    assert_eq!(phase, Phase::Adopting);
+    assert_eq!(actions, [Action::RecordSuspendFailed, Action::Adopt]);
+    let (phase, actions) = on_event(phase, Event::AdoptedSuspended);
+    assert_eq!(phase, Phase::Resting(Rest::Suspended));
+    assert_eq!(actions, [Action::RecordSuspended]);
+}
+
+#[test]
 fn an_update_stops_and_then_starts() {
     let (phase, actions) = run(
         Phase::Running,
@@ -200,7 +259,8 @@ fn a_process_is_never_left_without_its_end_recorded() {
             let (next, actions) = on_event(phase, event);
             if has_process(phase) && !has_process(next) {
                 assert!(
-                    actions.contains(&Action::RecordEnd),
+                    actions.contains(&Action::RecordEnd)
+                        || actions.contains(&Action::RecordSuspended),
                     "{phase:?} {event:?}: {actions:?}"
                 );
             }
@@ -213,7 +273,9 @@ fn a_process_is_never_left_without_its_end_recorded() {
 
 #[test]
 fn a_machine_with_a_process_is_not_removed_before_its_end() {
-    for phase in PHASES.into_iter().filter(|phase| has_process(*phase)) {
+    // The record of the end of one that is being suspended kills what runs.
+    let is_meant = |phase: &Phase| has_process(*phase) && *phase != Phase::Suspending;
+    for phase in PHASES.into_iter().filter(is_meant) {
         let (next, actions) = on_event(phase, Event::Kick(Wish::Gone));
         assert_ne!(next, Phase::Removing, "{phase:?}");
         assert!(!actions.contains(&Action::Remove), "{phase:?}");

@@ -1,7 +1,7 @@
 //! What an owner does: each action of `lifecycle` in one method.
 
-use super::outcome::Ending;
-use super::{Happened, Owner, StartFailure, Stopped};
+use super::outcome::{Ending, bounded};
+use super::{Arrival, Happened, Owner, Start, StartFailure, Stopped};
 use crate::health;
 use crate::images::ResolvedImage;
 use crate::launch::{plan_stop, resolve_process};
@@ -10,10 +10,10 @@ use crate::limits;
 use crate::store::row::{NewEvent, Row, StopAsked, Wanted};
 use crate::worker::{Inner, entry_of};
 use futures_util::FutureExt as _;
-use roost_host::driver::{Adoption, DriverError, IdRange, LaunchConfig, RootFs};
+use roost_host::driver::{Adoption, DriverError, IdRange, LaunchConfig, Origin};
 use roost_model::error::{Retry, chain};
 use roost_model::id::MachineId;
-use roost_model::machine::{ExitCause, MachineExit, MachineState};
+use roost_model::machine::{ExitCause, MachineExit, MachineState, Rung};
 use roost_model::restart::WINDOW;
 use roost_model::time::Timestamp;
 use roost_proto::worker::WorkerError;
@@ -23,12 +23,17 @@ use std::time::Duration;
 const SIGKILL: i32 = 9;
 
 impl Owner {
-    /// Finds out what became of the process of an earlier `roostd`.
+    /// Finds out what became of the process of an earlier `roostd`, or of one
+    /// that could not be suspended.
     pub(super) fn begin_adoption(&mut self) {
-        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+        let (inner, id, rung) = (Arc::clone(&self.inner), self.id.clone(), self.rung);
         let adoption = async move {
             loop {
-                match inner.driver.adopt(&id).await {
+                let adopted = match inner.driver_of(&id, rung) {
+                    Ok(driver) => driver.adopt(&id).await,
+                    Err(error) => Err(error),
+                };
+                match adopted {
                     Ok(adoption) => return Happened::Adopted(adoption),
                     Err(DriverError::NotRunning(_)) => return Happened::Adopted(Adoption::Gone),
                     Err(error) => {
@@ -43,7 +48,11 @@ impl Owner {
 
     /// Removes what a kill between the record of an end and its clearing left.
     pub(super) async fn clear_leftovers(&mut self) -> Result<(), Stopped> {
-        match self.inner.driver.list().await {
+        let listed = match self.driver() {
+            Ok(driver) => driver.list().await,
+            Err(error) => Err(error),
+        };
+        match listed {
             Ok(listed) if !listed.contains(&self.id) => Ok(()),
             // Not knowing is no reason not to clear: removal is idempotent.
             Ok(_) | Err(_) => self.clear_host().await,
@@ -51,10 +60,10 @@ impl Owner {
     }
 
     /// Has the driver remove what is left on the host, until it succeeds.
-    async fn clear_host(&mut self) -> Result<(), Stopped> {
+    pub(super) async fn clear_host(&mut self) -> Result<(), Stopped> {
         let stop = self.inner.tasks.stopping();
-        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
-        let removal = async move { remove_from_host(&inner, &id).await };
+        let (inner, id, rung) = (Arc::clone(&self.inner), self.id.clone(), self.rung);
+        let removal = async move { remove_from_host(&inner, &id, rung).await };
         stop.run_until_cancelled(removal).await.ok_or(Stopped)
     }
 
@@ -73,16 +82,33 @@ impl Owner {
         self.inner
             .board
             .put([(self.id.clone(), entry_of(&self.inner, &row))]);
+        let driver = match self.inner.drivers.choose(row.spec.isolation) {
+            Ok(driver) => driver,
+            Err(refused) => {
+                let failure = StartFailure {
+                    reason: refused.to_string(),
+                    is_transient: false,
+                };
+                let outcome = Happened::Resolved(Box::new(Err(failure)));
+                self.operation = Some(std::future::ready(outcome).boxed());
+                return Ok(());
+            }
+        };
         let pinned = row.image_digest.as_deref();
         let pinned = pinned.and_then(|text| roost_model::digest::Digest::parse(text).ok());
         let image = match pinned {
             Some(digest) => row.spec.image.with_digest(digest),
             None => row.spec.image.clone(),
         };
-        self.starting = Some(Box::new((row, None)));
+        let kind = driver.root_fs();
+        self.starting = Some(Box::new(Start {
+            row,
+            driver,
+            image: None,
+        }));
         let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
         let resolution = async move {
-            let pull = inner.images.resolve(&id, &image);
+            let pull = inner.images.resolve(&id, &image, kind);
             let outcome = match tokio::time::timeout(limits::RESOLVE_TIMEOUT, pull).await {
                 Ok(outcome) => outcome.map_err(|error| image_failure(&error)),
                 Err(_) => Err(StartFailure {
@@ -100,10 +126,26 @@ impl Owner {
     }
 
     pub(super) async fn launch(&mut self) -> Result<(), Stopped> {
-        let Some((row, Some(image))) = self.starting.take().map(|starting| *starting) else {
+        let Some(Start {
+            row,
+            driver,
+            image: Some(image),
+        }) = self.starting.take().map(|start| *start)
+        else {
             self.operation = Some(launch_failure("the image is not here", false));
             return Ok(());
         };
+        let rung = driver.rung();
+        let lost_snapshot = match self.rung {
+            Some(last) if last != rung => {
+                // What another rung has kept is of no use on this one.
+                self.clear_host().await?;
+                row.has_snapshot
+                    .then(|| format!("its snapshot is of the rung {last}, and it starts on {rung}"))
+            }
+            Some(_) | None => None,
+        };
+        self.rung = Some(rung);
         let config = match self.build_launch(&row, &image) {
             Ok(config) => config,
             Err(reason) => {
@@ -114,6 +156,8 @@ impl Owner {
         let generation = self.current_generation;
         self.record(move |row| {
             row.vm_live = true;
+            row.rung = Some(rung);
+            row.has_snapshot = false;
             row.launched_generation = generation;
             row.state_reason = None;
             // The spec may have been replaced meanwhile, with another image.
@@ -123,16 +167,20 @@ impl Owner {
             }
             vec![NewEvent::by_worker(
                 "launch",
-                serde_json::json!({ "image_digest": image.digest }),
+                serde_json::json!({ "image_digest": image.digest, "rung": rung.as_str() }),
             )]
         })
         .await?;
-        let inner = Arc::clone(&self.inner);
         let launch = async move {
-            let launched = inner.driver.launch(config);
+            let launched = driver.launch(config);
             Happened::Launched(
                 match tokio::time::timeout(limits::LAUNCH_TIMEOUT, launched).await {
-                    Ok(Ok(running)) => Ok(running),
+                    Ok(Ok(mut running)) => {
+                        if let Some(reason) = lost_snapshot {
+                            running.origin = Origin::ColdAfter(reason);
+                        }
+                        Ok(running)
+                    }
                     Ok(Err(error)) => Err(StartFailure {
                         is_transient: matches!(error, DriverError::Host { .. }),
                         reason: chain(&error),
@@ -166,8 +214,9 @@ impl Owner {
             instance_id: row.instance_id.clone(),
             app: row.spec.app.clone(),
             region: row.spec.region.clone(),
-            root_fs: RootFs::Layers(image.layers.clone()),
-            resume: false,
+            root_fs: image.root_fs.clone(),
+            // One of another rung was removed.
+            resume: row.has_snapshot && row.rung == self.rung,
             process,
             guest: row.spec.guest,
             root_disk: row.spec.root_disk,
@@ -183,19 +232,16 @@ impl Owner {
     }
 
     pub(super) async fn announce(&mut self) -> Result<(), Stopped> {
-        let pid = self.running.as_ref().map(|running| running.pid);
-        let is_adopted = std::mem::take(&mut self.is_adopting);
-        let kind = if is_adopted { "adopt" } else { "start" };
+        let pid = self.pid;
+        let arrival = self.arrival.clone();
         // Watched before anything is awaited, so that no end is missed.
-        self.exit_watch = Some(watch_exit(Arc::clone(&self.inner), self.id.clone()).boxed());
+        let watch = watch_exit(Arc::clone(&self.inner), self.id.clone(), self.rung);
+        self.exit_watch = Some(watch.boxed());
         // On the board before it is recorded: who is told that it has started
         // finds its process id and checks there.
         let row = self.load().await?;
-        let healthy = if is_adopted {
-            row.healthy.as_slice()
-        } else {
-            &[]
-        };
+        let is_new = matches!(arrival, Arrival::Launched(_));
+        let healthy = if is_new { &[] } else { row.healthy.as_slice() };
         let mut entry = entry_of(&self.inner, &row);
         entry.state = MachineState::Started;
         entry.pid = pid;
@@ -205,15 +251,17 @@ impl Owner {
         let generation = self.current_generation;
         let row = self
             .record(move |row| {
-                row.state_reason = None;
-                if !is_adopted {
+                if is_new {
                     row.healthy = vec![];
                 }
-                // Asked to stop or to make way for a newer version meanwhile.
-                if row.wanted != Wanted::Run || row.generation != generation {
-                    row.state = MachineState::Stopping;
-                }
-                vec![NewEvent::by_worker(kind, serde_json::json!({ "pid": pid }))]
+                let events = record_arrival(row, &arrival, pid);
+                // Asked for something else meanwhile.
+                row.state = match row.wanted {
+                    Wanted::Run if row.generation == generation => MachineState::Started,
+                    Wanted::Suspend => MachineState::Suspending,
+                    Wanted::Run | Wanted::Rest | Wanted::Gone => MachineState::Stopping,
+                };
+                events
             })
             .await?;
         self.inner
@@ -223,16 +271,17 @@ impl Owner {
         let checks = self.inner.tasks.stopping().child_token();
         health::spawn(&self.inner, &self.id, &row.spec, ipv4, &checks);
         self.checks = Some(checks);
-        tracing::info!(machine_id = %self.id, pid, adopted = is_adopted, "machine runs");
+        tracing::info!(machine_id = %self.id, pid, arrival = ?self.arrival, "machine runs");
         Ok(())
     }
 
     pub(super) async fn withdraw(&mut self) -> Result<(), Stopped> {
         self.cancel_checks();
         // The edge is told first, so that it sends nothing more meanwhile.
-        self.inner.board.update(&self.id, |entry| {
-            entry.state = MachineState::Stopping;
-        });
+        let state = self.phase.state();
+        self.inner
+            .board
+            .update(&self.id, |entry| entry.state = state);
         self.record(|_| vec![]).await.map(drop)
     }
 
@@ -280,7 +329,8 @@ impl Owner {
     }
 
     async fn send_signal(&mut self, signal: i32) {
-        let call = self.inner.driver.signal(&self.id, signal);
+        let driver = self.driver();
+        let call = async { driver?.signal(&self.id, signal).await };
         match tokio::time::timeout(limits::DRIVER_CALL_TIMEOUT, call).await {
             // Not running: its end is on the way to us.
             Ok(Ok(()) | Err(DriverError::NotRunning(_))) => {}
@@ -314,7 +364,7 @@ impl Owner {
 
     pub(super) async fn record_end(&mut self) -> Result<(), Stopped> {
         self.cancel_checks();
-        (self.operation, self.exit_watch, self.running) = (None, None, None);
+        (self.operation, self.exit_watch, self.pid) = (None, None, None);
         let ending = self.ending.take().unwrap_or_else(Ending::gone);
         let (generation, state) = (self.current_generation, self.phase.state());
         self.inner.board.update(&self.id, |entry| {
@@ -338,6 +388,7 @@ impl Owner {
             .record(|row| {
                 row.restart_at = None;
                 row.stop_asked = StopAsked::default();
+                settle_suspend(row);
                 vec![]
             })
             .await?;
@@ -357,9 +408,9 @@ impl Owner {
         self.inner
             .board
             .put([(self.id.clone(), entry_of(&self.inner, &row))]);
-        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+        let (inner, id, rung) = (Arc::clone(&self.inner), self.id.clone(), self.rung);
         let removal = async move {
-            remove_from_host(&inner, &id).await;
+            remove_from_host(&inner, &id, rung).await;
             // A failed release leaves garbage for the collector, nothing worse.
             if let Err(error) = inner.images.release(&id).await {
                 tracing::warn!(machine_id = %id, %error, "cannot release image");
@@ -374,6 +425,7 @@ impl Owner {
         self.inner.board.remove(&self.id);
         self.record(|row| {
             row.slot = None;
+            row.has_snapshot = false;
             row.secrets = vec![];
             row.state_reason = None;
             vec![NewEvent::by_worker("destroyed", serde_json::json!({}))]
@@ -384,8 +436,46 @@ impl Owner {
     }
 }
 
+/// The event of a machine that runs, and its reason.
+fn record_arrival(row: &mut Row, arrival: &Arrival, pid: Option<u32>) -> Vec<NewEvent> {
+    let (kind, mut detail) = match arrival {
+        Arrival::Launched(_) => ("start", serde_json::json!({ "pid": pid })),
+        Arrival::Adopted => ("adopt", serde_json::json!({ "pid": pid })),
+        // Its failed suspend was the event, and is the reason.
+        Arrival::RunsOn => {
+            if row.wanted == Wanted::Suspend {
+                row.wanted = Wanted::Run;
+            }
+            return vec![];
+        }
+    };
+    row.state_reason = None;
+    match arrival {
+        Arrival::Launched(Origin::Resumed) => detail["resumed"] = true.into(),
+        Arrival::Launched(Origin::ColdAfter(reason)) => {
+            let reason = bounded(reason);
+            row.state_reason = Some(format!(
+                "started anew, as it could not be resumed: {reason}"
+            ));
+            detail["resumed"] = false.into();
+            detail["reason"] = reason.into();
+        }
+        Arrival::Launched(Origin::Cold) | Arrival::Adopted | Arrival::RunsOn => {}
+    }
+    vec![NewEvent::by_worker(kind, detail)]
+}
+
+/// Nothing is left to suspend.
+fn settle_suspend(row: &mut Row) {
+    if row.wanted == Wanted::Suspend {
+        row.wanted = Wanted::Rest;
+    }
+}
+
 fn apply_ending(row: &mut Row, ending: &Ending, generation: u64) -> Vec<NewEvent> {
     row.vm_live = false;
+    row.has_snapshot = false;
+    settle_suspend(row);
     row.last_exit = ending.exit.or(row.last_exit);
     row.state_reason.clone_from(&ending.reason);
     row.stop_asked = StopAsked::default();
@@ -423,10 +513,12 @@ fn launch_failure(
 }
 
 /// Removes a machine from the host, trying until it succeeds.
-async fn remove_from_host(inner: &Inner, id: &MachineId) {
+async fn remove_from_host(inner: &Inner, id: &MachineId, rung: Option<Rung>) {
     loop {
-        match tokio::time::timeout(limits::DRIVER_CALL_TIMEOUT, inner.driver.remove(id)).await {
-            Ok(Ok(())) => return,
+        let removal = async { inner.driver_of(id, rung)?.remove(id).await };
+        match tokio::time::timeout(limits::DRIVER_CALL_TIMEOUT, removal).await {
+            // Not running: it was never launched.
+            Ok(Ok(()) | Err(DriverError::NotRunning(_))) => return,
             Ok(Err(error)) => tracing::warn!(machine_id = %id, %error, "cannot clear machine yet"),
             Err(_) => tracing::warn!(machine_id = %id, "clearing machine takes too long"),
         }
@@ -435,9 +527,10 @@ async fn remove_from_host(inner: &Inner, id: &MachineId) {
 }
 
 /// Resolves when the machine's process has ended.
-async fn watch_exit(inner: Arc<Inner>, id: MachineId) -> MachineExit {
+async fn watch_exit(inner: Arc<Inner>, id: MachineId, rung: Option<Rung>) -> MachineExit {
     loop {
-        match inner.driver.wait_exit(&id).await {
+        let exit = async { inner.driver_of(&id, rung)?.wait_exit(&id).await };
+        match exit.await {
             Ok(exit) => return exit,
             Err(DriverError::NotRunning(_)) => {
                 tracing::warn!(machine_id = %id, "how the machine ended is not known");

@@ -28,7 +28,20 @@ pub(super) struct Ending {
 impl Ending {
     /// Nothing was found of a machine that was running.
     pub(super) fn gone() -> Self {
-        let reason = "its process was gone when roostd started again, as after a reboot";
+        Self::without_exit("its process was gone when roostd started again, as after a reboot")
+    }
+
+    /// Nothing was found of a machine whose suspend failed.
+    pub(super) fn gone_in_suspend() -> Self {
+        Self::without_exit("its process was gone after it could not be suspended")
+    }
+
+    /// It is to be gone, and its driver kills it.
+    pub(super) fn killed_in_suspend() -> Self {
+        Self::without_exit("it was destroyed while it was being suspended")
+    }
+
+    fn without_exit(reason: &str) -> Self {
         Self {
             exit: None,
             reason: Some(reason.into()),
@@ -49,7 +62,8 @@ pub(super) fn after_exit(
 ) -> (AfterExit, Ending) {
     let is_requested = row.wanted != Wanted::Run || row.generation != generation;
     let after = if is_requested {
-        let is_removed = row.spec.auto_destroy && row.wanted == Wanted::Rest;
+        let is_removed =
+            row.spec.auto_destroy && matches!(row.wanted, Wanted::Rest | Wanted::Suspend);
         if is_removed {
             AfterExit::Destroy
         } else {
@@ -86,6 +100,7 @@ pub(super) fn after_exit(
             "guest_signal": exit.signal.unwrap_or(-1),
             "signal": exit.signal.unwrap_or(-1),
             "oom_killed": exit.oom_killed,
+            "cause": exit.cause.as_str(),
             "requested_stop": is_requested,
             "restarting": restart.is_some(),
             "exited_at": now.as_ms(),
@@ -131,12 +146,12 @@ pub(super) fn after_failure(
         AfterFailure::GiveUp => None,
     };
     let detail = serde_json::json!({
-        "error": failure.reason,
+        "error": bounded(&failure.reason),
         "restarting": restart.is_some(),
     });
     let ending = Ending {
         exit: None,
-        reason: Some(failure.reason.clone()),
+        reason: Some(bounded(&failure.reason)),
         event: NewEvent::by_worker("launch_failed", detail),
         settles: restart.is_none(),
         destroys: false,
@@ -146,9 +161,27 @@ pub(super) fn after_failure(
 }
 
 fn describe_exit(exit: MachineExit, memory_mib: u64) -> String {
-    match (exit.oom_killed, exit.signal) {
-        (true, _) => format!("killed for using more than its {memory_mib} MiB of memory"),
-        (false, Some(signal)) => format!("ended by signal {signal}"),
-        (false, None) => format!("exited with code {}", exit.exit_code),
+    let below = match exit.cause {
+        ExitCause::App => {
+            return match (exit.oom_killed, exit.signal) {
+                (true, _) => format!("killed for using more than its {memory_mib} MiB of memory"),
+                (false, Some(signal)) => format!("ended by signal {signal}"),
+                (false, None) => format!("exited with code {}", exit.exit_code),
+            };
+        }
+        ExitCause::Hypervisor => "its hypervisor ended without being asked to",
+        ExitCause::GuestPanic => "its kernel panicked; its log may say why",
+        ExitCause::AgentLost => "what speaks for it inside no longer answered, so it was ended",
+        ExitCause::Shim => "the process that watched it was killed, so how it ended is not known",
+    };
+    below.to_owned()
+}
+
+/// The text, or as much of it as is kept.
+pub(super) fn bounded(text: &str) -> String {
+    let end = text.floor_char_boundary(limits::REASON_BYTES_MAX);
+    match text.split_at(end) {
+        (whole, "") => whole.to_owned(),
+        (start, _) => format!("{start}…"),
     }
 }

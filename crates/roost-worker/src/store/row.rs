@@ -2,7 +2,7 @@
 
 use super::{SqliteContext as _, StoreError};
 use roost_model::id::{InstanceId, MachineId};
-use roost_model::machine::{ExitCause, MachineExit, MachineSpec, MachineState, StopSignal};
+use roost_model::machine::{ExitCause, MachineExit, MachineSpec, MachineState, Rung, StopSignal};
 use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
@@ -17,6 +17,8 @@ pub(crate) enum Wanted {
     Run,
     /// That it does not run.
     Rest,
+    /// That it does not run, and that a snapshot of it is kept.
+    Suspend,
     /// That it does not exist.
     Gone,
 }
@@ -26,12 +28,13 @@ impl Wanted {
         match self {
             Self::Run => "run",
             Self::Rest => "rest",
+            Self::Suspend => "suspend",
             Self::Gone => "gone",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Run, Self::Rest, Self::Gone]
+        [Self::Run, Self::Rest, Self::Suspend, Self::Gone]
             .into_iter()
             .find(|wanted| wanted.as_str() == text)
     }
@@ -64,6 +67,10 @@ pub(crate) struct Row {
     pub(crate) launched_generation: u64,
     /// Whether a process may exist whose end is not recorded.
     pub(crate) vm_live: bool,
+    /// The rung that it was launched on last.
+    pub(crate) rung: Option<Rung>,
+    /// Whether a snapshot of it is kept, for the next start to go on from.
+    pub(crate) has_snapshot: bool,
     pub(crate) slot: Option<u32>,
     pub(crate) cordoned: bool,
     pub(crate) image_digest: Option<String>,
@@ -120,6 +127,8 @@ struct RawRow {
     restarts: String,
     healthy: String,
     stop_signal: Option<String>,
+    rung: Option<String>,
+    exit_cause: Option<String>,
     rest: Rest,
 }
 
@@ -131,6 +140,7 @@ struct Rest {
     generation: i64,
     launched_generation: i64,
     vm_live: bool,
+    has_snapshot: bool,
     slot: Option<u32>,
     cordoned: bool,
     image_digest: Option<String>,
@@ -181,6 +191,8 @@ fn read_raw(row: &rusqlite::Row<'_>) -> Result<RawRow, rusqlite::Error> {
         restarts: row.get("restarts")?,
         healthy: row.get("healthy")?,
         stop_signal: row.get("stop_signal")?,
+        rung: row.get("rung")?,
+        exit_cause: row.get("exit_cause")?,
         rest: Rest {
             request_id: row.get("request_id")?,
             secrets: row.get("secrets")?,
@@ -188,6 +200,7 @@ fn read_raw(row: &rusqlite::Row<'_>) -> Result<RawRow, rusqlite::Error> {
             generation: row.get("generation")?,
             launched_generation: row.get("launched_generation")?,
             vm_live: row.get("vm_live")?,
+            has_snapshot: row.get("has_snapshot")?,
             slot: row.get("slot")?,
             cordoned: row.get("cordoned")?,
             image_digest: row.get("image_digest")?,
@@ -222,6 +235,11 @@ fn check(raw: RawRow) -> Result<Row, StoreError> {
     let unknown = |column: &str, value: &str| damaged(format!("{column} is `{value}`"));
     let state = MachineState::parse(&raw.state).ok_or_else(|| unknown("state", &raw.state))?;
     let wanted = Wanted::parse(&raw.wanted).ok_or_else(|| unknown("wanted", &raw.wanted))?;
+    let rung = match &raw.rung {
+        Some(text) => Some(Rung::parse(text).ok_or_else(|| unknown("rung", text))?),
+        None => None,
+    };
+    let cause = raw.exit_cause.as_deref().and_then(ExitCause::parse);
     let restarts: Vec<u64> = serde_json::from_str(&raw.restarts).map_err(|error| text(&error))?;
     let healthy: Vec<bool> = serde_json::from_str(&raw.healthy).map_err(|error| text(&error))?;
     let rest = raw.rest;
@@ -229,7 +247,7 @@ fn check(raw: RawRow) -> Result<Row, StoreError> {
         exit_code,
         signal: rest.exit_signal,
         oom_killed: rest.oom_killed,
-        cause: ExitCause::App,
+        cause: cause.unwrap_or_default(),
     };
     Ok(Row {
         id: MachineId::parse(&raw.id).map_err(|error| StoreError::Damaged {
@@ -249,6 +267,8 @@ fn check(raw: RawRow) -> Result<Row, StoreError> {
         generation: from_sql(rest.generation),
         launched_generation: from_sql(rest.launched_generation),
         vm_live: rest.vm_live,
+        rung,
+        has_snapshot: rest.has_snapshot,
         slot: rest.slot,
         cordoned: rest.cordoned,
         image_digest: rest.image_digest,
@@ -281,21 +301,25 @@ pub(super) fn update(connection: &Connection, row: &Row) -> Result<(), StoreErro
 }
 
 const INSERT: &str = "INSERT INTO machines (id, request_id, app, name, region, instance_id, config, \
-    secrets, state, state_reason, wanted, generation, launched_generation, vm_live, slot, cordoned, \
-    image_digest, image_stop_signal, stop_signal, stop_timeout_ms, exit_code, exit_signal, oom_killed, \
+    secrets, state, state_reason, wanted, generation, launched_generation, vm_live, rung, \
+    has_snapshot, slot, cordoned, image_digest, image_stop_signal, stop_signal, stop_timeout_ms, \
+    exit_code, exit_signal, oom_killed, exit_cause, \
     restarts, restart_at_ms, healthy, created_ms, updated_ms) \
     VALUES (:id, :request_id, :app, :name, :region, :instance_id, :config, :secrets, :state, \
-    :state_reason, :wanted, :generation, :launched_generation, :vm_live, :slot, :cordoned, \
+    :state_reason, :wanted, :generation, :launched_generation, :vm_live, :rung, :has_snapshot, \
+    :slot, :cordoned, \
     :image_digest, :image_stop_signal, :stop_signal, :stop_timeout_ms, :exit_code, :exit_signal, \
-    :oom_killed, :restarts, :restart_at_ms, :healthy, :created_ms, :updated_ms)";
+    :oom_killed, :exit_cause, :restarts, :restart_at_ms, :healthy, :created_ms, :updated_ms)";
 
 const UPDATE: &str = "UPDATE machines SET request_id = :request_id, app = :app, name = :name, \
     region = :region, instance_id = :instance_id, config = :config, secrets = :secrets, \
     state = :state, state_reason = :state_reason, wanted = :wanted, generation = :generation, \
-    launched_generation = :launched_generation, vm_live = :vm_live, slot = :slot, \
+    launched_generation = :launched_generation, vm_live = :vm_live, rung = :rung, \
+    has_snapshot = :has_snapshot, slot = :slot, \
     cordoned = :cordoned, image_digest = :image_digest, image_stop_signal = :image_stop_signal, \
     stop_signal = :stop_signal, stop_timeout_ms = :stop_timeout_ms, exit_code = :exit_code, \
-    exit_signal = :exit_signal, oom_killed = :oom_killed, restarts = :restarts, \
+    exit_signal = :exit_signal, oom_killed = :oom_killed, exit_cause = :exit_cause, \
+    restarts = :restarts, \
     restart_at_ms = :restart_at_ms, healthy = :healthy, created_ms = :created_ms, \
     updated_ms = :updated_ms WHERE id = :id";
 
@@ -327,6 +351,8 @@ fn write(
                 ":generation": to_sql(row.generation),
                 ":launched_generation": to_sql(row.launched_generation),
                 ":vm_live": row.vm_live,
+                ":rung": row.rung.map(Rung::as_str),
+                ":has_snapshot": row.has_snapshot,
                 ":slot": row.slot,
                 ":cordoned": row.cordoned,
                 ":image_digest": row.image_digest,
@@ -336,6 +362,7 @@ fn write(
                 ":exit_code": row.last_exit.map(|exit| exit.exit_code),
                 ":exit_signal": row.last_exit.and_then(|exit| exit.signal),
                 ":oom_killed": row.last_exit.is_some_and(|exit| exit.oom_killed),
+                ":exit_cause": row.last_exit.map(|exit| exit.cause.as_str()),
                 ":restarts": restarts_json(&row.restarts),
                 ":restart_at_ms": row.restart_at.map(|at| to_sql(at.as_ms())),
                 ":healthy": serde_json::json!(row.healthy).to_string(),

@@ -2,7 +2,7 @@
 
 use super::{SqliteContext as _, Store, StoreError};
 use roost_model::id::MachineId;
-use roost_model::machine::MachineState;
+use roost_model::machine::{MachineState, Rung};
 use rusqlite::Connection;
 
 /// The most pages of a database when nothing limits them (sqlite.org/limits.html).
@@ -65,6 +65,7 @@ async fn a_database_of_version_1_is_read() {
         assert_eq!(rows[0].id, MachineId::parse("01020304050607").unwrap());
         assert_eq!(rows[0].state, MachineState::Started);
         assert_eq!((rows[0].slot, rows[0].vm_live), (Some(4), true));
+        assert_eq!(rows[0].rung, Some(Rung::Container), "there was no other");
         assert_eq!(rows[0].spec.services[0].internal_port, 8080);
         let events = store.events(&rows[0].id, 10).await.unwrap();
         assert_eq!(events[0].kind, "start");

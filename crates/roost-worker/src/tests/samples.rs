@@ -2,12 +2,12 @@
 
 use crate::images::ResolvedImage;
 use crate::store::row::Row;
-use roost_host::driver::MachineAddresses;
+use roost_host::driver::{MachineAddresses, RootFs};
 use roost_model::digest::Digest;
 use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
 use roost_model::machine::{
-    Guest, MachineSpec, ProcessSpec, RestartPolicy, Service, ServiceProtocol, StopConfig,
+    Guest, Isolation, MachineSpec, ProcessSpec, RestartPolicy, Service, ServiceProtocol, StopConfig,
 };
 use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_model::size::ByteSize;
@@ -36,6 +36,7 @@ pub(crate) fn spec(name: &str) -> MachineSpec {
         region: region(),
         image: ImageRef::parse("nginx:1.25").unwrap(),
         process: ProcessSpec::default(),
+        isolation: Isolation::Default,
         guest: Guest::DEFAULT,
         root_disk: ByteSize::gib(8),
         services: vec![],
@@ -83,6 +84,6 @@ pub(crate) fn image(entrypoint: &str, cmd: &str) -> ResolvedImage {
         user: String::new(),
         workdir: String::new(),
         stop_signal: None,
-        layers: vec![],
+        root_fs: RootFs::Layers(vec![]),
     }
 }

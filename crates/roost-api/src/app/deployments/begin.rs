@@ -127,6 +127,8 @@ fn is_up(state: MachineState) -> bool {
         MachineState::Created
         | MachineState::Stopping
         | MachineState::Stopped
+        | MachineState::Suspending
+        | MachineState::Suspended
         | MachineState::Failed
         | MachineState::Destroying
         | MachineState::Destroyed => false,

@@ -94,3 +94,74 @@ async fn a_machine_is_kept_from_other_apps_old_versions_and_careless_removal() {
     );
     platform.stop().await;
 }
+
+#[tokio::test]
+async fn a_machine_is_suspended_and_resumed_by_the_machines_api() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    for app in ["web", "other"] {
+        platform
+            .call("POST", "/v1/apps", json!({"app_name": app}))
+            .await;
+    }
+    let mut config = web("hello");
+    config["isolation"] = json!("vm-emulated");
+    let body = json!({"config": config});
+    let (_, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    assert_eq!(
+        (&machine["rung"], &machine["config"]["isolation"]),
+        (&json!("vm-emulated"), &json!("vm-emulated"))
+    );
+    let path = format!("/v1/apps/web/machines/{}", machine["id"].as_str().unwrap());
+    let elsewhere = path.replace("/web/", "/other/");
+    let suspend = async |path: &str| {
+        let (status, answer) = platform
+            .call("POST", &format!("{path}/suspend"), Value::Null)
+            .await;
+        (status.as_u16(), answer)
+    };
+    assert_eq!(suspend(&elsewhere).await.1["code"], "machine-not-found");
+    for _ in 0..2 {
+        assert_eq!(suspend(&path).await, (200, json!({"ok": true})));
+    }
+    let wait = format!("{path}/wait?state=suspended&timeout=5");
+    assert_eq!(platform.call("GET", &wait, Value::Null).await.0, 200);
+    let start = format!("{path}/start");
+    let (_, started) = platform.call("POST", &start, Value::Null).await;
+    assert_eq!(started["previous_state"], "suspended");
+    platform
+        .call("POST", &format!("{path}/stop"), json!({}))
+        .await;
+    let (status, error) = suspend(&path).await;
+    assert_eq!((status, &error["code"]), (409, &json!("machine-conflict")));
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_container_is_not_suspended_and_an_unknown_isolation_is_refused_with_the_known_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    let body = json!({"config": web("hello")});
+    let (_, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    let id = machine["id"].as_str().unwrap();
+    let path = format!("/v1/apps/web/machines/{id}/suspend");
+    let (status, error) = platform.call("POST", &path, Value::Null).await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (422, &json!("cannot-suspend"))
+    );
+    assert!(error["hint"].as_str().unwrap().contains("vm-emulated"));
+    let mut config = web("hello");
+    config["isolation"] = json!("gvisor");
+    let body = json!({"config": config});
+    let (status, error) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    assert_eq!(status, 422);
+    let fault = &error["faults"][0];
+    assert_eq!(fault["path"], "isolation");
+    let problem = fault["problem"].as_str().unwrap();
+    assert!(problem.contains("container, vm-emulated, vm"), "{problem}");
+    platform.stop().await;
+}

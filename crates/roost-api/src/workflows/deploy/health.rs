@@ -133,6 +133,8 @@ async fn judge(
         // Between two restarts a machine is starting, so a stopped one stays as it is.
         MachineState::Stopping
         | MachineState::Stopped
+        | MachineState::Suspending
+        | MachineState::Suspended
         | MachineState::Failed
         | MachineState::Destroying
         | MachineState::Destroyed => Verdict::Broken,
