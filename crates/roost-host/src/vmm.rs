@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
+pub mod firecracker;
 mod jail;
 pub mod kernel;
 pub mod qemu;
