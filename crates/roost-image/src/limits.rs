@@ -38,8 +38,8 @@ pub const COMPRESSION_RATIO_FLOOR_BYTES: u64 = 256 << 20;
 /// Most memory that a zstd frame may ask for, as a power of two (128 MiB, as the `zstd` tool).
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// Most files and directories in the root file system of a VM: each takes some 100 bytes of
-/// memory while it is written.
+/// Most files and directories in the root file system of a VM: each takes up to 400 bytes of
+/// memory, beside its name, while it is written.
 pub const ROOT_IMAGE_INODES_MAX: usize = 1_000_000;
 /// Most names there; hard links have several.
 pub const ROOT_IMAGE_NAMES_MAX: usize = 2_000_000;

@@ -8,7 +8,7 @@ use super::layers::Layers;
 use super::layout::Layout;
 use super::tree::{Node, ROOT_IDX, Tree};
 use super::{WriteErofsError, merge, write, write_erofs};
-use crate::limits::ROOT_IMAGE_INODES_MAX;
+use crate::limits::{ROOT_IMAGE_BYTES_MAX, ROOT_IMAGE_INODES_MAX};
 use crate::unpack::OPAQUE_XATTR;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, makedev,
@@ -397,7 +397,7 @@ fn a_layer_that_changes_meanwhile_is_refused_and_its_links_are_not_followed() {
 }
 
 #[test]
-fn more_files_or_layers_than_the_limit_are_refused() {
+fn more_files_layers_or_bytes_than_the_limit_are_refused() {
     let mut tree = Tree::new(Node::directory(0o755));
     tree.begin_directory(ROOT_IDX);
     let error = std::iter::repeat_with(|| tree.add_node(ROOT_IDX, b"n", Node::directory(0)))
@@ -411,4 +411,15 @@ fn more_files_or_layers_than_the_limit_are_refused() {
     let layers = vec![bench.layers[0].clone(); 128];
     let error = Layers::open(&layers).unwrap_err();
     assert_eq!(error.to_string(), "image has more than 127 layers");
+    // Apart they would do.
+    for name in ["one", "other"] {
+        let file = File::create(bench.layers[0].join(name)).unwrap();
+        file.set_len(ROOT_IMAGE_BYTES_MAX - (1 << 20)).unwrap();
+    }
+    let error = bench.write().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("image has more than {ROOT_IMAGE_BYTES_MAX} bytes")
+    );
+    assert_eq!(std::fs::metadata(bench.image_path()).unwrap().len(), 0);
 }

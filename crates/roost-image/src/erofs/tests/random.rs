@@ -4,9 +4,13 @@ use super::seen::{self, Mounted, Skipped};
 use super::{Bench, MOUNT_POINTS, is_root, make_dir, node, set, whiteout, write_file, xattr};
 use crate::unpack::OPAQUE_XATTR;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use rustix::fs::FileType;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+
+/// Each makes some files and runs `fsck.erofs`.
+const CASES: u32 = 48;
 
 /// One entry of a layer. Few names, so that layers meet each other.
 #[derive(Debug, Clone)]
@@ -95,40 +99,44 @@ fn apply(layer: &Path, step: &Step) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-
-    #[test]
-    fn random_layers_merge_as_in_overlayfs(
-        layers in proptest::collection::vec(steps(), 2..5),
-        ids in (0..200_000_u32, 0..200_000_u32),
-    ) {
-        if !is_root() {
-            return Ok(());
-        }
-        let bench = Bench::new(layers.len());
-        for (dir, steps) in bench.layers.iter().zip(&layers) {
-            for step in steps {
-                apply(dir, step);
-            }
-        }
-        let highest = &bench.layers[layers.len() - 1];
-        for name in MOUNT_POINTS {
-            make_dir(&highest.join(name));
-        }
-        for path in seen::walk(highest).keys() {
-            set(&highest.join(path), 0o1640, ids);
-        }
-        bench.write().unwrap();
-        let mounts = bench
-            .mount()
-            .and_then(|image| Ok((image, Mounted::overlay(&bench.layers)?)));
-        match mounts {
-            Ok((image, overlay)) => {
-                let (actual, expected) = (seen::walk(&image.path()), seen::walk_overlay(&overlay.path()));
-                seen::assert_same(&actual, &expected);
-            }
-            Err(Skipped(reason)) => println!("skipped: {reason}"),
+fn assert_merges_as_in_overlayfs(layers: &[Vec<Step>], ids: (u32, u32)) -> Result<(), Skipped> {
+    let bench = Bench::new(layers.len());
+    for (dir, steps) in bench.layers.iter().zip(layers) {
+        for step in steps {
+            apply(dir, step);
         }
     }
+    let highest = &bench.layers[layers.len() - 1];
+    for name in MOUNT_POINTS {
+        make_dir(&highest.join(name));
+    }
+    for path in seen::walk(highest).keys() {
+        set(&highest.join(path), 0o1640, ids);
+    }
+    bench.write().unwrap();
+    let (image, overlay) = (bench.mount()?, Mounted::overlay(&bench.layers)?);
+    let (actual, expected) = (
+        seen::walk(&image.path()),
+        seen::walk_overlay(&overlay.path()),
+    );
+    seen::assert_same(&actual, &expected);
+    Ok(())
+}
+
+#[test]
+fn random_layers_merge_as_in_overlayfs() {
+    if !is_root() {
+        return;
+    }
+    if let Err(Skipped(reason)) = assert_merges_as_in_overlayfs(&[vec![], vec![]], (0, 0)) {
+        return println!("skipped: {reason}");
+    }
+    let ids = (0..200_000_u32, 0..200_000_u32);
+    let inputs = (proptest::collection::vec(steps(), 2..5), ids);
+    let merges = |(layers, ids): (Vec<Vec<Step>>, _)| {
+        assert_merges_as_in_overlayfs(&layers, ids)
+            .map_err(|Skipped(reason)| TestCaseError::fail(reason))
+    };
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(CASES));
+    runner.run(&inputs, merges).unwrap();
 }
