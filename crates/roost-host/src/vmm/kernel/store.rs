@@ -4,6 +4,9 @@
 //! A kernel is a folder that appears whole, by a rename. Its record holds the
 //! checksums of the two files; the first opening in a process compares them,
 //! later ones only look whether a file was touched since.
+//!
+//! Several processes use one store. Who writes holds a lock on its folder; who
+//! reads needs none, because kernels appear and vanish whole.
 
 use super::import::{ID_LEN, ImportKernelError, Input, KernelSource};
 use super::limits::{RECORD_BYTES_MAX, VMLINUX_BYTES_MAX};
@@ -65,19 +68,12 @@ pub struct GuestKernels {
 }
 
 impl GuestKernels {
-    /// Opens the store in a folder, which is made if needed; removes what an
-    /// interrupted import left. The folder belongs to one process at a time.
+    /// Opens the store in a folder, which is made if needed.
     pub fn open(dir: &Path) -> Result<Self, FileError> {
         ensure_dir(dir)?;
-        for name in entry_names(dir)? {
-            if name.starts_with(TEMPORARY_PREFIX) {
-                ensure_no_dir(&dir.join(name))?;
-            }
-        }
         let store = Store {
             dir: dir.to_owned(),
             verified: Mutex::default(),
-            writing: Mutex::default(),
         };
         Ok(Self {
             store: Arc::new(store),
@@ -135,8 +131,6 @@ struct Store {
     /// Kernels whose checksums were right, and how their files looked then.
     /// No more entries than kernels: an entry goes with its folder.
     verified: Mutex<HashMap<String, (Touched, GuestKernel)>>,
-    /// Held while folders of kernels appear or vanish.
-    writing: Mutex<()>,
 }
 
 /// Inode, size and time of change of the two files: differs when somebody
@@ -170,8 +164,21 @@ impl FileRecord {
 }
 
 impl Store {
+    /// Waits until no other process or thread writes, and removes what one that
+    /// was interrupted left. Ends with the file.
+    fn lock_for_writing(&self) -> Result<File, FileError> {
+        let lock = File::open(&self.dir).on("open", &self.dir)?;
+        lock.lock().on("lock", &self.dir)?;
+        for name in entry_names(&self.dir)? {
+            if name.starts_with(TEMPORARY_PREFIX) {
+                ensure_no_dir(&self.dir.join(name))?;
+            }
+        }
+        Ok(lock)
+    }
+
     fn import(&self, source: &KernelSource) -> Result<GuestKernel, ImportKernelError> {
-        let _writing = self.writing.lock();
+        let _writing = self.lock_for_writing()?;
         let input = Input::read(source)?;
         match self.get(&input.id) {
             Ok(kernel) => return Ok(kernel),
@@ -201,7 +208,6 @@ impl Store {
         let record = serde_json::to_vec_pretty(&record).expect("a record of strings and numbers");
         let place = self.dir.join(&input.id);
         let temporary = self.dir.join(format!("{TEMPORARY_PREFIX}{}", input.id));
-        ensure_no_dir(&temporary)?;
         ensure_dir(&temporary)?;
         write_synced(&temporary.join(VMLINUX), &image.vmlinux)?;
         write_synced(&temporary.join(INITRAMFS), &input.initramfs)?;
@@ -240,7 +246,7 @@ impl Store {
     }
 
     fn collect(&self, keep: &[String]) -> Result<Vec<String>, FileError> {
-        let _writing = self.writing.lock();
+        let _writing = self.lock_for_writing()?;
         let mut removed = Vec::new();
         for name in entry_names(&self.dir)? {
             if keep.contains(&name) {

@@ -104,13 +104,35 @@ async fn what_nobody_needs_goes_and_what_is_not_an_id_is_not_a_path() {
 }
 
 #[tokio::test]
-async fn what_an_interrupted_import_left_is_removed() {
+async fn what_an_interrupted_import_left_is_removed_by_who_writes_next() {
     let dir = tempfile::tempdir().unwrap();
-    let left = dir.path().join("tmp-0123456789abcdef");
-    std::fs::create_dir(&left).unwrap();
-    std::fs::write(left.join("vmlinux"), "half a ker").unwrap();
-    GuestKernels::open(dir.path()).unwrap();
+    let store = dir.path().join("kernels");
+    let left = store.join("tmp-0123456789abcdef");
+    let leave = || {
+        std::fs::create_dir_all(&left).unwrap();
+        std::fs::write(left.join("vmlinux"), "half a ker").unwrap();
+    };
+    leave();
+    let kernels = GuestKernels::open(&store).unwrap();
+    assert!(left.exists(), "another process may be writing it");
+    kernels.import(source(dir.path())).await.unwrap();
     assert!(!left.exists());
+    leave();
+    assert_eq!(kernels.collect(&[]).await.unwrap().len(), 1);
+    assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn imports_at_the_same_time_make_one_kernel() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = source(dir.path());
+    let store = dir.path().join("kernels");
+    // Each with a view of its own, as other processes have it.
+    let views = [(); 4].map(|()| GuestKernels::open(&store).unwrap());
+    let imports = views.iter().map(|view| view.import(source.clone()));
+    let imported = futures_util::future::try_join_all(imports).await.unwrap();
+    assert!(imported.iter().all(|kernel| *kernel == imported[0]));
+    assert_eq!(std::fs::read_dir(&store).unwrap().count(), 1);
 }
 
 #[tokio::test]
