@@ -10,21 +10,20 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
+use h2::Ping;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
-use tonic::transport::{Channel, Endpoint};
 
-use crate::limits::{
-    CONNECTION_WINDOW_BYTES, DISCARDED_BYTES_MAX, HEADERS_BYTES_MAX, PREAMBLE_PERIOD,
-    REPLY_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
-};
+use crate::limits::{DISCARDED_BYTES_MAX, PREAMBLE_PERIOD, REPLY_BYTES_MAX};
 use crate::proto::agent_client::AgentClient;
 use crate::session::link::{Link, LinkEvent, StreamEnd, StreamKind};
 use crate::session::{Decoder, SessionEnd, SessionId, SessionStream, VERSION, flush, preamble};
 
+pub use channel::{Answer, Channel};
+
+mod channel;
 pub mod passthrough;
 
 /// How long to wait for the guest.
@@ -75,7 +74,24 @@ pub enum ConnectError {
     Stream(#[source] io::Error),
     /// HTTP/2 did not come up.
     #[error("speak HTTP/2 with the guest")]
-    Http2(#[source] tonic::transport::Error),
+    Http2(#[source] h2::Error),
+}
+
+/// Why a guest cannot be reached through its socket.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nobody serves there.
+    #[error("connect to {}", path.display())]
+    Connect {
+        /// Where.
+        path: PathBuf,
+        /// What connecting said.
+        #[source]
+        source: io::Error,
+    },
+    /// HTTP/2 did not come up.
+    #[error("speak HTTP/2 with the guest")]
+    Http2(#[source] h2::Error),
 }
 
 /// Moves the bytes of a connection. Must be polled for it to live; ready when
@@ -135,16 +151,17 @@ where
     let session = tokio::time::timeout(within, begin(&mut link, id))
         .await
         .map_err(|_| ConnectError::Silent(within))??;
+    // Fits into the session's buffer, which nobody empties yet.
+    let (channel, connection) = channel::handshake(session)
+        .await
+        .map_err(ConnectError::Http2)?;
+    let http2 = speak(connection, *options);
     let (ended, receiver) = watch::channel(None);
-    let mut driver: Driver = Box::pin(async move {
-        let end = drive(&mut link).await;
+    let driver = Box::pin(async move {
+        let end = drive(&mut link, http2).await;
         ended.send_replace(Some(end.clone()));
         end
     });
-    let channel = tokio::select! {
-        channel = http2(session, options) => channel.map_err(ConnectError::Http2)?,
-        end = &mut driver => return Err(ConnectError::Ended(end)),
-    };
     Ok(Connection {
         channel,
         driver,
@@ -153,16 +170,22 @@ where
 }
 
 /// Connects to the guest's agent by way of [`passthrough::serve`] at `path`.
+/// The connection lives as long as the client, its clones and their answers.
 ///
 /// # Errors
-/// Nobody serves there.
-pub async fn dial(path: &Path) -> Result<AgentClient<Channel>, tonic::transport::Error> {
-    let path: PathBuf = path.to_owned();
-    let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        Box::pin(async move { UnixStream::connect(path).await.map(TokioIo::new) })
+/// See [`DialError`].
+pub async fn dial(path: &Path) -> Result<AgentClient<Channel>, DialError> {
+    let stream = UnixStream::connect(path)
+        .await
+        .map_err(|source| DialError::Connect {
+            path: path.to_owned(),
+            source,
+        })?;
+    let (channel, connection) = channel::handshake(stream).await.map_err(DialError::Http2)?;
+    let channel = channel.with_task(async move {
+        // Requests that are under way tell how it ended.
+        let _ = connection.await;
     });
-    let channel = endpoint().connect_with_connector(connector).await?;
     Ok(client(channel))
 }
 
@@ -212,9 +235,17 @@ where
     }
 }
 
-/// Moves bytes until the session is over.
-async fn drive<S: AsyncRead + AsyncWrite>(link: &mut Link<S>) -> SessionEnd {
-    let end = match link.step().await {
+/// Moves bytes until the session is over; the end of HTTP/2 ends it.
+async fn drive<S>(link: &mut Link<S>, http2: impl Future<Output = ()>) -> SessionEnd
+where
+    S: AsyncRead + AsyncWrite,
+{
+    let event = tokio::select! {
+        event = link.step() => event,
+        // With it goes its half of the session, which the next step finds out.
+        () = http2 => link.step().await,
+    };
+    let end = match event {
         Ok(LinkEvent::Ended(end)) => end,
         // Not sent to a host that has its answer.
         Ok(LinkEvent::Opened(_) | LinkEvent::Repeated(_) | LinkEvent::OtherVersion { .. }) => {
@@ -228,33 +259,30 @@ async fn drive<S: AsyncRead + AsyncWrite>(link: &mut Link<S>) -> SessionEnd {
     end
 }
 
-/// HTTP/2 as both [`connect`] and [`dial`] speak it. The address is a name only.
-fn endpoint() -> Endpoint {
-    Endpoint::from_static("http://agent.guest")
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_header_list_size(HEADERS_BYTES_MAX)
-        .buffer_size(usize::try_from(STREAMS_MAX).expect("a small number"))
-}
-
-/// A channel whose only connection is `session`.
-async fn http2(
-    session: SessionStream,
-    options: &ConnectOptions,
-) -> Result<Channel, tonic::transport::Error> {
-    let mut session = Some(TokioIo::new(session));
-    let once = tower::service_fn(move |_| {
-        std::future::ready(session.take().ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the session with the guest is over",
-            )
-        }))
-    });
-    endpoint()
-        .http2_keep_alive_interval(options.ping_interval)
-        .keep_alive_timeout(options.ping_timeout)
-        .keep_alive_while_idle(true)
-        .connect_with_connector(once)
-        .await
+/// Speaks HTTP/2 until one side ends it or a ping is not answered in time.
+async fn speak<S>(mut connection: h2::client::Connection<S>, options: ConnectOptions)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let pings = connection.ping_pong();
+    let pinging = async move {
+        let Some(mut pings) = pings else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(options.ping_interval).await;
+            let pong = pings.ping(Ping::opaque());
+            if !matches!(
+                tokio::time::timeout(options.ping_timeout, pong).await,
+                Ok(Ok(_))
+            ) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        // Requests that are under way tell how it ended.
+        _ = connection => {}
+        () = pinging => {}
+    }
 }

@@ -6,7 +6,7 @@
 
 use crate::limits::{COMMANDS_MAX, CONTROL_CONNECTIONS_MAX, CONTROL_LINE_BYTES_MAX};
 use anyhow::{Context as _, Result};
-use roost_agent::host::passthrough;
+use roost_agent::host::{Channel, passthrough};
 use roost_proto::shim::{ShimCommand, ShimEvent, socket_path};
 use roost_proto::vm::{VmLaunch, agent_path};
 use roost_runtime::tasks::Tasks;
@@ -19,7 +19,6 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 /// Time for the last words to be written.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::handshake::LaunchError;
 use crate::limits::{AGENT_CALL_TIMEOUT, AGENT_LOST_TIMEOUT, AGENT_RETRY_PAUSE};
-use roost_agent::host::{ConnectError, ConnectOptions, client, connect};
+use roost_agent::host::{Channel, ConnectError, ConnectOptions, client, connect};
 use roost_agent::proto::agent_client::AgentClient;
 use roost_agent::proto::{
     AfterRestoreRequest, BootReply, BootRequest, HelloRequest, PrepareSnapshotRequest,
@@ -15,7 +15,6 @@ use roost_runtime::tasks::Tasks;
 use std::future::Future;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 /// Why there is no session.

@@ -7,22 +7,25 @@
 //! for, and whoever drops a stream drops it on the other hop too.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use http::{Request, Response};
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::Channel;
 use tower::ServiceExt;
 
+use super::{Answer, Channel};
 use crate::limits::{
     ACCEPT_RETRY_PAUSE, CONNECTION_WINDOW_BYTES, HEADERS_BYTES_MAX, PASSTHROUGH_CONNECTIONS_MAX,
     PASSTHROUGH_REQUESTS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
@@ -78,13 +81,44 @@ async fn forward(agent: Agent, request: Request<Incoming>) -> Result<Response<Bo
         return Ok(Status::resource_exhausted("too many requests to the guest").into_http());
     };
     match agent.channel.oneshot(request.map(Body::new)).await {
-        // The place is taken for as long as the answer is being read.
-        Ok(answer) => Ok(answer.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                let _held = &place;
-                frame
-            }))
+        Ok(answer) => Ok(answer.map(|answer| {
+            Body::new(Forwarded {
+                answer,
+                _place: place,
+            })
         })),
-        Err(error) => Ok(Status::from_error(error.into()).into_http()),
+        Err(status) => Ok(status.into_http()),
     }
+}
+
+/// An answer on its way, and the place that its request takes.
+struct Forwarded {
+    answer: Answer,
+    _place: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Forwarded {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    /// Passes a failure on as the trailers of the answer, so that the caller
+    /// learns what it was.
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = ready!(Pin::new(&mut self.answer).poll_frame(context));
+        Poll::Ready(frame.map(|frame| Ok(frame.unwrap_or_else(|status| trailers(&status)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+}
+
+fn trailers(status: &Status) -> Frame<Bytes> {
+    let mut headers = HeaderMap::new();
+    // Fails for a text that no header can hold; then there is no status at all.
+    let _ = status.add_header(&mut headers);
+    Frame::trailers(headers)
 }

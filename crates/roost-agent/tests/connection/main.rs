@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use roost_agent::guest::StreamKind;
-use roost_agent::host::{self, ConnectError, ConnectOptions, Connection};
+use roost_agent::host::{self, Channel, ConnectError, ConnectOptions, Connection};
 use roost_agent::proto::agent_client::AgentClient;
 use roost_agent::proto::exec_input::Input;
 use roost_agent::proto::exec_output::Output;
@@ -17,7 +17,6 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use agent::TestAgent;

@@ -125,7 +125,8 @@ async fn a_guest_that_dies_ends_the_call() {
     let mut client = house.dial().await;
     let (_inputs, mut outputs) = exec(&mut client, "cat").await.unwrap();
     house.guest.shutdown().await;
-    within(outputs.message()).await.unwrap_err();
+    let error = within(outputs.message()).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error:?}");
     assert_eq!(within(house.closed.wait()).await, SessionEnd::StreamEnded);
     let error = within(client.hello(HelloRequest {})).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error:?}");
@@ -160,6 +161,28 @@ async fn output_that_nobody_reads_holds_the_command_and_nobody_else() {
         within(outputs.message()).await.unwrap().unwrap();
     }
     until(|| house.n_parts() > made).await;
+}
+
+#[tokio::test]
+async fn input_that_the_command_does_not_read_holds_the_caller_and_nobody_else() {
+    let house = House::new().await;
+    let mut client = house.dial().await;
+    let (inputs, outputs) = exec(&mut client, "hang").await.unwrap();
+    let piece = input(Input::Stdin(vec![1; 16 * 1024].into()));
+    let mut n_sent = 0;
+    while let Ok(sent) =
+        tokio::time::timeout(Duration::from_millis(300), inputs.send(piece.clone())).await
+    {
+        sent.unwrap();
+        n_sent += 1;
+        assert!(
+            n_sent * 16 * 1024 < 64 * STREAM_WINDOW_BYTES,
+            "no end of room"
+        );
+    }
+    within(client.hello(HelloRequest {})).await.unwrap();
+    drop((inputs, outputs));
+    until(|| house.n_commands() == 0).await;
 }
 
 #[tokio::test]

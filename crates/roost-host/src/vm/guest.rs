@@ -6,6 +6,7 @@ use super::limits::{
 };
 use crate::driver::DriverError;
 use crate::shim::{Shims, host};
+use roost_agent::host::Channel;
 use roost_agent::proto::agent_client::AgentClient;
 use roost_agent::proto::exec_input::Input;
 use roost_agent::proto::exec_output::Output;
@@ -21,7 +22,6 @@ use std::path::PathBuf;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 /// A client of the agent.

@@ -1,6 +1,6 @@
 //! One emulated guest with busybox as its image.
 
-use roost_agent::host::{self, ConnectOptions};
+use roost_agent::host::{self, Channel, ConnectOptions};
 use roost_agent::proto::agent_client::AgentClient;
 use roost_agent::proto::{BootRequest, EnvironmentVariable, Process, RootDisks};
 use roost_host::vmm::kernel::{GuestKernels, KernelSource};
@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
 
 /// An emulated boot takes seconds on an idle machine, and much longer on a busy one.
 pub(crate) const LIMIT: Duration = Duration::from_secs(240);
