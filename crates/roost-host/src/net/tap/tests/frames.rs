@@ -11,13 +11,15 @@ use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+/// Only frames of this test go there: the kernels of namespaces have no reason to.
+const BROADCAST: [u8; 6] = [0xff; 6];
 const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
 
 /// A broadcast frame as it is written to the queue of a tap device.
 fn frame(from: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; HEADER_BYTES];
-    frame.extend([0xff; 6]);
+    frame.extend(BROADCAST);
     frame.extend(from);
     frame.extend(ether_type.to_be_bytes());
     frame.extend(payload);
@@ -65,8 +67,11 @@ fn false_frames(network: GuestNetwork, foreign: [u8; 6]) -> Vec<Vec<u8>> {
     false_address.sender_ipv4 = Ipv4Addr::new(10, 99, 0, 7);
     let mut false_reply = false_address;
     false_reply.operation = REPLY;
-    // A tag of a virtual network, then what is allowed without it.
-    let tagged = [&[0, 7, 0x08, 0x06][..], &request.payload()].concat();
+    // A tag of a virtual network, then what is allowed without it. A capture
+    // shows it without the tag, so it is not the request itself.
+    let mut allowed = request;
+    allowed.gateway = Ipv4Addr::new(10, 99, 0, 8);
+    let tagged = [&[0, 7, 0x08, 0x06][..], &allowed.payload()].concat();
     vec![
         frame(foreign, ARP, &request.payload()),
         frame(own, ARP, &false_sender.payload()),
@@ -98,7 +103,8 @@ fn only_frames_of_the_machine_itself_leave() {
         let mut queue = vm.queue();
         let mut answer = vec![0; FRAME_BYTES_MAX];
         let start = Instant::now();
-        while queue.read(&mut answer).is_err() {
+        // What the host sends to all is not the answer.
+        while queue.read(&mut answer).is_err() || answer[HEADER_BYTES..][..6] != own {
             for frame in false_frames(vm.network, foreign) {
                 queue.write_all(&frame).unwrap();
             }
@@ -107,7 +113,6 @@ fn only_frames_of_the_machine_itself_leave() {
             assert!(start.elapsed() < LIMIT, "no answer");
             std::thread::sleep(Duration::from_millis(10));
         }
-        assert_eq!(answer[HEADER_BYTES..][..6], own);
 
         let mut arrived = File::from(arrived);
         let mut buffer = vec![0; FRAME_BYTES_MAX];
@@ -115,7 +120,7 @@ fn only_frames_of_the_machine_itself_leave() {
         while let Ok(n_bytes) = arrived.read(&mut buffer) {
             let from = &buffer[6..12];
             // The host's own frames are seen on their way out.
-            if from == own || from == foreign {
+            if buffer[..6] == BROADCAST && (from == own || from == foreign) {
                 assert_eq!(&buffer[..n_bytes], &request[HEADER_BYTES..]);
                 n_requests += 1;
             }
