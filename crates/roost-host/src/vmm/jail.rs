@@ -304,3 +304,6 @@ pub(super) fn open_for(path: &Path, access: super::DriveAccess) -> io::Result<Fi
     }
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests;
