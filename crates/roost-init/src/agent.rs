@@ -4,6 +4,7 @@ use crate::boot::{self, Booted};
 use crate::children::Children;
 use crate::clock;
 use crate::console::say;
+use crate::copy;
 use crate::exec::{self, ExecOutputs};
 use crate::failure::Failure;
 use crate::limits::EXEC_SESSIONS_MAX;
@@ -11,6 +12,7 @@ use crate::output::Output;
 use crate::process::{self, Recipe};
 use crate::shutdown;
 use crate::tasks::Tasks;
+use crate::{sockets, stats};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use roost_agent::proto::agent_server::Agent;
@@ -136,6 +138,14 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Does what may block on a thread of its own.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| Status::internal(error.to_string()))??)
+}
+
 #[tonic::async_trait]
 impl Agent for Guest {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
@@ -221,24 +231,32 @@ impl Agent for Guest {
 
     async fn write_file(
         &self,
-        _request: Request<Streaming<WriteFilePart>>,
+        request: Request<Streaming<WriteFilePart>>,
     ) -> Reply<WriteFileReply> {
-        Err(Status::unimplemented("not in this version of roost-init"))
+        self.booted()?;
+        let bytes = copy::write(request.into_inner()).await?;
+        Ok(Response::new(WriteFileReply { bytes }))
     }
 
-    async fn read_file(&self, _request: Request<ReadFileRequest>) -> Reply<Self::ReadFileStream> {
-        Err(Status::unimplemented("not in this version of roost-init"))
+    async fn read_file(&self, request: Request<ReadFileRequest>) -> Reply<Self::ReadFileStream> {
+        self.booted()?;
+        let parts = copy::read(request.into_inner().path).await?;
+        Ok(Response::new(Box::pin(parts)))
     }
 
     async fn stats(&self, _request: Request<StatsRequest>) -> Reply<StatsReply> {
-        Err(Status::unimplemented("not in this version of roost-init"))
+        let booted = self.booted()?;
+        let stats = in_background(move || stats::collect(&booted.disks)).await?;
+        Ok(Response::new(stats))
     }
 
     async fn listening_sockets(
         &self,
         _request: Request<ListeningSocketsRequest>,
     ) -> Reply<ListeningSocketsReply> {
-        Err(Status::unimplemented("not in this version of roost-init"))
+        self.booted()?;
+        let sockets = in_background(sockets::list).await?;
+        Ok(Response::new(ListeningSocketsReply { sockets }))
     }
 
     async fn prepare_snapshot(

@@ -6,12 +6,18 @@ use crate::children::Children;
 use crate::clock;
 use crate::disks;
 use crate::failure::{Attempt as _, Failure};
+use crate::guest_files;
 use crate::limits::PROCESSES_MAX;
+use crate::network;
 use crate::output::Output;
 use crate::process::Recipe;
+use crate::stats::Disk;
 use crate::tasks::Tasks;
 use roost_agent::proto::BootRequest;
 use std::sync::Arc;
+
+/// Services bind port 80 without being root.
+const UNPRIVILEGED_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
 
 /// A guest whose app was started.
 #[derive(Debug)]
@@ -20,8 +26,8 @@ pub(crate) struct Booted {
     pub(crate) app: App,
     /// What commands beside it share with it.
     pub(crate) around: Surroundings,
-    /// Where further disks are mounted, in the order of mounting.
-    pub(crate) volumes: Vec<String>,
+    /// What is mounted: the root, then further disks in the order of mounting.
+    pub(crate) disks: Vec<Disk>,
 }
 
 /// Sets the guest up and starts the app.
@@ -46,16 +52,30 @@ pub(crate) async fn boot(
         .ok_or_else(|| Failure::request("the disks of the root are missing"))?;
     disks::enter_root(root, request.swap_bytes).await?;
     let cgroup = Arc::new(Cgroup::create()?);
-    let mut volumes = Vec::new();
+    let mut mounted = vec![Disk {
+        path: "/".to_owned(),
+        devices: vec![root.image_device.clone(), root.scratch_device.clone()],
+    }];
     for volume in &request.mounts {
         disks::mount_volume(volume).await?;
-        volumes.push(volume.path.clone());
+        mounted.push(Disk {
+            path: volume.path.clone(),
+            devices: vec![volume.device.clone()],
+        });
     }
     let recipes = request
         .processes
         .iter()
         .map(Recipe::of_app)
         .collect::<Result<Vec<_>, _>>()?;
+    if let Some(network) = &request.network {
+        network::set_up(network).await?;
+    }
+    network::set_sysctl(UNPRIVILEGED_PORTS.0, UNPRIVILEGED_PORTS.1)?;
+    for (name, value) in &request.sysctls {
+        network::set_sysctl(name, value)?;
+    }
+    guest_files::write_all(request)?;
     let around = Surroundings {
         cgroup,
         children,
@@ -66,6 +86,6 @@ pub(crate) async fn boot(
     Ok(Booted {
         app,
         around,
-        volumes,
+        disks: mounted,
     })
 }

@@ -63,3 +63,16 @@ pub(crate) const STOP_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 pub(crate) const UNMOUNT_TRIES: u32 = 5;
 /// Pause between them.
 pub(crate) const UNMOUNT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Most addresses of a guest.
+pub(crate) const ADDRESSES_MAX: usize = 64;
+/// Most of the image's `/etc/hosts` that is kept, bytes.
+pub(crate) const HOSTS_BYTES_MAX: u64 = 1024 * 1024;
+/// Longest file of `/proc` that is read, bytes.
+pub(crate) const PROC_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Most sockets that are listed.
+pub(crate) const SOCKETS_MAX: usize = 1_024;
+/// Most processes that are searched for the owners of sockets.
+pub(crate) const PROCESSES_SEARCHED_MAX: usize = 4_096;
+/// Most open files of one process that are searched.
+pub(crate) const FILES_SEARCHED_MAX: usize = 4_096;

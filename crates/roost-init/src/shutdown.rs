@@ -7,6 +7,7 @@ use crate::limits::{
     UNMOUNT_INTERVAL, UNMOUNT_TRIES,
 };
 use crate::output::Output;
+use crate::stats::Disk;
 use crate::tasks::Tasks;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
@@ -31,7 +32,7 @@ pub(crate) fn begin(
             stop(booted, signal, stop_timeout.min(STOP_TIMEOUT_MAX)).await;
             // A node that does not fetch it does not want it.
             let _ = timeout(FETCH_TIMEOUT, output.all_fetched()).await;
-            unmount_volumes(&booted.volumes).await;
+            unmount_volumes(&booted.disks).await;
         }
         sync().await;
         let _ = sender.send(());
@@ -70,11 +71,11 @@ pub(crate) async fn sync() {
     }
 }
 
-/// The root needs no such care: it does not outlive the machine.
-async fn unmount_volumes(volumes: &[String]) {
-    for volume in volumes.iter().rev() {
+/// All but the root, which does not outlive the machine.
+async fn unmount_volumes(disks: &[Disk]) {
+    for volume in disks.iter().skip(1).rev().map(|disk| disk.path.as_str()) {
         let mut n_tries = 0;
-        while let Err(error) = unmount(volume.as_str(), UnmountFlags::empty()) {
+        while let Err(error) = unmount(volume, UnmountFlags::empty()) {
             n_tries += 1;
             if n_tries >= UNMOUNT_TRIES {
                 say(format_args!("unmount {volume}: {error}"));

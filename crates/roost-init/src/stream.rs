@@ -13,6 +13,7 @@ use roost_agent::{SERIAL_PORT, VSOCK_PORT};
 use rustix::net::SocketFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::Interest;
@@ -71,7 +72,7 @@ fn has_vsock_device() -> bool {
         .is_ok_and(|address| address != libc::VMADDR_CID_ANY)
 }
 
-fn listen() -> std::io::Result<Registered> {
+fn listen() -> io::Result<Registered> {
     let socket = Socket::new(Domain::VSOCK, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.bind(&SockAddr::vsock(libc::VMADDR_CID_ANY, VSOCK_PORT))?;
     socket.listen(VSOCK_BACKLOG)?;
@@ -85,19 +86,35 @@ pub(crate) async fn drive(channel: Channel, acceptor: &Acceptor) -> Failure {
             let end = acceptor.run(stream, StreamKind::Device).await;
             Failure::guest(format!("the port to the node: {end}"))
         }
-        Channel::Vsock(listener) => loop {
-            let accepted = match accept(&listener).await {
-                Ok(stream) => acceptor.run(stream, StreamKind::Connection).await,
-                Err(error) => return Failure::guest(format!("accept the node: {error}")),
-            };
-            if let AcceptEnd::NotTaken = accepted {
-                return Failure::guest(accepted.to_string());
-            }
+        Channel::Vsock(listener) => match accept_for_ever(&listener, acceptor).await {
+            Ok(end) => Failure::guest(end.to_string()),
+            Err(error) => Failure::guest(format!("accept the node: {error}")),
         },
     }
 }
 
-async fn accept(listener: &Registered) -> std::io::Result<NodeStream> {
+/// A new connection takes the place of an older one: the node has one at a time,
+/// and what it has left may linger.
+async fn accept_for_ever(listener: &Registered, acceptor: &Acceptor) -> io::Result<AcceptEnd> {
+    let mut stream = accept(listener).await?;
+    loop {
+        let end = tokio::select! {
+            // Cancel-safe: what is dropped is an old connection.
+            end = acceptor.run(stream, StreamKind::Connection) => end,
+            // Cancel-safe: a connection is either returned or still waiting.
+            next = accept(listener) => {
+                stream = next?;
+                continue;
+            }
+        };
+        if let AcceptEnd::NotTaken = end {
+            return Ok(end);
+        }
+        stream = accept(listener).await?;
+    }
+}
+
+async fn accept(listener: &Registered) -> io::Result<NodeStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = listener
         .async_io(Interest::READABLE, |listener| {
