@@ -110,7 +110,7 @@ impl Agent for TestAgent {
 
     type ExecStream = Pin<Box<dyn Stream<Item = Part> + Send>>;
 
-    /// `cat`, `yes` or `hang`.
+    /// `cat`, `yes`, `hang` or `brood`.
     async fn exec(
         &self,
         request: Request<Streaming<proto::ExecInput>>,
@@ -139,6 +139,10 @@ impl Agent for TestAgent {
                     std::future::pending().await
                 });
                 Ok(Response::new(nothing.boxed()))
+            }
+            Some("brood") => {
+                let _held = running;
+                std::future::pending().await
             }
             _ => Err(Status::not_found("no such program")),
         }

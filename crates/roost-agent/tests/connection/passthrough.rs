@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use roost_agent::limits::{PASSTHROUGH_REQUESTS_MAX, STREAM_WINDOW_BYTES};
+use roost_agent::limits::{
+    PASSTHROUGH_CONNECTIONS_MAX, PASSTHROUGH_REQUESTS_MAX, STREAM_WINDOW_BYTES,
+};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
@@ -120,6 +122,18 @@ async fn a_caller_who_leaves_ends_the_command() {
 }
 
 #[tokio::test]
+async fn a_caller_who_leaves_before_the_answer_ends_the_command() {
+    let house = House::new().await;
+    let mut client = house.dial().await;
+    tokio::select! {
+        _ = exec(&mut client, "brood") => panic!("it never answers"),
+        () = until(|| house.n_commands() == 1) => {}
+    }
+    until(|| house.n_commands() == 0).await;
+    within(client.hello(HelloRequest {})).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_guest_that_dies_ends_the_call() {
     let mut house = House::new().await;
     let mut client = house.dial().await;
@@ -183,6 +197,23 @@ async fn input_that_the_command_does_not_read_holds_the_caller_and_nobody_else()
     within(client.hello(HelloRequest {})).await.unwrap();
     drop((inputs, outputs));
     until(|| house.n_commands() == 0).await;
+}
+
+#[tokio::test]
+async fn more_connections_than_there_is_room_for_wait() {
+    let house = House::new().await;
+    let mut callers = Vec::new();
+    for _ in 0..PASSTHROUGH_CONNECTIONS_MAX {
+        let mut caller = house.dial().await;
+        within(caller.hello(HelloRequest {})).await.unwrap();
+        callers.push(caller);
+    }
+    let mut late = house.dial().await;
+    let mut call = std::pin::pin!(late.hello(HelloRequest {}));
+    let waited = tokio::time::timeout(Duration::from_millis(300), &mut call).await;
+    waited.unwrap_err();
+    callers.pop();
+    within(call).await.unwrap();
 }
 
 #[tokio::test]
