@@ -1,7 +1,5 @@
 //! The seeds of the fuzz target, run as they are.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
-
 use std::path::Path;
 
 #[test]
