@@ -23,8 +23,6 @@ pub struct NodeFacts {
     pub version: String,
     /// The node's region.
     pub region: RegionCode,
-    /// The isolation rung in use: `container`.
-    pub isolation: String,
     /// The domains under which every app has a name, best first.
     pub domains: Vec<String>,
     /// The edge's HTTP port.

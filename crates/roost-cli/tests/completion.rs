@@ -112,6 +112,10 @@ async fn bash_completes_commands_and_the_names_that_the_platform_knows() {
             &["DATABASE_URL"],
         ),
         (&["roost", "completion", "z"], &["zsh"]),
+        (
+            &["roost", "deploy", "--isolation", "vm"],
+            &["vm-emulated", "vm"],
+        ),
     ] {
         assert_eq!(
             complete_in_time(&url, words, offers).await,

@@ -433,6 +433,20 @@ impl ExitCause {
         }
     }
 
+    /// What ended the machine, for people; none when its own program did, which
+    /// code and signal tell more about.
+    pub fn below_the_app(self) -> Option<&'static str> {
+        match self {
+            Self::App => None,
+            Self::Hypervisor => Some("its hypervisor ended without being asked to"),
+            Self::GuestPanic => Some("its kernel panicked; its log may say why"),
+            Self::AgentLost => Some("what speaks for it inside no longer answered"),
+            Self::Shim => {
+                Some("the process that watched it was killed, so how it ended is not known")
+            }
+        }
+    }
+
     /// The cause with this word.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == text)
@@ -495,6 +509,16 @@ impl Isolation {
         match self {
             Self::Default => "default",
             Self::Rung(rung) => rung.as_str(),
+        }
+    }
+
+    /// The rungs that grant it, best first.
+    pub fn rungs(self) -> &'static [Rung] {
+        match self {
+            Self::Default => &[Rung::Vm, Rung::Container],
+            Self::Rung(Rung::Container) => &[Rung::Container],
+            Self::Rung(Rung::VmEmulated) => &[Rung::VmEmulated],
+            Self::Rung(Rung::Vm) => &[Rung::Vm],
         }
     }
 

@@ -436,6 +436,16 @@ pub struct TokenInfo {
     pub created_at: u64,
 }
 
+/// A rung of the node's isolation ladder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeRung {
+    /// `container`, `vm-emulated` or `vm`.
+    pub rung: String,
+    /// Why no machines are started on it; absent when they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+}
+
 /// `GET /v1/node`: what this platform is.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct NodeInfo {
@@ -443,8 +453,12 @@ pub struct NodeInfo {
     pub version: String,
     /// The node's region.
     pub region: String,
-    /// The isolation rung in use.
-    pub isolation: String,
+    /// The rung of machines that ask for no isolation by name; none when every rung is refused.
+    #[serde(default)]
+    pub isolation: Option<String>,
+    /// The rungs of the isolation ladder, weakest first.
+    #[serde(default)]
+    pub rungs: Vec<NodeRung>,
     /// The domains under which every app has a name.
     pub domains: Vec<String>,
     /// The edge's HTTP port.

@@ -184,6 +184,15 @@ pub struct ListeningSocket {
     pub process: Option<String>,
 }
 
+/// A rung of a node's isolation ladder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RungStatus {
+    /// The rung.
+    pub rung: Rung,
+    /// Why no machines are started on it; none when they are.
+    pub refusal: Option<String>,
+}
+
 /// Why the worker did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -341,6 +350,8 @@ pub trait WorkerApi: Send + Sync + 'static {
     /// Begins to suspend it: withdraw, drain, snapshot. A start then resumes it.
     /// Suspending a suspended machine is nothing.
     async fn suspend_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
+    /// Every rung, weakest first, and whether machines are started on it now.
+    async fn rungs(&self) -> Result<Vec<RungStatus>, WorkerError>;
     /// Stops and starts it.
     async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
     /// Sends a signal to its first process.

@@ -12,7 +12,8 @@ use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use roost_proto::worker::{
     CheckResult, CheckStatus, CreateMachine, ExecCommand, ExecOutcome, Launch, ListeningSocket,
-    MachineEvent, MachineStatus, SecretEnv, UpdateMachine, WaitFor, WorkerApi, WorkerError,
+    MachineEvent, MachineStatus, RungStatus, SecretEnv, UpdateMachine, WaitFor, WorkerApi,
+    WorkerError,
 };
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -357,6 +358,15 @@ impl WorkerApi for SimWorker {
                 state.as_str()
             ))),
         }
+    }
+
+    async fn rungs(&self) -> Result<Vec<RungStatus>, WorkerError> {
+        let refusal = |rung| (rung == Rung::Vm).then(|| "there is no KVM".to_owned());
+        let status = |rung| RungStatus {
+            rung,
+            refusal: refusal(rung),
+        };
+        Ok(Rung::ALL.map(status).to_vec())
     }
 
     async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {

@@ -5,6 +5,7 @@
 
 mod requests;
 
+use crate::drivers::Standing;
 use crate::limits;
 use crate::store::row::{NewEvent, Row};
 use crate::store::{Inserted, StoreError};
@@ -18,7 +19,7 @@ use roost_model::machine::{MachineState, StopSignal};
 use roost_model::name::AppName;
 use roost_proto::worker::{
     CreateMachine, ExecCommand, ExecOutcome, ListeningSocket, MachineEvent, MachineStatus,
-    UpdateMachine, WaitFor, WorkerApi, WorkerError,
+    RungStatus, UpdateMachine, WaitFor, WorkerApi, WorkerError,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -292,6 +293,18 @@ impl WorkerApi for Worker {
             }
         }
         self.change(id, requests::suspend).await
+    }
+
+    async fn rungs(&self) -> Result<Vec<RungStatus>, WorkerError> {
+        let standings = self.inner.drivers.standings().into_iter();
+        let status = |(rung, standing)| RungStatus {
+            rung,
+            refusal: match standing {
+                Standing::Proven => None,
+                Standing::Refused(reason) => Some(reason),
+            },
+        };
+        Ok(standings.map(status).collect())
     }
 
     async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {

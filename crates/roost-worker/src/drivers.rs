@@ -87,7 +87,7 @@ impl Drivers {
     pub fn choose(&self, isolation: Isolation) -> Result<Arc<dyn MachineDriver>, IsolationRefused> {
         let slots = self.slots.lock();
         let mut reasons = Vec::new();
-        for rung in candidates(isolation) {
+        for rung in isolation.rungs() {
             match slots.get(rung) {
                 Some(Slot {
                     driver: Some(driver),
@@ -150,16 +150,6 @@ impl Drivers {
 impl Default for Drivers {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// The rungs that grant a wish, best first.
-fn candidates(isolation: Isolation) -> &'static [Rung] {
-    match isolation {
-        Isolation::Default => &[Rung::Vm, Rung::Container],
-        Isolation::Rung(Rung::Container) => &[Rung::Container],
-        Isolation::Rung(Rung::VmEmulated) => &[Rung::VmEmulated],
-        Isolation::Rung(Rung::Vm) => &[Rung::Vm],
     }
 }
 

@@ -15,7 +15,10 @@ pub(crate) const EVENTS_PER_MACHINE_MAX: u32 = 200;
 /// Longest wait for a state (Machines API: 60 s).
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest one driver launch may take; the image is on disk by then.
-pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(60);
+///
+/// The driver bounds its own steps: an emulated guest that has to be resumed
+/// in vain boots after that.
+pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(300);
 /// Longest pull and unpack of an image.
 pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// Longest suspend: the driver bounds its own steps, and much memory takes long to write.

@@ -245,7 +245,6 @@ fn node_facts(config: &NodeConfig, facts: &Facts) -> NodeFacts {
     NodeFacts {
         version: facts.version.clone(),
         region: config.region.clone(),
-        isolation: facts.isolation.clone(),
         domains: facts.domains.clone(),
         http_port: facts.http_port,
         https_port: facts.https_port,

@@ -4,8 +4,8 @@ use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::state::ApiState;
 use roost_auth::policy::{Action, Caller};
-use roost_model::machine::MachineState;
-use roost_proto::rest::{NodeInfo, TokenInfo};
+use roost_model::machine::{Isolation, MachineState, Rung};
+use roost_proto::rest::{NodeInfo, NodeRung, TokenInfo};
 
 /// The node.
 pub(crate) async fn node(ctx: &RequestCtx, state: &ApiState) -> Result<NodeInfo, ApiError> {
@@ -15,11 +15,25 @@ pub(crate) async fn node(ctx: &RequestCtx, state: &ApiState) -> Result<NodeInfo,
         .iter()
         .filter(|machine| machine.state == MachineState::Started)
         .count();
+    let rungs = state.worker.rungs().await?;
+    let is_offered = |wanted: &&Rung| {
+        rungs
+            .iter()
+            .any(|status| status.rung == **wanted && status.refusal.is_none())
+    };
+    let default = Isolation::Default.rungs().iter().find(is_offered);
     let node = &state.node;
     Ok(NodeInfo {
         version: node.version.clone(),
         region: node.region.to_string(),
-        isolation: node.isolation.clone(),
+        isolation: default.map(ToString::to_string),
+        rungs: rungs
+            .iter()
+            .map(|status| NodeRung {
+                rung: status.rung.to_string(),
+                refusal: status.refusal.clone(),
+            })
+            .collect(),
         domains: node.domains.clone(),
         http_port: node.http_port,
         https_port: node.https_port,

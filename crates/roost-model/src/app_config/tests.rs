@@ -175,7 +175,7 @@ raw_value = "hello"
         .iter()
         .map(|warning| (warning.line, warning.path.as_str()))
         .collect();
-    assert_eq!(paths, [(14, "deploy.strategy")]);
+    assert_eq!(paths, [(15, "deploy.strategy")]);
 }
 
 #[test]

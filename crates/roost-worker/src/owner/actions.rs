@@ -136,16 +136,7 @@ impl Owner {
             return Ok(());
         };
         let rung = driver.rung();
-        let lost_snapshot = match self.rung {
-            Some(last) if last != rung => {
-                // What another rung has kept is of no use on this one.
-                self.clear_host().await?;
-                row.has_snapshot
-                    .then(|| format!("its snapshot is of the rung {last}, and it starts on {rung}"))
-            }
-            Some(_) | None => None,
-        };
-        self.rung = Some(rung);
+        let lost_snapshot = self.move_to_rung(&row, rung).await?;
         let config = match self.build_launch(&row, &image) {
             Ok(config) => config,
             Err(reason) => {
@@ -197,6 +188,21 @@ impl Owner {
         };
         self.operation = Some(launch.boxed());
         Ok(())
+    }
+
+    /// Leaves nothing on the rung of the last launch if it is another; gives the
+    /// reason why a resume cannot be, if one was to be.
+    async fn move_to_rung(&mut self, row: &Row, rung: Rung) -> Result<Option<String>, Stopped> {
+        let lost_snapshot = match self.rung {
+            Some(last) if last != rung => {
+                self.clear_host().await?;
+                let reason = || format!("its snapshot is of the rung {last}, not {rung}");
+                row.has_snapshot.then(reason)
+            }
+            Some(_) | None => None,
+        };
+        self.rung = Some(rung);
+        Ok(lost_snapshot)
     }
 
     fn build_launch(&self, row: &Row, image: &ResolvedImage) -> Result<LaunchConfig, String> {

@@ -161,20 +161,14 @@ pub(super) fn after_failure(
 }
 
 fn describe_exit(exit: MachineExit, memory_mib: u64) -> String {
-    let below = match exit.cause {
-        ExitCause::App => {
-            return match (exit.oom_killed, exit.signal) {
-                (true, _) => format!("killed for using more than its {memory_mib} MiB of memory"),
-                (false, Some(signal)) => format!("ended by signal {signal}"),
-                (false, None) => format!("exited with code {}", exit.exit_code),
-            };
-        }
-        ExitCause::Hypervisor => "its hypervisor ended without being asked to",
-        ExitCause::GuestPanic => "its kernel panicked; its log may say why",
-        ExitCause::AgentLost => "what speaks for it inside no longer answered, so it was ended",
-        ExitCause::Shim => "the process that watched it was killed, so how it ended is not known",
-    };
-    below.to_owned()
+    if let Some(cause) = exit.cause.below_the_app() {
+        return cause.to_owned();
+    }
+    match (exit.oom_killed, exit.signal) {
+        (true, _) => format!("killed for using more than its {memory_mib} MiB of memory"),
+        (false, Some(signal)) => format!("ended by signal {signal}"),
+        (false, None) => format!("exited with code {}", exit.exit_code),
+    }
 }
 
 /// The text, or as much of it as is kept.

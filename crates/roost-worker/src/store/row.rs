@@ -250,15 +250,9 @@ fn check(raw: RawRow) -> Result<Row, StoreError> {
         cause: cause.unwrap_or_default(),
     };
     Ok(Row {
-        id: MachineId::parse(&raw.id).map_err(|error| StoreError::Damaged {
-            machine: raw.id.clone(),
-            problem: error.to_string(),
-        })?,
+        id: MachineId::parse(&raw.id).map_err(|error| text(&error))?,
         request_id: rest.request_id,
-        instance_id: InstanceId::parse(&raw.instance_id).map_err(|error| StoreError::Damaged {
-            machine: raw.id.clone(),
-            problem: error.to_string(),
-        })?,
+        instance_id: InstanceId::parse(&raw.instance_id).map_err(|error| text(&error))?,
         spec,
         secrets: rest.secrets,
         state,

@@ -165,3 +165,20 @@ async fn a_container_is_not_suspended_and_an_unknown_isolation_is_refused_with_t
     assert!(problem.contains("container, vm-emulated, vm"), "{problem}");
     platform.stop().await;
 }
+
+#[tokio::test]
+async fn the_node_says_which_rungs_it_offers_and_why_not_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    let (_, node) = platform.call("GET", "/v1/node", Value::Null).await;
+    assert_eq!(node["isolation"], "container", "never emulation unasked");
+    assert_eq!(
+        node["rungs"],
+        json!([
+            {"rung": "container"},
+            {"rung": "vm-emulated"},
+            {"rung": "vm", "refusal": "there is no KVM"}
+        ])
+    );
+    platform.stop().await;
+}

@@ -161,7 +161,6 @@ impl Platform {
             node: NodeFacts {
                 version: "0.1.0".into(),
                 region: RegionCode::parse("local").unwrap(),
-                isolation: "container".into(),
                 domains: vec!["localhost".into()],
                 http_port: 8080,
                 https_port: 8443,

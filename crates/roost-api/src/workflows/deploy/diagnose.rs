@@ -6,6 +6,7 @@ use crate::limits;
 use crate::ports::LogSelection;
 use roost_model::error::{Classify as _, chain};
 use roost_model::id::MachineId;
+use roost_model::machine::MachineExit;
 use roost_proto::rest::DeploymentError;
 use roost_proto::worker::{CheckResult, ListeningSocket, MachineStatus, WorkerError};
 
@@ -36,13 +37,7 @@ pub(super) fn of_worker_error(id: &MachineId, error: &WorkerError) -> Deployment
 /// The machine's process ended, or could not be started.
 pub(super) async fn exited(journal: &Journal, status: &MachineStatus) -> DeploymentError {
     let ending = match status.last_exit {
-        Some(exit) if exit.oom_killed => {
-            "it used more memory than it has and was killed".to_owned()
-        }
-        Some(exit) => match exit.signal {
-            Some(signal) => format!("its process was ended by signal {signal}"),
-            None => format!("its process ended with exit code {}", exit.exit_code),
-        },
+        Some(exit) => describe(exit),
         None => "it could not be started".to_owned(),
     };
     let reason = status
@@ -54,6 +49,8 @@ pub(super) async fn exited(journal: &Journal, status: &MachineStatus) -> Deploym
     let hint = if oom {
         let mib = status.spec.guest.memory.as_mib();
         format!("it has {mib} MiB; give it more memory")
+    } else if status.last_exit.is_none() {
+        "change what the reason names; `roost doctor` checks the node".to_owned()
     } else {
         "look at its last log lines; run the image by hand to see what it needs".to_owned()
     };
@@ -73,6 +70,17 @@ pub(super) async fn exited(journal: &Journal, status: &MachineStatus) -> Deploym
         machine: Some(status.id.to_string()),
         log_tail: log_tail(journal, status).await,
         listening: vec![],
+    }
+}
+
+fn describe(exit: MachineExit) -> String {
+    if let Some(cause) = exit.cause.below_the_app() {
+        return cause.to_owned();
+    }
+    match (exit.oom_killed, exit.signal) {
+        (true, _) => "it used more memory than it has and was killed".to_owned(),
+        (false, Some(signal)) => format!("its process was ended by signal {signal}"),
+        (false, None) => format!("its process ended with exit code {}", exit.exit_code),
     }
 }
 
