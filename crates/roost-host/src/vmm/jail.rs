@@ -70,6 +70,9 @@ pub(super) struct JailConfig<'a> {
     pub(super) descriptors: Vec<OwnedFd>,
     /// The largest file that it may write, in bytes.
     pub(super) file_size_max: u64,
+    /// Whether the kernel may give it memory in pieces of 2 MiB, which is
+    /// faster, and more than it touches.
+    pub(super) uses_huge_pages: bool,
 }
 
 /// A process in its jail. Dropping it kills the process.
@@ -183,6 +186,7 @@ impl Prepared {
                 descriptors: config.descriptors,
                 open_files_max: OPEN_FILES_MAX,
                 file_size_max: config.file_size_max,
+                uses_huge_pages: config.uses_huge_pages,
             },
             message,
         })

@@ -100,6 +100,9 @@ impl Qemu {
             },
             descriptors,
             file_size_max: file_size_max(config),
+            // Emulation has no use for them, and idle guests would have a
+            // third more memory.
+            uses_huge_pages: self.accelerator == Accelerator::Kvm,
         })
         .await?;
         match Qmp::connect(control, START_TIMEOUT).await {
@@ -108,6 +111,7 @@ impl Qemu {
                 qmp,
                 AgentSocket::in_dir(&config.dir),
                 console,
+                config.memory,
             )),
             Err(error) => Err(vm::explain(&mut process, error).await),
         }
@@ -257,7 +261,6 @@ fn file_size_max(config: &VmConfig) -> u64 {
         .map(|data| data.len())
         .max()
         .unwrap_or(0);
-    // Guest memory is a file without a name, to which the limit applies as well.
     largest.max(config.memory.bytes()) + FILE_BYTES_MARGIN
 }
 

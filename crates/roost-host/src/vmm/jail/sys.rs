@@ -31,6 +31,7 @@ pub(super) struct Steps {
     pub(super) descriptors: Vec<OwnedFd>,
     pub(super) open_files_max: u64,
     pub(super) file_size_max: u64,
+    pub(super) uses_huge_pages: bool,
 }
 
 /// Has the next processes of the calling thread be in a process namespace of their own.
@@ -68,6 +69,10 @@ fn take(steps: &Steps) -> Result<(), Failure> {
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, steps.open_files_max)?;
     limit(Resource::Fsize, steps.file_size_max)?;
+    if !steps.uses_huge_pages {
+        rustix::thread::disable_transparent_huge_pages(true)
+            .map_err(at("do without huge pages"))?;
+    }
     drop_privileges(steps.owner)?;
     // After the change of user, which takes it back.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))

@@ -41,6 +41,7 @@ fn config<'a>(dir: &'a TempDir, script: &str) -> JailConfig<'a> {
         devices: Vec::new(),
         descriptors: Vec::new(),
         file_size_max: 1 << 20,
+        uses_huge_pages: false,
     }
 }
 
@@ -107,9 +108,8 @@ async fn descriptors_pass_under_their_numbers_and_no_others_do() {
     // As one that some library opened without a thought.
     rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).unwrap();
     let (given_number, kept_number) = (given.as_raw_fd(), kept.as_raw_fd());
-    let script = format!(
-        "/bin/sh -c 'cat <&{given_number}'; echo; /bin/sh -c 'cat <&{kept_number}' 2>&-"
-    );
+    let script =
+        format!("/bin/sh -c 'cat <&{given_number}'; echo; /bin/sh -c 'cat <&{kept_number}' 2>&-");
     let mut config = config(&dir, &script);
     // A shell cannot name descriptors of two digits.
     config.program = Path::new("/bin/bash");

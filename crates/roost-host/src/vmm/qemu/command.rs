@@ -165,10 +165,11 @@ fn add_board(args: &mut Arguments, config: &VmConfig, machine: Machine, accelera
     args.add("-smp", config.n_cpus.to_string());
     let bytes = config.memory.bytes();
     args.add("-m", format!("size={bytes}B"));
-    // A file without a name: the process's memory map tells it from QEMU's own.
+    // Memory without a name: of a shared file, what a restore finds to be zero
+    // would have pages all the same.
     args.add(
         "-object",
-        format!("memory-backend-memfd,id=ram,size={bytes}B,share=on"),
+        format!("memory-backend-ram,id=ram,size={bytes}B"),
     );
     args.add("-kernel", KERNEL);
     args.add("-initrd", INITRAMFS);

@@ -23,8 +23,6 @@ use tokio::net::UnixStream;
 const STATE_FILE: &str = "qemu-state";
 /// The name under which QEMU keeps the descriptor of that file.
 const STATE_NAME: &str = "state";
-/// How guest memory is called in the process's memory map.
-const GUEST_MEMORY: &str = "/memfd:memory-backend-memfd";
 
 /// `USER_HZ`, in which the kernel tells times to programs, whatever its own clock.
 const TICKS_PER_SECOND: u64 = 100;
@@ -73,15 +71,23 @@ pub(super) struct QemuVm {
     qmp: Qmp,
     agent: AgentSocket,
     console: Option<UnixStream>,
+    memory: ByteSize,
 }
 
 impl QemuVm {
-    pub(super) fn new(process: Jailed, qmp: Qmp, agent: AgentSocket, console: UnixStream) -> Self {
+    pub(super) fn new(
+        process: Jailed,
+        qmp: Qmp,
+        agent: AgentSocket,
+        console: UnixStream,
+        memory: ByteSize,
+    ) -> Self {
         Self {
             process,
             qmp,
             agent,
             console: Some(console),
+            memory,
         }
     }
 
@@ -203,8 +209,8 @@ impl Vm for QemuVm {
     }
 
     async fn stats(&self) -> Result<VmStats, VmmError> {
-        let pid = self.process.pid();
-        let read = tokio::task::spawn_blocking(move || read_stats(pid)).await;
+        let (pid, memory) = (self.process.pid(), self.memory);
+        let read = tokio::task::spawn_blocking(move || read_stats(pid, memory)).await;
         read.map_err(io::Error::other)
             .and_then(|result| result)
             .map_err(|source| VmmError::Io {
@@ -255,7 +261,7 @@ pub(super) async fn explain(process: &mut Jailed, error: VmmError) -> VmmError {
     }
 }
 
-fn read_stats(pid: u32) -> io::Result<VmStats> {
+fn read_stats(pid: u32, memory: ByteSize) -> io::Result<VmStats> {
     let read = |name: &str| {
         let mut text = String::new();
         File::open(format!("/proc/{pid}/{name}"))?
@@ -263,7 +269,7 @@ fn read_stats(pid: u32) -> io::Result<VmStats> {
             .read_to_string(&mut text)?;
         Ok::<_, io::Error>(text)
     };
-    let (resident, guest_resident) = resident(&read("smaps")?);
+    let (resident, guest_resident) = resident(&read("smaps")?, memory);
     let ticks = ticks(&read("stat")?).ok_or_else(|| io::Error::other("no processor times"))?;
     Ok(VmStats {
         resident: ByteSize(resident),
@@ -272,8 +278,9 @@ fn read_stats(pid: u32) -> io::Result<VmStats> {
     })
 }
 
-/// Bytes in use of all mappings, and of guest memory (proc_pid_smaps(5)).
-fn resident(smaps: &str) -> (u64, u64) {
+/// Bytes in use of all mappings, and of the one that is as large as the guest's
+/// memory (proc_pid_smaps(5)).
+fn resident(smaps: &str, memory: ByteSize) -> (u64, u64) {
     let (mut all, mut guest) = (0, 0);
     let mut is_guest = false;
     for line in smaps.lines() {
@@ -281,16 +288,18 @@ fn resident(smaps: &str) -> (u64, u64) {
             let kib = size.trim().trim_end_matches(" kB").parse().unwrap_or(0);
             all += kib * 1_024;
             guest += if is_guest { kib * 1_024 } else { 0 };
-        } else if line.as_bytes().first().is_some_and(u8::is_ascii_hexdigit)
-            && line
-                .split(' ')
-                .next()
-                .is_some_and(|range| range.contains('-'))
-        {
-            is_guest = line.contains(GUEST_MEMORY);
+        } else if let Some(size) = mapping_size(line) {
+            is_guest = size == memory.bytes();
         }
     }
     (all, guest)
+}
+
+/// The size of a mapping, if the line is the first one of one: `FROM-TO rw-p …`.
+fn mapping_size(line: &str) -> Option<u64> {
+    let (from, to) = line.split(' ').next()?.split_once('-')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    number(to)?.checked_sub(number(from)?)
 }
 
 /// Time in user and kernel mode (proc_pid_stat(5), fields 14 and 15).
@@ -306,15 +315,17 @@ fn ticks(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::{resident, ticks};
+    use roost_model::size::ByteSize;
 
     #[test]
     fn guest_memory_is_told_from_the_process_s_own() {
         let smaps = "55d0c8a00000-55d0c8e00000 r--p 00000000 08:01 1 /usr/bin/qemu-system-x86_64\n\
             Size:               4096 kB\nRss:                 100 kB\n\
-            7f0000000000-7f0010000000 rw-s 00000000 00:01 9 /memfd:memory-backend-memfd (deleted)\n\
-            Rss:                2048 kB\nAnonymous:             0 kB\n\
+            7f0000000000-7f0010000000 rw-p 00000000 00:00 0 \n\
+            Rss:                2048 kB\nAnonymous:          2048 kB\n\
             7ffd0-7ffe0 rw-p 00000000 00:00 0 [stack]\nRss:                  10 kB\n";
-        assert_eq!(resident(smaps), (2_158 * 1_024, 2_048 * 1_024));
+        let expected = (2_158 * 1_024, 2_048 * 1_024);
+        assert_eq!(resident(smaps, ByteSize::mib(256)), expected);
     }
 
     #[test]
