@@ -1,6 +1,6 @@
 //! Whether a machine that ended is started again, and when.
 
-use crate::machine::{MachineExit, RestartPolicy, RestartWhen};
+use crate::machine::{ExitCause, MachineExit, RestartPolicy, RestartWhen};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ pub fn decide(
 ) -> RestartDecision {
     let wanted = match policy.when {
         RestartWhen::No => false,
-        RestartWhen::OnFailure => exit.exit_code != 0,
+        // The end of what is below the app is a failure, whatever its code.
+        RestartWhen::OnFailure => exit.exit_code != 0 || exit.cause != ExitCause::App,
         RestartWhen::Always => true,
     };
     if !wanted {
@@ -97,6 +98,22 @@ mod tests {
             decide(policy(RestartWhen::Always), clean, &[], NOW),
             RestartDecision::At(_)
         ));
+    }
+
+    #[test]
+    fn an_end_below_the_app_is_a_failure_whatever_its_code() {
+        let lost = MachineExit {
+            cause: ExitCause::Hypervisor,
+            ..exit(0)
+        };
+        assert!(matches!(
+            decide(policy(RestartWhen::OnFailure), lost, &[], NOW),
+            RestartDecision::At(_)
+        ));
+        assert_eq!(
+            decide(policy(RestartWhen::No), lost, &[], NOW),
+            RestartDecision::Stay
+        );
     }
 
     #[test]
