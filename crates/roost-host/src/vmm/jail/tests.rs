@@ -108,10 +108,9 @@ async fn descriptors_pass_under_their_numbers_and_no_others_do() {
     // As one that some library opened without a thought.
     rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).unwrap();
     let (given_number, kept_number) = (given.as_raw_fd(), kept.as_raw_fd());
-    let script =
-        format!("/bin/sh -c 'cat <&{given_number}'; echo; /bin/sh -c 'cat <&{kept_number}' 2>&-");
+    let script = format!("cat <&{given_number}; echo; (cat <&{kept_number}) 2>&-; true");
     let mut config = config(&dir, &script);
-    // A shell cannot name descriptors of two digits.
+    // A plain shell cannot name descriptors of two digits.
     config.program = Path::new("/bin/bash");
     config.descriptors = vec![given];
     let end = run(config).await;
