@@ -16,6 +16,7 @@ use roost_model::limits::EXEC_OUTPUT_BYTES_MAX;
 use roost_proto::vm::agent_path;
 use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
 use rustix::fs::{Mode, OFlags};
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
@@ -125,11 +126,12 @@ async fn converse(agent: &mut Agent, command: ExecCommand) -> Result<ExecOutcome
             let message = ExecInput { input: Some(input) };
             // A command that does not want its input is no failure.
             if sender.send(message).await.is_err() {
-                return;
+                break;
             }
         }
-        // The stream of inputs stays open: its end would end the command.
-        sender.closed().await;
+        // Kept open: the end of the inputs would end the command. Its end is
+        // told by its outputs alone.
+        std::future::pending::<Infallible>().await
     };
     let run = async {
         let call = agent.exec(ReceiverStream::new(receiver)).await;
@@ -141,7 +143,7 @@ async fn converse(agent: &mut Agent, command: ExecCommand) -> Result<ExecOutcome
     };
     tokio::select! {
         result = run => into_outcome(result?, command.timeout),
-        () = feed => Err(host("run a command", "the guest closed the connection")),
+        never = feed => match never {},
     }
 }
 

@@ -1,0 +1,198 @@
+//! What only VMs have: their own kernel, suspend and resume, guests that misbehave.
+
+use crate::host::{Host, Kind, lines, until};
+use roost_host::driver::{Adoption, DriverError, Origin};
+use roost_model::machine::ExitCause;
+use roost_proto::logs::LogStream;
+
+/// Counts, and shows a random number and the time with each count.
+const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i $(date +%s) \
+     $(head -c 8 /dev/urandom | hexdump -e '8/1 \"%02x\"'); sleep 0.2; done";
+
+fn counts(host_lines: &[String]) -> Vec<u64> {
+    let first = |line: &String| line.split(' ').next()?.parse().ok();
+    host_lines.iter().filter_map(first).collect()
+}
+
+async fn a_suspended_machine_goes_on_where_it_was(host: &mut Host) {
+    let mut config = host.machine(COUNTER);
+    let id = config.machine_id.clone();
+    host.launch(&config).await;
+    let out = || lines(&config.log_dir, LogStream::Stdout);
+    until("it counts", || out().len() > 3).await;
+    let uname = host.ask(&id, "uname -r").await;
+    assert_ne!(
+        uname,
+        nix::sys::utsname::uname()
+            .unwrap()
+            .release()
+            .to_string_lossy()
+    );
+
+    host.driver.suspend(&id).await.unwrap();
+    let n_before = out().len();
+    assert_eq!(host.driver.adopt(&id).await.unwrap(), Adoption::Suspended);
+    assert!(host.driver.list().await.unwrap().contains(&id));
+    let gone = host.driver.signal(&id, 15).await;
+    assert!(matches!(gone, Err(DriverError::NotRunning(_))), "{gone:?}");
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+
+    config.resume = true;
+    let running = host.launch(&config).await;
+    assert_eq!(running.origin, Origin::Resumed);
+    let out = || lines(&config.log_dir, LogStream::Stdout);
+    until("it counts on", || out().len() > n_before + 3).await;
+    let seen = counts(&out());
+    let expected: Vec<u64> = (1..=u64::try_from(seen.len()).unwrap()).collect();
+    assert_eq!(seen, expected, "no count is lost and none comes twice");
+    // The clock was stepped before the program ran on.
+    let now: i64 = host.ask(&id, "date +%s").await.parse().unwrap();
+    let host_now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    assert!((now - i64::try_from(host_now.as_secs()).unwrap()).abs() <= 5);
+    host.driver.signal(&id, 9).await.unwrap();
+    host.wait(&id).await;
+
+    // It was used up: there is nothing to go on from a second time.
+    let running = host.launch(&config).await;
+    assert!(
+        matches!(running.origin, Origin::ColdAfter(_)),
+        "{running:?}"
+    );
+    host.remove(&id).await;
+}
+
+async fn a_snapshot_that_does_not_fit_is_a_cold_start(host: &mut Host) {
+    let mut config = host.machine("echo begun; while :; do sleep 1; done");
+    let id = config.machine_id.clone();
+    let state = host.data_dir(&id).join("snapshot");
+    let begun = || lines(&config.log_dir, LogStream::Stdout);
+    host.launch(&config).await;
+    until("it has begun", || begun() == ["begun"]).await;
+    host.driver.suspend(&id).await.unwrap();
+    let file = std::fs::read_dir(&state)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let file = file
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    config.resume = true;
+    let running = host.launch(&config).await;
+    assert!(
+        matches!(&running.origin, Origin::ColdAfter(why) if why.contains("damaged")),
+        "{running:?}"
+    );
+    let begun = || lines(&config.log_dir, LogStream::Stdout);
+    until("it has begun anew", || begun() == ["begun", "begun"]).await;
+
+    // Of another version of the machine.
+    host.driver.suspend(&id).await.unwrap();
+    config.process.env.push(("COLOUR".into(), "green".into()));
+    let running = host.launch(&config).await;
+    assert!(
+        matches!(&running.origin, Origin::ColdAfter(why) if why.contains("version of the machine")),
+        "{running:?}"
+    );
+    host.remove(&id).await;
+}
+
+async fn a_killed_hypervisor_is_told_from_an_app_that_ended(host: &mut Host) {
+    let config = host.machine("while :; do sleep 1; done");
+    let id = config.machine_id.clone();
+    host.launch(&config).await;
+    let neighbour = host.machine("while :; do sleep 1; done");
+    host.launch(&neighbour).await;
+    let pids = hypervisors_of(id.as_str());
+    assert_eq!(pids.len(), 1, "{pids:?}");
+    let pid = nix::unistd::Pid::from_raw(pids[0]);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let exit = host.wait(&id).await;
+    assert_eq!(exit.cause, ExitCause::Hypervisor);
+    assert_eq!(exit.signal, Some(9));
+    assert_eq!(host.ask(&neighbour.machine_id, "echo well").await, "well");
+    host.driver.remove(&neighbour.machine_id).await.unwrap();
+    host.remove(&id).await;
+}
+
+/// Processes in the machine's cgroup.
+fn hypervisors_of(id: &str) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                .is_ok_and(|text| text.contains(id))
+        })
+        .collect()
+}
+
+async fn a_guest_whose_kernel_panics_says_so(host: &mut Host) {
+    let config =
+        host.machine("sleep 1; echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger");
+    host.launch(&config).await;
+    let exit = host.wait(&config.machine_id).await;
+    assert_eq!(exit.cause, ExitCause::GuestPanic, "{exit:?}");
+    let system = lines(&config.log_dir, LogStream::System).join("\n");
+    assert!(system.contains("kernel panicked"), "{system}");
+    host.remove(&config.machine_id).await;
+}
+
+async fn a_full_disk_is_the_machines_own_problem(host: &mut Host) {
+    let config = host.machine("dd if=/dev/zero of=/tmp/big bs=1M count=2000 2>&1; echo after");
+    host.launch(&config).await;
+    host.wait(&config.machine_id).await;
+    let out = lines(&config.log_dir, LogStream::Stdout).join("\n");
+    assert!(out.contains("No space left"), "{out}");
+    assert!(out.ends_with("after"), "{out}");
+    host.remove(&config.machine_id).await;
+}
+
+async fn a_fork_bomb_is_ended_by_sigkill(host: &mut Host) {
+    let config =
+        host.machine("echo bomb; bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done");
+    host.launch(&config).await;
+    until("it began", || {
+        lines(&config.log_dir, LogStream::Stdout) == ["bomb"]
+    })
+    .await;
+    host.driver.signal(&config.machine_id, 9).await.unwrap();
+    assert_eq!(host.wait(&config.machine_id).await.exit_code, 137);
+    host.remove(&config.machine_id).await;
+}
+
+macro_rules! vm_tests {
+    ($kind:ident, $module:ident: $($claim:ident),* $(,)?) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $claim() {
+                    if let Some(mut host) = super::Host::new(super::Kind::$kind).await {
+                        super::$claim(&mut host).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! for_all_vms {
+    ($($claim:ident),* $(,)?) => {
+        vm_tests!(Emulated, vm_emulated: $($claim),*);
+        vm_tests!(QemuKvm, vm_qemu: $($claim),*);
+        vm_tests!(Firecracker, vm_firecracker: $($claim),*);
+    };
+}
+
+for_all_vms!(
+    a_suspended_machine_goes_on_where_it_was,
+    a_snapshot_that_does_not_fit_is_a_cold_start,
+    a_killed_hypervisor_is_told_from_an_app_that_ended,
+    a_guest_whose_kernel_panics_says_so,
+    a_full_disk_is_the_machines_own_problem,
+    a_fork_bomb_is_ended_by_sigkill,
+);
