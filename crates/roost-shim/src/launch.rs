@@ -16,7 +16,7 @@ use roost_observe::writer::{LogIdentity, LogLimits, LogWriter};
 use roost_proto::logs::LogStream;
 use roost_proto::shim::{
     LINE_BYTES_MAX, ShimCommand, ShimEvent, ShimExit, ShimExitCause, ShimLaunch, ShimMachine,
-    exit_path, machine_path, socket_path,
+    ShimOrigin, exit_path, machine_path, socket_path,
 };
 use roost_runtime::fs::write_atomic;
 use rustix::fs::OFlags;
