@@ -45,7 +45,7 @@ struct Inner {
     children: Children,
     output: Arc<Output>,
     tasks: Tasks,
-    /// Whether the modules are loaded.
+    /// Whether the modules that the app waits for are loaded.
     modules: watch::Receiver<bool>,
     is_boot_asked: Mutex<bool>,
     /// The outcome of the boot, once there is one.
@@ -92,6 +92,13 @@ impl Guest {
         booted.ok_or_else(|| Status::failed_precondition("the app was not started"))
     }
 
+    /// Waits until the boot was carried out, well or badly.
+    pub(crate) async fn boot_carried_out(&self) {
+        // The sender is in `self`.
+        let mut outcome = self.inner.outcome.subscribe();
+        let _ = outcome.wait_for(Option::is_some).await;
+    }
+
     fn uptime(&self) -> Duration {
         clock::since_kernel_start().saturating_sub(self.inner.started)
     }
@@ -101,7 +108,7 @@ impl Guest {
         let arrived = clock::since_kernel_start();
         let inner = &self.inner;
         let mut modules = inner.modules.clone();
-        // An error means that the loader is gone, and has loaded what it could.
+        // An error means that the loader is gone, having loaded what it could.
         let _ = modules.wait_for(|loaded| *loaded).await;
         let result = boot::boot(
             &request,

@@ -240,3 +240,6 @@ async fn pump(stream: OutputStream, mut pipe: OutputPipe, output: Arc<Output>) {
         output.write(stream, data).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,16 +41,20 @@ use agent::Guest;
 use children::Children;
 use console::say;
 use failure::{Attempt as _, Failure};
+use modules::Modules;
 use roost_agent::guest;
 use std::process::ExitCode;
 use tasks::Tasks;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
         say("this is the first process of a guest, and nothing else");
         return ExitCode::from(2);
     }
+    // Without a backtrace, which would be of little use, and with our name.
+    std::panic::set_hook(Box::new(|panic| say(panic)));
     let Err(failure) = run();
     say(failure.message);
     // The kernel would panic when its first process ends.
@@ -69,13 +73,14 @@ fn run() -> Result<std::convert::Infallible, Failure> {
         .block_on(async {
             let (children, tasks) = (Children::default(), Tasks::default());
             reap(&children, &tasks)?;
-            let modules = load_modules(&tasks);
-            let guest = Guest::new(started, children, tasks, modules);
+            let (loaded, modules) = watch::channel(false);
+            let guest = Guest::new(started, children, tasks.clone(), modules);
+            tasks.spawn(load_modules(loaded, guest.clone()));
             serve(guest).await
         })
 }
 
-/// Reaps whatever ends.
+/// Reaps whatever ends, from now on.
 fn reap(children: &Children, tasks: &Tasks) -> Result<(), Failure> {
     let reaper = children.reaper().attempt("listen for ends of processes")?;
     tasks.spawn(reaper);
@@ -83,14 +88,15 @@ fn reap(children: &Children, tasks: &Tasks) -> Result<(), Failure> {
 }
 
 /// Loads the modules beside everything else: the node may be there already.
-fn load_modules(tasks: &Tasks) -> watch::Receiver<bool> {
-    let (sender, receiver) = watch::channel(false);
-    tasks.spawn(async move {
-        // A panic of it would have ended this process.
-        let _ = tokio::task::spawn_blocking(modules::load_all).await;
-        sender.send_replace(true);
-    });
-    receiver
+async fn load_modules(loaded: watch::Sender<bool>, guest: Guest) {
+    let Modules { first, later } = modules::find();
+    // A panic of it would have ended this process.
+    let _ = spawn_blocking(move || modules::load_all(&first)).await;
+    loaded.send_replace(true);
+    if stream::has_serial_port() {
+        guest.boot_carried_out().await;
+    }
+    let _ = spawn_blocking(move || modules::load_all(&later)).await;
 }
 
 /// Serves the node until there is no way to it any more.

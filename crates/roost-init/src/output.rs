@@ -140,10 +140,11 @@ impl Output {
         }
     }
 
-    /// Waits until all output and the end of the app were given to some watcher.
+    /// Waits until the end of the app, which comes after all output, was given to
+    /// some watcher.
     pub(crate) async fn all_fetched(&self) {
         let mut changed = self.changed.subscribe();
-        while !self.kept.lock().is_all_fetched() {
+        while !self.kept.lock().is_exit_sent {
             if changed.changed().await.is_err() {
                 return;
             }
@@ -214,10 +215,6 @@ impl Kept {
             };
             self.sent_bytes -= piece.cost();
         }
-    }
-
-    fn is_all_fetched(&self) -> bool {
-        self.sent_through == self.newest && (self.exit.is_none() || self.is_exit_sent)
     }
 }
 

@@ -56,6 +56,11 @@ pub(crate) async fn open() -> Result<Channel, Failure> {
     }
 }
 
+/// Whether the stream to the node is a serial port, which needs no module of the vsock's.
+pub(crate) fn has_serial_port() -> bool {
+    find_port(Path::new(PORTS_DIR)).is_some()
+}
+
 /// The device of the agent's port, by the name that the kernel lists.
 fn find_port(ports_dir: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(ports_dir).ok()?;

@@ -99,7 +99,10 @@ impl Guest {
             .arg(&kernel.vmlinux)
             .arg("-initrd")
             .arg(&kernel.initramfs)
-            .args(["-append", "console=ttyS0 reboot=t panic=1 no_timer_check"])
+            .args([
+                "-append",
+                "console=ttyS0 reboot=t panic=1 no_timer_check quiet",
+            ])
             .arg("-serial")
             .arg(format!("file:{}", dir.path().join("console").display()))
             .args(["-device", "virtio-serial-pci", "-chardev"])

@@ -4,7 +4,7 @@ use crate::commands::{exec, shell};
 use crate::guest::{Guest, boot_request, variable, within};
 use roost_agent::proto::watch_event::Event;
 use roost_agent::proto::{
-    Address, AfterRestoreRequest, AppExit, GuestFile, HelloRequest, HostEntry,
+    Address, AfterRestoreRequest, AppExit, BootRequest, GuestFile, HelloRequest, HostEntry,
     ListeningSocketsRequest, Network, PrepareSnapshotRequest, Process, ShutdownRequest,
     SignalRequest, StatsRequest, WatchRequest,
 };
@@ -94,11 +94,25 @@ async fn an_app_runs_in_a_guest_until_it_is_stopped() {
     );
 }
 
-#[tokio::test]
-async fn the_guest_is_what_the_boot_message_says() {
-    let Some(mut guest) = within(Guest::start()).await else {
-        return;
-    };
+/// What shows inside that it was obeyed.
+const PARTS: [&str; 13] = [
+    "2033\n777\n127.0.0.1\tlocalhost\n",
+    "192.0.2.9 of-image\nfdaa::5\tmch-1\n",
+    "nameserver fdaa::53\nsearch internal\nmch-1\nof the config",
+    "mtu 1400",
+    "inet 172.19.0.5/32",
+    "inet6 fdaa::5/128",
+    "default via 169.254.0.1 dev eth0",
+    "default via fe80::1 dev eth0",
+    "file",
+    "memory",
+    "overlay on / type overlay",
+    "drwxrwxrwt",
+    "/proc/self/fd",
+];
+
+/// A boot message with all that there can be.
+fn full_request() -> BootRequest {
     let mut request = boot_request(&["httpd", "-f", "-p", "8080"]);
     let address = |address: &str, prefix, gateway: &str| Address {
         address: address.to_owned(),
@@ -119,9 +133,8 @@ async fn the_guest_is_what_the_boot_message_says() {
             names: vec!["mch-1".to_owned()],
         }],
     });
-    request
-        .sysctls
-        .insert("net.core.somaxconn".to_owned(), "777".to_owned());
+    let (name, value) = ("net.core.somaxconn".to_owned(), "777".to_owned());
+    request.sysctls.insert(name, value);
     request.swap_bytes = 32 << 20;
     request.open_files_max = 1000;
     request.files.push(GuestFile {
@@ -133,7 +146,15 @@ async fn the_guest_is_what_the_boot_message_says() {
     process.user = "www".to_owned();
     process.workdir = "/made/for/app".to_owned();
     process.env.insert(0, variable("ZEBRA", "first"));
-    within(guest.agent.boot(request)).await.unwrap();
+    request
+}
+
+#[tokio::test]
+async fn the_guest_is_what_the_boot_message_says() {
+    let Some(mut guest) = within(Guest::start()).await else {
+        return;
+    };
+    within(guest.agent.boot(full_request())).await.unwrap();
 
     let script =
         "id -u; id -g; pwd; ulimit -n; tr '\\0' '\\n' </proc/self/environ; echo x >/dev/stderr";
@@ -149,21 +170,7 @@ async fn the_guest_is_what_the_boot_message_says() {
     );
     start.user = "root".to_owned();
     let (text, _) = within(exec(&mut guest, start, vec![])).await;
-    for part in [
-        "2033\n777\n127.0.0.1\tlocalhost\n",
-        "192.0.2.9 of-image\nfdaa::5\tmch-1\n",
-        "nameserver fdaa::53\nsearch internal\nmch-1\nof the config",
-        "mtu 1400",
-        "inet 172.19.0.5/32",
-        "inet6 fdaa::5/128",
-        "default via 169.254.0.1 dev eth0",
-        "default via fe80::1 dev eth0",
-        "file",
-        "memory",
-        "overlay on / type overlay",
-        "drwxrwxrwt",
-        "/proc/self/fd",
-    ] {
+    for part in PARTS {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
     assert!(!text.contains("tentative"), "{text}");
@@ -231,6 +238,7 @@ async fn an_app_stands_still_from_before_a_snapshot_until_the_clock_is_right() {
     within(guest.agent.boot(boot_request(&["sh", "-c", script])))
         .await
         .unwrap();
+    within(wait_for_output(&mut guest, "2033\n")).await;
     within(guest.agent.prepare_snapshot(PrepareSnapshotRequest {}))
         .await
         .unwrap();
