@@ -301,6 +301,7 @@ impl WorkerApi for Worker {
             rung,
             refusal: match standing {
                 Standing::Proven => None,
+                Standing::Proving => Some("it is being tried with a first guest".to_owned()),
                 Standing::Refused(reason) => Some(reason),
             },
         };

@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub enum Standing {
     /// The node has seen it work.
     Proven,
+    /// It is being tried.
+    Proving,
     /// It does not, for this reason.
     Refused(String),
 }
@@ -30,6 +32,8 @@ pub struct IsolationRefused {
     reason: String,
     /// What to do.
     advice: String,
+    /// Whether the rung is being tried, and may be granted in a moment.
+    pub(crate) is_proving: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -87,6 +91,7 @@ impl Drivers {
     pub fn choose(&self, isolation: Isolation) -> Result<Arc<dyn MachineDriver>, IsolationRefused> {
         let slots = self.slots.lock();
         let mut reasons = Vec::new();
+        let mut is_proving = false;
         for rung in isolation.rungs() {
             match slots.get(rung) {
                 Some(Slot {
@@ -97,6 +102,13 @@ impl Drivers {
                     standing: Standing::Refused(reason),
                     ..
                 }) => reasons.push(reason.clone()),
+                Some(Slot {
+                    driver: Some(_),
+                    standing: Standing::Proving,
+                }) => {
+                    is_proving = true;
+                    reasons.push("it is being tried with a first guest".into());
+                }
                 Some(_) | None => reasons.push("it is not set up".into()),
             }
         }
@@ -115,6 +127,7 @@ impl Drivers {
             isolation: isolation.as_str(),
             reason: reasons.join("; "),
             advice,
+            is_proving,
         })
     }
 

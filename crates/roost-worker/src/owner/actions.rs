@@ -87,7 +87,7 @@ impl Owner {
             Err(refused) => {
                 let failure = StartFailure {
                     reason: refused.to_string(),
-                    is_transient: false,
+                    is_transient: refused.is_proving,
                 };
                 let outcome = Happened::Resolved(Box::new(Err(failure)));
                 self.operation = Some(std::future::ready(outcome).boxed());

@@ -179,3 +179,40 @@ pub(super) fn bounded(text: &str) -> String {
         (start, _) => format!("{start}…"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{bounded, describe_exit};
+    use crate::limits::REASON_BYTES_MAX;
+    use roost_model::machine::{ExitCause, MachineExit};
+
+    #[test]
+    fn a_reason_is_kept_in_full_up_to_a_bound_and_cut_between_characters() {
+        let whole = "a".repeat(REASON_BYTES_MAX);
+        assert_eq!(bounded(&whole), whole);
+        let cut = bounded(&format!("b{}", "ä".repeat(REASON_BYTES_MAX)));
+        assert!(cut.starts_with("bä") && cut.ends_with("ä…"));
+        assert!(cut.len() <= REASON_BYTES_MAX + '…'.len_utf8());
+    }
+
+    #[test]
+    fn what_ended_below_the_app_is_not_told_as_an_exit_code_of_the_app() {
+        let exit = |cause| MachineExit {
+            exit_code: 137,
+            signal: None,
+            oom_killed: false,
+            cause,
+        };
+        assert_eq!(
+            describe_exit(exit(ExitCause::App), 256),
+            "exited with code 137"
+        );
+        for cause in ExitCause::ALL
+            .into_iter()
+            .filter(|cause| *cause != ExitCause::App)
+        {
+            let text = describe_exit(exit(cause), 256);
+            assert!(!text.contains("137"), "{text}");
+        }
+    }
+}
