@@ -11,8 +11,10 @@ use crate::driver::{
 use crate::net::PlumbError;
 use crate::net::addresses::NodeNetwork;
 use crate::shim::{Handshake, ShimConfig, Shims, host};
+use crate::vmm::firecracker::{FilterPolicy, Firecracker, FirecrackerOptions};
 use crate::vmm::kernel::GuestKernel;
-use crate::vmm::snapshot;
+use crate::vmm::qemu::Qemu;
+use crate::vmm::{Accelerator, Hypervisor, snapshot};
 use async_trait::async_trait;
 use limits::SUSPEND_TIMEOUT;
 use roost_model::error::chain;
@@ -27,6 +29,7 @@ use std::time::Duration;
 mod guest;
 mod launch;
 mod limits;
+pub mod proof;
 
 /// How to run VMs on this host.
 #[derive(Debug, Clone)]
@@ -41,8 +44,8 @@ pub struct VmDriverConfig {
     pub hypervisor: VmHypervisor,
     /// The directory of the node's guest kernels.
     pub kernels: PathBuf,
-    /// What new machines boot.
-    pub kernel: GuestKernel,
+    /// What new machines boot; without one, those that run are looked after.
+    pub kernel: Option<GuestKernel>,
     /// The networks that machines' addresses are from.
     pub network: NodeNetwork,
     /// Time for a guest to boot and start its app.
@@ -198,10 +201,35 @@ impl MachineDriver for VmDriver {
 }
 
 impl VmDriverConfig {
-    fn kernel_reference(&self) -> VmKernel {
-        VmKernel {
+    fn kernel_reference(&self) -> Result<VmKernel, DriverError> {
+        let kernel = self.kernel.as_ref();
+        let kernel = kernel.ok_or_else(|| host("choose a guest kernel", "this node has none"))?;
+        Ok(VmKernel {
             store: self.kernels.clone(),
-            id: self.kernel.id.clone(),
+            id: kernel.id.clone(),
+        })
+    }
+}
+
+/// The hypervisor of this choice; nothing is looked for yet. The region is
+/// what guests are told of where they are.
+pub fn open_hypervisor(choice: &VmHypervisor, region: &str) -> Box<dyn Hypervisor> {
+    match choice {
+        VmHypervisor::Firecracker { program, jailer } => {
+            Box::new(Firecracker::new(FirecrackerOptions {
+                firecracker: Some(program.clone()),
+                jailer: Some(jailer.clone()),
+                filter: FilterPolicy::Required,
+                region: region.to_owned(),
+            }))
+        }
+        VmHypervisor::Qemu { program, emulated } => {
+            let accelerator = if *emulated {
+                Accelerator::Emulation
+            } else {
+                Accelerator::Kvm
+            };
+            Box::new(Qemu::new(Some(program.clone()), accelerator))
         }
     }
 }

@@ -11,11 +11,11 @@ use crate::snapshot;
 use crate::supervise::{Machine, Outcome};
 use anyhow::{Context as _, Result, bail};
 use roost_host::net::tap::{self, RateLimits, Tap};
-use roost_host::vmm::qemu::Qemu;
+use roost_host::vm::open_hypervisor;
 use roost_host::vmm::snapshot::SnapshotTags;
-use roost_host::vmm::{Accelerator, Hypervisor, Vm, VmConfig};
+use roost_host::vmm::{Hypervisor, Vm, VmConfig};
 use roost_proto::shim::{ShimCommand, ShimEvent, ShimOrigin, exit_path};
-use roost_proto::vm::{VmHypervisor, VmLaunch};
+use roost_proto::vm::VmLaunch;
 use roost_runtime::fs::write_atomic;
 use roost_runtime::tasks::Tasks;
 use std::fs::File;
@@ -121,7 +121,7 @@ impl Starter<'_> {
         prepare::make_places(launch)?;
         let tap = Tap::create(TAP, launch.owner).context("make the tap device")?;
         let kernel = prepare::kernel(launch).await?;
-        let hypervisor = hypervisor(&launch.hypervisor)?;
+        let hypervisor = open_hypervisor(&launch.hypervisor, &launch.region);
         let facts = hypervisor.facts().await.context("look at the hypervisor")?;
         let tags = snapshot::tags(launch, facts, &kernel);
         let config = prepare::config(launch, kernel);
@@ -283,18 +283,4 @@ impl Guest<()> {
             session: (),
         }
     }
-}
-
-fn hypervisor(choice: &VmHypervisor) -> Result<Box<dyn Hypervisor>> {
-    Ok(match choice {
-        VmHypervisor::Firecracker { .. } => bail!("Firecracker is not supported"),
-        VmHypervisor::Qemu { program, emulated } => {
-            let accelerator = if *emulated {
-                Accelerator::Emulation
-            } else {
-                Accelerator::Kvm
-            };
-            Box::new(Qemu::new(Some(program.clone()), accelerator))
-        }
-    })
 }

@@ -62,6 +62,21 @@ pub(crate) struct RunArgs {
     /// The file server for static sites; beside roostd when absent.
     #[arg(long)]
     pub(crate) serve: Option<PathBuf>,
+    /// The program that holds a VM; beside roostd when absent.
+    #[arg(long)]
+    pub(crate) vm: Option<PathBuf>,
+    /// Directory of what VMs boot, as scripts/guest-kernel leaves it; beside roostd when absent.
+    #[arg(long)]
+    pub(crate) guest: Option<PathBuf>,
+    /// QEMU; looked for in the usual places when absent.
+    #[arg(long)]
+    pub(crate) qemu: Option<PathBuf>,
+    /// Firecracker; looked for in the usual places when absent.
+    #[arg(long)]
+    pub(crate) firecracker: Option<PathBuf>,
+    /// Firecracker's jailer; looked for in the usual places when absent.
+    #[arg(long)]
+    pub(crate) jailer: Option<PathBuf>,
     /// Registries (HOST or HOST:PORT) that are spoken to in plain HTTP; loopback always is.
     #[arg(long = "insecure-registry")]
     pub(crate) insecure_registries: Vec<String>,

@@ -22,6 +22,14 @@ pub(crate) struct NodeConfig {
     pub(crate) runtime: RuntimeChoice,
     pub(crate) shim: PathBuf,
     pub(crate) serve: PathBuf,
+    /// The program that holds a VM.
+    pub(crate) vm: PathBuf,
+    /// What guests boot: a kernel, its modules and `roost-init`.
+    pub(crate) guest: PathBuf,
+    /// QEMU, Firecracker and its jailer; where absent they are looked for.
+    pub(crate) qemu: Option<PathBuf>,
+    pub(crate) firecracker: Option<PathBuf>,
+    pub(crate) jailer: Option<PathBuf>,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) images_max: ByteSize,
 }
@@ -61,6 +69,9 @@ impl NodePaths {
     }
     pub(crate) fn machines(&self) -> PathBuf {
         self.data.join("machines")
+    }
+    pub(crate) fn kernels(&self) -> PathBuf {
+        self.data.join("kernels")
     }
     pub(crate) fn logs(&self) -> PathBuf {
         self.data.join("logs")
@@ -131,6 +142,18 @@ impl NodeConfig {
         };
         let shim = sibling(args.shim.as_deref(), "roost-shim", "--shim", &mut faults)?;
         let serve = sibling(args.serve.as_deref(), "roost-serve", "--serve", &mut faults)?;
+        let vm = sibling(args.vm.as_deref(), "roost-vm", "--vm", &mut faults)?;
+        let guest = match &args.guest {
+            Some(dir) => dir.clone(),
+            None => beside("guest")?,
+        };
+        let mut program = |path: &Option<PathBuf>, flag| {
+            let path = path.as_ref()?;
+            Some(find_program(&path.to_string_lossy(), flag, &mut faults))
+        };
+        let qemu = program(&args.qemu, "--qemu");
+        let firecracker = program(&args.firecracker, "--firecracker");
+        let jailer = program(&args.jailer, "--jailer");
         let (Some(region), Some(images_max), true) = (region, images_max, faults.is_empty()) else {
             bail!("the configuration has faults:\n  {}", faults.join("\n  "));
         };
@@ -149,6 +172,11 @@ impl NodeConfig {
             runtime,
             shim,
             serve,
+            vm,
+            guest,
+            qemu,
+            firecracker,
+            jailer,
             insecure_registries: args.insecure_registries.clone(),
             images_max,
         })
@@ -203,6 +231,12 @@ fn find_program(path: &str, flag: &str, faults: &mut Vec<String>) -> PathBuf {
     path
 }
 
+/// What lies beside this program under this name.
+fn beside(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find out where roostd lies")?;
+    Ok(own.with_file_name(name))
+}
+
 /// A program given by flag, or the one beside this program.
 fn sibling(
     given: Option<&Path>,
@@ -213,8 +247,7 @@ fn sibling(
     if let Some(path) = given {
         return Ok(find_program(&path.to_string_lossy(), flag, faults));
     }
-    let own = std::env::current_exe().context("find out where roostd lies")?;
-    let path = own.with_file_name(name);
+    let path = beside(name)?;
     if !path.exists() {
         faults.push(format!(
             "`{}` is missing; give its path with {flag}",

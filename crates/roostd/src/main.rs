@@ -8,6 +8,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod node;
+mod rungs;
 mod serve;
 mod teardown;
 

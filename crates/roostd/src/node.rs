@@ -9,8 +9,9 @@
 //! then the worker's tasks end. Machines run on.
 
 use crate::adapters;
-use crate::config::{NodeConfig, RuntimeChoice};
+use crate::config::NodeConfig;
 use crate::daemon::{self, Facts, Lock};
+use crate::rungs;
 use crate::serve::{self, ClientLimits};
 use anyhow::{Context as _, Result};
 use roost_api::{ApiParts, ApiState, NodeFacts};
@@ -18,12 +19,8 @@ use roost_auth::authority::LocalAuthority;
 use roost_auth::seal::SealingKey;
 use roost_auth::token::TokenSecret;
 use roost_edge::{Edge, EdgeConfig, LocalCertificates, TrafficCounter};
-use roost_host::container::{ContainerConfig, ContainerDriver, ContainerRuntime};
-use roost_host::net::PacketPlumber;
 use roost_host::net::addresses::NodeNetwork;
-use roost_host::net::linux::{LinuxPlumber, NetConfig, existing_routes};
-use roost_host::net::sysctl::DEFAULT_RECORD;
-use roost_host::shim::ShimConfig;
+use roost_host::net::linux::existing_routes;
 use roost_image::Images;
 use roost_model::machine::Isolation;
 use roost_observe::store::LogStore;
@@ -32,7 +29,7 @@ use roost_runtime::clock::SystemClock;
 use roost_runtime::fs::{ensure_dir, write_atomic};
 use roost_runtime::tasks::Tasks;
 use roost_store::Store;
-use roost_worker::{Drivers, Standing, Worker, WorkerConfig, WorkerParts};
+use roost_worker::{Worker, WorkerConfig, WorkerParts};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -92,7 +89,7 @@ impl Node {
 
         let counter = TrafficCounter::new();
         let network = open_network(config).await?;
-        let drivers = open_drivers(config, network).await?;
+        let drivers = rungs::open(config, network, tasks).await?;
         let parts = WorkerParts {
             drivers: drivers.clone(),
             images: Arc::new(images.clone()),
@@ -175,35 +172,6 @@ async fn open_network(config: &NodeConfig) -> Result<NodeNetwork> {
         .context("no private network is free: every block overlaps with a route of this host")?;
     write_atomic(&path, &serde_json::to_vec(&network)?, 0o600)?;
     Ok(network)
-}
-
-async fn open_drivers(config: &NodeConfig, network: NodeNetwork) -> Result<Drivers> {
-    let plumber: Arc<dyn PacketPlumber> = Arc::new(LinuxPlumber::new(NetConfig {
-        tag: config.tag,
-        network,
-        sysctl_record: DEFAULT_RECORD.into(),
-    }));
-    plumber
-        .ensure_node()
-        .await
-        .context("set up the node's network")?;
-    let driver = ContainerDriver::new(ContainerConfig {
-        shims: ShimConfig {
-            tag: config.tag,
-            run_dir: config.paths.run.join("machines"),
-            data_dir: config.paths.machines(),
-            plumber,
-        },
-        program: config.shim.clone(),
-        runtime: match &config.runtime {
-            RuntimeChoice::Library => ContainerRuntime::Library,
-            RuntimeChoice::External(path) => ContainerRuntime::External(path.clone()),
-        },
-    })
-    .context("set up the container driver")?;
-    let drivers = Drivers::new();
-    drivers.set(Arc::new(driver), Standing::Proven);
-    Ok(drivers)
 }
 
 fn worker_config(

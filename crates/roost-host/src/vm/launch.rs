@@ -34,7 +34,7 @@ pub(super) async fn message(
         data_dir: driver.shims.data_dir(id),
         log_dir: config.log_dir.clone(),
         hypervisor: driver.config.hypervisor.clone(),
-        kernel: driver.config.kernel_reference(),
+        kernel: driver.config.kernel_reference()?,
         root_image: root_image.clone(),
         scratch_bytes: config.root_disk.bytes(),
         n_cpus: config.guest.n_cpus,

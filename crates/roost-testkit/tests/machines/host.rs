@@ -291,7 +291,7 @@ async fn vm_maker(
         program: built("roost-vm"),
         hypervisor,
         kernels,
-        kernel,
+        kernel: Some(kernel),
         network,
         boot_timeout: PATIENCE,
     };

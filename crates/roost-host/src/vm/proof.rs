@@ -1,0 +1,252 @@
+//! The proof of a VM rung: a guest boots and its agent answers.
+//!
+//! Nothing less proves anything: under some hypervisors' own KVM modules every
+//! call succeeds and a stock guest hangs before its first word. A proof is
+//! kept for as long as what it was made with stays the same: the host's kernel
+//! and processor, the hypervisor's program and version, the guest's kernel. A
+//! refusal is not kept: what hindered it may have passed.
+
+use super::open_hypervisor;
+use crate::doctor::kvm::{self, Kvm};
+use crate::vmm::kernel::GuestKernel;
+use crate::vmm::{Accelerator, Hypervisor, HypervisorFacts, Vm, VmConfig, VmOwner};
+use roost_agent::host::{ConnectOptions, client, connect};
+use roost_agent::proto::HelloRequest;
+use roost_model::error::chain;
+use roost_model::size::ByteSize;
+use roost_proto::vm::VmHypervisor;
+use roost_runtime::fs::write_atomic;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::time::{Instant, sleep};
+
+/// Memory of the guest.
+const MEMORY: ByteSize = ByteSize::mib(128);
+/// Who its hypervisor runs as: `nobody`.
+const OWNER: u32 = 65_534;
+/// Time for a guest on KVM; one that works takes half a second, nested ten.
+const KVM_LIMIT: Duration = Duration::from_secs(30);
+/// Time for an emulated guest; one that works takes four seconds of a core.
+const EMULATION_LIMIT: Duration = Duration::from_secs(180);
+/// Pause between two attempts to reach the guest.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How much of the console is kept for the reason of a refusal, in bytes.
+const CONSOLE_BYTES: usize = 600;
+/// Most proofs that are remembered.
+const PROOFS_MAX: usize = 64;
+
+/// What is proven, and where proofs are remembered.
+#[derive(Debug, Clone)]
+pub struct ProofConfig {
+    /// What runs the guest.
+    pub hypervisor: VmHypervisor,
+    /// What the guest boots.
+    pub kernel: GuestKernel,
+    /// A directory for the attempt, made and removed.
+    pub dir: PathBuf,
+    /// The file that remembers proofs.
+    pub record: PathBuf,
+}
+
+/// The remembered proofs.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Proofs {
+    proven: BTreeSet<String>,
+}
+
+/// Boots a guest unless one is known to boot; says why it does not.
+pub async fn prove(config: &ProofConfig) -> Result<HypervisorFacts, String> {
+    let hypervisor = open_hypervisor(&config.hypervisor, "");
+    let facts = hypervisor.facts().await.map_err(|error| chain(&error))?;
+    let key = key_of(config, &facts).map_err(|error| error.to_string())?;
+    let mut proofs = read(&config.record);
+    if proofs.proven.contains(&key) {
+        return Ok(facts);
+    }
+    let limit = match facts.accelerator {
+        Accelerator::Kvm => {
+            // A page of code tells most that do not work, in a millisecond.
+            let found = tokio::task::spawn_blocking(kvm::find_out).await;
+            match found.map_err(|error| error.to_string())? {
+                Kvm::Absent => return Err("there is no /dev/kvm".to_owned()),
+                Kvm::Unusable(reason) => return Err(reason),
+                Kvm::Works => KVM_LIMIT,
+            }
+        }
+        Accelerator::Emulation => EMULATION_LIMIT,
+    };
+    let attempt = Attempt::make(&config.dir).map_err(|error| error.to_string())?;
+    boot(hypervisor.as_ref(), config, &attempt, limit).await?;
+    drop(attempt);
+    if proofs.proven.len() >= PROOFS_MAX {
+        proofs.proven.clear();
+    }
+    proofs.proven.insert(key);
+    let text = serde_json::to_vec(&proofs).map_err(|error| error.to_string())?;
+    if let Err(error) = write_atomic(&config.record, &text, 0o600) {
+        // The next start proves it again.
+        tracing::warn!(error = chain(&error), "remember the proof of a rung");
+    }
+    Ok(facts)
+}
+
+fn read(record: &Path) -> Proofs {
+    let text = std::fs::read(record).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// All that a proof depends on.
+fn key_of(config: &ProofConfig, facts: &HypervisorFacts) -> std::io::Result<String> {
+    let program = match &config.hypervisor {
+        VmHypervisor::Firecracker { program, .. } | VmHypervisor::Qemu { program, .. } => program,
+    };
+    let file = std::fs::metadata(program)?;
+    let host = rustix::system::uname();
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")?;
+    let processor = cpuinfo.lines().find(|line| line.starts_with("model name"));
+    let processor = processor.and_then(|line| line.split(':').nth(1));
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    // Modules come and go with a boot: KVM's own may be another one.
+    Ok(format!(
+        "{} {} {} {} {} {} {} | {} | {} | {}",
+        facts.kind.as_str(),
+        facts.accelerator.as_str(),
+        facts.version,
+        program.display(),
+        file.len(),
+        file.mtime(),
+        config.kernel.id,
+        host.release().to_string_lossy(),
+        processor.unwrap_or_default().trim(),
+        boot_id.trim(),
+    ))
+}
+
+/// The directory of an attempt; dropping it removes it.
+struct Attempt(PathBuf);
+
+impl Attempt {
+    fn make(dir: &Path) -> std::io::Result<Self> {
+        let attempt = Self(dir.to_owned());
+        let _ = std::fs::remove_dir_all(dir);
+        std::fs::DirBuilder::new()
+            .mode(0o711)
+            .recursive(true)
+            .create(dir)?;
+        Ok(attempt)
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn boot(
+    hypervisor: &dyn Hypervisor,
+    config: &ProofConfig,
+    attempt: &Attempt,
+    limit: Duration,
+) -> Result<(), String> {
+    let vm_config = VmConfig {
+        name: "proof".to_owned(),
+        dir: attempt.0.clone(),
+        owner: VmOwner {
+            uid: OWNER,
+            gid: OWNER,
+        },
+        cgroup: None,
+        n_cpus: 1,
+        memory: MEMORY,
+        kernel: config.kernel.clone(),
+        drives: Vec::new(),
+        nic: None,
+    };
+    let launched = hypervisor.launch(&vm_config).await;
+    let mut vm = launched.map_err(|error| chain(&error))?;
+    let console = vm.take_console();
+    let mut tail = Vec::new();
+    let answered = tokio::select! {
+        answered = hear(vm.as_mut(), limit) => answered,
+        never = follow(console, &mut tail) => match never {},
+    };
+    let ended = vm.kill().await;
+    let release = answered.map_err(|reason| with_console(&reason, &tail))?;
+    ended.map_err(|error| chain(&error))?;
+    if release != config.kernel.release {
+        return Err(format!(
+            "the guest says that it runs Linux {release}, and was given {}",
+            config.kernel.release
+        ));
+    }
+    Ok(())
+}
+
+/// Waits for the agent; returns the guest's kernel release.
+async fn hear(vm: &mut dyn Vm, limit: Duration) -> Result<String, String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(format!("a guest did not boot within {} s", limit.as_secs()));
+        }
+        let Ok(stream) = vm.open_agent().await else {
+            tokio::select! {
+                end = vm.ended() => return Err(end.to_string()),
+                () = sleep(RETRY_PAUSE) => continue,
+            }
+        };
+        let options = ConnectOptions {
+            answer_within: left,
+            ..ConnectOptions::default()
+        };
+        let connection = tokio::select! {
+            end = vm.ended() => return Err(end.to_string()),
+            connection = connect(stream, &options) => connection,
+        };
+        let Ok(connection) = connection else {
+            sleep(RETRY_PAUSE).await;
+            continue;
+        };
+        let mut agent = client(connection.channel);
+        let greeted = tokio::select! {
+            end = connection.driver => return Err(end.to_string()),
+            greeted = agent.hello(HelloRequest {}) => greeted,
+        };
+        let reply = greeted.map_err(|status| status.message().to_owned())?;
+        return Ok(reply.into_inner().kernel_release);
+    }
+}
+
+/// Reads a console without end, and keeps its tail.
+async fn follow(
+    console: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    tail: &mut Vec<u8>,
+) -> std::convert::Infallible {
+    if let Some(mut console) = console {
+        let mut buffer = vec![0; 4 * 1024];
+        while let Ok(n @ 1..) = console.read(&mut buffer).await {
+            tail.extend_from_slice(&buffer[..n]);
+            let excess = tail.len().saturating_sub(CONSOLE_BYTES);
+            tail.drain(..excess);
+        }
+    }
+    std::future::pending().await
+}
+
+fn with_console(reason: &str, tail: &[u8]) -> String {
+    let text = String::from_utf8_lossy(tail);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    match last {
+        Some(line) => {
+            let line: String = line.chars().filter(|char| !char.is_control()).collect();
+            format!("{reason}; its console ends: {line}")
+        }
+        None => format!("{reason}; its console is empty"),
+    }
+}
