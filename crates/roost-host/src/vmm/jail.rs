@@ -31,6 +31,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 mod root;
@@ -44,6 +45,9 @@ pub(super) use root::{JailDevice, JailFile};
 
 /// Most bytes of what a hypervisor says that are kept: the last ones.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// Time for a killed process to be gone: it may have memory in the gigabytes to
+/// give back, or wait for a disk.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most open files. A VM has some twenty; a thread pool and timers add to it.
 const OPEN_FILES_MAX: u64 = 1_024;
 
@@ -129,8 +133,24 @@ impl Jailed {
         self.end.borrow().clone()
     }
 
-    /// Kills it, without waiting. It may have ended.
-    pub(super) fn kill(&self) -> io::Result<()> {
+    /// Kills it and waits until it is gone. It may have ended.
+    pub(super) async fn kill(&mut self) -> Result<(), VmmError> {
+        let operation = || format!("kill process {}", self.pid);
+        self.send_kill().map_err(|source| VmmError::Io {
+            operation: operation(),
+            source,
+        })?;
+        let timed_out = VmmError::TimedOut {
+            operation: operation(),
+            limit: KILL_TIMEOUT,
+        };
+        match tokio::time::timeout(KILL_TIMEOUT, self.ended()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(timed_out),
+        }
+    }
+
+    fn send_kill(&self) -> io::Result<()> {
         match pidfd_send_signal(&self.handle, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -141,7 +161,7 @@ impl Jailed {
 impl Drop for Jailed {
     fn drop(&mut self) {
         // Its thread reaps it. A kill of one's own child cannot fail but for its having ended.
-        let _ = self.kill();
+        let _ = self.send_kill();
     }
 }
 

@@ -113,7 +113,11 @@ impl Qemu {
                 console,
                 config.memory,
             )),
-            Err(error) => Err(vm::explain(&mut process, error).await),
+            Err(error) => {
+                let error = vm::explain(&mut process, error).await;
+                process.kill().await?;
+                Err(error)
+            }
         }
     }
 }
@@ -152,8 +156,13 @@ impl Hypervisor for Qemu {
 
     async fn restore(&self, config: &VmConfig, files: &Path) -> Result<Box<dyn Vm>, VmmError> {
         let mut vm = self.start(config, Begin::Incoming).await?;
-        vm.load(files).await?;
-        Ok(Box::new(vm))
+        match vm.load(files).await {
+            Ok(()) => Ok(Box::new(vm)),
+            Err(error) => {
+                vm.kill().await?;
+                Err(error)
+            }
+        }
     }
 }
 

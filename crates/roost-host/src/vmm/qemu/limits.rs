@@ -15,8 +15,8 @@ pub(super) const MIGRATE_TIMEOUT: Duration = Duration::from_secs(128);
 pub(super) const MIGRATE_POLL_MIN: Duration = Duration::from_millis(2);
 /// The longest time between two looks.
 pub(super) const MIGRATE_POLL_MAX: Duration = Duration::from_millis(50);
-/// Time for a killed process to be gone.
-pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a process to end that has closed its control channel.
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest line of the control channel; the longest answer that is asked for has 1 KB.
 pub(super) const QMP_LINE_BYTES_MAX: u64 = 64 * 1024;
 /// Answers that wait to be fetched; one command is under way at a time.

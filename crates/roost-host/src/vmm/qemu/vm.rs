@@ -1,7 +1,7 @@
 //! A VM under QEMU.
 
 use super::limits::{
-    KILL_TIMEOUT, MAPS_BYTES_MAX, MIGRATE_POLL_MAX, MIGRATE_POLL_MIN, MIGRATE_TIMEOUT,
+    END_TIMEOUT, MAPS_BYTES_MAX, MIGRATE_POLL_MAX, MIGRATE_POLL_MIN, MIGRATE_TIMEOUT,
 };
 use super::qmp::Qmp;
 use crate::vmm::jail::Jailed;
@@ -224,17 +224,7 @@ impl Vm for QemuVm {
     }
 
     async fn kill(&mut self) -> Result<(), VmmError> {
-        self.process.kill().map_err(|source| VmmError::Io {
-            operation: "kill QEMU".into(),
-            source,
-        })?;
-        match tokio::time::timeout(KILL_TIMEOUT, self.process.ended()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(VmmError::TimedOut {
-                operation: "kill QEMU".into(),
-                limit: KILL_TIMEOUT,
-            }),
-        }
+        self.process.kill().await
     }
 }
 
@@ -251,13 +241,12 @@ pub(super) async fn explain(process: &mut Jailed, error: VmmError) -> VmmError {
         return error;
     }
     // The channel closes a moment before the process is gone.
-    match tokio::time::timeout(KILL_TIMEOUT, process.ended()).await {
+    match tokio::time::timeout(END_TIMEOUT, process.ended()).await {
         Ok(end) => VmmError::Ended(end.to_string()),
-        Err(_) => {
-            // Dropping the VM kills it once more.
-            let _ = process.kill();
-            VmmError::Ended("it closed its control channel".into())
-        }
+        Err(_) => match process.kill().await {
+            Ok(()) => VmmError::Ended("it closed its control channel".into()),
+            Err(error) => error,
+        },
     }
 }
 
