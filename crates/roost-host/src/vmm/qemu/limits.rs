@@ -28,5 +28,6 @@ pub(super) const FILE_BYTES_MARGIN: u64 = 64 * 1024 * 1024;
 /// How much is read of the process's own record of its memory.
 pub(super) const MAPS_BYTES_MAX: u64 = 1024 * 1024;
 /// Translated code that is kept under emulation, in MiB; by itself it would
-/// take up to 1 GiB. Boot and a small server take about 20.
-pub(super) const TRANSLATION_CACHE_MIB: u64 = 32;
+/// take up to 1 GiB. A boot of Debian's kernel makes 46 of it. All is
+/// translated again when it is full.
+pub(super) const TRANSLATION_CACHE_MIB: u64 = 64;
