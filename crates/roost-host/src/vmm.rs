@@ -247,8 +247,9 @@ pub trait Hypervisor: Send + Sync + std::fmt::Debug {
 pub trait Vm: Send + std::fmt::Debug {
     /// Process id of the hypervisor on the host.
     fn pid(&self) -> u32;
-    /// Opens the stream to the guest's agent. The guest may not be listening
-    /// yet; the caller repeats. Bytes of an earlier stream may still come in.
+    /// Opens the stream to the guest's agent; an earlier one is dropped before.
+    /// The guest may not be listening yet; the caller repeats. Bytes of an
+    /// earlier stream may still come in.
     async fn open_agent(&mut self) -> Result<Box<dyn AgentStream>, VmmError>;
     /// What the guest writes to its console; once. Has to be read all the time:
     /// a guest whose console is full stands still.
