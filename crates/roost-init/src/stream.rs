@@ -131,8 +131,47 @@ async fn accept(listener: &Registered) -> io::Result<NodeStream> {
 
 #[cfg(test)]
 mod tests {
-    use super::find_port;
+    use super::{accept_for_ever, find_port};
+    use crate::sys;
+    use roost_agent::guest;
+    use roost_agent::session::{SessionId, answer, preamble};
     use std::path::Path;
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+    use tokio::task::JoinSet;
+
+    /// Connects and begins a session.
+    async fn greet(socket: &Path, id: u8) -> UnixStream {
+        let id = SessionId::new([id; 16]).unwrap();
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        stream.write_all(&preamble(id)).await.unwrap();
+        let mut reply = [0; 32];
+        stream.read_exact(&mut reply).await.unwrap();
+        assert_eq!(reply, answer(id));
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_takes_the_place_of_an_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = sys::register(Arc::new(listener.into())).unwrap();
+        let (acceptor, mut sessions) = guest::sessions();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(accept_for_ever(&listener, &acceptor).await) });
+
+        let mut first = greet(&socket, 1).await;
+        let _first_session = sessions.next().await.unwrap();
+        let second = greet(&socket, 2).await;
+        let _second_session = sessions.next().await.unwrap();
+        assert_eq!(first.read(&mut [0; 1]).await.unwrap(), 0, "it is closed");
+        // One that goes by itself makes room as well.
+        drop(second);
+        greet(&socket, 3).await;
+    }
 
     #[test]
     fn the_port_is_found_by_its_name() {

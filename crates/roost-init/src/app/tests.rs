@@ -1,3 +1,5 @@
+//! The life of apps, with a directory in the place of a control group.
+
 use super::{App, Surroundings};
 use crate::cgroup::Cgroup;
 use crate::children::Children;

@@ -1,3 +1,5 @@
+//! What watchers get, and what is kept for them.
+
 use super::{Cursor, Output};
 use crate::limits::{OUTPUT_INIT_BYTES_MAX, OUTPUT_SENT_BYTES_MAX, OUTPUT_UNSENT_BYTES_MAX};
 use bytes::Bytes;

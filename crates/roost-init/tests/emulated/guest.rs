@@ -24,7 +24,7 @@ pub(crate) struct Guest {
     pub(crate) agent: AgentClient<Channel>,
     qemu: Child,
     dir: tempfile::TempDir,
-    _session: JoinSet<()>,
+    session: JoinSet<()>,
     _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
@@ -128,9 +128,16 @@ impl Guest {
             agent,
             qemu,
             dir,
-            _session: session,
+            session,
             _turn: turn,
         })
+    }
+
+    /// Drops the session without a word, and begins another one.
+    pub(crate) async fn reconnect(&mut self) {
+        self.session.shutdown().await;
+        let (agent, session) = connect(&self.dir.path().join("agent.sock")).await;
+        (self.agent, self.session) = (agent, session);
     }
 
     /// What the guest wrote to its console.

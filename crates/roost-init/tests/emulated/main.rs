@@ -4,5 +4,6 @@
 
 mod commands;
 mod guest;
+mod hardship;
 mod life;
 mod refusals;
