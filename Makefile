@@ -15,12 +15,13 @@ TEST_RUNNER := CARGO_TARGET_$(shell echo $(GUEST_TRIPLE) | tr a-z- A-Z_)_RUNNER=
 # the programs as `guest`.
 GUEST_KERNEL := $(TARGET)/guest-kernel
 
-.PHONY: help setup setup-tests guest guest-kernel kernel build up down test lint bench release clean
+.PHONY: help setup setup-tests guest guest-kernel kernel build up down test test-kvm lint bench release clean
 
 help:
 	@echo "make up       build, start a one-node platform, deploy the example, print its URL"
 	@echo "make down     stop it and remove every trace (keeps the build)"
 	@echo "make test     every check and every test"
+	@echo "make test-kvm tests of VMs on KVM, inside an emulated machine (needs no KVM here)"
 	@echo "make lint     format, tidy, clippy, docs: warnings are errors"
 	@echo "make bench    ratios against named peers"
 	@echo "make kernel   build a slim kernel for VMs from Debian's source (half an hour)"
@@ -72,6 +73,11 @@ test: setup-tests
 	@cargo build --locked --workspace
 	@cp $(GUEST_DIR)/roost-serve $(TARGET)/debug/roost-serve.new && mv $(TARGET)/debug/roost-serve.new $(TARGET)/debug/roost-serve
 	@$(TEST_RUNNER) scripts/run-tests
+
+# VMs on KVM, inside an emulated machine; ROOST_FIRECRACKER=PATH adds Firecracker.
+test-kvm: setup-tests
+	@$(MAKE) --no-print-directory guest guest-kernel
+	@scripts/test-kvm
 
 bench: build setup-tests
 	@cargo build --locked --release -p roost-testkit -p roost-image --example bench --example pull

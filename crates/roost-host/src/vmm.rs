@@ -26,6 +26,8 @@ pub mod contract;
 pub mod firecracker;
 mod jail;
 pub mod kernel;
+#[cfg(test)]
+mod kvm;
 pub mod qemu;
 pub mod snapshot;
 

@@ -7,7 +7,7 @@
 //!
 //! # The guest
 //!
-//! A kernel whose init, on the agent's stream, answers each line with the number
+//! [`guest`]: a kernel whose init, on the agent's stream, answers each line with the number
 //! of lines so far, counted from its boot, a space, and the line. Before it
 //! answers, it does what some lines say:
 //!
@@ -37,6 +37,8 @@ use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
 };
 use tokio::time::{Instant, sleep, timeout};
+
+pub mod guest;
 
 /// Time between two looks.
 const POLL: Duration = Duration::from_millis(50);
@@ -337,7 +339,10 @@ pub async fn a_paused_guest_stands_still_and_goes_on(fixture: &Fixture) {
     let error = guest.vm.snapshot(&files).await.expect_err("no room");
     assert!(!matches!(error, VmmError::Ended(_)), "{error}");
     guest.vm.resume().await.expect("resume");
-    assert_eq!(guest.ask("after").await, count + 2);
+    // An attempt may end the stream, with what was on its way.
+    guest.connect().await;
+    let answered = guest.ask("after").await - count;
+    assert!((2..=3).contains(&answered), "{answered} answers");
     rustix::mount::unmount(&files, rustix::mount::UnmountFlags::DETACH).expect("unmount");
 }
 
@@ -350,6 +355,7 @@ pub async fn a_restored_guest_goes_on_where_it_was(fixture: &Fixture) {
     guest.vm.pause().await.expect("pause");
     guest.vm.snapshot(&files).await.expect("take a snapshot");
     guest.vm.resume().await.expect("resume");
+    guest.connect().await;
     guest.ask("after the snapshot").await;
     guest.vm.kill().await.expect("kill the VM");
 

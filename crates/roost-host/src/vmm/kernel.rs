@@ -17,7 +17,7 @@
 
 use std::path::PathBuf;
 
-mod cpio;
+pub(super) mod cpio;
 mod decompress;
 mod elf;
 mod image;

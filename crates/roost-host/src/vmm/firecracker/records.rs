@@ -95,7 +95,8 @@ async fn read(
             _ = exit.wait_for(Option::is_some) => break,
         }
     }
-    while let Ok(n @ 1..) = pipe.try_read(&mut part) {
+    // Past the runtime, which may not have heard yet that there is something.
+    while let Ok(n @ 1..) = rustix::io::read(&pipe, &mut part) {
         take(&part[..n]);
     }
 }

@@ -87,7 +87,7 @@ fn locate(name: &str, configured: Option<&Path>) -> Result<PathBuf, VmmError> {
         Some(path) => path.to_owned(),
         None => find_program(name).ok_or_else(|| {
             VmmError::Unusable(format!(
-                "program `{name}` is missing; install it from Firecracker's releases"
+                "program `{name}` is missing; install it from a release of Firecracker"
             ))
         })?,
     };

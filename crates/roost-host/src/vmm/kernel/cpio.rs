@@ -10,7 +10,7 @@ const TRAILER: &str = "TRAILER!!!";
 
 /// An archive being written. Parents have to come before what is in them.
 #[derive(Debug, Default)]
-pub(super) struct Cpio {
+pub(in crate::vmm) struct Cpio {
     bytes: Vec<u8>,
     n_entries: u32,
 }
@@ -26,7 +26,7 @@ struct Entry<'a> {
 
 impl Cpio {
     /// Adds a directory of mode 0755.
-    pub(super) fn add_directory(&mut self, name: &str) {
+    pub(in crate::vmm) fn add_directory(&mut self, name: &str) {
         self.add(&Entry {
             name,
             mode: DIRECTORY | 0o755,
@@ -35,7 +35,7 @@ impl Cpio {
     }
 
     /// Adds a file; at most 4 GiB, which the limits of its readers are far below.
-    pub(super) fn add_file(&mut self, name: &str, permissions: u32, content: &[u8]) {
+    pub(in crate::vmm) fn add_file(&mut self, name: &str, permissions: u32, content: &[u8]) {
         self.add(&Entry {
             name,
             mode: FILE | permissions,
@@ -45,7 +45,7 @@ impl Cpio {
     }
 
     /// Adds a character device of mode 0600.
-    pub(super) fn add_device(&mut self, name: &str, major: u32, minor: u32) {
+    pub(in crate::vmm) fn add_device(&mut self, name: &str, major: u32, minor: u32) {
         self.add(&Entry {
             name,
             mode: CHARACTER_DEVICE | 0o600,
@@ -55,7 +55,7 @@ impl Cpio {
     }
 
     /// The whole archive.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(in crate::vmm) fn finish(mut self) -> Vec<u8> {
         self.add(&Entry {
             name: TRAILER,
             ..Entry::default()

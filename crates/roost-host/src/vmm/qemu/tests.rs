@@ -1,8 +1,8 @@
 //! QEMU as it is installed here, with the kernel of `scripts/guest-kernel`.
 
 use super::{Qemu, check_version};
-use crate::vmm::contract::{self, Fixture};
-use crate::vmm::kernel::{GuestKernel, GuestKernels, KernelFlavor, KernelSource};
+use crate::vmm::contract::{self, Fixture, guest};
+use crate::vmm::kernel::{KernelFlavor, KernelSource};
 use crate::vmm::{Accelerator, Hypervisor as _, VmOwner};
 use std::path::Path;
 use std::time::Duration;
@@ -14,38 +14,6 @@ const OWNER: VmOwner = VmOwner {
 };
 /// A boot takes 4 s of processor time.
 const LIMIT: Duration = Duration::from_secs(120);
-/// A program that is a whole user land, statically linked.
-const BUSYBOX: &str = "/bin/busybox";
-
-/// The guest of the contract, in a shell.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-for module in /modules/*.ko; do insmod $module; done
-port=/dev/$(basename $(dirname $(grep -lx roost.agent /sys/class/virtio-ports/*/name)))
-exec 3<>$port
-count=0
-while :; do
-    # While nobody is connected, a read ends at once.
-    read -r line <&3 || { sleep 0.05; continue; }
-    count=$((count + 1))
-    case $line in
-        hello) echo the guest says hello ;;
-        flood) yes flood >/dev/console & ;;
-        disks)
-            dd if=/dev/vda of=/dev/vdb bs=512 count=1 conv=fsync
-            dd if=/dev/zero of=/dev/vda bs=512 count=1 conv=fsync ;;
-        link)
-            ip link set eth0 up
-            ip address add 192.0.2.2/24 dev eth0
-            until ping -c 1 -W 1 192.0.2.1; do :; done ;;
-        off) poweroff -f ;;
-    esac
-    echo $count $line >&3
-done
-"#;
 
 #[test]
 fn versions_from_7_2_on_are_taken() {
@@ -130,10 +98,10 @@ impl Host {
         if !folder.join("vmlinuz").exists() {
             return skip("no guest kernel; run scripts/guest-kernel");
         }
-        if !Path::new(BUSYBOX).exists() {
+        if !Path::new(guest::BUSYBOX).exists() {
             return skip("no static busybox; install the Debian package `busybox-static`");
         }
-        let kernel = KernelSource::in_folder(&folder, BUSYBOX.into()).unwrap();
+        let kernel = KernelSource::in_folder(&folder, guest::BUSYBOX.into()).unwrap();
         Some(Self { qemu, kernel })
     }
 
@@ -142,7 +110,7 @@ impl Host {
         runtime().block_on(async {
             let fixture = Fixture {
                 hypervisor: Box::new(self.qemu),
-                kernel: kernel(dir.path(), self.kernel).await,
+                kernel: guest::kernel(dir.path(), self.kernel, None).await,
                 owner: OWNER,
                 dir: dir.path().to_owned(),
                 limit: LIMIT,
@@ -157,52 +125,4 @@ fn runtime() -> tokio::runtime::Runtime {
         .enable_all()
         .build()
         .unwrap()
-}
-
-/// The kernel of the store, with a shell for an init.
-async fn kernel(dir: &Path, source: KernelSource) -> GuestKernel {
-    let store = GuestKernels::open(&dir.join("kernels")).unwrap();
-    let kernel = store.import(source).await.unwrap();
-    // Of two archives in a row, the files of the second replace those of the first.
-    let mut archive = std::fs::read(&kernel.initramfs).unwrap();
-    archive.extend(initramfs(&std::fs::read(BUSYBOX).unwrap()));
-    let initramfs = dir.join("initramfs.cpio");
-    std::fs::write(&initramfs, archive).unwrap();
-    GuestKernel {
-        initramfs,
-        ..kernel
-    }
-}
-
-/// A cpio archive in the "newc" format.
-fn initramfs(busybox: &[u8]) -> Vec<u8> {
-    const DIRECTORY: u32 = 0o040_755;
-    const PROGRAM: u32 = 0o100_755;
-    let entries: [(&str, u32, &[u8]); 7] = [
-        ("bin", DIRECTORY, b""),
-        ("bin/busybox", PROGRAM, busybox),
-        ("proc", DIRECTORY, b""),
-        ("sys", DIRECTORY, b""),
-        ("dev", DIRECTORY, b""),
-        ("init", PROGRAM, INIT.as_bytes()),
-        ("TRAILER!!!", 0, b""),
-    ];
-    let mut archive = Vec::new();
-    for (position, (name, mode, content)) in entries.into_iter().enumerate() {
-        // After the mode: user, group, links, time; after the size: four device
-        // numbers; after the length of the name: a checksum that nobody reads.
-        let position = u32::try_from(position).unwrap();
-        let size = u32::try_from(content.len()).unwrap();
-        let name_size = u32::try_from(name.len() + 1).unwrap();
-        let fields = [position, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
-        let fields = fields.map(|field| format!("{field:08x}"));
-        archive.extend_from_slice(b"070701");
-        archive.extend_from_slice(fields.concat().as_bytes());
-        archive.extend_from_slice(name.as_bytes());
-        archive.push(0);
-        archive.resize(archive.len().next_multiple_of(4), 0);
-        archive.extend_from_slice(content);
-        archive.resize(archive.len().next_multiple_of(4), 0);
-    }
-    archive
 }
