@@ -270,13 +270,16 @@ impl Agent for Guest {
         &self,
         _request: Request<PrepareSnapshotRequest>,
     ) -> Reply<PrepareSnapshotReply> {
-        let booted = self.booted()?;
         let mut freeze = self.inner.freeze.lock().await;
-        *freeze = Freeze::Frozen;
-        if let Err(failure) = booted.around.cgroup.freeze().await {
-            booted.around.cgroup.thaw()?;
-            *freeze = Freeze::Running;
-            return Err(failure.into());
+        // A guest without an app may be a template of others.
+        let booted = self.inner.booted.lock().clone();
+        if let Some(booted) = booted {
+            *freeze = Freeze::Frozen;
+            if let Err(failure) = booted.around.cgroup.freeze().await {
+                booted.around.cgroup.thaw()?;
+                *freeze = Freeze::Running;
+                return Err(failure.into());
+            }
         }
         shutdown::sync().await;
         Ok(Response::new(PrepareSnapshotReply {}))
@@ -287,12 +290,14 @@ impl Agent for Guest {
         request: Request<AfterRestoreRequest>,
     ) -> Reply<AfterRestoreReply> {
         let request = request.into_inner();
-        let booted = self.booted()?;
         // First the random numbers: nothing may run on with those of the snapshot.
         clock::seed(&request.random_seed)?;
         clock::set(request.clock_unix_ns)?;
         let mut freeze = self.inner.freeze.lock().await;
-        booted.around.cgroup.thaw()?;
+        let booted = self.inner.booted.lock().clone();
+        if let Some(booted) = booted {
+            booted.around.cgroup.thaw()?;
+        }
         *freeze = Freeze::Running;
         Ok(Response::new(AfterRestoreReply {}))
     }

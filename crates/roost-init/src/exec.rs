@@ -18,7 +18,6 @@ use input::{Feed, Input};
 use roost_agent::proto::{ExecExit, ExecInput, ExecOutput, ExecStart, exec_output};
 use rustix::process::{Pid, Signal};
 use std::future::Future;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -103,13 +102,10 @@ fn spawn(
     command: &mut std::process::Command,
     around: &Surroundings,
 ) -> Result<Child, Failure> {
-    let child = around.children.spawn(command);
-    // The child has its own; ours would keep its pipes open.
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    child.map_err(|error| recipe.explain(&error))
+    around
+        .children
+        .spawn(command)
+        .map_err(|error| recipe.explain(&error))
 }
 
 /// From the start of a command to the report of its end.
