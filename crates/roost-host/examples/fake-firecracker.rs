@@ -194,6 +194,7 @@ impl Behavior {
 }
 
 /// Answers one request.
+#[expect(clippy::exit, reason = "it dies in the middle of an answer")]
 fn serve(behavior: &Behavior, mut stream: &UnixStream) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();

@@ -30,6 +30,7 @@ pub mod kernel;
 mod kvm;
 pub mod qemu;
 pub mod snapshot;
+mod stats;
 
 /// The program that runs VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

@@ -9,7 +9,7 @@
 //!   ├─ api, socket   sending them
 //!   ├─ agent         the stream to the guest
 //!   ├─ records       its log and metrics
-//!   └─ proc          whether it is filtered, and what it costs
+//!   └─ filter        whether it filters its system calls
 //! ```
 //!
 //! # What the jail is made of
@@ -26,7 +26,7 @@
 
 use super::{
     Accelerator, AgentStream, Hypervisor, HypervisorFacts, HypervisorKind, Vm, VmConfig, VmEnd,
-    VmStats, VmmError,
+    VmStats, VmmError, stats,
 };
 use crate::cgroup::Cgroup;
 use async_trait::async_trait;
@@ -43,8 +43,8 @@ mod agent;
 mod api;
 mod chroot;
 mod config;
+mod filter;
 pub mod limits;
-mod proc;
 mod process;
 mod records;
 mod socket;
@@ -58,11 +58,12 @@ mod version;
 use api::{Api, ApiRequest};
 use chroot::Chroot;
 use config::inside;
+use filter::Filtered;
 use limits::{
-    END_TIMEOUT, FILE_BYTES_MARGIN, MESSAGE_TIMEOUT, OPEN_FILES_MAX, REQUEST_TIMEOUT,
-    SNAPSHOT_TIMEOUT, START_POLL_MAX, START_POLL_MIN, START_TIMEOUT,
+    END_TIMEOUT, FILE_BYTES_MARGIN, GUEST_MAPPING_MIN, MESSAGE_TIMEOUT, OPEN_FILES_MAX,
+    REQUEST_TIMEOUT, SNAPSHOT_TIMEOUT, START_POLL_MAX, START_POLL_MIN, START_TIMEOUT,
 };
-use proc::Filtered;
+
 use process::{Output, Process, ProcessConfig};
 use records::{Records, Sources};
 use socket::SocketPath;
@@ -182,7 +183,7 @@ impl Firecracker {
     }
 
     fn check_filter(&self, vm: &FirecrackerVm, accepted: &[Filtered]) -> Result<(), VmmError> {
-        let filtered = proc::filtered(vm.pid).map_err(|source| VmmError::Io {
+        let filtered = filter::filtered(vm.pid).map_err(|source| VmmError::Io {
             operation: "look for firecracker's filter of system calls".to_owned(),
             source,
         })?;
@@ -365,10 +366,7 @@ impl Vm for FirecrackerVm {
     }
 
     async fn stats(&self) -> Result<VmStats, VmmError> {
-        proc::stats(self.pid).map_err(|source| VmmError::Io {
-            operation: "read what firecracker uses".to_owned(),
-            source,
-        })
+        stats::read(self.pid, |size| size >= GUEST_MAPPING_MIN).await
     }
 
     async fn ended(&mut self) -> VmEnd {

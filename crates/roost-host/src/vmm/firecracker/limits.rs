@@ -1,5 +1,6 @@
 //! Bounds of the Firecracker driver.
 
+use roost_model::size::ByteSize;
 use std::time::Duration;
 
 /// Time for a program to say its version.
@@ -44,8 +45,9 @@ pub(super) const DRIVES_MAX: usize = 16;
 pub(super) const CPUS_MAX: u32 = 32;
 /// Longest id, by the jailer's rules.
 pub(super) const ID_BYTES_MAX: usize = 64;
-/// Most bytes of a record of the process below `/proc`.
-pub(super) const PROC_BYTES_MAX: u64 = 1024 * 1024;
+/// Smallest mapping of the process that counts as memory of the guest: what it
+/// has of its own, stacks and heap, is smaller.
+pub(super) const GUEST_MAPPING_MIN: ByteSize = ByteSize::mib(16);
 /// Most open files of the process.
 pub(super) const OPEN_FILES_MAX: u64 = 1_024;
 /// Largest file that it may write beside drives and snapshots, in bytes.

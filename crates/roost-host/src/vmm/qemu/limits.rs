@@ -25,8 +25,6 @@ pub(super) const QMP_REPLIES_MAX: usize = 4;
 pub(super) const DRIVES_MAX: usize = 16;
 /// Largest file that a process may write beside its drives, in bytes.
 pub(super) const FILE_BYTES_MARGIN: u64 = 64 * 1024 * 1024;
-/// How much is read of the process's own record of its memory.
-pub(super) const MAPS_BYTES_MAX: u64 = 1024 * 1024;
 /// Translated code that is kept under emulation, in MiB; by itself it would
 /// take up to 1 GiB. A boot of Debian's kernel makes 46 of it. All is
 /// translated again when it is full.

@@ -1,21 +1,18 @@
 //! A VM under QEMU.
 
-use super::limits::{
-    END_TIMEOUT, MAPS_BYTES_MAX, MIGRATE_POLL_MAX, MIGRATE_POLL_MIN, MIGRATE_TIMEOUT,
-};
+use super::limits::{END_TIMEOUT, MIGRATE_POLL_MAX, MIGRATE_POLL_MIN, MIGRATE_TIMEOUT};
 use super::qmp::Qmp;
 use crate::vmm::jail::Jailed;
-use crate::vmm::{AgentStream, Vm, VmEnd, VmStats, VmmError};
+use crate::vmm::{AgentStream, Vm, VmEnd, VmStats, VmmError, stats};
 use async_trait::async_trait;
 use roost_model::size::ByteSize;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::net::UnixStream;
 
@@ -23,9 +20,6 @@ use tokio::net::UnixStream;
 const STATE_FILE: &str = "qemu-state";
 /// The name under which QEMU keeps the descriptor of that file.
 const STATE_NAME: &str = "state";
-
-/// `USER_HZ`, in which the kernel tells times to programs, whatever its own clock.
-const TICKS_PER_SECOND: u64 = 100;
 
 /// The socket on which QEMU takes connections to the agent, one at a time.
 #[derive(Debug)]
@@ -209,14 +203,8 @@ impl Vm for QemuVm {
     }
 
     async fn stats(&self) -> Result<VmStats, VmmError> {
-        let (pid, memory) = (self.process.pid(), self.memory);
-        let read = tokio::task::spawn_blocking(move || read_stats(pid, memory)).await;
-        read.map_err(io::Error::other)
-            .and_then(|result| result)
-            .map_err(|source| VmmError::Io {
-                operation: format!("read what process {pid} uses"),
-                source,
-            })
+        let memory = self.memory;
+        stats::read(self.process.pid(), move |size| size == memory).await
     }
 
     async fn ended(&mut self) -> VmEnd {
@@ -247,79 +235,5 @@ pub(super) async fn explain(process: &mut Jailed, error: VmmError) -> VmmError {
             Ok(()) => VmmError::Ended("it closed its control channel".into()),
             Err(error) => error,
         },
-    }
-}
-
-fn read_stats(pid: u32, memory: ByteSize) -> io::Result<VmStats> {
-    let read = |name: &str| {
-        let mut text = String::new();
-        File::open(format!("/proc/{pid}/{name}"))?
-            .take(MAPS_BYTES_MAX)
-            .read_to_string(&mut text)?;
-        Ok::<_, io::Error>(text)
-    };
-    let (resident, guest_resident) = resident(&read("smaps")?, memory);
-    let ticks = ticks(&read("stat")?).ok_or_else(|| io::Error::other("no processor times"))?;
-    Ok(VmStats {
-        resident: ByteSize(resident),
-        guest_resident: ByteSize(guest_resident),
-        cpu: Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND),
-    })
-}
-
-/// Bytes in use of all mappings, and of the one that is as large as the guest's
-/// memory (proc_pid_smaps(5)).
-fn resident(smaps: &str, memory: ByteSize) -> (u64, u64) {
-    let (mut all, mut guest) = (0, 0);
-    let mut is_guest = false;
-    for line in smaps.lines() {
-        if let Some(size) = line.strip_prefix("Rss:") {
-            let kib = size.trim().trim_end_matches(" kB").parse().unwrap_or(0);
-            all += kib * 1_024;
-            guest += if is_guest { kib * 1_024 } else { 0 };
-        } else if let Some(size) = mapping_size(line) {
-            is_guest = size == memory.bytes();
-        }
-    }
-    (all, guest)
-}
-
-/// The size of a mapping, if the line is the first one of one: `FROM-TO rw-p …`.
-fn mapping_size(line: &str) -> Option<u64> {
-    let (from, to) = line.split(' ').next()?.split_once('-')?;
-    let number = |text| u64::from_str_radix(text, 16).ok();
-    number(to)?.checked_sub(number(from)?)
-}
-
-/// Time in user and kernel mode (proc_pid_stat(5), fields 14 and 15).
-fn ticks(stat: &str) -> Option<u64> {
-    // The second field is a name and may have anything in it.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{resident, ticks};
-    use roost_model::size::ByteSize;
-
-    #[test]
-    fn guest_memory_is_told_from_the_process_s_own() {
-        let smaps = "55d0c8a00000-55d0c8e00000 r--p 00000000 08:01 1 /usr/bin/qemu-system-x86_64\n\
-            Size:               4096 kB\nRss:                 100 kB\n\
-            7f0000000000-7f0010000000 rw-p 00000000 00:00 0 \n\
-            Rss:                2048 kB\nAnonymous:          2048 kB\n\
-            7ffd0-7ffe0 rw-p 00000000 00:00 0 [stack]\nRss:                  10 kB\n";
-        let expected = (2_158 * 1_024, 2_048 * 1_024);
-        assert_eq!(resident(smaps, ByteSize::mib(256)), expected);
-    }
-
-    #[test]
-    fn a_name_with_brackets_does_not_shift_the_times() {
-        let stat = "12 (a) b (c) S 1 12 12 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 4 0 99";
-        assert_eq!(ticks(stat), Some(300));
     }
 }
