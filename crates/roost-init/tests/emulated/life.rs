@@ -234,6 +234,15 @@ async fn an_app_stands_still_from_before_a_snapshot_until_the_clock_is_right() {
     let Some(mut guest) = within(Guest::start()).await else {
         return;
     };
+    // A template: a guest that is frozen before it has an app.
+    within(guest.agent.prepare_snapshot(PrepareSnapshotRequest {}))
+        .await
+        .unwrap();
+    let request = AfterRestoreRequest {
+        clock_unix_ns: 1_000_000_000_000_000_000,
+        random_seed: vec![8; 32].into(),
+    };
+    within(guest.agent.after_restore(request)).await.unwrap();
     let script = "trap '' TERM; while :; do date +%Y; usleep 10000; done";
     within(guest.agent.boot(boot_request(&["sh", "-c", script])))
         .await
