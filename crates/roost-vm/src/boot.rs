@@ -3,8 +3,8 @@
 use crate::limits::RANDOM_SEED_BYTES;
 use rand::TryRngCore as _;
 use roost_agent::proto::{
-    Address, AfterRestoreRequest, BootRequest, EnvironmentVariable, GuestFile, Network, Process,
-    RootDisks,
+    Address, AfterRestoreRequest, BootRequest, EnvironmentVariable, GuestFile, HostEntry, Network,
+    Process, RootDisks,
 };
 use roost_proto::vm::VmLaunch;
 use roost_runtime::clock::{Clock as _, SystemClock};
@@ -71,11 +71,17 @@ fn network(launch: &VmLaunch) -> Network {
             gateway: network.gateway_ipv6.to_string(),
         },
     ];
+    let hosts = addresses.iter().map(|address| HostEntry {
+        address: address.address.clone(),
+        names: vec![launch.machine_id.clone()],
+    });
+    let hosts = hosts.collect();
     let nameservers = network.nameservers.iter();
     Network {
         link: LINK.to_owned(),
         mtu: network.mtu,
         addresses,
+        hosts,
         nameservers: nameservers.map(ToString::to_string).collect(),
         ..Network::default()
     }

@@ -113,7 +113,13 @@ async fn accept(
     end: watch::Receiver<Option<ShimEvent>>,
     tasks: Tasks,
 ) {
-    while let Ok((stream, _)) = listener.accept().await {
+    let mut over = end.clone();
+    loop {
+        // Whoever comes after the end reads `exit.json`.
+        let (stream, _) = tokio::select! {
+            Ok(accepted) = listener.accept() => accepted,
+            _ = last_words(&mut over) => return,
+        };
         let Ok(permit) = connections.clone().try_acquire_owned() else {
             continue;
         };
