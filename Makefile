@@ -54,7 +54,7 @@ kernel: guest-kernel
 
 build: setup guest guest-kernel
 	@echo "build: release programs (the first time takes some minutes)"
-	@cargo build --locked --release -p roostd -p roost-cli -p roost-shim
+	@cargo build --locked --release -p roostd -p roost-cli -p roost-shim -p roost-vm
 	@cp $(GUEST_DIR)/roost-serve $(TARGET)/release/roost-serve.new && mv $(TARGET)/release/roost-serve.new $(TARGET)/release/roost-serve
 
 up: build
@@ -85,7 +85,7 @@ bench: build setup-tests
 
 release: build
 	@rm -rf dist && mkdir -p dist/roost
-	@cp $(TARGET)/release/{roostd,roost,roost-shim,roost-serve} LICENSE README.md dist/roost/
+	@cp $(TARGET)/release/{roostd,roost,roost-shim,roost-vm,roost-serve} LICENSE README.md dist/roost/
 	@mkdir dist/roost/guest
 	@cp -r $(addprefix $(GUEST_KERNEL)/,vmlinuz modules RELEASE COPYRIGHT roost-init $(if $(wildcard $(GUEST_KERNEL)/own/PACKAGE),own)) dist/roost/guest/
 	@tar --sort=name --owner=0 --group=0 --numeric-owner -C dist -czf dist/roost-$(GUEST_TRIPLE).tar.gz roost

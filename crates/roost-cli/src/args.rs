@@ -1,7 +1,7 @@
 //! The command line: every command, flag and help text.
 
 use crate::complete;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 use roost_model::machine::Isolation;
@@ -70,7 +70,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Start a one-node platform on this machine
     #[command(
-        before_help = "Examples:\n  roost up\n  roost up --data-dir ./.roost --deploy examples/hello\n  roost up --listen 0.0.0.0 --http-port 80 --https-port 443 --domain apps.example.com\n  roost up --runtime /usr/sbin/runc"
+        before_help = "Examples:\n  roost up\n  roost up --data-dir ./.roost --deploy examples/hello\n  roost up --listen 0.0.0.0 --http-port 80 --https-port 443 --domain apps.example.com\n  roost up --runtime /usr/sbin/runc\n  roost up --firecracker /opt/firecracker/firecracker --jailer /opt/firecracker/jailer"
     )]
     Up(UpArgs),
     /// Stop the platform on this machine and remove every trace of it
@@ -78,7 +78,7 @@ pub(crate) enum Command {
     Down(DownArgs),
     /// Make an app configuration for a folder or an image, and deploy it
     #[command(
-        before_help = "Examples:\n  roost launch\n  roost launch --image nginx:1.27 --name web --internal-port 80 --yes"
+        before_help = "Examples:\n  roost launch\n  roost launch --image nginx:1.27 --name web --internal-port 80 --yes\n  roost launch --image nginx:1.27 --isolation vm --internal-port 80"
     )]
     Launch(LaunchArgs),
     /// Build and release an app
@@ -209,9 +209,24 @@ pub(crate) struct UpArgs {
     /// Deploy this folder once the platform runs
     #[arg(long, value_name = "FOLDER")]
     pub(crate) deploy: Option<PathBuf>,
-    /// The roost-shim program; the one beside roostd when absent
-    #[arg(long, value_name = "FILE")]
+    /// The roost-shim program; the one beside roostd when absent; an empty one takes it back, as with the others below
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub(crate) shim: Option<PathBuf>,
+    /// The roost-vm program; the one beside roostd when absent
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) vm: Option<PathBuf>,
+    /// What VMs boot, as scripts/guest-kernel leaves it; the folder `guest` beside roostd when absent
+    #[arg(long, value_name = "FOLDER", value_parser = path())]
+    pub(crate) guest: Option<PathBuf>,
+    /// QEMU; looked for where Debian's programs are when absent
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) qemu: Option<PathBuf>,
+    /// Firecracker; looked for where Debian's programs are when absent
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) firecracker: Option<PathBuf>,
+    /// Firecracker's jailer; looked for where Debian's programs are when absent
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) jailer: Option<PathBuf>,
 }
 
 /// Flags of `down`.
@@ -243,6 +258,9 @@ pub(crate) struct LaunchArgs {
     /// An environment variable of the machines; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+    /// The rung of the isolation ladder for its machines; the strongest that works when absent
+    #[arg(long, value_name = "RUNG", value_parser = isolation())]
+    pub(crate) isolation: Option<Isolation>,
     /// Write the configuration and stop there
     #[arg(long)]
     pub(crate) no_deploy: bool,
@@ -290,6 +308,11 @@ pub(crate) struct DeployArgs {
     /// Deploy although `deploy.release_command` would not run
     #[arg(long)]
     pub(crate) skip_release_command: bool,
+}
+
+/// A path that may be empty.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn isolation() -> impl TypedValueParser<Value = Isolation> {

@@ -42,7 +42,7 @@ pub(crate) async fn run(
     let name = name(global, args)?;
     let build = build(args)?;
     let port = port(args);
-    let text = config_text(&name, &build, &port, &args.env);
+    let text = config_text(&name, &build, &port, args);
     output.say(&format!("{}:\n\n{text}", file.display()));
     let then = if args.no_deploy { "" } else { " and deploy it" };
     let what = format!("write {}{then}", file.display());
@@ -198,21 +198,27 @@ fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-fn config_text(name: &Choice, build: &Choice, port: &Choice, env: &[(String, String)]) -> String {
+fn config_text(name: &Choice, build: &Choice, port: &Choice, args: &LaunchArgs) -> String {
+    let isolation = args.isolation.map(|isolation| {
+        let word = quoted(isolation.as_str());
+        format!("# as you said\nisolation = {word}\n")
+    });
     let mut text = format!(
-        "# {}\napp = {}\n\n[build]\n# {}\n{}\n\n[http_service]\n# {}\ninternal_port = {}\n# plain HTTP works too; \
+        "# {}\napp = {}\n{}\n[build]\n# {}\n{}\n\n[http_service]\n# {}\ninternal_port = {}\n# plain HTTP works too; \
          set to true to send everyone to HTTPS\nforce_https = false\n\n[[vm]]\n# the smallest; raise it when the app \
          needs more\nsize = \"shared-cpu-1x\"\n",
         name.why,
         quoted(&name.text),
+        isolation.unwrap_or_default(),
         build.why,
         build.text,
         port.why,
         port.text
     );
-    if !env.is_empty() {
+    if !args.env.is_empty() {
         text.push_str("\n[env]\n# as you said\n");
-        let variables: toml::Table = env
+        let variables: toml::Table = args
+            .env
             .iter()
             .map(|(name, value)| (name.clone(), value.as_str().into()))
             .collect();
@@ -226,6 +232,7 @@ mod tests {
     use super::{build, config_text, name, port};
     use crate::args::{Cli, Command};
     use clap::Parser as _;
+    use roost_model::machine::{Isolation, Rung};
 
     #[test]
     fn what_launch_writes_is_an_app_configuration_with_reasons() {
@@ -233,7 +240,9 @@ mod tests {
         let folder = dir.path().join("My App_1");
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("Dockerfile"), "FROM x\nEXPOSE 3000/tcp\n").unwrap();
-        let cli = Cli::parse_from(["roost", "launch", folder.to_str().unwrap(), "-e", "A=x=\"1"]);
+        let mut words = vec!["roost", "launch", folder.to_str().unwrap()];
+        words.extend(["-e", "A=x=\"1", "--isolation", "vm-emulated"]);
+        let cli = Cli::parse_from(words);
         let Command::Launch(args) = cli.command else {
             panic!("launch")
         };
@@ -241,13 +250,14 @@ mod tests {
             &name(&cli.global, &args).unwrap(),
             &build(&args).unwrap(),
             &port(&args),
-            &args.env,
+            &args,
         );
         let (config, warnings) = roost_model::app_config::parse(&text, "t").unwrap();
         assert!(warnings.is_empty());
         assert_eq!(config.app.as_deref(), Some("my-app-1"));
         assert_eq!(config.build.dockerfile.as_deref(), Some("Dockerfile"));
         assert_eq!(config.services[0].internal_port, 3000);
+        assert_eq!(config.isolation, Some(Isolation::Rung(Rung::VmEmulated)));
         assert_eq!(config.env["A"], "x=\"1");
         assert!(text.contains("# EXPOSE in the Dockerfile"));
     }

@@ -44,6 +44,21 @@ pub(crate) struct Options {
     /// The roost-shim program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shim: Option<PathBuf>,
+    /// The roost-vm program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vm: Option<PathBuf>,
+    /// The folder of what VMs boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) guest: Option<PathBuf>,
+    /// QEMU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) qemu: Option<PathBuf>,
+    /// Firecracker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) firecracker: Option<PathBuf>,
+    /// Firecracker's jailer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) jailer: Option<PathBuf>,
 }
 
 fn path(data_dir: &Path) -> PathBuf {
@@ -74,7 +89,11 @@ impl Options {
             Some(last) if asked.is_empty() => of(last).clone(),
             _ => without_empty(asked),
         };
-        let shim = args.shim.as_deref().map(absolute);
+        let file = |asked: &Option<PathBuf>, of: fn(&Self) -> &Option<PathBuf>| {
+            let chosen = asked.clone().or_else(|| of(last?).clone());
+            let chosen = chosen.filter(|path| !path.as_os_str().is_empty());
+            chosen.as_deref().map(absolute)
+        };
         // A name without a slash is looked up in PATH by `roostd`, or is `library`.
         let runtime = args.runtime.clone().map(|runtime| {
             if runtime.contains('/') {
@@ -94,7 +113,12 @@ impl Options {
             runtime: text(&runtime, |last| &last.runtime),
             insecure_registries: list(&args.insecure_registries, |last| &last.insecure_registries),
             images_max: text(&args.images_max, |last| &last.images_max),
-            shim: shim.or_else(|| last?.shim.clone()),
+            shim: file(&args.shim, |last| &last.shim),
+            vm: file(&args.vm, |last| &last.vm),
+            guest: file(&args.guest, |last| &last.guest),
+            qemu: file(&args.qemu, |last| &last.qemu),
+            firecracker: file(&args.firecracker, |last| &last.firecracker),
+            jailer: file(&args.jailer, |last| &last.jailer),
         }
     }
 
@@ -121,8 +145,16 @@ impl Options {
         ] {
             values.iter().for_each(|value| add(flag, value));
         }
-        if let Some(shim) = &self.shim {
-            add("--shim", &shim.display().to_string());
+        for (flag, path) in [
+            ("--shim", &self.shim),
+            ("--vm", &self.vm),
+            ("--guest", &self.guest),
+            ("--qemu", &self.qemu),
+            ("--firecracker", &self.firecracker),
+            ("--jailer", &self.jailer),
+        ] {
+            path.iter()
+                .for_each(|path| add(flag, &path.display().to_string()));
         }
         flags
     }
@@ -230,13 +262,33 @@ mod tests {
     }
 
     #[test]
+    fn programs_are_kept_with_absolute_paths() {
+        let first = Options::choose(&args("--firecracker fc/firecracker --guest /g"), None);
+        let here = std::env::current_dir().unwrap();
+        let program = here.join("fc/firecracker");
+        assert_eq!(first.firecracker.as_deref(), Some(program.as_path()));
+        let later = Options::choose(&args("--qemu /opt/qemu"), Some(&first));
+        let line = later.of_roostd(&here).join(" ");
+        let flags = format!(
+            "--guest /g --qemu /opt/qemu --firecracker {}",
+            program.display()
+        );
+        assert!(line.ends_with(&flags), "{line}");
+        assert_eq!(
+            later.changes(&first),
+            ["--qemu /opt/qemu (now the default)"]
+        );
+    }
+
+    #[test]
     fn an_empty_value_takes_an_option_back() {
         let set = "--domain a.example --domain b.example --insecure-registry r:5000 \
-            --public-ip 192.0.2.1 --images-max 20GiB --runtime library --region fra --listen 0.0.0.0";
+            --public-ip 192.0.2.1 --images-max 20GiB --runtime library --region fra --listen 0.0.0.0 \
+            --shim /s --vm /v --guest /g --qemu /q --firecracker /f --jailer /j";
         let set = Options::choose(&args(set), None);
         assert_eq!(set.domains, ["a.example", "b.example"]);
         let taken_back = "--domain= --insecure-registry= --public-ip= --images-max= --runtime= \
-            --region= --listen=";
+            --region= --listen= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
         assert_eq!(
             Options::choose(&args(taken_back), Some(&set)),
             Options::choose(&args(""), None)
