@@ -10,6 +10,7 @@ use roost_host::driver::{DriverError, MachineDriver};
 use roost_model::machine::{Isolation, Rung};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// Whether a rung may start machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,8 @@ struct Slot {
 #[derive(Debug, Clone)]
 pub struct Drivers {
     slots: Arc<Mutex<BTreeMap<Rung, Slot>>>,
+    /// Told of every change.
+    changed: Arc<Notify>,
 }
 
 impl Drivers {
@@ -58,6 +61,7 @@ impl Drivers {
         let slots = Rung::ALL.map(|rung| (rung, slot.clone()));
         Self {
             slots: Arc::new(Mutex::new(slots.into())),
+            changed: Arc::default(),
         }
     }
 
@@ -69,6 +73,7 @@ impl Drivers {
             standing,
         };
         self.slots.lock().insert(rung, slot);
+        self.changed.notify_waiters();
     }
 
     /// Changes what a rung may do, and keeps its driver.
@@ -76,6 +81,7 @@ impl Drivers {
         if let Some(slot) = self.slots.lock().get_mut(&rung) {
             slot.standing = standing;
         }
+        self.changed.notify_waiters();
     }
 
     /// Every rung, weakest first, with whether it may start machines.
@@ -129,6 +135,21 @@ impl Drivers {
             advice,
             is_proving,
         })
+    }
+
+    /// The same, once no proof is under way that could change the answer.
+    pub(crate) async fn choose_when_tried(
+        &self,
+        isolation: Isolation,
+    ) -> Result<Arc<dyn MachineDriver>, IsolationRefused> {
+        loop {
+            // Before the look, so that no change falls between the two.
+            let changed = self.changed.notified();
+            match self.choose(isolation) {
+                Err(refused) if refused.is_proving => changed.await,
+                chosen => return chosen,
+            }
+        }
     }
 
     /// The rung that a machine that asks for this would start on.

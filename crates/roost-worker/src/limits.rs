@@ -19,6 +19,9 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// The driver bounds its own steps: an emulated guest that has to be resumed
 /// in vain boots after that.
 pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest wait for the proof of a rung; an emulated guest that boots in vain is given up after
+/// 180 s.
+pub(crate) const PROOF_TIMEOUT: Duration = Duration::from_secs(200);
 /// Longest pull and unpack of an image.
 pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// Longest suspend: the driver bounds its own steps, and much memory takes long to write.

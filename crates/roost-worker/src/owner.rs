@@ -34,7 +34,7 @@ enum Happened {
     /// An event that needs nothing more.
     Event(Event),
     /// The image is present, or why not.
-    Resolved(Box<Result<ResolvedImage, StartFailure>>),
+    Resolved(Box<Result<Resolved, StartFailure>>),
     /// The process runs, or why not.
     Launched(Result<Running, StartFailure>),
     /// What became of a process of an earlier `roostd`.
@@ -57,9 +57,14 @@ enum Arrival {
 /// What is being started.
 struct Start {
     row: Row,
+    /// Once they are known.
+    resolved: Option<Resolved>,
+}
+
+/// What a start needs before it can launch.
+struct Resolved {
     driver: Arc<dyn MachineDriver>,
-    /// Once it is present.
-    image: Option<ResolvedImage>,
+    image: ResolvedImage,
 }
 
 /// Why a start failed.
@@ -226,9 +231,9 @@ impl Owner {
         match happened {
             Happened::Event(event) => self.handle_event(event).await,
             Happened::Resolved(outcome) => match *outcome {
-                Ok(image) => {
+                Ok(resolved) => {
                     if let Some(start) = &mut self.starting {
-                        start.image = Some(image);
+                        start.resolved = Some(resolved);
                     }
                     self.handle_event(Event::Resolved).await
                 }

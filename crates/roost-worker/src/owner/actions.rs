@@ -1,7 +1,7 @@
 //! What an owner does: each action of `lifecycle` in one method.
 
 use super::outcome::{Ending, bounded};
-use super::{Arrival, Happened, Owner, Start, StartFailure, Stopped};
+use super::{Arrival, Happened, Owner, Resolved, Start, StartFailure, Stopped};
 use crate::health;
 use crate::images::ResolvedImage;
 use crate::launch::{plan_stop, resolve_process};
@@ -13,7 +13,8 @@ use futures_util::FutureExt as _;
 use roost_host::driver::{Adoption, DriverError, IdRange, LaunchConfig, Origin};
 use roost_model::error::{Retry, chain};
 use roost_model::id::MachineId;
-use roost_model::machine::{ExitCause, MachineExit, MachineState, Rung};
+use roost_model::image_ref::ImageRef;
+use roost_model::machine::{ExitCause, Isolation, MachineExit, MachineState, Rung};
 use roost_model::restart::WINDOW;
 use roost_model::time::Timestamp;
 use roost_proto::worker::WorkerError;
@@ -21,6 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const SIGKILL: i32 = 9;
+/// Why a machine has not begun to start, for people.
+const WAITS_FOR_PROOF: &str = "waiting: the node is trying its isolation with a first guest";
 
 impl Owner {
     /// Finds out what became of the process of an earlier `roostd`, or of one
@@ -68,11 +71,13 @@ impl Owner {
     }
 
     pub(super) async fn resolve(&mut self) -> Result<(), Stopped> {
+        let drivers = self.inner.drivers.clone();
         let row = self
-            .record(|row| {
-                row.state_reason = match row.image_digest {
-                    Some(_) => None,
-                    None => Some(format!("pulling image {}", row.spec.image)),
+            .record(move |row| {
+                row.state_reason = match (drivers.choose(row.spec.isolation), &row.image_digest) {
+                    (Err(refused), _) if refused.is_proving => Some(WAITS_FOR_PROOF.to_owned()),
+                    (_, Some(_)) => None,
+                    (_, None) => Some(format!("pulling image {}", row.spec.image)),
                 };
                 row.restart_at = None;
                 vec![]
@@ -82,44 +87,19 @@ impl Owner {
         self.inner
             .board
             .put([(self.id.clone(), entry_of(&self.inner, &row))]);
-        let driver = match self.inner.drivers.choose(row.spec.isolation) {
-            Ok(driver) => driver,
-            Err(refused) => {
-                let failure = StartFailure {
-                    reason: refused.to_string(),
-                    is_transient: refused.is_proving,
-                };
-                let outcome = Happened::Resolved(Box::new(Err(failure)));
-                self.operation = Some(std::future::ready(outcome).boxed());
-                return Ok(());
-            }
-        };
         let pinned = row.image_digest.as_deref();
         let pinned = pinned.and_then(|text| roost_model::digest::Digest::parse(text).ok());
         let image = match pinned {
             Some(digest) => row.spec.image.with_digest(digest),
             None => row.spec.image.clone(),
         };
-        let kind = driver.root_fs();
+        let (inner, id, isolation) = (Arc::clone(&self.inner), self.id.clone(), row.spec.isolation);
         self.starting = Some(Box::new(Start {
             row,
-            driver,
-            image: None,
+            resolved: None,
         }));
-        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
         let resolution = async move {
-            let pull = inner.images.resolve(&id, &image, kind);
-            let outcome = match tokio::time::timeout(limits::RESOLVE_TIMEOUT, pull).await {
-                Ok(outcome) => outcome.map_err(|error| image_failure(&error)),
-                Err(_) => Err(StartFailure {
-                    reason: format!(
-                        "image {image} was not here after {} s",
-                        limits::RESOLVE_TIMEOUT.as_secs()
-                    ),
-                    is_transient: false,
-                }),
-            };
-            Happened::Resolved(Box::new(outcome))
+            Happened::Resolved(Box::new(resolve(&inner, &id, isolation, &image).await))
         };
         self.operation = Some(resolution.boxed());
         Ok(())
@@ -128,8 +108,7 @@ impl Owner {
     pub(super) async fn launch(&mut self) -> Result<(), Stopped> {
         let Some(Start {
             row,
-            driver,
-            image: Some(image),
+            resolved: Some(Resolved { driver, image }),
         }) = self.starting.take().map(|start| *start)
         else {
             self.operation = Some(launch_failure("the image is not here", false));
@@ -497,6 +476,35 @@ fn apply_ending(row: &mut Row, ending: &Ending, generation: u64) -> Vec<NewEvent
         row.wanted = Wanted::Gone;
     }
     vec![ending.event.clone()]
+}
+
+/// Chooses a driver, once it is known which ones work, and has the image there.
+async fn resolve(
+    inner: &Inner,
+    id: &MachineId,
+    isolation: Isolation,
+    image: &ImageRef,
+) -> Result<Resolved, StartFailure> {
+    let chosen = inner.drivers.choose_when_tried(isolation);
+    let chosen = tokio::time::timeout(limits::PROOF_TIMEOUT, chosen).await;
+    // One that is being tried for longer than that is refused as it stands.
+    let chosen = chosen.unwrap_or_else(|_| inner.drivers.choose(isolation));
+    let driver = chosen.map_err(|refused| StartFailure {
+        reason: refused.to_string(),
+        is_transient: refused.is_proving,
+    })?;
+    let pull = inner.images.resolve(id, image, driver.root_fs());
+    match tokio::time::timeout(limits::RESOLVE_TIMEOUT, pull).await {
+        Ok(Ok(image)) => Ok(Resolved { driver, image }),
+        Ok(Err(error)) => Err(image_failure(&error)),
+        Err(_) => Err(StartFailure {
+            reason: format!(
+                "image {image} was not here after {} s",
+                limits::RESOLVE_TIMEOUT.as_secs()
+            ),
+            is_transient: false,
+        }),
+    }
 }
 
 fn image_failure(error: &WorkerError) -> StartFailure {

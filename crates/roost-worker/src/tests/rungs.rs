@@ -95,6 +95,31 @@ async fn a_rung_that_is_not_proven_fails_the_start_until_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_waits_for_the_proof_of_its_rung_and_can_be_stopped_meanwhile() {
+    let node = Node::new();
+    let vms = FakeHost::of_rung(Rung::VmEmulated);
+    let drivers = ladder(&node, &vms);
+    drivers.set_standing(Rung::VmEmulated, Standing::Proving);
+    let run = node.start_on(drivers.clone()).await;
+    let request = create(Isolation::Rung(Rung::VmEmulated));
+    let created = run.worker.create_machine(request).await.unwrap();
+    // As long as an emulated guest may take that boots in vain.
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    let waiting = run.worker.machine(&created.id).await.unwrap();
+    let reason = waiting.state_reason.unwrap();
+    assert!(reason.contains("trying its isolation"), "{reason}");
+    assert!(node.images.asked.lock().is_empty());
+
+    let stop = run.worker.stop_machine(&created.id, None, None).await;
+    stop.unwrap();
+    run.wait(&created.id, MachineState::Stopped).await;
+    run.worker.start_machine(&created.id).await.unwrap();
+    drivers.set_standing(Rung::VmEmulated, Standing::Proven);
+    run.wait(&created.id, MachineState::Started).await;
+    assert_eq!(vms.launches().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_update_to_another_rung_leaves_nothing_on_the_old_one() {
     let node = Node::new();
     let vms = FakeHost::of_rung(Rung::VmEmulated);
