@@ -17,9 +17,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 /// Longest body of a request.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Time between listening and filtering.
+const FILTER_DELAY: Duration = Duration::from_millis(20);
 /// Exit code for a system call that the filter forbids, as of the real one.
 const EXIT_FORBIDDEN_CALL: i32 = 148;
 
@@ -112,12 +115,14 @@ fn run_firecracker(dir: &Path, args: &[String]) -> io::Result<()> {
         );
     }
     behavior.record("firecracker", &json!(args[1..]))?;
-    if behavior.text("filter") == "yes" {
-        sys::install_filter()?;
-    }
     let mut log = OpenOptions::new().write(true).open("log")?;
     writeln!(log, "[main] a word of warning")?;
     let listener = UnixListener::bind("api.sock")?;
+    // As the real one, which listens first.
+    std::thread::sleep(FILTER_DELAY);
+    if behavior.text("filter") == "yes" {
+        sys::install_filter()?;
+    }
     for stream in listener.incoming() {
         serve(&behavior, &stream?)?;
     }
@@ -219,7 +224,10 @@ fn serve(behavior: &Behavior, mut stream: &UnixStream) -> io::Result<()> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let body: Value = serde_json::from_slice(&body)?;
+    let body: Value = match length {
+        0 => Value::Null,
+        _ => serde_json::from_slice(&body)?,
+    };
     behavior.record(&request, &body)?;
     match behavior.text(&request) {
         "refuse" => refuse(stream),

@@ -17,7 +17,7 @@
 //!   those of `vda`, and has all of it written out;
 //! - `link`: gives `eth0` the address 192.0.2.2/24, and waits until 192.0.2.1
 //!   answers a ping;
-//! - `off`: powers off instead of answering.
+//! - `off`: restarts instead of answering, which ends a VM.
 
 use super::kernel::GuestKernel;
 use super::{

@@ -178,7 +178,10 @@ impl Firecracker {
             limit: START_TIMEOUT,
         };
         vm.pid = answered.map_err(timed_out)??;
-        // The thread that takes requests has its filter by now.
+        // It listens before it filters, and answers after that.
+        vm.api
+            .send(ApiRequest::get("/version"), REQUEST_TIMEOUT)
+            .await?;
         self.check_filter(vm, &[Filtered::All, Filtered::Some])
     }
 

@@ -26,8 +26,8 @@ serve() {
                 ip link set eth0 up
                 ip address add 192.0.2.2/24 dev eth0
                 until ping -c 1 -W 1 192.0.2.1 >/dev/null; do :; done ;;
-            # A VM without the port is one that only a reboot ends.
-            off) grep -qx roost.agent /sys/class/virtio-ports/*/name && poweroff -f; reboot -f ;;
+            # Without ACPI nothing else ends a machine, and a VM need not have it.
+            off) reboot -f ;;
         esac
         echo $count $line
     done

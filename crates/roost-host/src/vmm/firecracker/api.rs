@@ -23,16 +23,25 @@ use super::socket::SocketPath;
 pub(super) struct ApiRequest {
     pub(super) method: Method,
     pub(super) path: String,
-    pub(super) body: Value,
+    pub(super) body: Option<Value>,
 }
 
 impl ApiRequest {
+    /// Asks for something.
+    pub(super) fn get(path: impl Into<String>) -> Self {
+        Self {
+            method: Method::GET,
+            path: path.into(),
+            body: None,
+        }
+    }
+
     /// Sets something.
     pub(super) fn put(path: impl Into<String>, body: Value) -> Self {
         Self {
             method: Method::PUT,
             path: path.into(),
-            body,
+            body: Some(body),
         }
     }
 
@@ -41,7 +50,7 @@ impl ApiRequest {
         Self {
             method: Method::PATCH,
             path: path.into(),
-            body,
+            body: Some(body),
         }
     }
 
@@ -99,13 +108,17 @@ impl Api {
             hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
                 .await
                 .map_err(io::Error::other)?;
-        let request = Request::builder()
+        let mut builder = Request::builder()
             .method(request.method)
             .uri(request.path)
             .header(header::HOST, "localhost")
-            .header(header::ACCEPT, "application/json")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::from(request.body.to_string()))
+            .header(header::ACCEPT, "application/json");
+        if request.body.is_some() {
+            builder = builder.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = request.body.map(|body| body.to_string());
+        let request = builder
+            .body(Full::from(body.unwrap_or_default()))
             .map_err(io::Error::other)?;
         let answer = async move {
             let answer = sender

@@ -182,6 +182,7 @@ async fn a_vm_is_told_all_of_its_config_and_then_started() {
     let expected = [
         "jailer",
         "firecracker",
+        "GET /version",
         "PUT /machine-config",
         "PUT /boot-source",
         "PUT /drives/drive0",
