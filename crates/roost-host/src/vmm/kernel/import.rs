@@ -18,6 +18,9 @@ const FORMAT_VERSION: u32 = 1;
 /// Hexadecimal digits of an id: enough that no two kernels of a node share one.
 pub(super) const ID_LEN: usize = 16;
 
+/// Where `make kernel` puts its kernel, within the folder of Debian's.
+const SLIM_FOLDER: &str = "own";
+
 /// What a kernel is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelSource {
@@ -32,8 +35,14 @@ pub struct KernelSource {
 
 impl KernelSource {
     /// What `scripts/guest-kernel` leaves in a folder: `vmlinux` or `vmlinuz`,
-    /// and perhaps `modules/RELEASE`. Looks at the folder; nothing is read yet.
+    /// and perhaps `modules/RELEASE`. The kernel of `make kernel`, in `own`,
+    /// goes before Debian's: it boots in a third of the time. Looks at the
+    /// folder; nothing is read yet.
     pub fn in_folder(folder: &Path, init: PathBuf) -> Result<Self, FileError> {
+        let own = folder.join(SLIM_FOLDER);
+        let slim = own.join("vmlinux");
+        let has_slim = slim.try_exists().on("look at", &slim)?;
+        let folder = if has_slim { own.as_path() } else { folder };
         let vmlinux = folder.join("vmlinux");
         let is_there = vmlinux.try_exists().on("look at", &vmlinux)?;
         let releases = folder.join("modules");
