@@ -5,7 +5,6 @@
 //! something hangs it is given up and named, after about a minute at most.
 
 use crate::process::{self, Program};
-use roost_model::machine::Rung;
 use roost_model::time::Timestamp;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -16,6 +15,9 @@ mod firewall;
 mod kernel;
 pub mod kvm;
 mod sys;
+mod vms;
+
+pub use vms::VmSetup;
 
 const GIB: u64 = 1024 * 1024 * 1024;
 const DISK_BYTES_WARN: u64 = 5 * GIB;
@@ -36,6 +38,8 @@ pub struct DoctorConfig {
     pub data_dir: PathBuf,
     /// Addresses that must be free to listen on; none when `roostd` runs already.
     pub listen: Vec<SocketAddr>,
+    /// What VMs would be run with.
+    pub vms: VmSetup,
 }
 
 /// The result of one check.
@@ -104,7 +108,11 @@ impl CheckResult {
 
 /// Checks the host; the order of results is fixed.
 pub async fn examine(config: DoctorConfig) -> Vec<CheckResult> {
-    let DoctorConfig { data_dir, listen } = config;
+    let DoctorConfig {
+        data_dir,
+        listen,
+        vms,
+    } = config;
     let quick = move || {
         let mut results = vec![
             check_kernel(),
@@ -147,7 +155,7 @@ pub async fn examine(config: DoctorConfig) -> Vec<CheckResult> {
         .await
         .unwrap_or_else(|_| kvm::Kvm::Unusable("the check itself failed".to_owned()));
     results.push(check_kvm(&kvm));
-    results.push(rung_result(&kvm));
+    results.extend(vms::check(&vms, &kvm).await);
     results
 }
 
@@ -310,22 +318,9 @@ fn check_kvm(kvm: &kvm::Kvm) -> CheckResult {
     }
 }
 
-/// Which rung machines get here.
-fn rung_result(kvm: &kvm::Kvm) -> CheckResult {
-    let reason = match kvm {
-        kvm::Kvm::Absent => "there is no KVM",
-        kvm::Kvm::Unusable(_) => "KVM cannot run a guest here",
-        kvm::Kvm::Works => "this release has no microVM driver",
-    };
-    CheckResult::pass(
-        "isolation",
-        format!("{}: {reason}", Rung::Container.as_str()),
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{CheckStatus, DoctorConfig, examine};
+    use super::{CheckStatus, DoctorConfig, VmSetup, examine};
     use std::net::TcpListener;
 
     #[tokio::test]
@@ -337,6 +332,13 @@ mod tests {
         let results = examine(DoctorConfig {
             data_dir,
             listen: vec![address],
+            vms: VmSetup {
+                guest: dir.path().join("guest"),
+                qemu: "/usr/bin/qemu-system-x86_64".into(),
+                firecracker: None,
+                kernels: dir.path().join("kernels"),
+                proofs: dir.path().join("proofs.json"),
+            },
         })
         .await;
         for result in &results {
@@ -353,7 +355,7 @@ mod tests {
             .iter()
             .find(|result| result.name == "isolation")
             .unwrap();
-        assert!(isolation.detail.starts_with("container: "));
+        assert!(isolation.detail.contains("`container`"));
         assert_eq!(
             results
                 .iter()

@@ -12,7 +12,7 @@ use crate::net::PlumbError;
 use crate::net::addresses::NodeNetwork;
 use crate::shim::{Handshake, ShimConfig, Shims, host};
 use crate::vmm::firecracker::{FilterPolicy, Firecracker, FirecrackerOptions};
-use crate::vmm::kernel::GuestKernel;
+use crate::vmm::kernel::{GuestKernel, GuestKernels};
 use crate::vmm::qemu::Qemu;
 use crate::vmm::{Accelerator, Hypervisor, snapshot};
 use async_trait::async_trait;
@@ -21,12 +21,13 @@ use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineExit, Rung};
 use roost_proto::shim::{ShimCommand, ShimEvent};
-use roost_proto::vm::{VmHypervisor, VmKernel, snapshot_path};
+use roost_proto::vm::{VmHypervisor, snapshot_path};
 use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
 mod guest;
+pub mod kernels;
 mod launch;
 mod limits;
 pub mod proof;
@@ -79,11 +80,36 @@ impl VmDriver {
         snapshot::is_sealed(&snapshot_path(&self.shims.data_dir(id)))
     }
 
+    /// What the machine boots: with a snapshot, the kernel that is in it.
+    async fn kernel_for(&self, config: &LaunchConfig) -> Result<GuestKernel, DriverError> {
+        let fail = |reason: String| host("choose a guest kernel", reason);
+        let own = self.config.kernel.as_ref();
+        let data_dir = self.shims.data_dir(&config.machine_id);
+        let had = match config.resume {
+            true => kernels::of_machine(&data_dir).map_err(|error| fail(chain(&error)))?,
+            false => None,
+        };
+        if let Some(id) = had.filter(|id| own.is_none_or(|own| own.id != *id)) {
+            let store = GuestKernels::open(&self.config.kernels);
+            let store = store.map_err(|error| fail(chain(&error)))?;
+            match store.get(&id).await {
+                Ok(kernel) => return Ok(kernel),
+                // The start finds that the snapshot is of another one, says so, and is cold.
+                Err(error) => tracing::warn!(error = chain(&error), "kernel of a snapshot"),
+            }
+        }
+        own.cloned()
+            .ok_or_else(|| fail("this node has none".to_owned()))
+    }
+
     /// Starts a `roost-vm`, and the machine in it.
     async fn start(&self, config: &LaunchConfig) -> Result<Running, DriverError> {
         let id = &config.machine_id;
         self.shims.make_dirs(id)?;
-        let message = launch::message(self, config).await?;
+        let kernel = self.kernel_for(config).await?;
+        kernels::note(&self.shims.data_dir(id), &kernel)
+            .map_err(|error| host("note the machine's guest kernel", chain(&error)))?;
+        let message = launch::message(self, config, &kernel).await?;
         // The guest boots and, where it had to be resumed in vain, boots again.
         let limit = self.config.boot_timeout * 2;
         let program = &self.config.program;
@@ -197,17 +223,6 @@ impl MachineDriver for VmDriver {
 
     async fn list(&self) -> Result<Vec<MachineId>, DriverError> {
         self.shims.list().await
-    }
-}
-
-impl VmDriverConfig {
-    fn kernel_reference(&self) -> Result<VmKernel, DriverError> {
-        let kernel = self.kernel.as_ref();
-        let kernel = kernel.ok_or_else(|| host("choose a guest kernel", "this node has none"))?;
-        Ok(VmKernel {
-            store: self.kernels.clone(),
-            id: kernel.id.clone(),
-        })
     }
 }
 

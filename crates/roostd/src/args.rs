@@ -65,18 +65,9 @@ pub(crate) struct RunArgs {
     /// The program that holds a VM; beside roostd when absent.
     #[arg(long)]
     pub(crate) vm: Option<PathBuf>,
-    /// Directory of what VMs boot, as scripts/guest-kernel leaves it; beside roostd when absent.
-    #[arg(long)]
-    pub(crate) guest: Option<PathBuf>,
-    /// QEMU; looked for in the usual places when absent.
-    #[arg(long)]
-    pub(crate) qemu: Option<PathBuf>,
-    /// Firecracker; looked for in the usual places when absent.
-    #[arg(long)]
-    pub(crate) firecracker: Option<PathBuf>,
-    /// Firecracker's jailer; looked for in the usual places when absent.
-    #[arg(long)]
-    pub(crate) jailer: Option<PathBuf>,
+    /// What VMs are run with.
+    #[command(flatten)]
+    pub(crate) vms: VmArgs,
     /// Registries (HOST or HOST:PORT) that are spoken to in plain HTTP; loopback always is.
     #[arg(long = "insecure-registry")]
     pub(crate) insecure_registries: Vec<String>,
@@ -91,6 +82,23 @@ pub(crate) struct RunArgs {
     pub(crate) log_json: bool,
 }
 
+/// What VMs are run with.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VmArgs {
+    /// Directory of what VMs boot, as scripts/guest-kernel leaves it; beside roostd when absent.
+    #[arg(long)]
+    pub(crate) guest: Option<PathBuf>,
+    /// QEMU; looked for in the usual places when absent.
+    #[arg(long)]
+    pub(crate) qemu: Option<PathBuf>,
+    /// Firecracker; looked for in the usual places when absent.
+    #[arg(long)]
+    pub(crate) firecracker: Option<PathBuf>,
+    /// Firecracker's jailer; looked for in the usual places when absent.
+    #[arg(long)]
+    pub(crate) jailer: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DoctorArgs {
     /// The data directory whose disk is looked at.
@@ -99,6 +107,9 @@ pub(crate) struct DoctorArgs {
     /// Ports that must be free, separated by commas.
     #[arg(long, value_delimiter = ',')]
     pub(crate) ports: Vec<u16>,
+    /// What VMs would be run with.
+    #[command(flatten)]
+    pub(crate) vms: VmArgs,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,6 +1,6 @@
 //! The configuration of a node: checked and complete, every fault at once.
 
-use crate::args::RunArgs;
+use crate::args::{RunArgs, VmArgs};
 use anyhow::{Context as _, Result, bail};
 use roost_host::instance::InstanceTag;
 use roost_model::name::RegionCode;
@@ -143,17 +143,14 @@ impl NodeConfig {
         let shim = sibling(args.shim.as_deref(), "roost-shim", "--shim", &mut faults)?;
         let serve = sibling(args.serve.as_deref(), "roost-serve", "--serve", &mut faults)?;
         let vm = sibling(args.vm.as_deref(), "roost-vm", "--vm", &mut faults)?;
-        let guest = match &args.guest {
-            Some(dir) => dir.clone(),
-            None => beside("guest")?,
-        };
+        let guest = guest_dir(&args.vms)?;
         let mut program = |path: &Option<PathBuf>, flag| {
             let path = path.as_ref()?;
             Some(find_program(&path.to_string_lossy(), flag, &mut faults))
         };
-        let qemu = program(&args.qemu, "--qemu");
-        let firecracker = program(&args.firecracker, "--firecracker");
-        let jailer = program(&args.jailer, "--jailer");
+        let qemu = program(&args.vms.qemu, "--qemu");
+        let firecracker = program(&args.vms.firecracker, "--firecracker");
+        let jailer = program(&args.vms.jailer, "--jailer");
         let (Some(region), Some(images_max), true) = (region, images_max, faults.is_empty()) else {
             bail!("the configuration has faults:\n  {}", faults.join("\n  "));
         };
@@ -180,6 +177,14 @@ impl NodeConfig {
             insecure_registries: args.insecure_registries.clone(),
             images_max,
         })
+    }
+}
+
+/// The directory of what VMs boot.
+pub(crate) fn guest_dir(args: &VmArgs) -> Result<PathBuf> {
+    match &args.guest {
+        Some(dir) => Ok(dir.clone()),
+        None => beside("guest"),
     }
 }
 

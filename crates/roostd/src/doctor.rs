@@ -3,6 +3,7 @@
 use crate::args::DoctorArgs;
 use crate::config::NodePaths;
 use crate::daemon;
+use crate::rungs;
 use anyhow::Result;
 use roost_host::doctor::{CheckResult, CheckStatus, DoctorConfig, examine};
 use serde_json::{Value, json};
@@ -21,6 +22,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let config = DoctorConfig {
         data_dir: args.data_dir.clone(),
         listen,
+        // The directory need not be there yet, and is not made by a check.
+        vms: rungs::setup(&args.vms, args.data_dir.join("kernels"))?,
     };
     let checks = crate::runtime()?.block_on(examine(config));
     print(&checks, args.json)?;

@@ -5,9 +5,11 @@
 //! that is known at once. The rung `vm-emulated` is chosen by name only and its
 //! proof takes seconds, so it is proven while the node already serves.
 
-use crate::config::{NodeConfig, RuntimeChoice};
+use crate::args::VmArgs;
+use crate::config::{NodeConfig, RuntimeChoice, guest_dir};
 use anyhow::{Context as _, Result};
 use roost_host::container::{ContainerConfig, ContainerDriver, ContainerRuntime};
+use roost_host::doctor::VmSetup;
 use roost_host::doctor::kvm::{self, Kvm};
 use roost_host::net::PacketPlumber;
 use roost_host::net::addresses::NodeNetwork;
@@ -15,7 +17,7 @@ use roost_host::net::linux::{LinuxPlumber, NetConfig};
 use roost_host::net::sysctl::DEFAULT_RECORD;
 use roost_host::shim::ShimConfig;
 use roost_host::vm::proof::{ProofConfig, prove};
-use roost_host::vm::{VmDriver, VmDriverConfig};
+use roost_host::vm::{VmDriver, VmDriverConfig, kernels};
 use roost_host::vmm::kernel::{GuestKernel, GuestKernels, KernelSource};
 use roost_model::error::chain;
 use roost_model::machine::Rung;
@@ -68,11 +70,16 @@ pub(crate) async fn open(
     });
     let container = container.context("set up the container driver")?;
     drivers.set(Arc::new(container), Standing::Proven);
+    let kernel = import_kernel(config).await;
+    if let Err(error) = collect_kernels(config, kernel.as_ref().ok()).await {
+        // They only take room.
+        tracing::warn!(%error, "remove guest kernels that no machine needs");
+    }
     let vms = Vms {
         config,
         shims,
         network,
-        kernel: import_kernel(config).await,
+        kernel,
         drivers: drivers.clone(),
     };
     vms.add_vm().await?;
@@ -196,14 +203,24 @@ impl Vms<'_> {
     }
 
     fn qemu(&self, emulated: bool) -> VmHypervisor {
-        let name = "qemu-system-x86_64";
         VmHypervisor::Qemu {
-            // A missing one is named by the proof.
-            program: find(self.config.qemu.as_deref(), name)
-                .unwrap_or_else(|| Path::new("/usr/bin").join(name)),
+            program: qemu(self.config.qemu.as_deref()),
             emulated,
         }
     }
+}
+
+/// What a node with these options runs VMs with, for a check of the host.
+pub(crate) fn setup(args: &VmArgs, kernels: PathBuf) -> Result<VmSetup> {
+    let firecracker = find(args.firecracker.as_deref(), "firecracker");
+    let jailer = find(args.jailer.as_deref(), "jailer");
+    Ok(VmSetup {
+        guest: guest_dir(args)?,
+        qemu: qemu(args.qemu.as_deref()),
+        firecracker: firecracker.zip(jailer),
+        kernels,
+        proofs: PathBuf::from(PROOFS),
+    })
 }
 
 /// Takes the kernel that lies beside the programs into the node's store.
@@ -226,6 +243,27 @@ async fn import_kernel(config: &NodeConfig) -> Result<GuestKernel, String> {
         let error: &(dyn std::error::Error + 'static) = error.as_ref();
         format!("take in the guest kernel: {}", chain(error))
     })
+}
+
+/// Removes guest kernels but the one of new machines and those that machines
+/// run or are to resume with.
+async fn collect_kernels(config: &NodeConfig, own: Option<&GuestKernel>) -> Result<()> {
+    let machines = config.paths.machines();
+    let found = tokio::task::spawn_blocking(move || kernels::in_use(&machines));
+    let mut keep = found.await??;
+    keep.extend(own.map(|kernel| kernel.id.clone()));
+    let store = GuestKernels::open(&config.paths.kernels())?;
+    let removed = store.collect(&keep).await?;
+    if !removed.is_empty() {
+        tracing::info!(?removed, "guest kernels that no machine needs were removed");
+    }
+    Ok(())
+}
+
+/// QEMU; a missing one is named by whoever tries to run it.
+fn qemu(given: Option<&Path>) -> PathBuf {
+    let name = "qemu-system-x86_64";
+    find(given, name).unwrap_or_else(|| Path::new("/usr/bin").join(name))
 }
 
 /// A program given by flag, or the one of this name in a usual place.

@@ -4,13 +4,15 @@ use super::VmDriver;
 use crate::container::{host_nameservers, limits_of};
 use crate::driver::{DriverError, LaunchConfig, RootFs};
 use crate::shim::blocking;
+use crate::vmm::kernel::GuestKernel;
 use roost_proto::shim::ShimFile;
-use roost_proto::vm::{VmLaunch, VmNetwork};
+use roost_proto::vm::{VmKernel, VmLaunch, VmNetwork};
 
 /// Builds the message.
 pub(super) async fn message(
     driver: &VmDriver,
     config: &LaunchConfig,
+    kernel: &GuestKernel,
 ) -> Result<VmLaunch, DriverError> {
     let id = &config.machine_id;
     let RootFs::Image(root_image) = &config.root_fs else {
@@ -34,7 +36,10 @@ pub(super) async fn message(
         data_dir: driver.shims.data_dir(id),
         log_dir: config.log_dir.clone(),
         hypervisor: driver.config.hypervisor.clone(),
-        kernel: driver.config.kernel_reference()?,
+        kernel: VmKernel {
+            store: driver.config.kernels.clone(),
+            id: kernel.id.clone(),
+        },
         root_image: root_image.clone(),
         scratch_bytes: config.root_disk.bytes(),
         n_cpus: config.guest.n_cpus,

@@ -62,7 +62,8 @@ struct Proofs {
 pub async fn prove(config: &ProofConfig) -> Result<HypervisorFacts, String> {
     let hypervisor = open_hypervisor(&config.hypervisor, "");
     let facts = hypervisor.facts().await.map_err(|error| chain(&error))?;
-    let key = key_of(config, &facts).map_err(|error| error.to_string())?;
+    let key =
+        key_of(&config.hypervisor, &facts, &config.kernel.id).map_err(|error| error.to_string())?;
     let mut proofs = read(&config.record);
     if proofs.proven.contains(&key) {
         return Ok(facts);
@@ -99,9 +100,29 @@ fn read(record: &Path) -> Proofs {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
+/// Whether this hypervisor is known to boot a guest with one of the kernels in
+/// a node's store. Boots none.
+pub fn is_proven(
+    record: &Path,
+    hypervisor: &VmHypervisor,
+    facts: &HypervisorFacts,
+    kernels: &Path,
+) -> bool {
+    let proven = read(record).proven;
+    let kernels = std::fs::read_dir(kernels).into_iter().flatten().flatten();
+    kernels
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter_map(|id| key_of(hypervisor, facts, &id).ok())
+        .any(|key| proven.contains(&key))
+}
+
 /// All that a proof depends on.
-fn key_of(config: &ProofConfig, facts: &HypervisorFacts) -> std::io::Result<String> {
-    let program = match &config.hypervisor {
+fn key_of(
+    hypervisor: &VmHypervisor,
+    facts: &HypervisorFacts,
+    kernel_id: &str,
+) -> std::io::Result<String> {
+    let program = match hypervisor {
         VmHypervisor::Firecracker { program, .. } | VmHypervisor::Qemu { program, .. } => program,
     };
     let file = std::fs::metadata(program)?;
@@ -119,7 +140,7 @@ fn key_of(config: &ProofConfig, facts: &HypervisorFacts) -> std::io::Result<Stri
         program.display(),
         file.len(),
         file.mtime(),
-        config.kernel.id,
+        kernel_id,
         host.release().to_string_lossy(),
         processor.unwrap_or_default().trim(),
         boot_id.trim(),
@@ -248,5 +269,42 @@ fn with_console(reason: &str, tail: &[u8]) -> String {
             format!("{reason}; its console ends: {line}")
         }
         None => format!("{reason}; its console is empty"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Proofs, is_proven, key_of};
+    use crate::vmm::{Accelerator, HypervisorFacts, HypervisorKind};
+    use roost_proto::vm::VmHypervisor;
+
+    #[test]
+    fn a_proof_is_of_one_version_and_one_kernel() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("qemu");
+        std::fs::write(&program, "").unwrap();
+        let hypervisor = VmHypervisor::Qemu {
+            program,
+            emulated: true,
+        };
+        let mut facts = HypervisorFacts {
+            kind: HypervisorKind::Qemu,
+            version: "7.2.0".into(),
+            accelerator: Accelerator::Emulation,
+        };
+        let record = dir.path().join("proofs.json");
+        let kernels = dir.path().join("kernels");
+        let is_known = |facts: &_| is_proven(&record, &hypervisor, facts, &kernels);
+        std::fs::create_dir_all(kernels.join("aaaa")).unwrap();
+        assert!(!is_known(&facts), "nothing was recorded");
+        let mut proofs = Proofs::default();
+        let key = key_of(&hypervisor, &facts, "bbbb").unwrap();
+        proofs.proven.insert(key);
+        std::fs::write(&record, serde_json::to_vec(&proofs).unwrap()).unwrap();
+        assert!(!is_known(&facts), "the proof is of another kernel");
+        std::fs::create_dir_all(kernels.join("bbbb")).unwrap();
+        assert!(is_known(&facts));
+        facts.version = "7.2.1".into();
+        assert!(!is_known(&facts), "the proof is of another version");
     }
 }
