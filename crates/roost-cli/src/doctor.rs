@@ -6,7 +6,8 @@ use crate::error::CliError;
 use crate::limits;
 use crate::output::Output;
 use crate::roostd::{self, Check};
-use roost_proto::rest::{NodeInfo, TokenInfo};
+use crate::up_options::Options;
+use roost_proto::rest::{NodeInfo, NodeRung, TokenInfo};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,35 +18,28 @@ pub(crate) async fn run(
     args: &DoctorArgs,
     output: Output,
 ) -> Result<(), CliError> {
-    let mut checks = client_checks(client).await;
+    let (mut checks, rungs) = client_checks(client).await;
     let data_dir = args
         .data_dir
         .as_deref()
         .unwrap_or(Path::new("/var/lib/roost"));
-    let host = match roostd::find() {
-        Ok(_) => {
-            let folder = data_dir.to_string_lossy();
-            let args = ["doctor", "--json", "--data-dir", &folder];
-            let answer = roostd::json(&args);
-            Some(output.wait("the check of this host", answer).await?)
+    if roostd::find().is_ok() {
+        let options = Options::read(data_dir).unwrap_or_default();
+        let mut host = roostd::doctor(data_dir, options.as_ref(), output).await?;
+        if !rungs.is_empty() {
+            // A node that runs knows; the check of its host can only remember.
+            host.retain(|check| !(check.name.starts_with("rung ") || check.name == "isolation"));
         }
-        Err(_) => None,
-    };
-    match &host {
-        Some(value) => checks.extend(roostd::checks(value)),
-        None => checks.push(check(
-            "host",
-            "warn",
-            "not checked: roostd is not installed here",
-            None,
-        )),
+        checks.extend(host);
+    } else {
+        let detail = "not checked: roostd is not installed here";
+        checks.push(check("host", "warn", detail, None));
     }
+    checks.extend(rungs);
     let n_failed = checks.iter().filter(|check| check.status == "fail").count();
-    let isolation = host.as_ref().and_then(|value| value.get("isolation"));
-    output.result(
-        &serde_json::json!({"checks": checks, "isolation": isolation}),
-        || roostd::render(&checks),
-    );
+    output.result(&serde_json::json!({"checks": checks}), || {
+        roostd::render(&checks)
+    });
     if n_failed > 0 {
         return Err(CliError::failed(
             "doctor-failed",
@@ -64,6 +58,26 @@ fn check(name: &str, status: &str, detail: impl Into<String>, fix: Option<&str>)
     }
 }
 
+/// What the node offers, weakest first, and what machines get by default.
+fn rungs(node: &NodeInfo) -> Vec<Check> {
+    let mut checks: Vec<Check> = node.rungs.iter().map(rung).collect();
+    if let Some(default) = &node.isolation {
+        let detail = format!("machines that ask for nothing else get `{default}`");
+        checks.push(check("isolation", "pass", detail, None));
+    }
+    checks
+}
+
+fn rung(rung: &NodeRung) -> Check {
+    let name = format!("rung {}", rung.rung);
+    let Some(reason) = &rung.refusal else {
+        let detail = "proven: the node starts machines on it";
+        return check(&name, "pass", detail, None);
+    };
+    let fix = "mend what the checks of its host name, then restart roostd, which tries it again";
+    check(&name, "warn", format!("refused: {reason}"), Some(fix))
+}
+
 fn clock(skew: Duration) -> Check {
     // The platform tells whole seconds only.
     let seconds = skew.as_secs();
@@ -76,15 +90,13 @@ fn clock(skew: Duration) -> Check {
     check("client clock", "pass", detail, None)
 }
 
-async fn client_checks(client: &Client) -> Vec<Check> {
+/// The checks, and what is known of the rungs when the platform answers.
+async fn client_checks(client: &Client) -> (Vec<Check>, Vec<Check>) {
     let url = client.api_url();
     if !client.is_healthy().await {
-        return vec![check(
-            "api",
-            "fail",
-            format!("no answer at {url}"),
-            Some("`roost up` starts a platform; --api-url names another"),
-        )];
+        let fix = Some("`roost up` starts a platform; --api-url names another");
+        let api = check("api", "fail", format!("no answer at {url}"), fix);
+        return (vec![api], Vec::new());
     }
     let mut checks = vec![check("api", "pass", format!("answers at {url}"), None)];
     match client.get::<TokenInfo>("/v1/token").await {
@@ -104,32 +116,46 @@ async fn client_checks(client: &Client) -> Vec<Check> {
     if let Some(skew) = client.clock_skew().await {
         checks.push(clock(skew));
     }
-    let own = env!("CARGO_PKG_VERSION");
-    match client.get::<NodeInfo>("/v1/node").await {
-        Ok(node) if node.version == own => checks.push(check(
-            "version",
-            "pass",
-            format!("{own} on both sides"),
-            None,
-        )),
-        Ok(node) => {
-            let detail = format!("client {own}, platform {}", node.version);
-            checks.push(check(
-                "version",
-                "warn",
-                detail,
-                Some("install the client of the platform's version"),
-            ));
+    let node = match client.get::<NodeInfo>("/v1/node").await {
+        Ok(node) => node,
+        Err(error) => {
+            checks.push(check("version", "warn", error.message, None));
+            return (checks, Vec::new());
         }
-        Err(error) => checks.push(check("version", "warn", error.message, None)),
+    };
+    checks.push(version(&node.version));
+    (checks, rungs(&node))
+}
+
+fn version(platform: &str) -> Check {
+    let own = env!("CARGO_PKG_VERSION");
+    if platform == own {
+        return check("version", "pass", format!("{own} on both sides"), None);
     }
-    checks
+    let detail = format!("client {own}, platform {platform}");
+    let fix = "install the client of the platform's version";
+    check("version", "warn", detail, Some(fix))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::clock;
+    use super::{clock, rung};
+    use roost_proto::rest::NodeRung;
     use std::time::Duration;
+
+    #[test]
+    fn a_rung_is_proven_or_a_warning_with_the_node_s_reason() {
+        let mut vm = NodeRung {
+            rung: "vm".into(),
+            refusal: None,
+        };
+        assert_eq!(rung(&vm).status, "pass");
+        vm.refusal = Some("there is no /dev/kvm".into());
+        let refused = rung(&vm);
+        assert_eq!((&*refused.name, &*refused.status), ("rung vm", "warn"));
+        assert_eq!(refused.detail, "refused: there is no /dev/kvm");
+        assert!(refused.fix.is_some());
+    }
 
     #[test]
     fn a_clock_that_is_off_is_a_warning_with_a_fix() {

@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use crate::output::{Output, table};
+use crate::up_options::Options;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -127,24 +128,16 @@ pub(crate) fn render(checks: &[Check]) -> String {
     text
 }
 
-/// The host check, with the isolation rung and why.
-pub(crate) async fn host_check(data_dir: &Path, output: Output) -> Result<Vec<Check>, CliError> {
-    let folder = data_dir.to_string_lossy();
-    let args = ["doctor", "--json", "--data-dir", &folder];
+/// Has `roostd` check this host for a platform with these options.
+pub(crate) async fn doctor(
+    data_dir: &Path,
+    options: Option<&Options>,
+    output: Output,
+) -> Result<Vec<Check>, CliError> {
+    let mut args = vec!["doctor".to_owned(), "--json".to_owned()];
+    args.extend(["--data-dir".to_owned(), data_dir.display().to_string()]);
+    args.extend(options.map(Options::of_doctor).unwrap_or_default());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let value = output.wait("the check of this host", json(&args)).await?;
-    let checks = checks(&value);
-    output.say(&render(&checks));
-    if let Some(isolation) = value.get("isolation") {
-        let part = |name: &str| isolation.get(name).and_then(serde_json::Value::as_str);
-        let line = match (isolation.as_str(), part("rung")) {
-            (Some(text), _) => text.to_owned(),
-            (None, Some(rung)) => format!(
-                "{rung}: {}",
-                part("why").or_else(|| part("reason")).unwrap_or_default()
-            ),
-            (None, None) => isolation.to_string(),
-        };
-        output.say(&format!("isolation: {line}"));
-    }
-    Ok(checks)
+    Ok(checks(&value))
 }

@@ -99,10 +99,11 @@ async fn running(data_dir: &Path) -> Option<String> {
     client.is_healthy().await.then_some(url)
 }
 
-async fn check_host(data_dir: &Path, output: Output) -> Result<(), CliError> {
+async fn check_host(data_dir: &Path, options: &Options, output: Output) -> Result<(), CliError> {
     let since = Instant::now();
     output.say("host check");
-    let checks = roostd::host_check(data_dir, output).await?;
+    let checks = roostd::doctor(data_dir, Some(options), output).await?;
+    output.say(&roostd::render(&checks));
     let failed: Vec<_> = checks
         .iter()
         .filter(|check| check.status == "fail")
@@ -151,7 +152,7 @@ fn plan(options: &Options, args: &UpArgs, data_dir: &Path, output: Output) -> Re
 
 /// Checks all that a start needs, and says what it makes.
 async fn prepare(args: &Options, data_dir: &Path, output: Output) -> Result<(), CliError> {
-    check_host(data_dir, output).await?;
+    check_host(data_dir, args, output).await?;
     let listen = args.listen.clone().unwrap_or_else(|| {
         if args.public_ip.is_some() {
             "0.0.0.0"

@@ -159,6 +159,14 @@ impl Options {
         flags
     }
 
+    /// The flags of `roostd doctor`: what VMs are run with.
+    pub(crate) fn of_doctor(&self) -> Vec<String> {
+        let known = ["--guest", "--qemu", "--firecracker", "--jailer"];
+        let flags = self.flags().into_iter();
+        let flags = flags.filter(|[flag, _]| known.contains(&&**flag));
+        flags.flatten().collect()
+    }
+
     /// The command line of `roostd`.
     pub(crate) fn of_roostd(&self, data_dir: &Path) -> Vec<String> {
         let mut list = vec![
@@ -274,6 +282,7 @@ mod tests {
             program.display()
         );
         assert!(line.ends_with(&flags), "{line}");
+        assert_eq!(later.of_doctor().join(" "), flags);
         assert_eq!(
             later.changes(&first),
             ["--qemu /opt/qemu (now the default)"]
