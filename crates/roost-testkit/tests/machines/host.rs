@@ -42,6 +42,23 @@ pub(crate) enum Kind {
     Firecracker,
 }
 
+/// What a host's VMs boot, and how long they may take.
+#[derive(Debug, Clone)]
+pub(crate) struct GuestChoice {
+    /// The guest's first process.
+    pub(crate) init: PathBuf,
+    pub(crate) boot_timeout: Duration,
+}
+
+impl GuestChoice {
+    fn usual() -> Self {
+        Self {
+            init: guest_dir().join("roost-init"),
+            boot_timeout: PATIENCE,
+        }
+    }
+}
+
 /// A host.
 pub(crate) struct Host {
     pub(crate) dir: tempfile::TempDir,
@@ -55,6 +72,11 @@ pub(crate) struct Host {
 impl Host {
     /// A host for machines of this kind, or none with the reason printed.
     pub(crate) async fn new(kind: Kind) -> Option<Self> {
+        Self::with_guest(kind, GuestChoice::usual()).await
+    }
+
+    /// The same with other guests.
+    pub(crate) async fn with_guest(kind: Kind, guest: GuestChoice) -> Option<Self> {
         if let Some(reason) = why_not(kind) {
             println!("skipped: {reason}");
             return None;
@@ -86,7 +108,7 @@ impl Host {
         let make_driver = match kind {
             Kind::Container => container_maker(shims),
             Kind::Emulated | Kind::QemuKvm | Kind::Firecracker => {
-                vm_maker(kind, shims, dir.path(), network).await
+                vm_maker(kind, shims, dir.path(), network, guest).await
             }
         };
         let driver = make_driver();
@@ -232,8 +254,8 @@ fn why_not(kind: Kind) -> Option<String> {
         Kind::Emulated | Kind::QemuKvm if find_in_path("qemu-system-x86_64").is_none() => {
             Some("no `qemu-system-x86_64` (Debian package qemu-system-x86)".into())
         }
-        Kind::Emulated if !guest_dir().join("vmlinuz").exists() => {
-            Some("no guest kernel (scripts/guest-kernel)".into())
+        Kind::Emulated if !guest_dir().join("roost-init").exists() => {
+            Some("no guest kernel and init (make guest guest-kernel)".into())
         }
         Kind::Emulated => None,
         Kind::QemuKvm | Kind::Firecracker if !has_kvm => {
@@ -265,10 +287,11 @@ async fn vm_maker(
     shims: ShimConfig,
     dir: &Path,
     network: NodeNetwork,
+    guest: GuestChoice,
 ) -> Box<dyn Fn() -> Arc<dyn MachineDriver> + Send + Sync> {
     let kernels = dir.join("kernels");
     let store = GuestKernels::open(&kernels).unwrap();
-    let source = KernelSource::in_folder(&guest_dir(), built("guest/roost-init")).unwrap();
+    let source = KernelSource::in_folder(&guest_dir(), guest.init).unwrap();
     let kernel = store.import(source).await.unwrap();
     let hypervisor = match kind {
         Kind::Firecracker => VmHypervisor::Firecracker {
@@ -293,7 +316,7 @@ async fn vm_maker(
         kernels,
         kernel: Some(kernel),
         network,
-        boot_timeout: PATIENCE,
+        boot_timeout: guest.boot_timeout,
     };
     Box::new(move || Arc::new(VmDriver::new(config.clone()).unwrap()))
 }

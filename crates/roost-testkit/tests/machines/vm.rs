@@ -1,6 +1,6 @@
 //! What only VMs have: their own kernel, suspend and resume, guests that misbehave.
 
-use crate::host::{Host, Kind, lines, until};
+use crate::host::{GuestChoice, Host, Kind, lines, until};
 use roost_host::driver::{Adoption, DriverError, Origin};
 use roost_model::machine::ExitCause;
 use roost_proto::logs::LogStream;
@@ -101,6 +101,94 @@ async fn a_snapshot_that_does_not_fit_is_a_cold_start(host: &mut Host) {
     host.remove(&id).await;
 }
 
+/// Two guests from one snapshot must not draw the same random numbers.
+async fn random_numbers_differ_after_a_restore(host: &mut Host) {
+    const DRAW: &str = "head -c 16 /dev/urandom | hexdump -e '16/1 \"%02x\"'";
+    let mut config = host.machine("while :; do sleep 1; done");
+    let id = config.machine_id.clone();
+    host.launch(&config).await;
+    host.driver.suspend(&id).await.unwrap();
+    let data = host.data_dir(&id);
+    let (snapshot, disk) = (data.join("snapshot"), data.join("scratch.img"));
+    let (kept, kept_disk) = (data.join("kept"), data.join("kept.img"));
+    copy(&snapshot, &kept);
+    copy(&disk, &kept_disk);
+    let modified = disk.metadata().unwrap().modified().unwrap();
+
+    config.resume = true;
+    let mut drawn = Vec::new();
+    for _ in 0..2 {
+        let running = host.launch(&config).await;
+        assert_eq!(running.origin, Origin::Resumed);
+        drawn.push(host.ask(&id, DRAW).await);
+        host.driver.signal(&id, 9).await.unwrap();
+        host.wait(&id).await;
+        // The same moment again, of memory and of disk.
+        copy(&kept, &snapshot);
+        let mut content = std::fs::File::open(&kept_disk).unwrap();
+        let mut file = std::fs::File::options().write(true).open(&disk).unwrap();
+        std::io::copy(&mut content, &mut file).unwrap();
+        file.set_modified(modified).unwrap();
+    }
+    assert_ne!(drawn[0], drawn[1]);
+    host.remove(&id).await;
+}
+
+/// Copies a file or folder, holes as holes.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let mut command = std::process::Command::new("cp");
+    let command = command
+        .args(["-a", "--sparse=always", "-T"])
+        .arg(from)
+        .arg(to);
+    assert!(command.status().unwrap().success());
+}
+
+async fn a_damaged_kernel_is_named_and_boots_nothing(host: &mut Host) {
+    let kernels = host.dir.path().join("kernels");
+    let kernel = std::fs::read_dir(&kernels)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let kernel = kernel
+        .filter(|path| path.is_dir())
+        .next()
+        .unwrap()
+        .join("vmlinux");
+    let bytes = std::fs::read(&kernel).unwrap();
+    std::fs::write(&kernel, &bytes[..bytes.len() / 2]).unwrap();
+    let config = host.machine("true");
+    let error = host.driver.launch(config.clone()).await.unwrap_err();
+    assert!(
+        matches!(&error, DriverError::Host { reason, .. } if reason.contains("vmlinux")),
+        "{error}"
+    );
+    host.remove(&config.machine_id).await;
+}
+
+/// A guest whose first process never speaks to the node.
+async fn a_guest_that_never_answers_is_given_up_in_time(kind: Kind) {
+    let guest = GuestChoice {
+        init: "/bin/busybox".into(),
+        boot_timeout: std::time::Duration::from_secs(15),
+    };
+    let Some(host) = Host::with_guest(kind, guest).await else {
+        return;
+    };
+    let config = host.machine("true");
+    let error = host.driver.launch(config.clone()).await.unwrap_err();
+    assert!(
+        matches!(&error, DriverError::Host { reason, .. } if reason.contains("did not boot")
+        || reason.contains("panicked")),
+        "{error}"
+    );
+    host.remove(&config.machine_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emulated_guest_that_never_answers_is_given_up() {
+    a_guest_that_never_answers_is_given_up_in_time(Kind::Emulated).await;
+}
+
 async fn a_killed_hypervisor_is_told_from_an_app_that_ended(host: &mut Host) {
     let config = host.machine("while :; do sleep 1; done");
     let id = config.machine_id.clone();
@@ -192,6 +280,8 @@ macro_rules! for_all_vms {
 for_all_vms!(
     a_suspended_machine_goes_on_where_it_was,
     a_snapshot_that_does_not_fit_is_a_cold_start,
+    random_numbers_differ_after_a_restore,
+    a_damaged_kernel_is_named_and_boots_nothing,
     a_killed_hypervisor_is_told_from_an_app_that_ended,
     a_guest_whose_kernel_panics_says_so,
     a_full_disk_is_the_machines_own_problem,
