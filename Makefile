@@ -23,7 +23,7 @@ help:
 	@echo "make test     every check and every test"
 	@echo "make test-kvm tests of VMs on KVM, inside an emulated machine (needs no KVM here)"
 	@echo "make lint     format, tidy, clippy, docs: warnings are errors"
-	@echo "make bench    ratios against named peers"
+	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory)"
 	@echo "make kernel   build a slim kernel for VMs from Debian's source (half an hour)"
 	@echo "make release  an archive with the programs in dist/"
 
@@ -81,7 +81,7 @@ test-kvm: setup-tests
 
 bench: build setup-tests
 	@cargo build --locked --release -p roost-testkit -p roost-image --example bench --example pull
-	@$(AS_ROOT) $(TARGET)/release/examples/bench
+	@$(AS_ROOT) $(TARGET)/release/examples/bench $(PARTS)
 
 release: build
 	@rm -rf dist && mkdir -p dist/roost

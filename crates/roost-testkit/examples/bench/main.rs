@@ -1,19 +1,30 @@
 //! `make bench`: roost beside its peers in one run, as ratios.
 //!
-//! Three questions: how long from "start" to the first answered request,
-//! against `runc run` of the same bundle; how long to pull and unpack a
-//! 150 MB image, against `skopeo copy` and `umoci unpack`; and what an idle
-//! `roostd` costs. The two sides of a ratio take turns, and the median is
-//! shown, since machines are noisy.
+//! - `idle`: what an idle `roostd` costs;
+//! - `start`: a container from "start" to the first answered request, against
+//!   `runc run` of the same bundle;
+//! - `pull`: pulling and unpacking a 150 MB image, against `skopeo copy` and
+//!   `umoci unpack`;
+//! - `vm`: an emulated VM from "start" to the first answered request, against
+//!   QEMU started by hand, and its resume, against its start ([`vm`]);
+//! - `memory`: what idle machines cost, on each rung ([`memory`]).
+//!
+//! Arguments choose parts by these names; without any, all run. The two sides
+//! of a ratio take turns, and the median is shown, since machines are noisy.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a step that fails ends the benchmark")]
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
+mod bare;
+mod memory;
+mod process;
+mod vm;
+
 use roost_testkit::images::{ImageBuilder, busybox, layout_dir};
 use roost_testkit::platform::Platform;
 use roost_testkit::program::{run, why_not};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -26,15 +37,28 @@ const REQUEST: &str = "GET / HTTP/1.1\r\nHost: bench.localhost\r\nConnection: cl
 /// Turns per side.
 const ROUNDS: usize = 7;
 
+/// A part of the benchmark.
+type Part = fn(&Platform);
+
 fn main() {
     if let Some(reason) = why_not() {
         println!("skipped: {reason}");
         return;
     }
+    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    let parts: [(&str, Part); 5] = [
+        ("idle", idle_cost),
+        ("start", machine_start),
+        ("pull", pull_and_unpack),
+        ("vm", vm::start_and_resume),
+        ("memory", memory::idle_machines),
+    ];
     let platform = Platform::up();
-    idle_cost(&platform);
-    machine_start(&platform);
-    pull_and_unpack(&platform);
+    for (name, part) in parts {
+        if chosen.is_empty() || chosen.iter().any(|word| word == name) {
+            part(&platform);
+        }
+    }
 }
 
 /// The median of some durations, in milliseconds.
@@ -54,21 +78,11 @@ fn report(what: &str, ours: f64, peer_name: &str, peer: f64, target: f64) {
 /// Resident memory and CPU of `roostd` with all roles and no app.
 fn idle_cost(platform: &Platform) {
     let pid = platform.roostd_pid();
-    let ticks = || -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        after_name
-            .split(' ')
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum()
-    };
-    let seconds = 20;
-    let before = ticks();
-    std::thread::sleep(Duration::from_secs(seconds));
-    // 100 ticks a second on Linux, so ticks over seconds are percent of a core.
-    let percent = (ticks() - before) as f64 / seconds as f64;
+    let period = Duration::from_secs(20);
+    let before = process::cpu(pid);
+    std::thread::sleep(period);
+    let used = process::cpu(pid) - before;
+    let percent = 100.0 * used.as_secs_f64() / period.as_secs_f64();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let rss_kib: u64 = status
         .lines()
@@ -128,32 +142,18 @@ fn machine_start(platform: &Platform) {
 
 /// Creates a machine by the API and asks through the edge until it answers.
 fn start_with_roost(platform: &Platform) -> Duration {
-    let body =
-        json!({"config": {"image": "bench:1", "services": [{"internal_port": 8080}]}}).to_string();
+    let body = json!({"config": {"image": "bench:1", "services": [{"internal_port": 8080}]}});
     let token = platform.token();
     let start = Instant::now();
-    let answer = http(
-        platform.api_port,
-        &format!(
-            "POST /v1/apps/bench/machines HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        ),
-    );
-    loop {
-        if http(platform.http_port, REQUEST).contains("hello") {
-            break;
-        }
+    let machine = api(platform, &token, "POST", "/v1/apps/bench/machines", &body);
+    while !http(platform.http_port, REQUEST).contains("hello") {
         assert!(
             start.elapsed() < Duration::from_secs(60),
-            "no answer; create said {answer}"
+            "no answer; create said {machine}"
         );
         std::thread::sleep(Duration::from_millis(1));
     }
     let took = start.elapsed();
-    let machine: serde_json::Value =
-        serde_json::from_str(answer.split_once("\r\n\r\n").expect("an HTTP answer").1)
-            .expect("a machine");
     let id = machine["id"].as_str().expect("an id");
     platform.roost(&["machines", "destroy", id, "-a", "bench", "--force", "--yes"]);
     // The next turn must be answered by its own machine.
@@ -166,6 +166,24 @@ fn start_with_roost(platform: &Platform) -> Duration {
         std::thread::sleep(Duration::from_millis(10));
     }
     took
+}
+
+/// One request to the API; the answer has to be JSON.
+fn api(platform: &Platform, token: &str, method: &str, path: &str, body: &Value) -> Value {
+    let body = match body {
+        Value::Null => String::new(),
+        body => body.to_string(),
+    };
+    let answer = http(
+        platform.api_port,
+        &format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        ),
+    );
+    let json = answer.split_once("\r\n\r\n").expect("an HTTP answer").1;
+    serde_json::from_str(json).unwrap_or_else(|error| panic!("{method} {path}: {error}: {answer}"))
 }
 
 /// One request on a connection of its own; an empty text when nothing answers.
