@@ -18,3 +18,5 @@ mod deploy;
 mod first_run;
 #[path = "e2e/isolation.rs"]
 mod isolation;
+#[path = "e2e/vm.rs"]
+mod vm;

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 /// What `roost down` must leave as it was: devices, rules, cgroups.
-fn host_state(tag_marks: &[String]) -> BTreeSet<String> {
+pub(crate) fn host_state(tag_marks: &[String]) -> BTreeSet<String> {
     let mut state = BTreeSet::new();
     for (program, args) in [
         ("ip", vec!["-o", "link"]),
@@ -112,7 +112,7 @@ fn up_prints_a_url_that_answers_and_down_leaves_nothing() {
 }
 
 /// The texts that devices, tables and cgroups of this instance carry.
-fn instance_marks(platform: &Platform) -> Vec<String> {
+pub(crate) fn instance_marks(platform: &Platform) -> Vec<String> {
     let facts = std::fs::read_to_string(platform.data_dir().join("roostd.json")).unwrap();
     let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
     let tag = facts["tag"].as_str().unwrap();
