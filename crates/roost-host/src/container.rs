@@ -137,7 +137,11 @@ impl ContainerDriver {
             false => Origin::Cold,
             true => Origin::ColdAfter("machines on the rung container have no snapshots".into()),
         };
-        Ok(Running { pid, origin })
+        Ok(Running {
+            pid,
+            origin,
+            kernel: None,
+        })
     }
 }
 

@@ -121,6 +121,8 @@ pub struct Running {
     pub pid: u32,
     /// What it runs on from.
     pub origin: Origin,
+    /// Release of the kernel it runs on, if that is its own.
+    pub kernel: Option<String>,
 }
 
 /// What a launched machine runs on from.
@@ -195,7 +197,8 @@ pub trait MachineDriver: Send + Sync + std::fmt::Debug + 'static {
     fn can_suspend(&self) -> bool;
     /// Starts a machine; returns when its first process has been started.
     ///
-    /// On error nothing of it is left, no snapshot either. A snapshot is used
+    /// On error nothing of it is left but a snapshot that was to be resumed and
+    /// was not used. A snapshot is used
     /// up before the machine runs on from it, so that it is never resumed twice;
     /// one that is left from before is discarded unless a resume is asked for.
     async fn launch(&self, config: LaunchConfig) -> Result<Running, DriverError>;

@@ -18,6 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// The kernel of machines on other rungs than `container`.
+pub const FAKE_KERNEL: &str = "6.0.0-fake";
+
 /// What the next launch does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FakeLaunch {
@@ -212,7 +215,12 @@ impl FakeHost {
                 signals: vec![],
             },
         );
-        Ok(Running { pid, origin })
+        let has_kernel = self.rung != Rung::Container;
+        Ok(Running {
+            pid,
+            origin,
+            kernel: has_kernel.then(|| FAKE_KERNEL.to_owned()),
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::instance::InstanceTag;
 use crate::net::PacketPlumber;
 use crate::quota;
 use crate::tree::remove_tree;
-use limits::{KILL_TIMEOUT, SHIM_END_POLL, SHIM_END_TIMEOUT};
+use limits::{KILL_TIMEOUT, SETTLE_POLL, SHIM_END_POLL, SHIM_END_TIMEOUT};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::machine::{ExitCause, MachineExit};
@@ -125,6 +125,23 @@ impl Shims {
     pub(crate) async fn running(&self, id: &MachineId) -> Option<u32> {
         let (_, pid) = ShimConnection::open(&self.run_dir(id)).await.ok()?;
         Some(pid)
+    }
+
+    /// Waits while a shim lives and its machine neither runs nor has ended: it
+    /// starts, or is being suspended. Returns the process id if it runs then.
+    pub(crate) async fn settled(&self, id: &MachineId, limit: Duration) -> Option<u32> {
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            if let Some(pid) = self.running(id).await {
+                return Some(pid);
+            }
+            let run_dir = self.run_dir(id);
+            let has_ended = shim_ends(&run_dir, Duration::ZERO);
+            if has_ended || tokio::time::Instant::now() >= deadline {
+                return None;
+            }
+            tokio::time::sleep(SETTLE_POLL).await;
+        }
     }
 
     /// What is known of a machine whose shim does not answer, once it surely is gone.

@@ -130,7 +130,11 @@ impl VmDriver {
             .await
             .map_err(refused)?;
         let origin = handshake.start().await?;
-        Ok(Running { pid, origin })
+        Ok(Running {
+            pid,
+            origin,
+            kernel: Some(kernel.release),
+        })
     }
 }
 
@@ -159,7 +163,13 @@ impl MachineDriver for VmDriver {
         match self.start(&config).await {
             Ok(running) => Ok(running),
             Err(error) => {
-                if let Err(sweep_error) = self.shims.sweep(id).await {
+                // A snapshot that was not used is as good as before.
+                let swept = if config.resume && self.has_snapshot(id) {
+                    self.shims.sweep_run(id).await
+                } else {
+                    self.shims.sweep(id).await
+                };
+                if let Err(sweep_error) = swept {
                     tracing::warn!(machine_id = %id, error = chain(&sweep_error), "remains of a failed start");
                 }
                 Err(error)
@@ -168,7 +178,8 @@ impl MachineDriver for VmDriver {
     }
 
     async fn adopt(&self, id: &MachineId) -> Result<Adoption, DriverError> {
-        if let Some(pid) = self.shims.running(id).await {
+        let limit = (self.config.boot_timeout * 2).max(SUSPEND_TIMEOUT);
+        if let Some(pid) = self.shims.settled(id, limit).await {
             return Ok(Adoption::Running { pid });
         }
         if let Some(exit) = self.shims.last_words(id).await? {
@@ -176,7 +187,10 @@ impl MachineDriver for VmDriver {
         }
         if self.has_snapshot(id) {
             self.shims.sweep_run(id).await?;
-            return Ok(Adoption::Suspended);
+            // One that was about to resume may have used it up.
+            if self.has_snapshot(id) {
+                return Ok(Adoption::Suspended);
+            }
         }
         self.shims.sweep(id).await?;
         Ok(Adoption::Gone)

@@ -168,6 +168,8 @@ pub enum ShimEvent {
         /// The host process id of its first process.
         pid: u32,
     },
+    /// The greeting on the control socket while a snapshot is written.
+    Suspending,
     /// The signal was sent.
     Signalled,
     /// The snapshot is on disk, and nothing of the machine runs any more.

@@ -15,6 +15,9 @@ const LINK: &str = "eth0";
 const ROOT_IMAGE_DEVICE: &str = "vda";
 const SCRATCH_DEVICE: &str = "vdb";
 
+/// The name by which an app binds to its private addresses, on every rung.
+const PRIVATE_NAME: &str = "fly-local-6pn";
+
 /// The request that starts the app.
 pub(crate) fn request(launch: &VmLaunch) -> anyhow::Result<BootRequest> {
     let env = launch.env.iter().map(|(name, value)| EnvironmentVariable {
@@ -73,7 +76,7 @@ fn network(launch: &VmLaunch) -> Network {
     ];
     let hosts = addresses.iter().map(|address| HostEntry {
         address: address.address.clone(),
-        names: vec![launch.machine_id.clone()],
+        names: vec![launch.machine_id.clone(), PRIVATE_NAME.to_owned()],
     });
     let hosts = hosts.collect();
     let nameservers = network.nameservers.iter();

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -36,6 +37,7 @@ pub(crate) struct Control {
     /// What is asked of the machine.
     pub(crate) requests: mpsc::Receiver<Request>,
     end: watch::Sender<Option<ShimEvent>>,
+    is_suspending: Arc<AtomicBool>,
     connections: Arc<Semaphore>,
     agent_path: PathBuf,
     tasks: Tasks,
@@ -49,9 +51,11 @@ impl Control {
         let (sender, requests) = mpsc::channel(COMMANDS_MAX);
         let end = watch::Sender::new(None);
         let connections = Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX));
+        let is_suspending = Arc::new(AtomicBool::new(false));
         let acceptor = accept(
             listener,
             connections.clone(),
+            is_suspending.clone(),
             sender,
             end.subscribe(),
             tasks.clone(),
@@ -60,11 +64,18 @@ impl Control {
         Ok(Self {
             requests,
             end,
+            is_suspending,
             connections,
             agent_path: launch.run_dir.clone(),
             tasks: tasks.clone(),
             offer: parking_lot::Mutex::default(),
         })
+    }
+
+    /// Whether whoever comes now is told that the machine is being suspended:
+    /// it will run on, or be gone with a snapshot left, and is neither yet.
+    pub(crate) fn set_suspending(&self, is_suspending: bool) {
+        self.is_suspending.store(is_suspending, Ordering::SeqCst);
     }
 
     /// Lets others use this connection to the agent, in place of an earlier one.
@@ -109,6 +120,7 @@ fn bind(run_dir: &Path, path: fn(&Path) -> PathBuf) -> Result<UnixListener> {
 async fn accept(
     listener: UnixListener,
     connections: Arc<Semaphore>,
+    is_suspending: Arc<AtomicBool>,
     requests: mpsc::Sender<Request>,
     end: watch::Receiver<Option<ShimEvent>>,
     tasks: Tasks,
@@ -124,9 +136,15 @@ async fn accept(
             continue;
         };
         let (requests, end) = (requests.clone(), end.clone());
+        let greeting = if is_suspending.load(Ordering::SeqCst) {
+            ShimEvent::Suspending
+        } else {
+            let pid = std::process::id();
+            ShimEvent::Running { pid }
+        };
         tasks.spawn("control connection", async move {
             // A connection that fails is the business of who has the other end.
-            let _ = converse(stream, requests, end).await;
+            let _ = converse(stream, greeting, requests, end).await;
             drop(permit);
         });
     }
@@ -134,12 +152,12 @@ async fn accept(
 
 async fn converse(
     stream: UnixStream,
+    greeting: ShimEvent,
     requests: mpsc::Sender<Request>,
     mut end: watch::Receiver<Option<ShimEvent>>,
 ) -> Result<()> {
     let mut stream = BufReader::new(stream);
-    let pid = std::process::id();
-    write(&mut stream, &ShimEvent::Running { pid }).await?;
+    write(&mut stream, &greeting).await?;
     loop {
         let mut line = Vec::new();
         let mut limited = (&mut stream).take(CONTROL_LINE_BYTES_MAX);
@@ -155,11 +173,10 @@ async fn converse(
         }
         let command = serde_json::from_slice(&line)?;
         let (reply, answer) = oneshot::channel();
-        if requests.send(Request { command, reply }).await.is_ok()
-            && let Ok(event) = answer.await
-        {
-            write(&mut stream, &event).await?;
-        }
+        requests.send(Request { command, reply }).await?;
+        // Without an answer the connection ends: whoever asked is not to wait.
+        let event = answer.await?;
+        write(&mut stream, &event).await?;
     }
 }
 

@@ -28,6 +28,8 @@ const LINK: &str = "eth0";
 
 /// Runs one machine from its start to its end.
 pub(crate) fn run() -> Result<()> {
+    // What others may read says so itself.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Signals to roostd's group or terminal are not for this machine. It
     // fails when this process leads a group already, which is as good.
     let _ = rustix::process::setsid();
@@ -85,11 +87,17 @@ async fn serve(stream: std::os::unix::net::UnixStream) -> Result<()> {
 async fn finish(launch: &VmLaunch, mut machine: Machine, tasks: &Tasks) -> Result<()> {
     let outcome = machine.run().await;
     let control = machine.end().await;
-    prepare::remove_places(launch)?;
+    if let Err(error) = prepare::remove_places(launch) {
+        // How it ended is to be told all the same; the worker's sweep comes after.
+        eprintln!("clean up after the machine: {error:#}");
+    }
     match outcome {
         Outcome::Exited(exit) => {
             let text = serde_json::to_vec(&exit)?;
-            write_atomic(&exit_path(&launch.run_dir), &text, 0o600)?;
+            if let Err(error) = write_atomic(&exit_path(&launch.run_dir), &text, 0o600) {
+                // Who listens hears of it all the same.
+                eprintln!("record the machine's end: {error}");
+            }
             control.announce(ShimEvent::Exited(exit)).await;
         }
         Outcome::Suspended(reply) => {
@@ -137,7 +145,9 @@ impl Starter<'_> {
                     let machine = self.watch(guest, log, vm_start, next_sequence).await?;
                     return Ok((machine, ShimOrigin::Resumed));
                 }
-                Err(reason) => {
+                // The snapshot is as good as before.
+                Err(ResumeError::Host(error)) => return Err(error.into()),
+                Err(ResumeError::Unfit(reason)) => {
                     // What the attempt has left; a VM that came up has ended with it.
                     prepare::remove_places(launch)?;
                     prepare::make_places(launch)?;
@@ -157,10 +167,11 @@ impl Starter<'_> {
     async fn boot(&mut self, start: &mut VmStart) -> Result<Guest, LaunchError> {
         let limit = Duration::from_millis(self.launch.boot_timeout_ms);
         prepare::make_scratch(self.launch).await?;
-        let request = boot::request(self.launch)?;
         let vm = start.hypervisor.launch(&start.config).await;
         let guest = Guest::of(vm.context("start the hypervisor")?, self.tasks);
         let guest = self.reach(guest, &start.tap, limit).await?;
+        // Made now: the clock that it carries is that of the app's first look.
+        let request = boot::request(self.launch)?;
         let reply = guest.session.boot(request, limit).await;
         reply.map_err(|mut error| {
             if guest.console.has_panic() {
@@ -173,15 +184,16 @@ impl Starter<'_> {
 
     /// Goes on from the snapshot, if there is one that fits. When it fails
     /// nothing of the guest runs, and its app has not.
-    async fn resume(&mut self, start: &mut VmStart) -> Result<(Guest, u64)> {
+    async fn resume(&mut self, start: &mut VmStart) -> Result<(Guest, u64), ResumeError> {
         let limit = Duration::from_millis(self.launch.boot_timeout_ms);
         let files = snapshot::verify(self.launch, &start.tags).await?;
         let next_sequence = snapshot::next_sequence(&files)?;
         let vm = start.hypervisor.restore(&start.config, &files).await;
-        let guest = Guest::of(vm.context("restore the snapshot")?, self.tasks);
+        let mut guest = Guest::of(vm.context("restore the snapshot")?, self.tasks);
+        let connected = self.connect_network(&start.tap).await;
+        connected.map_err(ResumeError::Host)?;
         // From here on the disk goes on, so the snapshot is of no more use.
-        snapshot::use_up(self.launch)?;
-        let mut guest = guest;
+        snapshot::use_up(self.launch).map_err(ResumeError::Host)?;
         guest.vm.resume().await.context("resume the guest")?;
         let guest = self.reach(guest, &start.tap, limit).await;
         let guest = guest.map_err(|error| anyhow::anyhow!(error.message))?;
@@ -200,12 +212,12 @@ impl Starter<'_> {
     ) -> Result<Guest, LaunchError> {
         let console = guest.console.clone();
         let tasks = self.tasks;
-        let (connected, session) = tokio::join!(
-            self.connect_network(tap),
-            Session::open(&mut guest.vm, limit, tasks),
-        );
-        connected?;
-        let session = session.map_err(|error| LaunchError::host(error.message(&console)))?;
+        let session = async {
+            let session = Session::open(&mut guest.vm, limit, tasks).await;
+            session.map_err(|error| LaunchError::host(error.message(&console)))
+        };
+        let connected = async { self.connect_network(tap).await.map_err(LaunchError::from) };
+        let ((), session) = tokio::try_join!(connected, session)?;
         Ok(Guest {
             vm: guest.vm,
             console,
@@ -252,6 +264,20 @@ impl Starter<'_> {
             self.tasks.clone(),
         );
         Ok(machine.from_sequence(next_sequence))
+    }
+}
+
+/// Why a machine does not go on from its snapshot.
+enum ResumeError {
+    /// The snapshot does not fit or does not work: it starts from its image.
+    Unfit(anyhow::Error),
+    /// The host or the worker is at fault: nothing starts, the snapshot stays.
+    Host(anyhow::Error),
+}
+
+impl From<anyhow::Error> for ResumeError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Unfit(error)
     }
 }
 

@@ -13,8 +13,11 @@ pub(crate) const AGENT_RETRY_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) const AGENT_CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for the guest to write what it has buffered before it is frozen.
 pub(crate) const PREPARE_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time without a word from the agent after which a guest is taken for dead.
+/// Time without a word from the agent after which its session is given up, and
+/// the same again for another session, after which the guest is taken for dead.
 pub(crate) const AGENT_LOST_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time to take what a guest said before it ended.
+pub(crate) const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most open connections on the control socket.
 pub(crate) const CONTROL_CONNECTIONS_MAX: usize = 32;
 /// Longest command on the control socket, in bytes.

@@ -10,8 +10,7 @@
 //!                        └── anything fails: Failed, nothing is left ◀─────────────────┘ or suspended
 //! ```
 //!
-//! It has one thread that spawns: the kernel ends the hypervisor when the
-//! thread that spawned it ends (`PR_SET_PDEATHSIG`), so that must be the main one.
+//! The hypervisor dies with this process, and is of no use without it.
 #![forbid(unsafe_code)]
 
 mod boot;

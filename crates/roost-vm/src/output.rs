@@ -41,7 +41,9 @@ impl MachineLog {
     pub(crate) async fn take(&mut self, output: &Output) {
         let (cutter, stream) = match output.stream() {
             OutputStream::Stderr => (&mut self.stderr, LogStream::Stderr),
-            OutputStream::Init => (&mut self.init, LogStream::System),
+            // Not `System`: a guest that lies speaks in its own name only, and
+            // at no faster rate.
+            OutputStream::Init => (&mut self.init, LogStream::Stderr),
             OutputStream::Stdout | OutputStream::Unspecified => {
                 (&mut self.stdout, LogStream::Stdout)
             }
@@ -78,7 +80,7 @@ impl MachineLog {
         for (cutter, stream) in [
             (&mut self.stdout, LogStream::Stdout),
             (&mut self.stderr, LogStream::Stderr),
-            (&mut self.init, LogStream::System),
+            (&mut self.init, LogStream::Stderr),
         ] {
             cutter.flush(|line| {
                 let _ = writer.write_line(stream, line);

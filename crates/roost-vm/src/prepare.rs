@@ -19,9 +19,10 @@ pub(crate) const TAP: &str = "tap0";
 /// The program that makes file systems (Debian package `e2fsprogs`).
 const MKE2FS: &str = "mke2fs";
 
-/// The hypervisor's directory in the run directory.
+/// The hypervisor's directory: with the machine's data, since the run directory
+/// is on a file system in memory where programs and devices may not be used.
 pub(crate) fn vm_dir(launch: &VmLaunch) -> PathBuf {
-    launch.run_dir.join("vm")
+    launch.data_dir.join("vm")
 }
 
 /// The kernel that the machine boots.

@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::handshake::LaunchError;
 use crate::limits::{AGENT_CALL_TIMEOUT, AGENT_LOST_TIMEOUT, AGENT_RETRY_PAUSE};
-use roost_agent::host::{Channel, ConnectError, ConnectOptions, client, connect};
+use roost_agent::host::{Channel, ConnectError, ConnectOptions, Connection, client, connect};
 use roost_agent::proto::agent_client::AgentClient;
 use roost_agent::proto::{
     AfterRestoreRequest, BootReply, BootRequest, HelloRequest, PrepareSnapshotRequest,
@@ -15,6 +15,7 @@ use roost_runtime::tasks::Tasks;
 use std::future::Future;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 /// Why there is no session.
@@ -34,6 +35,8 @@ pub(crate) struct Session {
     /// For requests of others.
     pub(crate) channel: Channel,
     client: AgentClient<Channel>,
+    /// Ends the task that moves its bytes, and lets go of the stream.
+    end: CancellationToken,
 }
 
 impl Session {
@@ -75,15 +78,21 @@ impl Session {
             };
             match connection {
                 Ok(connection) => {
-                    let driver = connection.driver;
-                    tasks.spawn("agent session", async move {
-                        driver.await;
-                    });
-                    let session = Self {
-                        client: client(connection.channel.clone()),
-                        channel: connection.channel,
-                    };
-                    return session.greet().await;
+                    let session = Self::over(connection, tasks);
+                    match session.greet().await {
+                        Ok(()) => return Ok(session),
+                        Err(status) => {
+                            session.close();
+                            if status.code() == Code::Unimplemented {
+                                return Err(OpenSessionError::Wrong(format!(
+                                    "its agent does not greet: {}",
+                                    printable(status.message())
+                                )));
+                            }
+                            // A guest that is short of time may answer the next one.
+                            sleep(AGENT_RETRY_PAUSE).await;
+                        }
+                    }
                 }
                 Err(ConnectError::Silent(_)) => {}
                 Err(error @ (ConnectError::Garbage(_) | ConnectError::OtherVersion(_))) => {
@@ -94,16 +103,32 @@ impl Session {
         }
     }
 
-    /// Makes sure that an agent is there.
-    async fn greet(self) -> Result<Self, OpenSessionError> {
-        let mut client = self.client.clone();
-        match within(AGENT_CALL_TIMEOUT, client.hello(HelloRequest {})).await {
-            Ok(_) => Ok(self),
-            Err(status) => Err(OpenSessionError::Wrong(format!(
-                "its agent did not greet: {}",
-                status.message()
-            ))),
+    fn over(connection: Connection, tasks: &Tasks) -> Self {
+        let end = CancellationToken::new();
+        let (driver, ended) = (connection.driver, end.clone());
+        tasks.spawn("agent session", async move {
+            tokio::select! {
+                _ = driver => {}
+                () = ended.cancelled() => {}
+            }
+        });
+        Self {
+            client: client(connection.channel.clone()),
+            channel: connection.channel,
+            end,
         }
+    }
+
+    /// Ends it and lets go of the stream, of which there is one at a time.
+    pub(crate) fn close(&self) {
+        self.end.cancel();
+    }
+
+    /// Makes sure that an agent is there.
+    async fn greet(&self) -> Result<(), Status> {
+        let mut client = self.client.clone();
+        let call = client.hello(HelloRequest {});
+        within(AGENT_CALL_TIMEOUT, call).await.map(|_| ())
     }
 
     /// Sets the guest up and starts the app.
@@ -122,11 +147,11 @@ impl Session {
                     Code::FailedPrecondition | Code::InvalidArgument
                 ) =>
             {
-                Err(LaunchError::machine(bounded(status.message())))
+                Err(LaunchError::machine(printable(status.message())))
             }
             Err(status) => Err(LaunchError::host(format!(
                 "start the app in the guest: {}",
-                bounded(status.message())
+                printable(status.message())
             ))),
         }
     }
@@ -191,10 +216,11 @@ pub(crate) fn describe_end(end: &roost_host::vmm::VmEnd) -> String {
     }
 }
 
-/// A message of the guest, which may be of any length.
-fn bounded(message: &str) -> String {
+/// A message of the guest, which may be of any length and of anything.
+fn printable(message: &str) -> String {
     const CHARS_MAX: usize = 1_000;
-    message.chars().take(CHARS_MAX).collect()
+    let chars = message.chars().filter(|char| !char.is_control());
+    chars.take(CHARS_MAX).collect()
 }
 
 async fn within<T>(

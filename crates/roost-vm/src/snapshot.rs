@@ -94,7 +94,10 @@ pub(crate) fn discard(launch: &VmLaunch) -> Result<()> {
 /// Takes the snapshot out of use; its files stay for a guest that reads them.
 pub(crate) fn use_up(launch: &VmLaunch) -> Result<()> {
     let path = snapshot_path(&launch.data_dir);
-    std::fs::rename(&path, used_path(launch)).context("use up the snapshot")
+    std::fs::rename(&path, used_path(launch)).context("use up the snapshot")?;
+    // On disk before the guest writes to its own: no crash brings it back.
+    let dir = std::fs::File::open(&launch.data_dir).context("use up the snapshot")?;
+    dir.sync_all().context("use up the snapshot")
 }
 
 /// Removes the files of a snapshot that was used up.
@@ -116,7 +119,10 @@ fn config_digest(launch: &VmLaunch) -> String {
         launch.scratch_bytes,
         launch.n_cpus,
         launch.limits.memory_bytes,
-        launch.network,
+        launch.network.hardware_address,
+        launch.network.ipv4,
+        launch.network.ipv6,
+        launch.network.gateway_ipv4,
         launch.args,
         launch.env,
         launch.workdir,

@@ -13,11 +13,14 @@ use crate::boot;
 use crate::console::Console;
 use crate::control::{Control, Request};
 use crate::launch::Guest;
-use crate::limits::{AGENT_LOST_TIMEOUT, DROPPED_REPORT_DELAY, PREPARE_SNAPSHOT_TIMEOUT};
+use crate::limits::{
+    AGENT_LOST_TIMEOUT, AGENT_RETRY_PAUSE, COMMANDS_MAX, DROPPED_REPORT_DELAY, FLOOD_PAUSE,
+    OUTPUT_DRAIN_TIMEOUT, PREPARE_SNAPSHOT_TIMEOUT,
+};
 use crate::output::MachineLog;
 use crate::session::{OpenSessionError, Session, describe_end};
 use crate::snapshot;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use roost_agent::proto::watch_event::Event;
 use roost_agent::proto::{AppExit, WatchEvent};
 use roost_host::cgroup::Cgroup;
@@ -27,11 +30,14 @@ use roost_proto::shim::{ShimCommand, ShimEvent, ShimExit, ShimExitCause};
 use roost_proto::vm::VmLaunch;
 use roost_runtime::tasks::Tasks;
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 /// Number of the signal that is not the guest's to handle.
 const SIGKILL: i32 = 9;
+
+/// What ends a machine at once.
+const KILL: ShimCommand = ShimCommand::Signal { number: SIGKILL };
 
 /// A machine whose app runs.
 pub(crate) struct Machine {
@@ -45,6 +51,8 @@ pub(crate) struct Machine {
     tasks: Tasks,
     /// The number of the first output event that is not in the log.
     next_sequence: u64,
+    /// Whether the app may be frozen by a suspend that failed.
+    is_frozen: bool,
 }
 
 /// How it came to its end.
@@ -80,6 +88,7 @@ impl Machine {
             control,
             tasks,
             next_sequence: 0,
+            is_frozen: false,
         }
     }
 
@@ -91,11 +100,20 @@ impl Machine {
 
     /// Serves the machine until it has ended or is suspended.
     pub(crate) async fn run(&mut self) -> Outcome {
+        let mut answered = Instant::now();
         loop {
-            if let Ok(mut events) = self.session.watch(self.next_sequence).await
-                && let Followed::Ended(outcome) = self.follow(&mut events).await
+            if self.thaw().await
+                && let Ok(mut events) = self.session.watch(self.next_sequence).await
             {
-                return outcome;
+                if let Followed::Ended(outcome) = self.follow(&mut events).await {
+                    return outcome;
+                }
+                answered = Instant::now();
+            } else if answered.elapsed() > AGENT_LOST_TIMEOUT {
+                // It opens sessions and does nothing in them.
+                return self.agent_lost("its agent refuses to work");
+            } else {
+                sleep(AGENT_RETRY_PAUSE).await;
             }
             if let Some(outcome) = self.reopen().await {
                 return outcome;
@@ -125,10 +143,26 @@ impl Machine {
                     }
                     Ok(None) | Err(_) => return Followed::SessionLost,
                 },
-                end = self.vm.ended() => return Followed::Ended(self.hypervisor_ended(&end)),
+                end = self.vm.ended() => {
+                    let outcome = match self.drain(events).await {
+                        Some(exit) => Outcome::Exited(exit),
+                        None => self.hypervisor_ended(&end),
+                    };
+                    return Followed::Ended(outcome);
+                }
                 Some(request) = self.control.requests.recv() => {
+                    if request.command == KILL {
+                        // The guest has no say, but what it said before is kept.
+                        let _ = request.reply.send(ShimEvent::Signalled);
+                        let _ = self.vm.kill().await;
+                        self.drain(events).await;
+                        return Followed::Ended(self.killed_on_request());
+                    }
                     if let Some(outcome) = self.obey(request).await {
                         return Followed::Ended(outcome);
+                    }
+                    if self.is_frozen {
+                        return Followed::SessionLost;
                     }
                 }
                 () = sleep(DROPPED_REPORT_DELAY), if self.log.has_dropped() => {
@@ -138,23 +172,58 @@ impl Machine {
         }
     }
 
-    /// Opens another session in place of one that was lost.
-    async fn reopen(&mut self) -> Option<Outcome> {
-        let opened = loop {
-            tokio::select! {
-                opened = Session::open(&mut self.vm, AGENT_LOST_TIMEOUT, &self.tasks) => break opened,
-                // Only what needs no guest can be obeyed; others hear that nobody answers.
-                Some(request) = self.control.requests.recv() => {
-                    if request.command == (ShimCommand::Signal { number: SIGKILL }) {
-                        return self.obey(request).await;
-                    }
+    /// Takes what has arrived of a guest that has ended; returns its app's exit
+    /// if that is part of it.
+    async fn drain(&mut self, events: &mut Streaming<WatchEvent>) -> Option<ShimExit> {
+        let arrived = async {
+            while let Ok(Some(event)) = events.message().await {
+                if let Some(exit) = self.take(event).await {
+                    return Some(exit);
                 }
             }
+            None
+        };
+        timeout(OUTPUT_DRAIN_TIMEOUT, arrived).await.ok().flatten()
+    }
+
+    /// Opens another session in place of one that was lost.
+    async fn reopen(&mut self) -> Option<Outcome> {
+        self.session.close();
+        let mut deferred = Vec::new();
+        let opened = {
+            let opened = Session::open(&mut self.vm, AGENT_LOST_TIMEOUT, &self.tasks);
+            tokio::pin!(opened);
+            loop {
+                tokio::select! {
+                    opened = &mut opened => break Some(opened),
+                    Some(request) = self.control.requests.recv() => match request.command {
+                        KILL => {
+                            let _ = request.reply.send(ShimEvent::Signalled);
+                            break None;
+                        }
+                        ShimCommand::Signal { .. } if deferred.len() < COMMANDS_MAX => {
+                            deferred.push(request);
+                        }
+                        ShimCommand::Suspend => {
+                            let message = "the guest does not answer".to_owned();
+                            let _ = request.reply.send(ShimEvent::SuspendFailed { message });
+                        }
+                        // Nobody answers, and so whoever asks is told.
+                        ShimCommand::Signal { .. } | ShimCommand::Start => {}
+                    },
+                }
+            }
+        };
+        let Some(opened) = opened else {
+            return Some(self.killed_on_request());
         };
         match opened {
             Ok(session) => {
                 self.control.offer_agent(session.channel.clone());
                 self.session = session;
+                for request in deferred {
+                    self.obey(request).await;
+                }
                 None
             }
             Err(OpenSessionError::Ended(_)) => {
@@ -162,11 +231,8 @@ impl Machine {
                 Some(self.hypervisor_ended(&end))
             }
             Err(error) => {
-                self.log.system(&format!(
-                    "machine was ended, since its guest does not answer; {}",
-                    error.message(&self.console)
-                ));
-                Some(Outcome::Exited(killed(ShimExitCause::AgentLost)))
+                let why = error.message(&self.console);
+                Some(self.agent_lost(&why))
             }
         }
     }
@@ -177,10 +243,13 @@ impl Machine {
             self.next_sequence = event.sequence.saturating_add(1);
         }
         match event.event? {
-            Event::Output(output) => self.log.take(&output).await,
+            Event::Output(output) if !output.data.is_empty() => self.log.take(&output).await,
+            // No guest of ours sends these often; another one is slowed down.
+            Event::Output(_) => sleep(FLOOD_PAUSE).await,
             Event::LostBytes(n) => {
                 self.log
                     .system(&format!("{n} bytes of output were lost in the guest"));
+                sleep(FLOOD_PAUSE).await;
             }
             Event::Exit(exit) => return Some(self.app_exited(&exit)),
         }
@@ -206,6 +275,15 @@ impl Machine {
     fn hypervisor_ended(&mut self, end: &VmEnd) -> Outcome {
         let has_panic = self.console.has_panic();
         self.log.flush();
+        if end.exit_code == Some(0) && !has_panic {
+            self.log.system("machine switched itself off");
+            return Outcome::Exited(ShimExit {
+                exit_code: 0,
+                signal: None,
+                oom_killed: false,
+                cause: ShimExitCause::App,
+            });
+        }
         if has_panic {
             let quote = self.console.quote();
             self.log
@@ -229,14 +307,6 @@ impl Machine {
     async fn obey(&mut self, request: Request) -> Option<Outcome> {
         let Request { command, reply } = request;
         match command {
-            ShimCommand::Signal { number: SIGKILL } => {
-                // The guest has no say.
-                let _ = reply.send(ShimEvent::Signalled);
-                self.log.flush();
-                self.log
-                    .system(&format!("machine was ended by signal {SIGKILL}"));
-                Some(Outcome::Exited(killed(ShimExitCause::App)))
-            }
             ShimCommand::Signal { number } => {
                 let session = self.session.clone();
                 self.tasks.spawn("signal", async move {
@@ -250,6 +320,7 @@ impl Machine {
             ShimCommand::Suspend => match self.suspend().await {
                 Ok(()) => Some(Outcome::Suspended(reply)),
                 Err(error) => {
+                    self.control.set_suspending(false);
                     let message = format!("{error:#}");
                     self.log
                         .system(&format!("machine was not suspended: {message}"));
@@ -262,21 +333,58 @@ impl Machine {
         }
     }
 
-    /// Writes the snapshot. When it fails the app runs on and no snapshot is left.
+    /// Writes the snapshot. When it fails no snapshot is left, and the app is
+    /// to run on.
     async fn suspend(&mut self) -> Result<()> {
-        let prepared = self.session.prepare_snapshot(PREPARE_SNAPSHOT_TIMEOUT);
-        let prepared = prepared.await;
+        self.control.set_suspending(true);
+        self.is_frozen = true;
+        let session = self.session.clone();
+        let prepared = tokio::select! {
+            prepared = session.prepare_snapshot(PREPARE_SNAPSHOT_TIMEOUT) => prepared,
+            end = self.vm.ended() => bail!("{}", describe_end(&end)),
+        };
         let result = match prepared {
             Ok(()) => self.write_snapshot().await,
             Err(status) => Err(anyhow::anyhow!("freeze the app: {}", status.message())),
         };
         if result.is_err() {
             let _ = snapshot::discard(&self.launch);
-            // Whatever was reached is undone; an app that was not frozen does not mind.
-            let _ = self.vm.resume().await;
-            let _ = self.session.after_restore(boot::after_restore()?).await;
+            self.thaw().await;
         }
         result
+    }
+
+    /// Lets an app that a suspend has frozen run on; `false` when it may still
+    /// be frozen, which is tried again with another session.
+    async fn thaw(&mut self) -> bool {
+        if !self.is_frozen {
+            return true;
+        }
+        // A guest that is not paused does not mind.
+        let _ = self.vm.resume().await;
+        let Ok(request) = boot::after_restore() else {
+            return false;
+        };
+        match self.session.after_restore(request).await {
+            Ok(()) => self.is_frozen = false,
+            Err(status) => eprintln!("let the app run on: {}", status.message()),
+        }
+        !self.is_frozen
+    }
+
+    fn agent_lost(&mut self, why: &str) -> Outcome {
+        self.log.flush();
+        self.log.system(&format!(
+            "machine was ended, since its guest does not answer; {why}"
+        ));
+        Outcome::Exited(killed(ShimExitCause::AgentLost))
+    }
+
+    fn killed_on_request(&mut self) -> Outcome {
+        self.log.flush();
+        self.log
+            .system(&format!("machine was ended by signal {SIGKILL}"));
+        Outcome::Exited(killed(ShimExitCause::App))
     }
 
     async fn write_snapshot(&mut self) -> Result<()> {

@@ -16,9 +16,9 @@ pub(crate) const EVENTS_PER_MACHINE_MAX: u32 = 200;
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest one driver launch may take; the image is on disk by then.
 ///
-/// The driver bounds its own steps: an emulated guest that has to be resumed
-/// in vain boots after that.
-pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(300);
+/// The driver bounds its own steps: an emulated guest has 180 s to be resumed in
+/// vain, 180 s to boot and 180 s to start its app.
+pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest wait for the proof of a rung; an emulated guest that boots in vain is given up after
 /// 180 s.
 pub(crate) const PROOF_TIMEOUT: Duration = Duration::from_secs(200);

@@ -21,7 +21,7 @@ use crate::store::row::{NewEvent, Row, Wanted};
 use crate::worker::{Handle, Inner};
 use futures_util::future::BoxFuture;
 use outcome::Ending;
-use roost_host::driver::{Adoption, DriverError, MachineDriver, Origin, Running};
+use roost_host::driver::{Adoption, DriverError, MachineDriver, Running};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineExit, MachineState, Rung};
@@ -46,8 +46,8 @@ enum Happened {
 /// How the process that runs came to be known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Arrival {
-    /// It was launched, from this.
-    Launched(Origin),
+    /// It was launched.
+    Launched(Running),
     /// It was launched by an earlier `roostd`.
     Adopted,
     /// It could not be suspended and runs on.
@@ -239,9 +239,9 @@ impl Owner {
                 }
                 Err(failure) => self.on_start_failure(failure).await,
             },
-            Happened::Launched(Ok(Running { pid, origin })) => {
-                self.pid = Some(pid);
-                self.arrival = Arrival::Launched(origin);
+            Happened::Launched(Ok(running)) => {
+                self.pid = Some(running.pid);
+                self.arrival = Arrival::Launched(running);
                 self.handle_event(Event::Launched).await
             }
             Happened::Launched(Err(failure)) => self.on_start_failure(failure).await,

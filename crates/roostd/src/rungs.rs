@@ -35,6 +35,10 @@ const PROOFS: &str = "/run/roost-proofs.json";
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for an emulated guest; one takes five seconds on an idle host.
 const BOOT_TIMEOUT_EMULATED: Duration = Duration::from_secs(180);
+/// Pause before a rung that was refused is tried again; doubles each time.
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(60);
+/// The longest such pause.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// Where programs of Debian are.
 const PROGRAM_DIRS: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/local/sbin", "/usr/sbin"];
 
@@ -112,6 +116,9 @@ impl Vms<'_> {
             let driver = self.driver(Rung::Vm, hypervisor.clone(), BOOT_TIMEOUT)?;
             match self.prove(hypervisor).await {
                 Ok(()) => {
+                    if !reasons.is_empty() {
+                        tracing::warn!(?reasons, "the rung vm is offered without Firecracker");
+                    }
                     self.drivers.set(Arc::new(driver), Standing::Proven);
                     return Ok(());
                 }
@@ -142,17 +149,30 @@ impl Vms<'_> {
         };
         let drivers = self.drivers.clone();
         let stop = tasks.stopping();
+        let trial = async move {
+            let mut pause = RETRY_PAUSE_MIN;
+            loop {
+                let proven = prove(&proof).await;
+                let is_proven = proven.is_ok();
+                let standing = match proven {
+                    Ok(_) => Standing::Proven,
+                    Err(reason) => Standing::Refused(reason),
+                };
+                tracing::info!(rung = %Rung::VmEmulated, ?standing, "rung was tried");
+                drivers.set_standing(Rung::VmEmulated, standing);
+                if is_proven {
+                    return;
+                }
+                // What hindered it may pass: a busy host, a missing package.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_PAUSE_MAX);
+            }
+        };
         tasks.spawn("proof of the rung vm-emulated", async move {
-            let proven = tokio::select! {
-                proven = prove(&proof) => proven,
-                () = stop.cancelled() => return,
-            };
-            let standing = match proven {
-                Ok(_) => Standing::Proven,
-                Err(reason) => Standing::Refused(reason),
-            };
-            tracing::info!(rung = %Rung::VmEmulated, ?standing, "rung was tried");
-            drivers.set_standing(Rung::VmEmulated, standing);
+            tokio::select! {
+                () = trial => {}
+                () = stop.cancelled() => {}
+            }
         });
         Ok(())
     }
@@ -178,7 +198,8 @@ impl Vms<'_> {
         ProofConfig {
             hypervisor,
             kernel,
-            dir: self.config.paths.run.join(name),
+            // On a disk: a run directory is no place for programs and devices.
+            dir: self.config.paths.data.join(name),
             record: PathBuf::from(PROOFS),
         }
     }

@@ -14,3 +14,5 @@ pub(super) const SHIM_END_POLL: Duration = Duration::from_millis(5);
 pub(super) const EVENT_BYTES_MAX: u64 = 64 * 1024;
 /// How much of a shim's own log is quoted in an error.
 pub(super) const SHIM_LOG_BYTES_MAX: usize = 2_000;
+/// Time between two looks at a shim whose machine is between two states.
+pub(super) const SETTLE_POLL: Duration = Duration::from_millis(50);

@@ -67,11 +67,7 @@ pub(super) async fn listening_sockets(
     let sockets = reply.sockets.into_iter().filter_map(|socket| {
         let address: IpAddr = socket.address.parse().ok()?;
         let port = u16::try_from(socket.port).ok()?;
-        let name: String = socket
-            .process
-            .chars()
-            .take(PROCESS_NAME_CHARS_MAX)
-            .collect();
+        let name = printable(&socket.process, PROCESS_NAME_CHARS_MAX);
         // As the host's kernel names its tables.
         let protocol = match (socket.protocol.as_str(), address) {
             ("tcp", IpAddr::V4(_)) => "tcp",
@@ -215,11 +211,40 @@ fn into_outcome(
 
 /// An error of the agent; what the request is at fault for is told as such.
 fn refused(operation: &str, status: &Status) -> DriverError {
-    let message: String = status.message().chars().take(MESSAGE_CHARS_MAX).collect();
+    let message = printable(status.message(), MESSAGE_CHARS_MAX);
     match status.code() {
         Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => {
             DriverError::Refused(message)
         }
         _ => host(operation, message),
+    }
+}
+
+/// Text of a guest, which may be of any length and of anything.
+fn printable(text: &str, chars_max: usize) -> String {
+    let chars = text.chars().filter(|char| !char.is_control());
+    chars.take(chars_max).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Collected, printable};
+    use roost_agent::proto::exec_output::Output;
+    use roost_model::limits::EXEC_OUTPUT_BYTES_MAX;
+
+    #[test]
+    fn what_a_guest_says_is_cut_and_cannot_move_a_cursor() {
+        assert_eq!(printable("a\u{1b}[2Jb\nc", 100), "a[2Jbc");
+        assert_eq!(printable(&"x".repeat(1_000), 10), "x".repeat(10));
+    }
+
+    #[test]
+    fn endless_output_of_a_command_is_kept_up_to_the_limit() {
+        let mut collected = Collected::default();
+        for _ in 0..40 {
+            collected.take(Output::Stdout(vec![b'x'; 64 * 1024].into()));
+        }
+        assert_eq!(collected.stdout.len(), EXEC_OUTPUT_BYTES_MAX);
+        assert!(collected.truncated);
     }
 }

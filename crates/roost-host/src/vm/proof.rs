@@ -22,7 +22,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Memory of the guest.
 const MEMORY: ByteSize = ByteSize::mib(128);
@@ -192,8 +192,18 @@ async fn boot(
     let mut vm = launched.map_err(|error| chain(&error))?;
     let console = vm.take_console();
     let mut tail = Vec::new();
+    let hear = async {
+        let heard = timeout(limit, hear(vm.as_mut(), limit)).await;
+        let late = |_| {
+            Err(format!(
+                "a guest did not answer within {} s",
+                limit.as_secs()
+            ))
+        };
+        heard.unwrap_or_else(late)
+    };
     let answered = tokio::select! {
-        answered = hear(vm.as_mut(), limit) => answered,
+        answered = hear => answered,
         never = follow(console, &mut tail) => match never {},
     };
     let ended = vm.kill().await;

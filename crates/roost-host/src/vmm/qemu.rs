@@ -270,7 +270,9 @@ fn file_size_max(config: &VmConfig) -> u64 {
         .map(|data| data.len())
         .max()
         .unwrap_or(0);
-    largest.max(config.memory.bytes()) + FILE_BYTES_MARGIN
+    // The stream has some bytes of its own for each page of memory.
+    let memory = config.memory.bytes();
+    largest.max(memory + memory / 64) + FILE_BYTES_MARGIN
 }
 
 #[cfg(test)]

@@ -125,6 +125,8 @@ pub(super) fn stop(
         MachineState::Suspending => MachineState::Suspending,
         _ => MachineState::Stopping,
     };
+    // A start that follows at once does not resume it.
+    row.has_snapshot = false;
     row.wanted = Wanted::Rest;
     row.stop_asked = StopAsked { signal, timeout };
     Ok(vec![NewEvent::by_user("stop")])

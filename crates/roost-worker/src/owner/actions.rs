@@ -127,7 +127,6 @@ impl Owner {
         self.record(move |row| {
             row.vm_live = true;
             row.rung = Some(rung);
-            row.has_snapshot = false;
             row.launched_generation = generation;
             row.state_reason = None;
             // The spec may have been replaced meanwhile, with another image.
@@ -239,6 +238,8 @@ impl Owner {
                 if is_new {
                     row.healthy = vec![];
                 }
+                // A snapshot was used up, or is of no use any more.
+                row.has_snapshot = false;
                 let events = record_arrival(row, &arrival, pid);
                 // Asked for something else meanwhile.
                 row.state = match row.wanted {
@@ -435,17 +436,22 @@ fn record_arrival(row: &mut Row, arrival: &Arrival, pid: Option<u32>) -> Vec<New
         }
     };
     row.state_reason = None;
-    match arrival {
-        Arrival::Launched(Origin::Resumed) => detail["resumed"] = true.into(),
-        Arrival::Launched(Origin::ColdAfter(reason)) => {
-            let reason = bounded(reason);
-            row.state_reason = Some(format!(
-                "started anew, as it could not be resumed: {reason}"
-            ));
-            detail["resumed"] = false.into();
-            detail["reason"] = reason.into();
+    if let Arrival::Launched(running) = arrival {
+        if let Some(kernel) = &running.kernel {
+            detail["kernel"] = kernel.as_str().into();
         }
-        Arrival::Launched(Origin::Cold) | Arrival::Adopted | Arrival::RunsOn => {}
+        match &running.origin {
+            Origin::Cold => {}
+            Origin::Resumed => detail["resumed"] = true.into(),
+            Origin::ColdAfter(reason) => {
+                let reason = bounded(reason);
+                row.state_reason = Some(format!(
+                    "started anew, as it could not be resumed: {reason}"
+                ));
+                detail["resumed"] = false.into();
+                detail["reason"] = reason.into();
+            }
+        }
     }
     vec![NewEvent::by_worker(kind, detail)]
 }
@@ -459,7 +465,8 @@ fn settle_suspend(row: &mut Row) {
 
 fn apply_ending(row: &mut Row, ending: &Ending, generation: u64) -> Vec<NewEvent> {
     row.vm_live = false;
-    row.has_snapshot = false;
+    // A start that is tried again finds what the driver could keep.
+    row.has_snapshot &= ending.exit.is_none() && ending.restart.is_some();
     settle_suspend(row);
     row.last_exit = ending.exit.or(row.last_exit);
     row.state_reason.clone_from(&ending.reason);

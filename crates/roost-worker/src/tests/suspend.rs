@@ -1,7 +1,7 @@
 //! Suspend and resume, on paused time.
 
 use super::{Node, Run, samples};
-use roost_host::fake::{FakeLaunch, FakeSuspend};
+use roost_host::fake::{FAKE_KERNEL, FakeLaunch, FakeSuspend};
 use roost_model::id::MachineId;
 use roost_model::machine::{ExitCause, MachineExit, MachineState, Rung};
 use roost_proto::traffic::EndpointHealth;
@@ -52,7 +52,9 @@ async fn a_suspended_machine_takes_no_traffic_and_resumes() {
     run.wait(&id, MachineState::Started).await;
     assert!(node.host.launches()[1].resume);
     assert!(node.host.snapshots().is_empty());
-    assert_eq!(event(&run, &id, "start").await.detail["resumed"], true);
+    let start = event(&run, &id, "start").await;
+    assert_eq!(start.detail["resumed"], true);
+    assert_eq!(start.detail["kernel"], FAKE_KERNEL);
     // And it is like any other again.
     run.worker.restart_machine(&id).await.unwrap();
     run.wait(&id, MachineState::Started).await;
