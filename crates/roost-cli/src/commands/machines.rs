@@ -345,10 +345,16 @@ fn describe(machine: &Machine) -> String {
 fn said_of(event: &MachineEvent) -> String {
     let text = |key: &str| event.request.get(key).and_then(serde_json::Value::as_str);
     let is_resumed = event.request.get("resumed") == Some(&true.into());
-    match text("reason").or_else(|| text("error")) {
-        Some(reason) => format!(": {}", printable(reason)),
-        None if is_resumed => ": resumed".to_owned(),
-        None => String::new(),
+    let said = match text("reason").or_else(|| text("error")) {
+        Some(reason) => Some(printable(reason)),
+        None if is_resumed => Some("resumed".to_owned()),
+        None => None,
+    };
+    let kernel = text("kernel").map(|release| format!("its kernel is {}", printable(release)));
+    let parts: Vec<String> = said.into_iter().chain(kernel).collect();
+    match parts.as_slice() {
+        [] => String::new(),
+        parts => format!(": {}", parts.join("; ")),
     }
 }
 
