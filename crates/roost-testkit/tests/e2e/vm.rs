@@ -294,7 +294,7 @@ fn a_suspended_machine_goes_on_where_it_was_and_a_new_release_begins_anew() {
         .count();
     assert_eq!(n_resumed, 1, "{resumed}");
 
-    // A stop takes no snapshot: a start after it boots. So does a new release.
+    // A new release takes the place of a machine that is suspended, too.
     machines(&platform, "suspend", &machine, "suspended");
     let snapshots = files_of(&platform, &machine);
     assert!(!snapshots.is_empty(), "a suspended machine has files");
