@@ -122,13 +122,14 @@ impl Node {
             .await
             .context("take up unfinished deployments")?;
         adapters::keep_images(api.clone(), images.clone(), config.images_max, tasks);
+        // Before the API answers: who has waited for that reads the files next.
+        daemon::announce(paths, &facts)?;
         serve::start(
             listeners,
             roost_api::router(api.clone(), images.store().clone()),
             ClientLimits::default(),
             tasks,
         );
-        daemon::announce(paths, &facts)?;
         Ok(Self { edge })
     }
 
