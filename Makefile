@@ -14,6 +14,8 @@ TEST_RUNNER := CARGO_TARGET_$(shell echo $(GUEST_TRIPLE) | tr a-z- A-Z_)_RUNNER=
 # What VMs boot: a kernel, and roost-init as their first process. It is next to
 # the programs as `guest`.
 GUEST_KERNEL := $(TARGET)/guest-kernel
+# Every guest holds roost-init in memory.
+ROOST_INIT_BYTES_MAX := 4194304
 
 .PHONY: help setup setup-tests guest guest-kernel kernel build up down test test-kvm lint bench release clean
 
@@ -37,6 +39,8 @@ setup-tests:
 guest:
 	@RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --locked --profile guest \
 		--target $(GUEST_TRIPLE) -p roost-serve -p roost-init -p hello
+	@size=$$(stat -c %s $(GUEST_DIR)/roost-init); if (( size > $(ROOST_INIT_BYTES_MAX) )); then \
+		echo "guest: roost-init has $$size bytes, more than $(ROOST_INIT_BYTES_MAX)" >&2; exit 1; fi
 	@mkdir -p $(GUEST_KERNEL)
 	@cp $(GUEST_DIR)/roost-init $(GUEST_KERNEL)/roost-init.new && mv $(GUEST_KERNEL)/roost-init.new $(GUEST_KERNEL)/roost-init
 	@mkdir -p examples/hello/dist
