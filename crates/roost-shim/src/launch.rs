@@ -20,13 +20,16 @@ use roost_proto::shim::{
 };
 use roost_runtime::fs::write_atomic;
 use rustix::fs::OFlags;
-use rustix::process::WaitStatus;
+use rustix::process::{Signal, WaitStatus};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+
+/// How a process ends that the kernel kills, or a shell whose command it kills.
+const CODE_OF_KILLED: i32 = 128 + Signal::KILL.as_raw();
 
 /// The connection to the worker until the machine runs.
 struct Handshake {
@@ -261,9 +264,15 @@ fn describe(status: WaitStatus, oom_kills: u64) -> ShimExit {
     ShimExit {
         exit_code,
         signal,
-        oom_killed: oom_kills > 0 && exit_code != 0,
+        oom_killed: ran_out_of_memory(exit_code, oom_kills),
         cause: ShimExitCause::App,
     }
+}
+
+/// Whether a machine's end was one of the kernel's kills for want of memory:
+/// such a kill may also have ended a process that the program lived on without.
+fn ran_out_of_memory(exit_code: i32, oom_kills: u64) -> bool {
+    oom_kills > 0 && exit_code == CODE_OF_KILLED
 }
 
 /// Ends what is left of the machine and removes its records and cgroup.
@@ -303,4 +312,18 @@ fn write_secret(path: &Path, value: &impl serde::Serialize) -> Result<(), Launch
         .open(path)
         .and_then(|mut file| file.write_all(&text))
         .attempt(format_args!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ran_out_of_memory;
+
+    #[test]
+    fn only_a_kill_is_for_want_of_memory() {
+        assert!(ran_out_of_memory(137, 1));
+        assert!(!ran_out_of_memory(137, 0), "somebody else killed it");
+        for exit_code in [0, 1, 143] {
+            assert!(!ran_out_of_memory(exit_code, 1), "{exit_code}");
+        }
+    }
 }
