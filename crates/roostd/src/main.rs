@@ -37,6 +37,8 @@ fn run(args: &RunArgs) -> Result<()> {
     } else {
         LogFormat::Text
     };
+    // What other users may read (kernels, root images) says so itself.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     telemetry::init(&args.log, format);
     install_crypto_provider();
     let config = config::NodeConfig::from_args(args)?;

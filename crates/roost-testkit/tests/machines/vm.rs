@@ -95,7 +95,7 @@ async fn a_snapshot_that_does_not_fit_is_a_cold_start(host: &mut Host) {
     config.process.env.push(("COLOUR".into(), "green".into()));
     let running = host.launch(&config).await;
     assert!(
-        matches!(&running.origin, Origin::ColdAfter(why) if why.contains("version of the machine")),
+        matches!(&running.origin, Origin::ColdAfter(why) if why.contains("another version of the machine")),
         "{running:?}"
     );
     host.remove(&id).await;
