@@ -124,9 +124,8 @@ impl Guest {
                     init_to_app_us: micros(self.uptime()),
                     boot_to_app_us: micros(clock::since_kernel_start().saturating_sub(arrived)),
                 };
-                let line = format!("started {}", booted.app.recipe.program());
-                say(&line);
-                inner.output.say(&line);
+                // For the console: the log has it from the node.
+                say(&format!("started {}", booted.app.recipe.program()));
                 *inner.booted.lock() = Some(Arc::new(booted));
                 Ok(reply)
             }
