@@ -1,7 +1,7 @@
 //! Who a process runs as: `user[:group]` against the image's own files.
 
 use crate::failure::{Attempt as _, Failure};
-use crate::limits::{ACCOUNT_FILE_BYTES_MAX, GROUPS_MAX};
+use crate::limits::{ACCOUNT_FILE_BYTES_MAX, GROUPS_MAX, IDS_MAX};
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
@@ -23,7 +23,24 @@ pub(crate) struct Account {
 pub(crate) fn resolve(user: &str) -> Result<Account, Failure> {
     let passwd = read_image_file(Path::new("/etc/passwd"))?;
     let group = read_image_file(Path::new("/etc/group"))?;
-    choose(user, &passwd, &group).map_err(Failure::machine)
+    choose(user, &passwd, &group)
+        .and_then(|account| check_ids(user, account))
+        .map_err(Failure::machine)
+}
+
+/// Refuses what no machine has; the largest number of all would even change nothing.
+fn check_ids(user: &str, account: Account) -> Result<Account, String> {
+    let ids = [account.uid, account.gid];
+    match ids
+        .iter()
+        .chain(&account.additional_gids)
+        .find(|id| **id >= IDS_MAX)
+    {
+        Some(id) => Err(format!(
+            "user `{user}` has id {id}, and a machine's ids are below {IDS_MAX}"
+        )),
+        None => Ok(account),
+    }
 }
 
 /// Reads a text of the image; nothing when there is none.
@@ -147,7 +164,7 @@ fn choose_group(wanted: &str, group: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::choose;
+    use super::{check_ids, choose};
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
         # a comment\n\
@@ -186,6 +203,20 @@ mod tests {
             (200, [200].as_slice())
         );
         assert_eq!(choose("33:77", PASSWD, GROUP).unwrap().gid, 77);
+    }
+
+    #[test]
+    fn ids_that_no_machine_has_are_refused() {
+        let passwd = "big:x:1000:70000::/:/bin/sh\n";
+        let check = |user| check_ids(user, choose(user, passwd, "").unwrap());
+        assert_eq!(check("65535:65535").unwrap().uid, 65_535);
+        assert_eq!(
+            check("4294967295").unwrap_err(),
+            "user `4294967295` has id 4294967295, and a machine's ids are below 65536"
+        );
+        for user in ["65536", "0:4294967295", "big"] {
+            assert!(check(user).unwrap_err().contains("below 65536"), "{user}");
+        }
     }
 
     #[test]

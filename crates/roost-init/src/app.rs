@@ -13,12 +13,15 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use roost_agent::proto::{AppExit, OutputStream};
 use rustix::fs::Uid;
 use rustix::process::{Pid, Signal};
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
+
+/// How a process ends that the kernel kills, or a shell whose command it kills.
+const CODE_OF_KILLED: i32 = 128 + libc::SIGKILL;
 
 /// What the processes of an app have in common.
 #[derive(Debug, Clone)]
@@ -138,8 +141,8 @@ fn start_one(
     open_files_max: u64,
     around: &Surroundings,
 ) -> Result<Running, Failure> {
-    let (stdout_reader, stdout) = pipe(recipe)?;
-    let (stderr_reader, stderr) = pipe(recipe)?;
+    let (stdout_reader, stdout) = output_pipe(recipe)?;
+    let (stderr_reader, stderr) = output_pipe(recipe)?;
     let mut command = recipe.command(&around.cgroup, open_files_max, Terminal::None)?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let child = around
@@ -156,15 +159,22 @@ fn start_one(
     })
 }
 
-/// A pipe for output, owned by the process's user: programs that open
-/// `/dev/stdout` by name open the pipe anew and need to own it.
-pub(crate) fn pipe(recipe: &Recipe) -> Result<(Descriptor, OwnedFd), Failure> {
+/// A pipe for output.
+pub(crate) fn output_pipe(recipe: &Recipe) -> Result<(Descriptor, OwnedFd), Failure> {
     let make = || -> io::Result<_> {
-        let (reader, writer) = io::pipe()?;
-        rustix::fs::fchown(&writer, Some(Uid::from_raw(recipe.account.uid)), None)?;
+        let (reader, writer) = pipe(recipe)?;
         Ok((Descriptor::new(reader.into())?, writer.into()))
     };
     make().attempt("make a pipe")
+}
+
+/// A pipe owned by the process's user: programs that open `/dev/stdin` or
+/// `/dev/stdout` by name open the pipe anew and need to own it.
+pub(crate) fn pipe(recipe: &Recipe) -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    // Both ends are one file.
+    rustix::fs::fchown(&writer, Some(Uid::from_raw(recipe.account.uid)), None)?;
+    Ok((reader, writer))
 }
 
 /// From the start of the processes to the report of their end.
@@ -202,17 +212,13 @@ async fn end_all(
     let pids: Vec<Pid> = processes.iter().map(|(_, child)| child.pid).collect();
     let mut ends: FuturesUnordered<_> = processes
         .into_iter()
-        .enumerate()
-        .map(|(idx, (name, child))| async move { (idx, name, child.exit.await) })
+        .map(|(name, child)| async move { (name, child.exit.await) })
         .collect();
-    let first = loop {
-        match ends.next().await {
-            Some((idx, name, Ok(exit))) if idx == 0 || exit.code != 0 => break Some((name, exit)),
-            // One beside the first that is done.
-            Some((_, _, Ok(_))) => {}
-            // The guest goes down.
-            Some((_, _, Err(_))) | None => break None,
-        }
+    // As on Fly.io: the end of any is the end of all, be it a good one.
+    let first = match ends.next().await {
+        Some((name, Ok(exit))) => Some((name, exit)),
+        // The guest goes down.
+        Some((_, Err(_))) | None => None,
     };
     let requested = stop.is_asked.load(Ordering::Relaxed);
     for pid in &pids {
@@ -228,7 +234,7 @@ async fn end_all(
     first.map(|(process, exit)| AppExit {
         exit_code: exit.code,
         signal: exit.signal,
-        oom_killed: oom_kills > 0 && exit.code != 0,
+        oom_killed: oom_kills > 0 && exit.code == CODE_OF_KILLED && !requested,
         requested,
         process,
     })

@@ -87,11 +87,14 @@ impl Cgroup {
 
     /// A guest full of processes still answers: some of what the kernel has is init's.
     fn leave_room_for_init(&self) {
-        let threads_max = std::fs::read_to_string("/proc/sys/kernel/threads-max")
-            .ok()
-            .and_then(|text| text.trim().parse::<u64>().ok());
-        if let Some(threads_max) = threads_max {
-            let _ = self.write("pids.max", &(threads_max / 10 * 9).to_string());
+        // Threads are bounded by memory, and by the numbers that they can have.
+        let limits = ["threads-max", "pid_max"].map(|name| {
+            std::fs::read_to_string(format!("/proc/sys/kernel/{name}"))
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+        });
+        if let Some(share) = share_of_app(limits) {
+            let _ = self.write("pids.max", &share.to_string());
         }
     }
 
@@ -114,6 +117,12 @@ impl Cgroup {
     }
 }
 
+/// How much of the tightest limit the app may use; none where no limit is known.
+fn share_of_app(limits: [Option<u64>; 2]) -> Option<u64> {
+    let limit = limits.into_iter().flatten().min()?;
+    Some(limit / 10 * 9)
+}
+
 /// The number behind a name in a file of `name number` lines.
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
@@ -124,7 +133,15 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::field;
+    use super::{field, share_of_app};
+
+    #[test]
+    fn the_app_gets_nine_tenths_of_the_tightest_limit() {
+        assert_eq!(share_of_app([Some(127_000), Some(32_768)]), Some(29_484));
+        assert_eq!(share_of_app([Some(1_900), Some(32_768)]), Some(1_710));
+        assert_eq!(share_of_app([None, Some(1_000)]), Some(900));
+        assert_eq!(share_of_app([None, None]), None);
+    }
 
     #[test]
     fn fields_are_found_by_their_whole_name() {

@@ -7,7 +7,7 @@
 mod input;
 mod terminal;
 
-use crate::app::{Surroundings, pipe};
+use crate::app::{Surroundings, output_pipe, pipe};
 use crate::children::{Child, Children, Exit};
 use crate::descriptor::{Descriptor, OutputPipe};
 use crate::failure::{Attempt as _, Failure};
@@ -80,9 +80,9 @@ fn start_on_pipes(
     open_files_max: u64,
     around: &Surroundings,
 ) -> Result<Command, Failure> {
-    let (stdin, stdin_writer) = std::io::pipe().attempt("make a pipe")?;
-    let (stdout_reader, stdout) = pipe(recipe)?;
-    let (stderr_reader, stderr) = pipe(recipe)?;
+    let (stdin, stdin_writer) = pipe(recipe).attempt("make a pipe")?;
+    let (stdout_reader, stdout) = output_pipe(recipe)?;
+    let (stderr_reader, stderr) = output_pipe(recipe)?;
     let mut command = recipe.command(&around.cgroup, open_files_max, Terminal::None)?;
     command.stdin(stdin).stdout(stdout).stderr(stderr);
     let child = spawn(recipe, &mut command, around)?;

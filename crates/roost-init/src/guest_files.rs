@@ -39,7 +39,7 @@ pub(crate) fn write_all(request: &BootRequest) -> Result<(), Failure> {
 
 /// Writes a file and the directories that it needs, in the place of what was there.
 fn write(path: &str, content: &[u8], mode: u32) -> Result<(), Failure> {
-    check(path)?;
+    let path = &normalize(path)?;
     let what = || format!("write {path} in the machine");
     if let Some(parent) = Path::new(path).parent() {
         DirBuilder::new()
@@ -68,7 +68,9 @@ fn write(path: &str, content: &[u8], mode: u32) -> Result<(), Failure> {
         .attempt_for_machine(what())
 }
 
-fn check(path: &str) -> Result<(), Failure> {
+/// The path of a file without what is of no effect in it: a slash at its end, too,
+/// as in containers.
+fn normalize(path: &str) -> Result<String, Failure> {
     let bad = |problem: &str| Err(Failure::machine(format!("path `{path}` {problem}")));
     if !path.starts_with('/') {
         return bad("does not start with a slash");
@@ -76,15 +78,19 @@ fn check(path: &str) -> Result<(), Failure> {
     if path.contains('\0') {
         return bad("has a zero byte");
     }
-    if path.split('/').any(|name| name == "..") {
+    let names: Vec<&str> = path
+        .split('/')
+        .filter(|name| !matches!(*name, "" | "."))
+        .collect();
+    if names.contains(&"..") {
         return bad("has `..` in it");
     }
-    if path.ends_with('/') {
+    if names.is_empty() {
         return Err(Failure::machine(format!(
             "`{path}` is not the path of a file"
         )));
     }
-    Ok(())
+    Ok(format!("/{}", names.join("/")))
 }
 
 /// The image's own hosts, as far as they are a file of sensible size.
@@ -185,12 +191,21 @@ mod tests {
     }
 
     #[test]
+    fn a_slash_at_the_end_of_a_path_is_of_no_effect() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = format!("{}//./file/", dir.path().display());
+        write(&path, b"text", 0o644).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("file")).unwrap();
+        assert_eq!(text, "text");
+    }
+
+    #[test]
     fn paths_that_name_no_file_are_refused_with_the_reason() {
         for (path, reason) in [
             ("etc/x", "does not start with a slash"),
             ("/a/../x", "has `..` in it"),
             ("/a\0", "has a zero byte"),
-            ("/a/", "is not the path of a file"),
+            ("//./", "is not the path of a file"),
         ] {
             assert!(
                 write(path, b"", 0o644)

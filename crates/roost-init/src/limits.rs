@@ -6,16 +6,23 @@ use std::time::Duration;
 pub(crate) const ACCOUNT_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Most supplementary groups of a user (Linux: `NGROUPS_MAX` is 65,536).
 pub(crate) const GROUPS_MAX: usize = 1_024;
+/// User and group ids are below this, as in containers, where each machine has so many.
+pub(crate) const IDS_MAX: u32 = 65_536;
 /// Most processes of an app.
 pub(crate) const PROCESSES_MAX: usize = 64;
 /// Threads for calls that may block: module loading, files.
 pub(crate) const BLOCKING_THREADS_MAX: usize = 4;
+/// How long such a thread waits for work: for ever, since in a guest full of
+/// processes no other can be started.
+pub(crate) const BLOCKING_THREADS_KEEP_ALIVE: Duration = Duration::MAX;
 /// Time for a device to appear after its driver was loaded.
 pub(crate) const DEVICE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two looks for a device.
 pub(crate) const DEVICE_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Pause before a serial port that nobody holds at the other end is tried again.
 pub(crate) const PORT_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// Pause before the next connection is accepted when one could not be.
+pub(crate) const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Connections on the vsock port that wait to be accepted.
 pub(crate) const VSOCK_BACKLOG: i32 = 4;
 

@@ -68,6 +68,7 @@ fn run() -> Result<std::convert::Infallible, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(limits::BLOCKING_THREADS_MAX)
+        .thread_keep_alive(limits::BLOCKING_THREADS_KEEP_ALIVE)
         .build()
         .attempt("start the event loop")?
         .block_on(async {
@@ -88,6 +89,9 @@ fn reap(children: &Children, tasks: &Tasks) -> Result<(), Failure> {
 }
 
 /// Loads the modules beside everything else: the node may be there already.
+///
+/// This starts the first thread for calls that may block, long before there is
+/// an app: whenever no further one can be started, calls wait for this one.
 async fn load_modules(loaded: watch::Sender<bool>, guest: Guest) {
     let Modules { first, later } = modules::find();
     // A panic of it would have ended this process.

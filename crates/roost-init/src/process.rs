@@ -255,5 +255,24 @@ fn text(text: &str) -> Result<CString, Failure> {
 /// A signal by number, if there is one.
 pub(crate) fn signal(number: i32) -> Result<Signal, Failure> {
     Signal::from_named_raw(number)
+        .or_else(|| sys::real_time_signal(number))
         .ok_or_else(|| Failure::request(format!("there is no signal {number}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signal;
+
+    #[test]
+    fn signals_are_the_named_ones_and_those_free_for_programs() {
+        // 37 is SIGRTMIN+3, which stops systemd.
+        for number in [1, 15, 31, 34, 37, 64] {
+            assert_eq!(signal(number).unwrap().as_raw(), number);
+        }
+        // Two belong to the C library.
+        for number in [i32::MIN, -1, 0, 32, 33, 65, i32::MAX] {
+            let message = signal(number).unwrap_err().message;
+            assert_eq!(message, format!("there is no signal {number}"));
+        }
+    }
 }

@@ -5,8 +5,9 @@ mod node;
 
 pub(crate) use node::NodeStream;
 
+use crate::console::say;
 use crate::failure::{Attempt as _, Failure};
-use crate::limits::{DEVICE_POLL_INTERVAL, DEVICE_TIMEOUT, VSOCK_BACKLOG};
+use crate::limits::{ACCEPT_RETRY_INTERVAL, DEVICE_POLL_INTERVAL, DEVICE_TIMEOUT, VSOCK_BACKLOG};
 use crate::sys::{self, Registered};
 use roost_agent::guest::{AcceptEnd, Acceptor, StreamKind};
 use roost_agent::{SERIAL_PORT, VSOCK_PORT};
@@ -91,50 +92,81 @@ pub(crate) async fn drive(channel: Channel, acceptor: &Acceptor) -> Failure {
             let end = acceptor.run(stream, StreamKind::Device).await;
             Failure::guest(format!("the port to the node: {end}"))
         }
-        Channel::Vsock(listener) => match accept_for_ever(&listener, acceptor).await {
-            Ok(end) => Failure::guest(end.to_string()),
-            Err(error) => Failure::guest(format!("accept the node: {error}")),
-        },
+        Channel::Vsock(listener) => {
+            let end = accept_for_ever(&listener, acceptor).await;
+            Failure::guest(end.to_string())
+        }
     }
 }
 
 /// A new connection takes the place of an older one: the node has one at a time,
 /// and what it has left may linger.
-async fn accept_for_ever(listener: &Registered, acceptor: &Acceptor) -> io::Result<AcceptEnd> {
-    let mut stream = accept(listener).await?;
+async fn accept_for_ever(listener: &Registered, acceptor: &Acceptor) -> AcceptEnd {
+    let mut stream = accept(listener).await;
     loop {
         let end = tokio::select! {
             // Cancel-safe: what is dropped is an old connection.
             end = acceptor.run(stream, StreamKind::Connection) => end,
             // Cancel-safe: a connection is either returned or still waiting.
             next = accept(listener) => {
-                stream = next?;
+                stream = next;
                 continue;
             }
         };
         if let AcceptEnd::NotTaken = end {
-            return Ok(end);
+            return end;
         }
-        stream = accept(listener).await?;
+        stream = accept(listener).await;
     }
 }
 
-async fn accept(listener: &Registered) -> io::Result<NodeStream> {
+/// The next connection of the node. A failure passes: a guest that has no file
+/// or memory to spare now may have it later.
+async fn accept(listener: &Registered) -> NodeStream {
+    let mut has_failed = false;
+    loop {
+        match try_accept(listener).await {
+            Ok(Some(stream)) => return stream,
+            // A program of the guest has no business here.
+            Ok(None) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut has_failed, true) {
+                    say(format_args!("accept the node: {error}"));
+                }
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
+            }
+        }
+    }
+}
+
+/// A connection, if it is the node's.
+async fn try_accept(listener: &Registered) -> io::Result<Option<NodeStream>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = listener
         .async_io(Interest::READABLE, |listener| {
             Ok(rustix::net::accept_with(listener, flags)?)
         })
         .await?;
-    NodeStream::of_socket(socket)
+    let socket = Socket::from(socket);
+    if !is_of_node(&socket.peer_addr()?) {
+        return Ok(None);
+    }
+    NodeStream::of_socket(socket.into()).map(Some)
+}
+
+/// Whether a peer on the vsock is the host. Other families have no such address.
+fn is_of_node(peer: &SockAddr) -> bool {
+    peer.as_vsock_address()
+        .is_none_or(|(address, _)| address == libc::VMADDR_CID_HOST)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{accept_for_ever, find_port};
+    use super::{accept_for_ever, find_port, is_of_node};
     use crate::sys;
     use roost_agent::guest;
     use roost_agent::session::{SessionId, answer, preamble};
+    use socket2::SockAddr;
     use std::path::Path;
     use std::sync::Arc;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -171,6 +203,14 @@ mod tests {
         // One that goes by itself makes room as well.
         drop(second);
         greet(&socket, 3).await;
+    }
+
+    #[test]
+    fn on_a_vsock_only_the_host_is_the_node() {
+        assert!(is_of_node(&SockAddr::vsock(libc::VMADDR_CID_HOST, 1)));
+        // A program of the guest, by the loopback and by the guest's own address.
+        assert!(!is_of_node(&SockAddr::vsock(libc::VMADDR_CID_LOCAL, 1)));
+        assert!(!is_of_node(&SockAddr::vsock(3, 1)));
     }
 
     #[test]

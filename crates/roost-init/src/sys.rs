@@ -5,9 +5,11 @@
     reason = "the one place of this crate for system calls without a safe wrapper"
 )]
 
+use rustix::process::Signal;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -16,6 +18,9 @@ use tokio::io::unix::AsyncFd;
 
 /// Most bytes of entropy in one call.
 const ENTROPY_BYTES_MAX: usize = 512;
+
+/// Real-time signals that programs may use: the C library keeps 32 and 33 (signal(7)).
+const REAL_TIME_SIGNALS: RangeInclusive<i32> = 34..=64;
 
 /// `RNDADDENTROPY` of `linux/random.h`: `_IOW('R', 0x03, int [2])`.
 const ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
@@ -61,6 +66,15 @@ pub(crate) fn swap_on(path: &CStr) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A real-time signal by number, to be sent to other processes.
+pub(crate) fn real_time_signal(number: i32) -> Option<Signal> {
+    REAL_TIME_SIGNALS.contains(&number).then(|| {
+        // SAFETY: the number is that of a signal, and none that the C library
+        // uses within this process.
+        unsafe { Signal::from_raw_unchecked(number) }
+    })
 }
 
 /// A program image that a forked child becomes: everything is allocated before the fork.

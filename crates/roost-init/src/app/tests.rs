@@ -4,7 +4,7 @@ use super::{App, Surroundings};
 use crate::cgroup::Cgroup;
 use crate::children::Children;
 use crate::output::Output;
-use crate::process::Recipe;
+use crate::process::{self, Recipe};
 use crate::tasks::Tasks;
 use roost_agent::proto::watch_event::Event;
 use roost_agent::proto::{AppExit, Process};
@@ -39,9 +39,18 @@ async fn watch_to_end(output: &Output) -> (String, AppExit) {
     }
 }
 
+/// Sends a signal to an app once it runs; returns how it ended.
+async fn end_by(signal: Signal, around: &Surroundings) -> AppExit {
+    let app = App::start(vec![recipe("", "echo up; exec sleep 1000")], 0, around).unwrap();
+    let mut cursor = around.output.watch(1);
+    around.output.next(&mut cursor).await.unwrap();
+    app.signal(signal);
+    watch_to_end(&around.output).await.1
+}
+
 /// One test only: each reaps all children of this process.
 #[tokio::test]
-async fn an_app_is_over_when_its_first_process_is_or_another_fails() {
+async fn an_app_is_over_when_any_of_its_processes_is() {
     if !rustix::process::getuid().is_root() {
         println!("skipped: processes get a user, which needs root");
         return;
@@ -70,28 +79,37 @@ async fn an_app_is_over_when_its_first_process_is_or_another_fails() {
     assert_eq!((exit.process.as_str(), exit.requested), ("web", false));
     assert!(app.has_ended());
 
-    // One that ends well beside the first changes nothing; one that fails is the end.
+    // Whichever it is, and however well it ends.
     let second = around();
     let recipes = vec![
         recipe("web", "trap 'exit 0' TERM; while :; do sleep 0.05; done"),
-        recipe("done", "exit 0"),
-        recipe("failing", "sleep 0.5; exit 3"),
+        recipe("done", "sleep 0.5; exit 0"),
     ];
     App::start(recipes, 0, &second).unwrap();
     let (_, exit) = watch_to_end(&second.output).await;
-    assert_eq!((exit.process.as_str(), exit.exit_code), ("failing", 3));
+    assert_eq!((exit.process.as_str(), exit.exit_code), ("done", 0));
 
     // An end by a signal that was asked for is told as such.
-    let third = around();
-    let app = App::start(vec![recipe("", "echo up; exec sleep 1000")], 0, &third).unwrap();
-    let mut cursor = third.output.watch(1);
-    third.output.next(&mut cursor).await.unwrap();
-    app.signal(Signal::TERM);
-    let (_, exit) = watch_to_end(&third.output).await;
+    let exit = end_by(Signal::TERM, &around()).await;
     assert_eq!(
         (exit.exit_code, exit.signal, exit.requested),
         (143, 15, true)
     );
+
+    // From here on a command was killed for want of memory: by itself that says
+    // nothing about the app, whose end may be by a real-time signal or a kill.
+    std::fs::write(dir.path().join("memory.events"), "oom_kill 1\n").unwrap();
+    let exit = end_by(process::signal(37).unwrap(), &around()).await;
+    assert_eq!(
+        (exit.exit_code, exit.signal, exit.oom_killed),
+        (165, 37, false)
+    );
+    let exit = end_by(Signal::KILL, &around()).await;
+    assert_eq!((exit.exit_code, exit.oom_killed), (137, false));
+    let third = around();
+    App::start(vec![recipe("", "kill -9 $$")], 0, &third).unwrap();
+    let (_, exit) = watch_to_end(&third.output).await;
+    assert_eq!((exit.exit_code, exit.oom_killed), (137, true));
 
     // What cannot be started is named, whoever could be.
     let mut broken = recipe("web", "exit 0");

@@ -82,7 +82,9 @@ async fn commands_run_beside_the_app_with_and_without_a_terminal() {
     );
 
     let start = shell("trap 'exit 5' USR1; kill -0 $$; echo ready; while :; do usleep 10000; done");
-    let input = vec![Input::Signal(10)];
+    // It passes input that the command does not read.
+    let mut input = vec![Input::Stdin(block.clone().into()); 4];
+    input.push(Input::Signal(10));
     let (_, exit) = within(exec(&mut guest, start, input)).await;
     assert!(exit.exit_code == 5 || exit.signal == 10, "{exit:?}");
 

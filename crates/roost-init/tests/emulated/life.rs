@@ -2,6 +2,7 @@
 
 use crate::commands::{exec, shell};
 use crate::guest::{Guest, boot_request, variable, within};
+use roost_agent::proto::exec_input::Input;
 use roost_agent::proto::watch_event::Event;
 use roost_agent::proto::{
     Address, AfterRestoreRequest, AppExit, BootRequest, GuestFile, HelloRequest, HostEntry,
@@ -191,6 +192,10 @@ async fn the_guest_is_what_the_boot_message_says() {
         stats.memory_total_bytes > 100 << 20 && stats.disks[0].read_bytes > 0,
         "{stats:?}"
     );
+    // Whoever is not root can open by name what root has made for him.
+    let input = vec![Input::Stdin("typed".into()), Input::StdinClosed(true)];
+    let (text, exit) = within(exec(&mut guest, shell("cat /dev/stdin"), input)).await;
+    assert_eq!((text.as_str(), exit.exit_code), ("typed", 0));
     // `httpd` ignores nothing: the signal is its end.
     let (_, exit) = stop(&mut guest, 60_000).await;
     assert_eq!(
@@ -204,13 +209,13 @@ async fn an_app_that_ends_by_itself_leaves_a_guest_that_answers() {
     let Some(mut guest) = within(Guest::start()).await else {
         return;
     };
-    // An orphan of the app, an app that is killed for want of memory, a helper that ends first.
+    // An orphan of the app, an app that is killed for want of memory, a helper that goes with it.
     let script = "(sleep 1000 &) ; echo more than memory; tail /dev/zero";
     let mut request = boot_request(&["sh", "-c", script]);
     request.processes[0].name = "web".to_owned();
     request.processes.push(Process {
         name: "helper".to_owned(),
-        args: vec!["true".to_owned()],
+        args: ["sleep", "100000"].map(str::to_owned).to_vec(),
         ..request.processes[0].clone()
     });
     within(guest.agent.boot(request)).await.unwrap();
