@@ -125,7 +125,7 @@ impl Guest {
                     boot_to_app_us: micros(clock::since_kernel_start().saturating_sub(arrived)),
                 };
                 // For the console: the log has it from the node.
-                say(&format!("started {}", booted.app.recipe.program()));
+                say(format_args!("started {}", booted.app.recipe.program()));
                 *inner.booted.lock() = Some(Arc::new(booted));
                 Ok(reply)
             }

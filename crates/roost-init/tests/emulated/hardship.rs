@@ -21,10 +21,7 @@ async fn take(guest: &mut Guest, from: u64, text: &mut Vec<u8>, bytes_max: usize
             Event::Output(output) => {
                 assert_eq!(event.sequence, next, "a number is missing or twice");
                 next += 1;
-                // The first piece is what init says.
-                if event.sequence > 1 {
-                    text.extend_from_slice(&output.data);
-                }
+                text.extend_from_slice(&output.data);
             }
             Event::Exit(_) => break,
             Event::LostBytes(lost) => panic!("{lost} bytes were lost"),
