@@ -263,7 +263,7 @@ impl Starter<'_> {
             control,
             self.tasks.clone(),
         );
-        Ok(machine.from_sequence(next_sequence))
+        Ok(machine.after_output(next_sequence))
     }
 }
 

@@ -92,8 +92,8 @@ impl Machine {
         }
     }
 
-    /// Its output up to this event is in the log already.
-    pub(crate) fn from_sequence(mut self, next_sequence: u64) -> Self {
+    /// Its output before the event of this number is in the log already.
+    pub(crate) fn after_output(mut self, next_sequence: u64) -> Self {
         self.next_sequence = next_sequence;
         self
     }

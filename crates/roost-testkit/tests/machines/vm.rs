@@ -47,10 +47,8 @@ async fn a_suspended_machine_goes_on_where_it_was(host: &mut Host) {
     assert_eq!(seen, expected, "no count is lost and none comes twice");
     // The clock was stepped before the program ran on.
     let now: i64 = host.ask(&id, "date +%s").await.parse().unwrap();
-    let host_now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    assert!((now - i64::try_from(host_now.as_secs()).unwrap()).abs() <= 5);
+    let host_now = roost_runtime::clock::now().as_ms() / 1_000;
+    assert!((now - i64::try_from(host_now).unwrap()).abs() <= 5);
     host.driver.signal(&id, 9).await.unwrap();
     host.wait(&id).await;
 
@@ -149,11 +147,8 @@ async fn a_damaged_kernel_is_named_and_boots_nothing(host: &mut Host) {
     let kernel = std::fs::read_dir(&kernels)
         .unwrap()
         .map(|entry| entry.unwrap().path());
-    let kernel = kernel
-        .filter(|path| path.is_dir())
-        .next()
-        .unwrap()
-        .join("vmlinux");
+    let mut kernel = kernel;
+    let kernel = kernel.find(|path| path.is_dir()).unwrap().join("vmlinux");
     let bytes = std::fs::read(&kernel).unwrap();
     std::fs::write(&kernel, &bytes[..bytes.len() / 2]).unwrap();
     let config = host.machine("true");

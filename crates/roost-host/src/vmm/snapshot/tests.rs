@@ -112,7 +112,8 @@ fn a_disk_that_went_on_refuses_the_snapshot() {
 #[test]
 fn every_tag_has_to_fit() {
     let case = Case::sealed();
-    let changes: [(&str, fn(&mut SnapshotTags)); 4] = [
+    type Change = fn(&mut SnapshotTags);
+    let changes: [(&str, Change); 4] = [
         ("hypervisor", |tags| tags.hypervisor.version = "8.0".into()),
         ("hypervisor", |tags| {
             tags.hypervisor.accelerator = Accelerator::Kvm;
