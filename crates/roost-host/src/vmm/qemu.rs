@@ -3,7 +3,7 @@
 //! - [`command`]: the command line;
 //! - [`qmp`]: the control channel;
 //! - [`vm`]: a VM that runs;
-//! - [`jail`](super::jail): what the process may do.
+//! - [`jail`]: what the process may do.
 //!
 //! The process opens nothing by path but its own programs, the kernel and the
 //! kernel's initial file system. Sockets, disks and the tap device are
