@@ -8,9 +8,8 @@ use crate::cgroup::Cgroup;
 use crate::driver::{
     Adoption, DriverError, LaunchConfig, MachineDriver, MachineStats, Origin, RootFsKind, Running,
 };
-use crate::net::PlumbError;
 use crate::quota;
-use crate::shim::{Handshake, ShimConfig, Shims, blocking, host};
+use crate::shim::{ShimConfig, Shims, blocking, host};
 use async_trait::async_trait;
 use limits::LAUNCH_TIMEOUT;
 use roost_model::error::chain;
@@ -115,24 +114,10 @@ impl ContainerDriver {
             .await?;
         }
         let message = launch::message(self, config).await?;
-        let mut handshake =
-            Handshake::begin(&self.program, &self.shims.run_dir(id), LAUNCH_TIMEOUT)
-                .map_err(|error| host("start a shim", error.to_string()))?;
-        let plumber = &self.shims.config.plumber;
-        let refused =
-            |error: PlumbError| host(format!("attach machine {id} to the network"), chain(&error));
-        // Both are waited for, whichever fails: nothing is changed behind a sweep.
-        let (created, admitted) = tokio::join!(
-            handshake.create(&message),
-            plumber.admit(id, config.addresses)
-        );
-        let pid = created?;
-        admitted.map_err(refused)?;
-        plumber
-            .attach(id, config.addresses, pid)
-            .await
-            .map_err(refused)?;
-        handshake.start().await?;
+        let started = self
+            .shims
+            .start(&self.program, config, &message, LAUNCH_TIMEOUT);
+        let (pid, _) = started.await?;
         let origin = match config.resume {
             false => Origin::Cold,
             true => Origin::ColdAfter("machines on the rung container have no snapshots".into()),

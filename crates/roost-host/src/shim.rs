@@ -30,8 +30,9 @@ use std::time::{Duration, Instant};
 
 mod control;
 mod limits;
+mod start;
 
-pub(crate) use control::{Handshake, ShimConnection};
+use control::ShimConnection;
 pub(crate) use limits::CONTROL_TIMEOUT;
 
 /// Where a node's machines and their shims are. Shared by the drivers of all

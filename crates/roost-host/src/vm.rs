@@ -8,9 +8,8 @@
 use crate::driver::{
     Adoption, DriverError, LaunchConfig, MachineDriver, MachineStats, RootFsKind, Running,
 };
-use crate::net::PlumbError;
 use crate::net::addresses::NodeNetwork;
-use crate::shim::{Handshake, ShimConfig, Shims, host};
+use crate::shim::{ShimConfig, Shims, host};
 use crate::vmm::firecracker::{FilterPolicy, Firecracker, FirecrackerOptions};
 use crate::vmm::kernel::{GuestKernel, GuestKernels};
 use crate::vmm::qemu::Qemu;
@@ -112,24 +111,8 @@ impl VmDriver {
         let message = launch::message(self, config, &kernel).await?;
         // The guest boots and, where it had to be resumed in vain, boots again.
         let limit = self.config.boot_timeout * 2;
-        let program = &self.config.program;
-        let mut handshake = Handshake::begin(program, &self.shims.run_dir(id), limit)
-            .map_err(|error| host("start roost-vm", error.to_string()))?;
-        let plumber = &self.shims.config.plumber;
-        let refused =
-            |error: PlumbError| host(format!("attach machine {id} to the network"), chain(&error));
-        // Both are waited for, whichever fails: nothing is changed behind a sweep.
-        let (created, admitted) = tokio::join!(
-            handshake.create(&message),
-            plumber.admit(id, config.addresses)
-        );
-        let pid = created?;
-        admitted.map_err(refused)?;
-        plumber
-            .attach(id, config.addresses, pid)
-            .await
-            .map_err(refused)?;
-        let origin = handshake.start().await?;
+        let shim = &self.config.program;
+        let (pid, origin) = self.shims.start(shim, config, &message, limit).await?;
         Ok(Running {
             pid,
             origin,
