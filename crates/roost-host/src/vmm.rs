@@ -142,6 +142,9 @@ pub struct DriveLimit {
     pub bytes_per_second: u64,
     /// Operations a second, both ways together.
     pub operations_per_second: u64,
+    /// After a pause, what this many seconds give may be moved at once; at
+    /// least 1. A disk that has just been made has paused for long.
+    pub burst_seconds: u32,
 }
 
 /// The network interface of a VM.

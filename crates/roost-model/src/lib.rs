@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod account;
 pub mod app_config;
 pub mod digest;
 pub mod duration;
@@ -18,6 +19,8 @@ pub mod limits;
 pub mod machine;
 pub mod name;
 pub mod nearest;
+pub mod program;
+pub mod rates;
 pub mod restart;
 pub mod rollout;
 pub mod size;

@@ -9,6 +9,7 @@
 use crate::shim::{ShimFile, ShimLimits};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 /// Everything that `roost-vm` needs to start its machine.
@@ -44,6 +45,8 @@ pub struct VmLaunch {
     pub owner: u32,
     /// Its cgroup below each hierarchy's root.
     pub cgroup: String,
+    /// What it may move to and from each of its disks.
+    pub disk_rate: VmDiskRate,
     /// Its link to the network.
     pub network: VmNetwork,
     /// Program and arguments.
@@ -100,6 +103,15 @@ pub struct VmKernel {
     pub id: String,
 }
 
+/// What a VM may move to and from a disk in a second, both ways together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmDiskRate {
+    /// Bytes.
+    pub bytes: u64,
+    /// Reads and writes.
+    pub operations: u64,
+}
+
 /// A VM's link to the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmNetwork {
@@ -115,6 +127,8 @@ pub struct VmNetwork {
     pub gateway_ipv6: Ipv6Addr,
     /// Largest packet, in bytes.
     pub mtu: u32,
+    /// Bytes that it carries in a second, each way.
+    pub bytes_per_second: NonZeroU64,
     /// Name servers for `/etc/resolv.conf`.
     pub nameservers: Vec<IpAddr>,
 }

@@ -10,7 +10,7 @@ use crate::session::Session;
 use crate::snapshot;
 use crate::supervise::{Machine, Outcome};
 use anyhow::{Context as _, Result, bail};
-use roost_host::net::tap::{self, RateLimits, Tap};
+use roost_host::net::tap::{self, Tap};
 use roost_host::vm::open_hypervisor;
 use roost_host::vmm::snapshot::SnapshotTags;
 use roost_host::vmm::{Hypervisor, Vm, VmConfig};
@@ -237,7 +237,7 @@ impl Starter<'_> {
             }
         }
         let network = prepare::network(self.launch);
-        tap::connect(tap, LINK, network, RateLimits::default())
+        tap::connect(tap, LINK, network, prepare::link_rates(self.launch))
             .await
             .context("connect the guest to the machine's link")?;
         self.is_connected = true;

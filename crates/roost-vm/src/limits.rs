@@ -37,5 +37,10 @@ pub(crate) const RANDOM_SEED_BYTES: usize = 64;
 /// Memory that a hypervisor may use beyond that of its guest. QEMU's own is
 /// 60 to 90 MiB under emulation, of which translated code is the most.
 pub(crate) const OVERHEAD_BYTES: u64 = 256 * 1024 * 1024;
+/// What may be read of the root image at once, in seconds of its rate: a start
+/// is not to wait for the limit, which is there for those who read all the time.
+pub(crate) const ROOT_IMAGE_BURST_SECONDS: u32 = 60;
+/// What may be moved to and from the disk for what it writes at once, likewise.
+pub(crate) const SCRATCH_BURST_SECONDS: u32 = 1;
 /// Most threads of a hypervisor: one per processor of the guest, and workers.
 pub(crate) const HYPERVISOR_THREADS_MAX: u64 = 256;

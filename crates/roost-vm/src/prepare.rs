@@ -1,12 +1,16 @@
 //! What a VM needs on its host before it can run: directories, disk, cgroup, tap.
 
-use crate::limits::{CGROUP_EMPTY_TIMEOUT, HYPERVISOR_THREADS_MAX, OVERHEAD_BYTES};
+use crate::limits::{
+    CGROUP_EMPTY_TIMEOUT, HYPERVISOR_THREADS_MAX, OVERHEAD_BYTES, ROOT_IMAGE_BURST_SECONDS,
+    SCRATCH_BURST_SECONDS,
+};
 use anyhow::{Context as _, Result, bail};
 use roost_host::cgroup::{Cgroup, Limits};
 use roost_host::driver::MachineAddresses;
 use roost_host::net::addresses::GuestNetwork;
+use roost_host::net::tap::RateLimits;
 use roost_host::vmm::kernel::{GuestKernel, GuestKernels};
-use roost_host::vmm::{Drive, DriveAccess, Nic, VmConfig, VmOwner};
+use roost_host::vmm::{Drive, DriveAccess, DriveLimit, Nic, VmConfig, VmOwner};
 use roost_model::size::ByteSize;
 use roost_proto::vm::{VmLaunch, scratch_path};
 use rustix::fs::{Gid, Uid};
@@ -66,6 +70,15 @@ pub(crate) fn network(launch: &VmLaunch) -> GuestNetwork {
     }
 }
 
+/// What the guest's link carries.
+pub(crate) fn link_rates(launch: &VmLaunch) -> RateLimits {
+    let rate = Some(launch.network.bytes_per_second);
+    RateLimits {
+        from_guest: rate,
+        to_guest: rate,
+    }
+}
+
 /// Removes them, and ends what is left in the cgroup.
 pub(crate) fn remove_places(launch: &VmLaunch) -> Result<()> {
     Cgroup::at(&launch.cgroup)?.remove(CGROUP_EMPTY_TIMEOUT)?;
@@ -117,6 +130,11 @@ pub(crate) fn hand_over(path: &Path, launch: &VmLaunch) -> Result<()> {
 
 /// What the hypervisor is started with.
 pub(crate) fn config(launch: &VmLaunch, kernel: GuestKernel) -> VmConfig {
+    let limit = |burst_seconds| DriveLimit {
+        bytes_per_second: launch.disk_rate.bytes,
+        operations_per_second: launch.disk_rate.operations,
+        burst_seconds,
+    };
     VmConfig {
         name: launch.machine_id.clone(),
         dir: vm_dir(launch),
@@ -132,12 +150,12 @@ pub(crate) fn config(launch: &VmLaunch, kernel: GuestKernel) -> VmConfig {
             Drive {
                 path: launch.root_image.clone(),
                 access: DriveAccess::ReadOnly,
-                limit: None,
+                limit: Some(limit(ROOT_IMAGE_BURST_SECONDS)),
             },
             Drive {
                 path: scratch_path(&launch.data_dir),
                 access: DriveAccess::ReadWrite,
-                limit: None,
+                limit: Some(limit(SCRATCH_BURST_SECONDS)),
             },
         ],
         nic: Some(Nic {

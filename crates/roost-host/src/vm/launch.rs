@@ -6,7 +6,8 @@ use crate::driver::{DriverError, LaunchConfig, RootFs};
 use crate::shim::blocking;
 use crate::vmm::kernel::GuestKernel;
 use roost_proto::shim::ShimFile;
-use roost_proto::vm::{VmKernel, VmLaunch, VmNetwork};
+use roost_proto::vm::{VmDiskRate, VmKernel, VmLaunch, VmNetwork};
+use std::num::NonZeroU64;
 
 /// Builds the message.
 pub(super) async fn message(
@@ -27,6 +28,9 @@ pub(super) async fn message(
         mode: file.mode,
     });
     let guest = driver.config.network.guest(config.addresses);
+    let disk_rate = config.guest.disk_rate();
+    let link_rate = NonZeroU64::new(config.guest.link_rate().bytes())
+        .ok_or_else(|| DriverError::Refused("a link needs a rate".into()))?;
     Ok(VmLaunch {
         machine_id: id.as_str().to_owned(),
         instance_id: config.instance_id.to_string(),
@@ -46,6 +50,10 @@ pub(super) async fn message(
         limits: limits_of(config.guest),
         owner: config.id_range.base,
         cgroup: driver.shims.cgroup_path(id),
+        disk_rate: VmDiskRate {
+            bytes: disk_rate.bytes.bytes(),
+            operations: disk_rate.operations,
+        },
         network: VmNetwork {
             hardware_address: guest.hardware_address,
             ipv4: guest.addresses.ipv4,
@@ -53,6 +61,7 @@ pub(super) async fn message(
             gateway_ipv4: guest.gateway_ipv4,
             gateway_ipv6: guest.gateway_ipv6,
             mtu: guest.mtu,
+            bytes_per_second: link_rate,
             nameservers,
         },
         args: config.process.args.clone(),

@@ -115,6 +115,7 @@ impl Fixture {
                 limit: Some(DriveLimit {
                     bytes_per_second: 8 << 20,
                     operations_per_second: 1_000,
+                    burst_seconds: 1,
                 }),
             },
         ];

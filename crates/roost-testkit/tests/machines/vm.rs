@@ -236,6 +236,32 @@ async fn a_full_disk_is_the_machines_own_problem(host: &mut Host) {
     host.remove(&config.machine_id).await;
 }
 
+/// The rates of `performance-1x`, where the hypervisor and the kernel were told of them.
+async fn disks_and_link_have_the_rates_of_the_machines_size(host: &mut Host) {
+    let config = host.machine("while :; do sleep 1; done");
+    let id = config.machine_id.clone();
+    host.launch(&config).await;
+    let pid = hypervisors_of(id.as_str())[0];
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let line = String::from_utf8_lossy(&line).into_owned();
+    // Firecracker is told by requests, which its own tests look at.
+    if line.contains("qemu") {
+        assert_eq!(line.matches("bps-total=50331648,").count(), 2, "{line}");
+        assert_eq!(line.matches("iops-total=12000,").count(), 2, "{line}");
+    }
+    let namespace = format!("--net=/proc/{pid}/ns/net");
+    let mut command = std::process::Command::new("nsenter");
+    command.args([namespace.as_str(), "tc", "qdisc", "show"]);
+    let shown = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    for link in ["eth0", "tap0"] {
+        let is_limited = |line: &str| {
+            line.starts_with("qdisc tbf") && line.contains(link) && line.contains("rate 2Gbit")
+        };
+        assert!(shown.lines().any(is_limited), "{link}: {shown}");
+    }
+    host.remove(&id).await;
+}
+
 async fn a_fork_bomb_is_ended_by_sigkill(host: &mut Host) {
     let config =
         host.machine("echo bomb; bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done");
@@ -280,5 +306,6 @@ for_all_vms!(
     a_killed_hypervisor_is_told_from_an_app_that_ended,
     a_guest_whose_kernel_panics_says_so,
     a_full_disk_is_the_machines_own_problem,
+    disks_and_link_have_the_rates_of_the_machines_size,
     a_fork_bomb_is_ended_by_sigkill,
 );

@@ -178,9 +178,15 @@ fn drives(config: &VmConfig) -> impl Iterator<Item = ApiRequest> {
     })
 }
 
-/// Buckets that hold what one second gives.
+/// Buckets that hold what the seconds of a burst give, full at the start.
 fn rate_limiter(limit: DriveLimit) -> Value {
-    let bucket = |size: u64| json!({ "size": size, "refill_time": 1_000 });
+    let seconds = u64::from(limit.burst_seconds.max(1));
+    let bucket = |per_second: u64| {
+        json!({
+            "size": per_second.saturating_mul(seconds),
+            "refill_time": seconds.saturating_mul(1_000),
+        })
+    };
     json!({
         "bandwidth": bucket(limit.bytes_per_second),
         "ops": bucket(limit.operations_per_second),

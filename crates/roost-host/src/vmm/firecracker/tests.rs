@@ -117,6 +117,7 @@ impl Fake {
                     limit: Some(DriveLimit {
                         bytes_per_second: 64_000_000,
                         operations_per_second: 1_000,
+                        burst_seconds: 2,
                     }),
                 },
             ],
@@ -200,8 +201,8 @@ async fn a_vm_is_told_all_of_its_config_and_then_started() {
     assert_eq!(fake.body("PUT /drives/drive0")["is_read_only"], true);
     assert_eq!(fake.body("PUT /drives/drive0")["rate_limiter"], json!(null));
     let limiter = json!({
-        "bandwidth": { "size": 64_000_000, "refill_time": 1_000 },
-        "ops": { "size": 1_000, "refill_time": 1_000 },
+        "bandwidth": { "size": 128_000_000, "refill_time": 2_000 },
+        "ops": { "size": 2_000, "refill_time": 2_000 },
     });
     assert_eq!(fake.body("PUT /drives/drive1")["rate_limiter"], limiter);
     let nic = fake.body("PUT /network-interfaces/eth0");

@@ -229,12 +229,17 @@ fn add_drive(
         DriveAccess::ReadWrite => ",auto-read-only=off,discard=unmap",
     };
     if let Some(limit) = drive.limit {
-        let bytes = limit.bytes_per_second;
-        let operations = limit.operations_per_second;
+        let (bytes, operations) = (limit.bytes_per_second, limit.operations_per_second);
+        let burst = u64::from(limit.burst_seconds.max(1));
+        let (bytes_max, operations_max) = (
+            bytes.saturating_mul(burst),
+            operations.saturating_mul(burst),
+        );
         // Writing to a `String` cannot fail.
         let _ = write!(
             option,
-            ",throttling.bps-total={bytes},throttling.iops-total={operations}"
+            ",throttling.bps-total={bytes},throttling.bps-total-max={bytes_max}\
+             ,throttling.iops-total={operations},throttling.iops-total-max={operations_max}"
         );
     }
     args.add("-drive", option);
@@ -301,6 +306,7 @@ mod tests {
                     limit: Some(DriveLimit {
                         bytes_per_second: 1_000_000,
                         operations_per_second: 500,
+                        burst_seconds: 3,
                     }),
                 },
             ],
@@ -340,7 +346,8 @@ mod tests {
     fn a_shared_drive_cannot_be_written_and_a_limit_is_passed_on() {
         let line = line(KernelFlavor::Debian, Accelerator::Emulation, Begin::Boot);
         assert!(line.contains("/dev/fdset/1,format=raw,file.locking=off,readonly=on -device"));
-        assert!(line.contains("throttling.bps-total=1000000,throttling.iops-total=500"));
+        assert!(line.contains("throttling.bps-total=1000000,throttling.bps-total-max=3000000"));
+        assert!(line.contains("throttling.iops-total=500,throttling.iops-total-max=1500"));
         assert!(line.contains("-add-fd fd=14,set=2"));
         assert!(line.contains("mac=02:00:00:00:ab:01,romfile="));
     }
