@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-/// Largest `/etc/passwd` or `/etc/group` that is read from an image.
-pub(crate) const ACCOUNT_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Most supplementary groups of a user (Linux: `NGROUPS_MAX` is 65,536).
-pub(crate) const GROUPS_MAX: usize = 1_024;
 /// User and group ids are below this, as in containers, where each machine has so many.
 pub(crate) const IDS_MAX: u32 = 65_536;
 /// Most processes of an app.

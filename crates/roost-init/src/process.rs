@@ -1,11 +1,12 @@
 //! From what a process should be to a command that can be started.
 
-use crate::account::{self, Account};
+use crate::account;
 use crate::cgroup::Cgroup;
 use crate::failure::{Attempt as _, Failure};
 use crate::program;
 use crate::sys::{self, Image};
 use roost_agent::proto;
+use roost_model::account::Account;
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{Gid, Uid};
 use std::ffi::CString;
@@ -14,8 +15,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Command;
 
-/// The search path of a program when the image names none.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Files that a program makes are writable by their owner alone, unless it says otherwise.
 const UMASK: u32 = 0o022;
 /// A child can report one number only: the error, plus the step times this.
@@ -110,11 +109,7 @@ impl Recipe {
         workdir: &str,
         account: Account,
     ) -> Result<Self, Failure> {
-        for (name, value) in [("PATH", PATH_DEFAULT), ("HOME", account.home.as_str())] {
-            if !env.iter().any(|(other, _)| other == name) {
-                env.push((name.to_owned(), value.to_owned()));
-            }
-        }
+        roost_model::program::add_default_env(&mut env, &account.home);
         let program = args.first().map(String::as_str).unwrap_or_default();
         let path = program::find(program, workdir, &env)?;
         Ok(Self {
@@ -186,7 +181,7 @@ impl Recipe {
                 Failure::guest(format!("become user {}: {cause}", self.account.uid))
             }
             (0, code) if !ERRORS_OF_FORK.contains(&code) => {
-                Failure::machine(program::explain(program, &cause))
+                Failure::machine(roost_model::program::explain(program, &cause))
             }
             _ => Failure::guest(format!("start program `{program}`: {cause}")),
         }

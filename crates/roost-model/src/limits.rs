@@ -20,11 +20,19 @@ pub const CHECKS_MAX: usize = 32;
 pub const API_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Longest grace time between the stop signal and the kill (Fly.io: 300 s).
 pub const STOP_TIMEOUT_MAX_SECONDS: u64 = 300;
+/// Most CPUs of one machine.
+pub const CPUS_MAX: u32 = 16;
 /// Smallest machine memory.
 pub const MEMORY_MIB_MIN: u64 = 16;
 /// What a machine may write to its root file system unless it says otherwise (Fly.io: 8 GB).
 pub const ROOT_DISK_GIB_DEFAULT: u64 = 8;
 /// The most that it may say.
 pub const ROOT_DISK_GIB_MAX: u64 = 1_024;
+/// The most swap that a machine may have.
+pub const SWAP_MIB_MAX: u64 = 64 * 1_024;
 /// Largest output of one `exec` that is kept, per stream.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// Largest `/etc/passwd` or `/etc/group` that is read from an image.
+pub const ACCOUNT_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Most supplementary groups of a user (Linux: `NGROUPS_MAX` is 65,536).
+pub const ACCOUNT_GROUPS_MAX: usize = 1_024;

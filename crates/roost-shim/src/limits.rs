@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-/// Largest `/etc/passwd` or `/etc/group` that is read from an image.
-pub(crate) const ACCOUNT_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Most supplementary groups of a user (Linux: `NGROUPS_MAX` is 65,536).
-pub(crate) const GROUPS_MAX: usize = 1_024;
 /// Longest line of output kept in memory before it is written as a record of its own.
 pub(crate) const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes read from an output pipe at once (the size of a pipe).

@@ -2,13 +2,13 @@
 
 use crate::failure::{Attempt as _, LaunchError};
 use crate::limits::RUNTIME_OUTPUT_BYTES_MAX;
-use crate::program;
 use crate::sys;
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use roost_model::program;
 use rustix::process::Signal;
 use std::ffi::CString;
 use std::io::{self, PipeReader, Read as _};

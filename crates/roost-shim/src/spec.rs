@@ -1,9 +1,10 @@
 //! The bundle config of a machine, as the OCI runtime specification wants it.
 
-use crate::account::Account;
 use crate::failure::{Attempt as _, LaunchError};
 use crate::root::Root;
 use crate::seccomp;
+use roost_model::account::Account;
+use roost_model::program;
 use roost_proto::shim::ShimLaunch;
 use rustix::process::{Resource, Rlimit};
 use serde_json::{Value, json};
@@ -55,17 +56,10 @@ const READ_ONLY: [&str; 5] = [
 /// Files that a program makes are writable by their owner alone, unless it says otherwise.
 pub(crate) const UMASK: u32 = 0o022;
 
-/// The search path of a program when the image names none.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// The environment of the machine's program: what was asked, with `PATH` and `HOME`.
 pub(crate) fn environment(launch: &ShimLaunch, account: &Account) -> Vec<(String, String)> {
     let mut env = launch.env.clone();
-    for (name, value) in [("PATH", PATH_DEFAULT), ("HOME", account.home.as_str())] {
-        if !env.iter().any(|(other, _)| other == name) {
-            env.push((name.to_owned(), value.to_owned()));
-        }
-    }
+    program::add_default_env(&mut env, &account.home);
     env
 }
 

@@ -11,12 +11,11 @@ use crate::images::ResolvedImage;
 use crate::store::row::Row;
 use roost_host::driver::{LaunchProcess, MachineAddresses};
 use roost_model::machine::{ProcessSpec, StopSignal};
+use roost_model::program::PATH_DEFAULT;
 use roost_proto::worker::SecretEnv;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Where programs are looked for when the image does not say.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The process group of a machine whose metadata names none.
 const PROCESS_GROUP_DEFAULT: &str = "app";
 /// The metadata key of the process group.
