@@ -17,8 +17,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut n_lines = 0;
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         writer
-            .write_line(LogStream::Stdout, line)
-            .expect("the folder is writable");
+            .write_line(LogStream::Stdout, line);
         n_lines += 1;
     }
     let mut n_records = 0;

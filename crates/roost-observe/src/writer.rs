@@ -7,9 +7,10 @@
 //! same machine (a new shim while the old one ends, the worker's own remarks)
 //! takes a segment of its own, and readers merge them by time.
 //!
-//! When the disk is full, or the machine writes faster than its limit allows,
-//! lines are dropped and counted, and the first write that succeeds again is
-//! preceded by a system record that says how many.
+//! A log that cannot be written stops no machine. When the disk is full or
+//! fails, or the machine writes faster than its limit allows, lines are dropped
+//! and counted, and the first write that succeeds again is preceded by a system
+//! record that says how many.
 
 use crate::bucket::Bucket;
 pub use crate::limits::LogLimits;
@@ -34,11 +35,6 @@ pub struct OpenLogError {
     #[source]
     pub source: FileError,
 }
-
-/// A line could not be written, for another reason than a full disk. It is counted as dropped.
-#[derive(Debug, thiserror::Error)]
-#[error("write a log line")]
-pub struct WriteLogError(#[source] FileError);
 
 /// Writes the log lines of one machine.
 #[derive(Debug)]
@@ -102,27 +98,25 @@ impl LogWriter {
 
     /// Writes one line; its line ending is left out.
     ///
-    /// A full disk is no error, and neither is a machine that writes too much:
-    /// the line is dropped and counted. Lines about the machine do not count.
-    pub fn write_line(&mut self, stream: LogStream, line: &[u8]) -> Result<(), WriteLogError> {
+    /// A line that cannot be written, or that is too much, is dropped and
+    /// counted. Lines about the machine are never too much.
+    pub fn write_line(&mut self, stream: LogStream, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        match self.write_or_drop(stream, line) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                self.n_unwritten = self.n_unwritten.saturating_add(1);
-                if error.is_no_space() {
-                    Ok(())
-                } else {
-                    Err(WriteLogError(error))
-                }
-            }
+        if self.write_or_drop(stream, line).is_err() {
+            self.n_unwritten = self.n_unwritten.saturating_add(1);
         }
     }
 
+    /// Writes a line about the machine.
+    pub fn system(&mut self, text: &str) {
+        self.write_line(LogStream::System, text.as_bytes());
+    }
+
     /// Says in the log how many lines were dropped, if any were.
-    pub fn report_dropped(&mut self) -> Result<(), WriteLogError> {
-        self.append_dropped().map_err(WriteLogError)
+    pub fn report_dropped(&mut self) {
+        // What cannot be mentioned now stays counted.
+        let _ = self.append_dropped();
     }
 
     /// How many lines were dropped and not yet reported in the log.

@@ -21,7 +21,7 @@ fn each_line_becomes_a_record_that_reads_back() {
         let lines = bytes.split_inclusive(|byte| *byte == b'\n');
         let n_lines = lines.clone().count();
         for line in lines {
-            writer.write_line(LogStream::Stdout, line).unwrap();
+            writer.write_line(LogStream::Stdout, line);
         }
         let segment = std::fs::read_dir(dir.path()).unwrap().next().unwrap();
         let text = std::fs::read_to_string(segment.unwrap().path()).unwrap();

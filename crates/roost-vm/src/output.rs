@@ -8,7 +8,7 @@ use roost_observe::writer::{LogIdentity, LogLimits, LogWriter};
 use roost_proto::logs::LogStream;
 use roost_proto::vm::VmLaunch;
 
-/// Writes the log of a machine; a log that cannot be written does not stop it.
+/// The log of a machine, with the lines of its guest that have no end yet.
 #[derive(Debug)]
 pub(crate) struct MachineLog {
     writer: LogWriter,
@@ -49,10 +49,7 @@ impl MachineLog {
             }
         };
         let writer = &mut self.writer;
-        cutter.take(&output.data, |line| {
-            // The writer counts what it could not write and says so in the log later.
-            let _ = writer.write_line(stream, line);
-        });
+        cutter.take(&output.data, |line| writer.write_line(stream, line));
         if self.writer.is_flooded() {
             tokio::time::sleep(FLOOD_PAUSE).await;
         }
@@ -60,7 +57,7 @@ impl MachineLog {
 
     /// Writes a line about the machine.
     pub(crate) fn system(&mut self, text: &str) {
-        let _ = self.writer.write_line(LogStream::System, text.as_bytes());
+        self.writer.system(text);
     }
 
     /// Whether lines were dropped that the log does not mention yet.
@@ -70,8 +67,7 @@ impl MachineLog {
 
     /// Mentions the dropped lines in the log.
     pub(crate) fn report_dropped(&mut self) {
-        // What cannot be mentioned now stays counted.
-        let _ = self.writer.report_dropped();
+        self.writer.report_dropped();
     }
 
     /// Writes lines that have no end yet.
@@ -82,9 +78,7 @@ impl MachineLog {
             (&mut self.stderr, LogStream::Stderr),
             (&mut self.init, LogStream::Stderr),
         ] {
-            cutter.flush(|line| {
-                let _ = writer.write_line(stream, line);
-            });
+            cutter.flush(|line| writer.write_line(stream, line));
         }
     }
 }

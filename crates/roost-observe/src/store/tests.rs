@@ -90,9 +90,7 @@ async fn a_query_merges_machines_in_time_order_and_gives_the_newest() {
     ];
     for number in 0..40_usize {
         let line = format!("line {number}");
-        writers[number % 2]
-            .write_line(LogStream::Stdout, line.as_bytes())
-            .unwrap();
+        writers[number % 2].write_line(LogStream::Stdout, line.as_bytes());
         // Records carry milliseconds: this gives each its own.
         let before = roost_runtime::clock::now();
         while roost_runtime::clock::now() == before {
@@ -139,7 +137,7 @@ async fn a_query_merges_machines_in_time_order_and_gives_the_newest() {
 async fn a_query_between_two_times_gives_only_those_records() {
     let fixture = Fixture::new();
     let mut writer = fixture.writer(1, small_segments());
-    writer.write_line(LogStream::Stdout, b"then").unwrap();
+    writer.write_line(LogStream::Stdout, b"then");
     let now = roost_runtime::clock::now();
     let query = LogQuery::newest(fixture.app.clone(), 10);
     let future = LogQuery {
@@ -164,14 +162,14 @@ async fn a_query_between_two_times_gives_only_those_records() {
 async fn a_torn_last_line_and_damage_in_the_middle_are_skipped() {
     let fixture = Fixture::new();
     let mut writer = fixture.writer(1, LogLimits::default());
-    writer.write_line(LogStream::Stdout, b"good").unwrap();
+    writer.write_line(LogStream::Stdout, b"good");
     let dir = fixture
         .store
         .machine_dir(&fixture.app, &Fixture::machine(1));
     let path = crate::segment::segments(&dir).unwrap()[0].path.clone();
     let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
     file.write_all(b"\x00\x01 no record\n").unwrap();
-    writer.write_line(LogStream::Stdout, b"also good").unwrap();
+    writer.write_line(LogStream::Stdout, b"also good");
     file.write_all(b"{\"time\":\"20").unwrap();
     let messages = fixture
         .messages(LogQuery::newest(fixture.app.clone(), 10))
@@ -190,7 +188,7 @@ async fn an_app_without_logs_has_none_and_removing_them_is_fine() {
     );
     fixture.store.remove_app(&fixture.app).await.unwrap();
     let mut writer = fixture.writer(1, LogLimits::default());
-    writer.write_line(LogStream::Stdout, b"x").unwrap();
+    writer.write_line(LogStream::Stdout, b"x");
     fixture
         .store
         .remove_machine(&fixture.app, &Fixture::machine(1))
@@ -209,9 +207,7 @@ async fn a_follower_gets_the_newest_then_everything_across_rotation_and_new_mach
     let fixture = Fixture::new();
     let mut writer = fixture.writer(1, small_segments());
     for number in 0..10 {
-        writer
-            .write_line(LogStream::Stdout, format!("old {number}").as_bytes())
-            .unwrap();
+        writer.write_line(LogStream::Stdout, format!("old {number}").as_bytes());
     }
     let mut stream = pin!(
         fixture
@@ -220,16 +216,12 @@ async fn a_follower_gets_the_newest_then_everything_across_rotation_and_new_mach
     );
     assert_eq!(next_messages(&mut stream, 2).await, ["old 8", "old 9"]);
     for number in 0..50 {
-        writer
-            .write_line(LogStream::Stdout, format!("new {number}").as_bytes())
-            .unwrap();
+        writer.write_line(LogStream::Stdout, format!("new {number}").as_bytes());
     }
     let expected: Vec<String> = (0..50).map(|n| format!("new {n}")).collect();
     assert_eq!(next_messages(&mut stream, 50).await, expected);
     let mut other = fixture.writer(2, small_segments());
-    other
-        .write_line(LogStream::Stdout, b"of a new machine")
-        .unwrap();
+    other.write_line(LogStream::Stdout, b"of a new machine");
     assert_eq!(next_messages(&mut stream, 1).await, ["of a new machine"]);
 }
 
@@ -237,7 +229,7 @@ async fn a_follower_gets_the_newest_then_everything_across_rotation_and_new_mach
 async fn a_follower_never_gives_half_a_line() {
     let fixture = Fixture::new();
     let mut writer = fixture.writer(1, LogLimits::default());
-    writer.write_line(LogStream::Stdout, b"first").unwrap();
+    writer.write_line(LogStream::Stdout, b"first");
     let mut stream = pin!(
         fixture
             .store

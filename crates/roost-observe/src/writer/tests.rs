@@ -32,8 +32,8 @@ fn messages(dir: &Path) -> Vec<String> {
 fn a_line_is_in_the_file_as_soon_as_it_was_written() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = open(dir.path(), LogLimits::default());
-    writer.write_line(LogStream::Stdout, b"one\r\n").unwrap();
-    writer.write_line(LogStream::Stderr, b"t\xff\nwo").unwrap();
+    writer.write_line(LogStream::Stdout, b"one\r\n");
+    writer.write_line(LogStream::Stderr, b"t\xff\nwo");
     assert_eq!(messages(dir.path()), ["one", "t\u{fffd}\nwo"]);
 }
 
@@ -41,9 +41,7 @@ fn a_line_is_in_the_file_as_soon_as_it_was_written() {
 fn a_line_of_a_megabyte_is_cut_and_marked() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = open(dir.path(), LogLimits::default());
-    writer
-        .write_line(LogStream::Stdout, &vec![b'x'; 1024 * 1024])
-        .unwrap();
+    writer.write_line(LogStream::Stdout, &vec![b'x'; 1024 * 1024]);
     let text = std::fs::read_to_string(segments(dir.path()).unwrap()[0].path.clone()).unwrap();
     let record: LogRecord = serde_json::from_str(text.trim_end()).unwrap();
     assert!(record.truncated);
@@ -61,9 +59,7 @@ fn segments_are_bounded_in_size_and_number_and_the_newest_lines_stay() {
     };
     let mut writer = open(dir.path(), limits);
     for number in 0..200 {
-        writer
-            .write_line(LogStream::Stdout, format!("line {number}").as_bytes())
-            .unwrap();
+        writer.write_line(LogStream::Stdout, format!("line {number}").as_bytes());
     }
     let found = segments(dir.path()).unwrap();
     assert_eq!(found.len(), 3);
@@ -86,14 +82,14 @@ fn segments_are_bounded_in_size_and_number_and_the_newest_lines_stay() {
 fn a_torn_line_is_cut_away_by_the_next_writer() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = open(dir.path(), LogLimits::default());
-    writer.write_line(LogStream::Stdout, b"whole").unwrap();
+    writer.write_line(LogStream::Stdout, b"whole");
     let path = writer.segment.path.clone();
     drop(writer);
     let mut content = std::fs::read(&path).unwrap();
     content.extend_from_slice(br#"{"time":"2026-01-01T00:0"#);
     std::fs::write(&path, content).unwrap();
     let mut writer = open(dir.path(), LogLimits::default());
-    writer.write_line(LogStream::Stdout, b"next").unwrap();
+    writer.write_line(LogStream::Stdout, b"next");
     assert_eq!(messages(dir.path()), ["whole", "next"]);
     assert_eq!(
         segments(dir.path()).unwrap().len(),
@@ -113,8 +109,8 @@ fn two_writers_of_one_machine_do_not_share_a_segment_and_do_not_lose_lines() {
     };
     let mut old = open(dir.path(), limits);
     let mut new = open(dir.path(), limits);
-    old.write_line(LogStream::Stdout, b"from old").unwrap();
-    new.write_line(LogStream::System, b"from new").unwrap();
+    old.write_line(LogStream::Stdout, b"from old");
+    new.write_line(LogStream::System, b"from new");
     assert_ne!(old.segment.path, new.segment.path);
     assert_eq!(
         messages(dir.path()),
@@ -127,7 +123,7 @@ fn two_writers_of_one_machine_do_not_share_a_segment_and_do_not_lose_lines() {
 fn dropped_lines_are_counted_and_reported_by_the_next_write() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = open(dir.path(), LogLimits::default());
-    writer.write_line(LogStream::Stdout, b"before").unwrap();
+    writer.write_line(LogStream::Stdout, b"before");
     let path = writer.segment.path.clone();
     // Every write to this device fails as on a full disk.
     let full = std::fs::OpenOptions::new()
@@ -136,12 +132,12 @@ fn dropped_lines_are_counted_and_reported_by_the_next_write() {
         .unwrap();
     let healthy = std::mem::replace(&mut writer.segment.file, full);
     for _ in 0..5 {
-        writer.write_line(LogStream::Stdout, b"lost").unwrap();
+        writer.write_line(LogStream::Stdout, b"lost");
     }
     assert_eq!(writer.n_dropped(), 5);
     writer.segment.file = healthy;
     writer.segment.bytes = std::fs::metadata(&path).unwrap().len();
-    writer.write_line(LogStream::Stdout, b"after").unwrap();
+    writer.write_line(LogStream::Stdout, b"after");
     assert_eq!(writer.n_dropped(), 0);
     let messages = messages(dir.path());
     assert_eq!(messages.len(), 3);
@@ -161,14 +157,14 @@ fn a_flood_is_cut_off_and_one_record_says_what_is_missing() {
     };
     let mut writer = open(dir.path(), limits);
     for _ in 0..1_000 {
-        writer.write_line(LogStream::Stdout, b"four").unwrap();
+        writer.write_line(LogStream::Stdout, b"four");
     }
     assert!(writer.is_flooded());
     let n_kept = u64::try_from(messages(dir.path()).len()).unwrap();
     assert!((2..=20).contains(&n_kept), "{n_kept}");
     assert_eq!(writer.n_dropped(), 1_000 - n_kept);
 
-    writer.write_line(LogStream::System, b"it ended").unwrap();
+    writer.write_line(LogStream::System, b"it ended");
     let found = messages(dir.path());
     let [.., report, last] = found.as_slice() else {
         panic!("{found:?}");
@@ -177,7 +173,7 @@ fn a_flood_is_cut_off_and_one_record_says_what_is_missing() {
     let expected = format!("{n_lines} log lines ({n_bytes} bytes) were dropped");
     assert!(report.starts_with(&expected), "{report}");
     assert_eq!(last, "it ended");
-    writer.report_dropped().unwrap();
+    writer.report_dropped();
     assert_eq!(messages(dir.path()).len(), found.len(), "it is said once");
 }
 
@@ -193,9 +189,7 @@ fn bytes_that_take_more_room_on_the_disk_than_in_the_line_are_charged_for_it() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = open(dir.path(), limits);
         for _ in 0..200 {
-            writer
-                .write_line(LogStream::Stdout, &[byte; 1_000])
-                .unwrap();
+            writer.write_line(LogStream::Stdout, &[byte; 1_000]);
         }
         let n_kept = messages(dir.path()).len();
         assert!(
