@@ -16,8 +16,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut writer = LogWriter::open(dir.path(), identity, limits).expect("the folder is writable");
     let mut n_lines = 0;
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        writer
-            .write_line(LogStream::Stdout, line);
+        writer.write_line(LogStream::Stdout, line);
         n_lines += 1;
     }
     let mut n_records = 0;
