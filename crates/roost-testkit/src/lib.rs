@@ -1,5 +1,5 @@
 //! What tests share: a whole platform from the real programs, images made on
-//! the spot, waiting for conditions, a simulated worker.
+//! the spot, logs of machines, waiting for conditions, a simulated worker.
 //!
 //! A dev-dependency only; nothing of it ships.
 
@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 pub mod images;
+pub mod logs;
 pub mod platform;
 pub mod program;
 pub mod sim_worker;

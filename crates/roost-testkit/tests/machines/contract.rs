@@ -1,13 +1,13 @@
 //! The contract of [`MachineDriver`](roost_host::driver::MachineDriver).
 //!
-//! Each claim is a function over a host; the macro at the end makes a test of
-//! it for every kind of machine.
+//! Each claim is a function over a host, and a test for every kind of machine.
 
-use crate::host::{Host, Kind, lines, until};
+use crate::host::{Host, until};
 use roost_host::driver::{Adoption, DriverError, Origin};
 use roost_model::machine::{ExitCause, MachineExit, MachineFile};
 use roost_proto::logs::LogStream;
 use roost_proto::worker::ExecCommand;
+use roost_testkit::logs::lines;
 use std::time::Duration;
 
 fn exited(exit_code: i32, signal: Option<i32>) -> MachineExit {
@@ -233,40 +233,23 @@ async fn each_start_begins_with_the_image(host: &mut Host) {
     host.remove(&config.machine_id).await;
 }
 
-/// Makes tests of the claims for one kind of machine.
-macro_rules! contract {
-    ($kind:ident, $module:ident: $($claim:ident),* $(,)?) => {
-        mod $module {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $claim() {
-                    if let Some(mut host) = super::Host::new(super::Kind::$kind).await {
-                        super::$claim(&mut host).await;
-                    }
-                }
-            )*
-        }
-    };
-}
-
-macro_rules! for_all_kinds {
-    ($($claim:ident),* $(,)?) => {
-        contract!(Container, container: $($claim),*);
-        contract!(Emulated, vm_emulated: $($claim),*);
-        contract!(QemuKvm, vm_qemu: $($claim),*);
-        contract!(Firecracker, vm_firecracker: $($claim),*);
-    };
-}
-
-for_all_kinds!(
-    output_and_exit_code_arrive,
-    the_program_finds_what_the_config_says,
-    a_config_that_cannot_work_is_refused_and_says_why,
-    signals_reach_the_program_and_sigkill_ends_all,
-    commands_run_beside_the_program,
-    machines_are_on_the_network_and_show_their_sockets,
-    a_new_driver_adopts_what_runs,
-    a_killed_shim_takes_its_machine_along,
-    a_machine_that_takes_too_much_memory_is_ended_for_that,
-    each_start_begins_with_the_image,
+with_kinds!(
+    [
+        Container container,
+        Emulated vm_emulated,
+        QemuKvm vm_qemu,
+        Firecracker vm_firecracker,
+    ],
+    [
+        output_and_exit_code_arrive,
+        the_program_finds_what_the_config_says,
+        a_config_that_cannot_work_is_refused_and_says_why,
+        signals_reach_the_program_and_sigkill_ends_all,
+        commands_run_beside_the_program,
+        machines_are_on_the_network_and_show_their_sockets,
+        a_new_driver_adopts_what_runs,
+        a_killed_shim_takes_its_machine_along,
+        a_machine_that_takes_too_much_memory_is_ended_for_that,
+        each_start_begins_with_the_image,
+    ]
 );

@@ -9,6 +9,25 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 #![expect(clippy::print_stdout, reason = "a skipped test says why")]
 
+/// Makes a test of each claim, a function over a host, for each kind of machine.
+macro_rules! with_kinds {
+    ([$($kind:ident $module:ident),* $(,)?], $claims:tt) => {
+        $(with_kinds!($kind, $module, $claims);)*
+    };
+    ($kind:ident, $module:ident, [$($claim:ident),* $(,)?]) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $claim() {
+                    if let Some(mut host) = crate::host::Host::new(crate::host::Kind::$kind).await {
+                        super::$claim(&mut host).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+
 mod contract;
 mod host;
 mod vm;
