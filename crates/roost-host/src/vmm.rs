@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub mod console;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
 pub mod firecracker;
@@ -28,7 +29,9 @@ mod jail;
 pub mod kernel;
 #[cfg(test)]
 mod kvm;
+mod limits;
 pub mod qemu;
+pub mod session;
 pub mod snapshot;
 mod stats;
 
@@ -179,10 +182,10 @@ impl std::fmt::Display for VmEnd {
             (None, Some(signal)) => write!(f, "signal {signal}")?,
             (None, None) => f.write_str("cause unknown")?,
         }
-        if self.message.is_empty() {
-            return Ok(());
+        match self.message.trim() {
+            "" => Ok(()),
+            message => write!(f, ": {message}"),
         }
-        write!(f, ": {}", self.message)
     }
 }
 

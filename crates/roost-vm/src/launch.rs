@@ -1,7 +1,6 @@
 //! `roost-vm run`: from a launch message to the end of the machine.
 
 use crate::boot;
-use crate::console::Console;
 use crate::control::Control;
 use crate::handshake::{Handshake, LaunchError};
 use crate::output::MachineLog;
@@ -12,6 +11,7 @@ use crate::supervise::{Machine, Outcome};
 use anyhow::{Context as _, Result, bail};
 use roost_host::net::tap::{self, Tap};
 use roost_host::vm::open_hypervisor;
+use roost_host::vmm::console::Console;
 use roost_host::vmm::snapshot::SnapshotTags;
 use roost_host::vmm::{Hypervisor, Vm, VmConfig};
 use roost_proto::shim::{ShimCommand, ShimEvent, ShimOrigin, exit_path};
@@ -214,7 +214,7 @@ impl Starter<'_> {
         let tasks = self.tasks;
         let session = async {
             let session = Session::open(&mut guest.vm, limit, tasks).await;
-            session.map_err(|error| LaunchError::host(error.message(&console)))
+            session.map_err(|error| LaunchError::host(error.explain(&console)))
         };
         let connected = async { self.connect_network(tap).await.map_err(LaunchError::from) };
         let ((), session) = tokio::try_join!(connected, session)?;
@@ -299,10 +299,8 @@ pub(crate) struct Guest<S = Session> {
 impl Guest<()> {
     /// Begins to read its console.
     fn of(mut vm: Box<dyn Vm>, tasks: &Tasks) -> Self {
-        let console = Console::default();
-        if let Some(source) = vm.take_console() {
-            tasks.spawn("console", console.clone().follow(source));
-        }
+        let (console, reading) = Console::of(vm.as_mut());
+        tasks.spawn("console", reading);
         Self {
             vm,
             console,

@@ -2,17 +2,11 @@
 
 use std::time::Duration;
 
-/// How much of the console's end is kept, in bytes.
-pub(crate) const CONSOLE_TAIL_BYTES: usize = 16 * 1024;
-/// How much of it is quoted in an error, in bytes.
-pub(crate) const CONSOLE_QUOTE_BYTES: usize = 1_500;
-/// Pause between two attempts to reach the agent of a guest that boots.
+/// Pause before a guest that refuses to work is asked again.
 pub(crate) const AGENT_RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Time for one request to the agent that needs no work of the guest. An
 /// emulated guest on a busy host needs seconds for what takes microseconds.
 pub(crate) const AGENT_CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time for the guest to write what it has buffered before it is frozen.
-pub(crate) const PREPARE_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time without a word from the agent after which its session is given up, and
 /// the same again for another session, after which the guest is taken for dead.
 pub(crate) const AGENT_LOST_TIMEOUT: Duration = Duration::from_secs(90);

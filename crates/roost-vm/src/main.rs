@@ -14,7 +14,6 @@
 #![forbid(unsafe_code)]
 
 mod boot;
-mod console;
 mod control;
 mod handshake;
 mod launch;

@@ -1,33 +1,21 @@
 //! The session with the agent in the guest, and the requests made over it.
 
-use crate::console::Console;
 use crate::handshake::LaunchError;
-use crate::limits::{AGENT_CALL_TIMEOUT, AGENT_LOST_TIMEOUT, AGENT_RETRY_PAUSE};
-use roost_agent::host::{Channel, ConnectError, ConnectOptions, Connection, client, connect};
+use crate::limits::{AGENT_CALL_TIMEOUT, AGENT_LOST_TIMEOUT};
+use roost_agent::host::{Channel, client};
 use roost_agent::proto::agent_client::AgentClient;
 use roost_agent::proto::{
-    AfterRestoreRequest, BootReply, BootRequest, HelloRequest, PrepareSnapshotRequest,
-    SignalRequest, WatchEvent, WatchRequest,
+    AfterRestoreRequest, BootReply, BootRequest, PrepareSnapshotRequest, SignalRequest, WatchEvent,
+    WatchRequest,
 };
 use roost_host::vmm::Vm;
-use roost_model::error::chain;
+use roost_host::vmm::session::{self, OpenSession, OpenSessionError, message_of};
 use roost_runtime::tasks::Tasks;
 use std::future::Future;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-
-/// Why there is no session.
-#[derive(Debug)]
-pub(crate) enum OpenSessionError {
-    /// The hypervisor has ended.
-    Ended(String),
-    /// Nobody in the guest answered in time.
-    Silent(String),
-    /// Somebody answered, and not as an agent does.
-    Wrong(String),
-}
 
 /// A live session.
 #[derive(Debug, Clone)]
@@ -46,66 +34,13 @@ impl Session {
         limit: Duration,
         tasks: &Tasks,
     ) -> Result<Self, OpenSessionError> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let silent = |why: String| OpenSessionError::Silent(why);
-            if left.is_zero() {
-                return Err(silent(format!(
-                    "its agent did not answer within {} s",
-                    limit.as_secs()
-                )));
-            }
-            let stream = match timeout(left, vm.open_agent()).await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(_)) => {
-                    // Nobody listens yet, or never will.
-                    tokio::select! {
-                        end = vm.ended() => return Err(ended(&end)),
-                        () = sleep(AGENT_RETRY_PAUSE) => continue,
-                    }
-                }
-                Err(_) => continue,
-            };
-            let options = ConnectOptions {
-                answer_within: left,
-                ping_timeout: AGENT_LOST_TIMEOUT,
-                ..ConnectOptions::default()
-            };
-            let connection = tokio::select! {
-                end = vm.ended() => return Err(ended(&end)),
-                connection = connect(stream, &options) => connection,
-            };
-            match connection {
-                Ok(connection) => {
-                    let session = Self::over(connection, tasks);
-                    match session.greet().await {
-                        Ok(()) => return Ok(session),
-                        Err(status) => {
-                            session.close();
-                            if status.code() == Code::Unimplemented {
-                                return Err(OpenSessionError::Wrong(format!(
-                                    "its agent does not greet: {}",
-                                    printable(status.message())
-                                )));
-                            }
-                            // A guest that is short of time may answer the next one.
-                            sleep(AGENT_RETRY_PAUSE).await;
-                        }
-                    }
-                }
-                Err(ConnectError::Silent(_)) => {}
-                Err(error @ (ConnectError::Garbage(_) | ConnectError::OtherVersion(_))) => {
-                    return Err(OpenSessionError::Wrong(chain(&error)));
-                }
-                Err(_) => sleep(AGENT_RETRY_PAUSE).await,
-            }
-        }
+        let opened = session::open(vm.as_mut(), limit, AGENT_LOST_TIMEOUT).await?;
+        Ok(Self::over(opened, tasks))
     }
 
-    fn over(connection: Connection, tasks: &Tasks) -> Self {
+    fn over(opened: OpenSession, tasks: &Tasks) -> Self {
         let end = CancellationToken::new();
-        let (driver, ended) = (connection.driver, end.clone());
+        let (driver, ended) = (opened.driver, end.clone());
         tasks.spawn("agent session", async move {
             tokio::select! {
                 _ = driver => {}
@@ -113,8 +48,8 @@ impl Session {
             }
         });
         Self {
-            client: client(connection.channel.clone()),
-            channel: connection.channel,
+            client: client(opened.channel.clone()),
+            channel: opened.channel,
             end,
         }
     }
@@ -122,13 +57,6 @@ impl Session {
     /// Ends it and lets go of the stream, of which there is one at a time.
     pub(crate) fn close(&self) {
         self.end.cancel();
-    }
-
-    /// Makes sure that an agent is there.
-    async fn greet(&self) -> Result<(), Status> {
-        let mut client = self.client.clone();
-        let call = client.hello(HelloRequest {});
-        within(AGENT_CALL_TIMEOUT, call).await.map(|_| ())
     }
 
     /// Sets the guest up and starts the app.
@@ -147,11 +75,11 @@ impl Session {
                     Code::FailedPrecondition | Code::InvalidArgument
                 ) =>
             {
-                Err(LaunchError::machine(printable(status.message())))
+                Err(LaunchError::machine(message_of(&status)))
             }
             Err(status) => Err(LaunchError::host(format!(
                 "start the app in the guest: {}",
-                printable(status.message())
+                message_of(&status)
             ))),
         }
     }
@@ -186,41 +114,6 @@ impl Session {
         let call = client.after_restore(request);
         within(AGENT_CALL_TIMEOUT, call).await.map(|_| ())
     }
-}
-
-impl OpenSessionError {
-    /// For people, with what the guest's console says.
-    pub(crate) fn message(&self, console: &Console) -> String {
-        let (Self::Ended(why) | Self::Silent(why) | Self::Wrong(why)) = self;
-        if console.has_panic() {
-            return format!("the guest's kernel panicked; {}", console.quote());
-        }
-        format!("the guest did not boot: {why}; {}", console.quote())
-    }
-}
-
-fn ended(end: &roost_host::vmm::VmEnd) -> OpenSessionError {
-    OpenSessionError::Ended(describe_end(end))
-}
-
-/// How a hypervisor ended, for people.
-pub(crate) fn describe_end(end: &roost_host::vmm::VmEnd) -> String {
-    let how = match (end.signal, end.exit_code) {
-        (Some(signal), _) => format!("by signal {signal}"),
-        (None, Some(code)) => format!("with code {code}"),
-        (None, None) => "somehow".to_owned(),
-    };
-    match end.message.trim() {
-        "" => format!("its hypervisor ended {how}"),
-        message => format!("its hypervisor ended {how}: {message}"),
-    }
-}
-
-/// A message of the guest, which may be of any length and of anything.
-fn printable(message: &str) -> String {
-    const CHARS_MAX: usize = 1_000;
-    let chars = message.chars().filter(|char| !char.is_control());
-    chars.take(CHARS_MAX).collect()
 }
 
 async fn within<T>(

@@ -4,32 +4,35 @@
 //!            output ──▶ log                       session lost ──▶ open another ──▶ follow again
 //!  follow ── app's exit, hypervisor's end, SIGKILL ──▶ Exited           └── no answer ──▶ Exited
 //!         ── suspend ──▶ freeze, pause, snapshot, seal ──▶ Suspended
-//!                           └── any of these fails: thaw ──▶ follow
+//!                           ├── any of these fails: thaw ──▶ follow
+//!                           └── SIGKILL before the seal ──▶ Exited
 //! ```
 //!
 //! This task alone owns the VM; commands come to it one by one.
 
 use crate::boot;
-use crate::console::Console;
 use crate::control::{Control, Request};
 use crate::launch::Guest;
 use crate::limits::{
     AGENT_LOST_TIMEOUT, AGENT_RETRY_PAUSE, COMMANDS_MAX, DROPPED_REPORT_DELAY, FLOOD_PAUSE,
-    OUTPUT_DRAIN_TIMEOUT, PREPARE_SNAPSHOT_TIMEOUT,
+    OUTPUT_DRAIN_TIMEOUT,
 };
 use crate::output::MachineLog;
-use crate::session::{OpenSessionError, Session, describe_end};
+use crate::session::Session;
 use crate::snapshot;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use roost_agent::proto::watch_event::Event;
 use roost_agent::proto::{AppExit, WatchEvent};
 use roost_host::cgroup::Cgroup;
-use roost_host::vmm::snapshot::SnapshotTags;
+use roost_host::vmm::console::Console;
+use roost_host::vmm::session::{OpenSessionError, message_of};
+use roost_host::vmm::snapshot::{FREEZE_TIMEOUT, SnapshotTags};
 use roost_host::vmm::{Vm, VmEnd};
 use roost_proto::shim::{ShimCommand, ShimEvent, ShimExit, ShimExitCause};
 use roost_proto::vm::VmLaunch;
 use roost_runtime::tasks::Tasks;
-use tokio::sync::oneshot;
+use std::path::{Path, PathBuf};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
@@ -68,6 +71,21 @@ enum Followed {
     Ended(Outcome),
     SessionLost,
 }
+
+/// Who asked is told here.
+type Reply = oneshot::Sender<ShimEvent>;
+
+/// What a request has led to.
+enum Obeyed {
+    RunsOn,
+    /// Its snapshot is on disk.
+    Suspended(Reply),
+    /// It is to be ended at once.
+    Kill(Reply),
+}
+
+/// Signals for the app that wait for their turn.
+type Signals = Vec<(i32, Reply)>;
 
 impl Machine {
     pub(crate) fn new(
@@ -150,21 +168,21 @@ impl Machine {
                     };
                     return Followed::Ended(outcome);
                 }
-                Some(request) = self.control.requests.recv() => {
-                    if request.command == KILL {
+                Some(request) = self.control.requests.recv() => match self.obey(request).await {
+                    // It may be frozen: another session is to thaw it.
+                    Obeyed::RunsOn if self.is_frozen => return Followed::SessionLost,
+                    Obeyed::RunsOn => {}
+                    Obeyed::Suspended(reply) => {
+                        return Followed::Ended(Outcome::Suspended(reply));
+                    }
+                    Obeyed::Kill(reply) => {
                         // The guest has no say, but what it said before is kept.
-                        let _ = request.reply.send(ShimEvent::Signalled);
+                        let _ = reply.send(ShimEvent::Signalled);
                         let _ = self.vm.kill().await;
                         self.drain(events).await;
                         return Followed::Ended(self.killed_on_request());
                     }
-                    if let Some(outcome) = self.obey(request).await {
-                        return Followed::Ended(outcome);
-                    }
-                    if self.is_frozen {
-                        return Followed::SessionLost;
-                    }
-                }
+                },
                 () = sleep(DROPPED_REPORT_DELAY), if self.log.has_dropped() => {
                     self.log.report_dropped();
                 }
@@ -189,49 +207,24 @@ impl Machine {
     /// Opens another session in place of one that was lost.
     async fn reopen(&mut self) -> Option<Outcome> {
         self.session.close();
-        let mut deferred = Vec::new();
-        let opened = {
-            let opened = Session::open(&mut self.vm, AGENT_LOST_TIMEOUT, &self.tasks);
-            tokio::pin!(opened);
-            loop {
-                tokio::select! {
-                    opened = &mut opened => break Some(opened),
-                    Some(request) = self.control.requests.recv() => match request.command {
-                        KILL => {
-                            let _ = request.reply.send(ShimEvent::Signalled);
-                            break None;
-                        }
-                        ShimCommand::Signal { .. } if deferred.len() < COMMANDS_MAX => {
-                            deferred.push(request);
-                        }
-                        ShimCommand::Suspend => {
-                            let message = "the guest does not answer".to_owned();
-                            let _ = request.reply.send(ShimEvent::SuspendFailed { message });
-                        }
-                        // Nobody answers, and so whoever asks is told.
-                        ShimCommand::Signal { .. } | ShimCommand::Start => {}
-                    },
-                }
+        let mut signals = Signals::new();
+        let opened = tokio::select! {
+            opened = Session::open(&mut self.vm, AGENT_LOST_TIMEOUT, &self.tasks) => opened,
+            reply = kill_asked(&mut self.control.requests, &mut signals, "the guest does not answer") => {
+                let _ = reply.send(ShimEvent::Signalled);
+                return Some(self.killed_on_request());
             }
-        };
-        let Some(opened) = opened else {
-            return Some(self.killed_on_request());
         };
         match opened {
             Ok(session) => {
                 self.control.offer_agent(session.channel.clone());
                 self.session = session;
-                for request in deferred {
-                    self.obey(request).await;
-                }
+                self.pass_on(signals);
                 None
             }
-            Err(OpenSessionError::Ended(_)) => {
-                let end = self.vm.ended().await;
-                Some(self.hypervisor_ended(&end))
-            }
+            Err(OpenSessionError::Ended(end)) => Some(self.hypervisor_ended(&end)),
             Err(error) => {
-                let why = error.message(&self.console);
+                let why = format!("{error}; {}", self.console.quote());
                 Some(self.agent_lost(&why))
             }
         }
@@ -289,7 +282,8 @@ impl Machine {
             self.log
                 .system(&format!("machine's kernel panicked; {quote}"));
         } else {
-            self.log.system(&format!("machine: {}", describe_end(end)));
+            self.log
+                .system(&format!("machine: its hypervisor ended: {end}"));
         }
         let oom_kills = Cgroup::at(&self.launch.cgroup).map_or(0, |cgroup| cgroup.oom_kills());
         Outcome::Exited(ShimExit {
@@ -304,54 +298,74 @@ impl Machine {
         })
     }
 
-    async fn obey(&mut self, request: Request) -> Option<Outcome> {
+    async fn obey(&mut self, request: Request) -> Obeyed {
         let Request { command, reply } = request;
         match command {
+            KILL => Obeyed::Kill(reply),
             ShimCommand::Signal { number } => {
-                let session = self.session.clone();
-                self.tasks.spawn("signal", async move {
-                    // Without an answer the worker hears that nobody answers.
-                    if session.signal(number).await.is_ok() {
-                        let _ = reply.send(ShimEvent::Signalled);
-                    }
-                });
-                None
+                self.pass_on(vec![(number, reply)]);
+                Obeyed::RunsOn
             }
-            ShimCommand::Suspend => match self.suspend().await {
-                Ok(()) => Some(Outcome::Suspended(reply)),
-                Err(error) => {
-                    self.control.set_suspending(false);
-                    let message = format!("{error:#}");
-                    self.log
-                        .system(&format!("machine was not suspended: {message}"));
-                    let _ = reply.send(ShimEvent::SuspendFailed { message });
-                    None
-                }
-            },
+            ShimCommand::Suspend => self.suspend(reply).await,
             // It has been started; whoever asks has lost its way.
-            ShimCommand::Start => None,
+            ShimCommand::Start => Obeyed::RunsOn,
+        }
+    }
+
+    /// Sends signals to the app.
+    fn pass_on(&self, signals: Signals) {
+        for (number, reply) in signals {
+            let session = self.session.clone();
+            self.tasks.spawn("signal", async move {
+                // Without an answer the worker hears that nobody answers.
+                if session.signal(number).await.is_ok() {
+                    let _ = reply.send(ShimEvent::Signalled);
+                }
+            });
         }
     }
 
     /// Writes the snapshot. When it fails no snapshot is left, and the app is
     /// to run on.
-    async fn suspend(&mut self) -> Result<()> {
+    async fn suspend(&mut self, reply: Reply) -> Obeyed {
         self.control.set_suspending(true);
         self.is_frozen = true;
-        let session = self.session.clone();
-        let prepared = tokio::select! {
-            prepared = session.prepare_snapshot(PREPARE_SNAPSHOT_TIMEOUT) => prepared,
-            end = self.vm.ended() => bail!("{}", describe_end(&end)),
+        let mut signals = Signals::new();
+        let busy = "it is being suspended";
+        let written = tokio::select! {
+            written = write_state(self.vm.as_mut(), &self.session, &self.launch) => written,
+            kill = kill_asked(&mut self.control.requests, &mut signals, busy) => {
+                let _ = snapshot::discard(&self.launch);
+                let message = "it was killed meanwhile".to_owned();
+                let _ = reply.send(ShimEvent::SuspendFailed { message });
+                return Obeyed::Kill(kill);
+            }
         };
-        let result = match prepared {
-            Ok(()) => self.write_snapshot().await,
-            Err(status) => Err(anyhow::anyhow!("freeze the app: {}", status.message())),
+        let sealed = match written {
+            Ok(files) => self.seal(&files).await,
+            Err(error) => Err(error),
         };
-        if result.is_err() {
-            let _ = snapshot::discard(&self.launch);
-            self.thaw().await;
-        }
-        result
+        let Err(error) = sealed else {
+            return Obeyed::Suspended(reply);
+        };
+        let _ = snapshot::discard(&self.launch);
+        self.thaw().await;
+        self.control.set_suspending(false);
+        let message = format!("{error:#}");
+        self.log
+            .system(&format!("machine was not suspended: {message}"));
+        let _ = reply.send(ShimEvent::SuspendFailed { message });
+        self.pass_on(signals);
+        Obeyed::RunsOn
+    }
+
+    /// Makes the files of the guest's state a snapshot. Not to be interrupted:
+    /// nobody could tell whether it is one.
+    async fn seal(&mut self, files: &Path) -> Result<()> {
+        // Before it is sealed: after that a crash of this process resumes it.
+        self.log.flush();
+        self.log.system("machine is suspended");
+        snapshot::seal(&self.launch, files, &self.tags, self.next_sequence).await
     }
 
     /// Lets an app that a suspend has frozen run on; `false` when it may still
@@ -386,17 +400,45 @@ impl Machine {
             .system(&format!("machine was ended by signal {SIGKILL}"));
         Outcome::Exited(killed(ShimExitCause::App))
     }
+}
 
-    async fn write_snapshot(&mut self) -> Result<()> {
-        self.vm.pause().await.context("pause the guest")?;
-        let files = snapshot::prepare(&self.launch)?;
-        let written = self.vm.snapshot(&files).await;
-        written.context("write the guest's state")?;
-        // Before it is sealed: after that a crash of this process resumes it.
-        self.log.flush();
-        self.log.system("machine is suspended");
-        snapshot::seal(&self.launch, &files, &self.tags, self.next_sequence).await
+/// Freezes the app and writes the state of the guest; returns where it is.
+async fn write_state(vm: &mut dyn Vm, session: &Session, launch: &VmLaunch) -> Result<PathBuf> {
+    tokio::select! {
+        prepared = session.prepare_snapshot(FREEZE_TIMEOUT) => {
+            prepared.map_err(|status| anyhow!("freeze the app: {}", message_of(&status)))?;
+        }
+        end = vm.ended() => bail!("its hypervisor ended: {end}"),
     }
+    vm.pause().await.context("pause the guest")?;
+    let files = snapshot::prepare(launch)?;
+    let written = vm.snapshot(&files).await;
+    written.context("write the guest's state")?;
+    Ok(files)
+}
+
+/// Resolves when the machine is to be killed; meanwhile other signals wait,
+/// and a suspend is refused for this reason.
+async fn kill_asked(
+    requests: &mut mpsc::Receiver<Request>,
+    signals: &mut Signals,
+    busy: &str,
+) -> Reply {
+    while let Some(Request { command, reply }) = requests.recv().await {
+        match command {
+            KILL => return reply,
+            ShimCommand::Signal { number } if signals.len() < COMMANDS_MAX => {
+                signals.push((number, reply));
+            }
+            ShimCommand::Suspend => {
+                let message = busy.to_owned();
+                let _ = reply.send(ShimEvent::SuspendFailed { message });
+            }
+            // Nobody answers, and so whoever asks is told.
+            ShimCommand::Signal { .. } | ShimCommand::Start => {}
+        }
+    }
+    std::future::pending().await
 }
 
 fn killed(cause: ShimExitCause) -> ShimExit {

@@ -24,8 +24,8 @@ pub(crate) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(600);
 pub(crate) const PROOF_TIMEOUT: Duration = Duration::from_secs(200);
 /// Longest pull and unpack of an image.
 pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1_800);
-/// Longest suspend: the driver bounds its own steps, and much memory takes long to write.
-pub(crate) const SUSPEND_TIMEOUT: Duration = Duration::from_secs(600);
+/// Time beyond that of a suspend for the driver to clean up.
+pub(crate) const SUSPEND_MARGIN: Duration = Duration::from_secs(60);
 /// Longest reason for a failed start or suspend that is kept.
 pub(crate) const REASON_BYTES_MAX: usize = 4_096;
 /// Starts that fail because of the host are tried this often within `restart::WINDOW`.
@@ -62,5 +62,7 @@ pub(crate) const ADOPT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the record of a destroyed machine is kept.
 pub(crate) const DESTROYED_RETENTION: Duration = Duration::from_secs(3_600);
+/// Longest time for which room is held for a machine to come.
+pub(crate) const RESERVATION_MAX: Duration = Duration::from_secs(900);
 /// Longest request id.
 pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;

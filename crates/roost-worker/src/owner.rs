@@ -310,10 +310,7 @@ impl Owner {
                 self.drain();
                 Ok(())
             }
-            Action::Suspend => {
-                self.suspend();
-                Ok(())
-            }
+            Action::Suspend => self.suspend().await,
             Action::RecordSuspended => self.record_suspended().await,
             Action::RecordSuspendFailed => self.record_suspend_failed().await,
             Action::Adopt => {

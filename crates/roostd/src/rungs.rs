@@ -10,7 +10,6 @@ use crate::config::{NodeConfig, RuntimeChoice, guest_dir};
 use anyhow::{Context as _, Result};
 use roost_host::container::{ContainerConfig, ContainerDriver, ContainerRuntime};
 use roost_host::doctor::VmSetup;
-use roost_host::doctor::kvm::{self, Kvm};
 use roost_host::net::PacketPlumber;
 use roost_host::net::addresses::NodeNetwork;
 use roost_host::net::linux::{LinuxPlumber, NetConfig};
@@ -179,13 +178,6 @@ impl Vms<'_> {
 
     async fn prove(&self, hypervisor: VmHypervisor) -> Result<(), String> {
         let kernel = self.kernel.clone()?;
-        // Before a program is even looked for: what cannot work says so itself.
-        let found = tokio::task::spawn_blocking(kvm::find_out).await;
-        match found.map_err(|error| error.to_string())? {
-            Kvm::Absent => return Err("there is no /dev/kvm".to_owned()),
-            Kvm::Unusable(reason) => return Err(reason),
-            Kvm::Works => {}
-        }
         prove(&self.proof(hypervisor, kernel)).await.map(|_| ())
     }
 

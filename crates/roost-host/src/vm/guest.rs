@@ -1,11 +1,12 @@
 //! What the driver asks of the agent in a guest.
 
 use super::limits::{
-    AGENT_TIMEOUT, EXEC_ARGS_MAX, EXEC_REPORT_TIMEOUT, MESSAGE_CHARS_MAX, PROCESS_NAME_CHARS_MAX,
-    SOCKETS_MAX, STDIN_PART_BYTES, STDIN_PARTS_MAX,
+    AGENT_TIMEOUT, EXEC_ARGS_MAX, EXEC_REPORT_TIMEOUT, PROCESS_NAME_CHARS_MAX, SOCKETS_MAX,
+    STDIN_PART_BYTES, STDIN_PARTS_MAX,
 };
 use crate::driver::DriverError;
 use crate::shim::{Shims, host};
+use crate::vmm::session::{message_of, printable};
 use roost_agent::host::Channel;
 use roost_agent::proto::agent_client::AgentClient;
 use roost_agent::proto::exec_input::Input;
@@ -211,7 +212,7 @@ fn into_outcome(
 
 /// An error of the agent; what the request is at fault for is told as such.
 fn refused(operation: &str, status: &Status) -> DriverError {
-    let message = printable(status.message(), MESSAGE_CHARS_MAX);
+    let message = message_of(status);
     match status.code() {
         Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => {
             DriverError::Refused(message)
@@ -220,23 +221,11 @@ fn refused(operation: &str, status: &Status) -> DriverError {
     }
 }
 
-/// Text of a guest, which may be of any length and of anything.
-fn printable(text: &str, chars_max: usize) -> String {
-    let chars = text.chars().filter(|char| !char.is_control());
-    chars.take(chars_max).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Collected, printable};
+    use super::Collected;
     use roost_agent::proto::exec_output::Output;
     use roost_model::limits::EXEC_OUTPUT_BYTES_MAX;
-
-    #[test]
-    fn what_a_guest_says_is_cut_and_cannot_move_a_cursor() {
-        assert_eq!(printable("a\u{1b}[2Jb\nc", 100), "a[2Jbc");
-        assert_eq!(printable(&"x".repeat(1_000), 10), "x".repeat(10));
-    }
 
     #[test]
     fn endless_output_of_a_command_is_kept_up_to_the_limit() {

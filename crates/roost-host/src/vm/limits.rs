@@ -1,10 +1,14 @@
 //! Bounds of the VM driver.
 
+use crate::vmm::snapshot::suspend_timeout;
+use roost_model::size::ByteSize;
 use std::time::Duration;
 
-/// Time for a snapshot to be written: the guest is frozen, its memory goes to
-/// disk at 50 MB/s on a slow one.
-pub(super) const SUSPEND_TIMEOUT: Duration = Duration::from_secs(300);
+/// Most memory of a machine, by `roost_model`.
+const MEMORY_MAX: ByteSize = ByteSize::gib(128);
+/// Time for a suspend of any machine. Whoever knows its size may give up
+/// sooner; `roost-vm` does.
+pub(super) const SUSPEND_TIMEOUT: Duration = suspend_timeout(MEMORY_MAX);
 /// Time for an agent to answer what needs no work of it.
 pub(super) const AGENT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time beyond a command's own for the agent to report its end.
@@ -19,5 +23,22 @@ pub(super) const STDIN_PARTS_MAX: usize = 4;
 pub(super) const SOCKETS_MAX: usize = 256;
 /// Longest name of a guest's process that is reported, in characters.
 pub(super) const PROCESS_NAME_CHARS_MAX: usize = 64;
-/// Longest message of an agent that is quoted, in characters.
-pub(super) const MESSAGE_CHARS_MAX: usize = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::MEMORY_MAX;
+    use roost_model::limits::CPUS_MAX;
+    use roost_model::machine::{CpuKind, Guest};
+
+    #[test]
+    fn no_machine_has_more_memory_than_a_suspend_has_time_for() {
+        for cpu_kind in [CpuKind::Shared, CpuKind::Performance] {
+            let guest = Guest {
+                cpu_kind,
+                n_cpus: CPUS_MAX,
+                ..Guest::DEFAULT
+            };
+            assert!(guest.memory_max() <= MEMORY_MAX);
+        }
+    }
+}

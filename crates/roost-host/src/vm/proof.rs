@@ -8,10 +8,9 @@
 
 use super::open_hypervisor;
 use crate::doctor::kvm::{self, Kvm};
+use crate::vmm::console::Console;
 use crate::vmm::kernel::GuestKernel;
-use crate::vmm::{Accelerator, Hypervisor, HypervisorFacts, Vm, VmConfig, VmOwner};
-use roost_agent::host::{ConnectOptions, client, connect};
-use roost_agent::proto::HelloRequest;
+use crate::vmm::{Hypervisor, HypervisorFacts, VmConfig, VmOwner, session};
 use roost_model::error::chain;
 use roost_model::size::ByteSize;
 use roost_proto::vm::VmHypervisor;
@@ -21,8 +20,6 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::time::{Instant, sleep, timeout};
 
 /// Memory of the guest.
 const MEMORY: ByteSize = ByteSize::mib(128);
@@ -32,10 +29,6 @@ const OWNER: u32 = 65_534;
 const KVM_LIMIT: Duration = Duration::from_secs(30);
 /// Time for an emulated guest; one that works takes four seconds of a core.
 const EMULATION_LIMIT: Duration = Duration::from_secs(180);
-/// Pause between two attempts to reach the guest.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// How much of the console is kept for the reason of a refusal, in bytes.
-const CONSOLE_BYTES: usize = 600;
 /// Most proofs that are remembered.
 const PROOFS_MAX: usize = 64;
 
@@ -60,6 +53,14 @@ struct Proofs {
 
 /// Boots a guest unless one is known to boot; says why it does not.
 pub async fn prove(config: &ProofConfig) -> Result<HypervisorFacts, String> {
+    let limit = match config.hypervisor {
+        VmHypervisor::Qemu { emulated: true, .. } => EMULATION_LIMIT,
+        VmHypervisor::Qemu { .. } | VmHypervisor::Firecracker { .. } => {
+            // Before a program is even looked for: what cannot work says so itself.
+            check_kvm().await?;
+            KVM_LIMIT
+        }
+    };
     let hypervisor = open_hypervisor(&config.hypervisor, "");
     let facts = hypervisor.facts().await.map_err(|error| chain(&error))?;
     let key =
@@ -68,18 +69,6 @@ pub async fn prove(config: &ProofConfig) -> Result<HypervisorFacts, String> {
     if proofs.proven.contains(&key) {
         return Ok(facts);
     }
-    let limit = match facts.accelerator {
-        Accelerator::Kvm => {
-            // A page of code tells most that do not work, in a millisecond.
-            let found = tokio::task::spawn_blocking(kvm::find_out).await;
-            match found.map_err(|error| error.to_string())? {
-                Kvm::Absent => return Err("there is no /dev/kvm".to_owned()),
-                Kvm::Unusable(reason) => return Err(reason),
-                Kvm::Works => KVM_LIMIT,
-            }
-        }
-        Accelerator::Emulation => EMULATION_LIMIT,
-    };
     let attempt = Attempt::make(&config.dir).map_err(|error| error.to_string())?;
     boot(hypervisor.as_ref(), config, &attempt, limit).await?;
     drop(attempt);
@@ -93,6 +82,16 @@ pub async fn prove(config: &ProofConfig) -> Result<HypervisorFacts, String> {
         tracing::warn!(error = chain(&error), "remember the proof of a rung");
     }
     Ok(facts)
+}
+
+/// A page of code tells most KVMs that do not work, in a millisecond.
+async fn check_kvm() -> Result<(), String> {
+    let found = tokio::task::spawn_blocking(kvm::find_out).await;
+    match found.map_err(|error| error.to_string())? {
+        Kvm::Absent => Err("there is no /dev/kvm".to_owned()),
+        Kvm::Unusable(reason) => Err(reason),
+        Kvm::Works => Ok(()),
+    }
 }
 
 fn read(record: &Path) -> Proofs {
@@ -190,25 +189,19 @@ async fn boot(
     };
     let launched = hypervisor.launch(&vm_config).await;
     let mut vm = launched.map_err(|error| chain(&error))?;
-    let console = vm.take_console();
-    let mut tail = Vec::new();
-    let hear = async {
-        let heard = timeout(limit, hear(vm.as_mut(), limit)).await;
-        let late = |_| {
-            Err(format!(
-                "a guest did not answer within {} s",
-                limit.as_secs()
-            ))
-        };
-        heard.unwrap_or_else(late)
-    };
-    let answered = tokio::select! {
-        answered = hear => answered,
-        never = follow(console, &mut tail) => match never {},
+    let (console, reading) = Console::of(vm.as_mut());
+    let opened = {
+        let opening = session::open(vm.as_mut(), limit, limit);
+        tokio::pin!(opening);
+        tokio::select! {
+            opened = &mut opening => opened,
+            () = reading => opening.await,
+        }
     };
     let ended = vm.kill().await;
-    let release = answered.map_err(|reason| with_console(&reason, &tail))?;
+    let session = opened.map_err(|error| error.explain(&console))?;
     ended.map_err(|error| chain(&error))?;
+    let release = session.hello.kernel_release;
     if release != config.kernel.release {
         return Err(format!(
             "the guest says that it runs Linux {release}, and was given {}",
@@ -216,70 +209,6 @@ async fn boot(
         ));
     }
     Ok(())
-}
-
-/// Waits for the agent; returns the guest's kernel release.
-async fn hear(vm: &mut dyn Vm, limit: Duration) -> Result<String, String> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(format!("a guest did not boot within {} s", limit.as_secs()));
-        }
-        let Ok(stream) = vm.open_agent().await else {
-            tokio::select! {
-                end = vm.ended() => return Err(end.to_string()),
-                () = sleep(RETRY_PAUSE) => continue,
-            }
-        };
-        let options = ConnectOptions {
-            answer_within: left,
-            ..ConnectOptions::default()
-        };
-        let connection = tokio::select! {
-            end = vm.ended() => return Err(end.to_string()),
-            connection = connect(stream, &options) => connection,
-        };
-        let Ok(connection) = connection else {
-            sleep(RETRY_PAUSE).await;
-            continue;
-        };
-        let mut agent = client(connection.channel);
-        let greeted = tokio::select! {
-            end = connection.driver => return Err(end.to_string()),
-            greeted = agent.hello(HelloRequest {}) => greeted,
-        };
-        let reply = greeted.map_err(|status| status.message().to_owned())?;
-        return Ok(reply.into_inner().kernel_release);
-    }
-}
-
-/// Reads a console without end, and keeps its tail.
-async fn follow(
-    console: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    tail: &mut Vec<u8>,
-) -> std::convert::Infallible {
-    if let Some(mut console) = console {
-        let mut buffer = vec![0; 4 * 1024];
-        while let Ok(n @ 1..) = console.read(&mut buffer).await {
-            tail.extend_from_slice(&buffer[..n]);
-            let excess = tail.len().saturating_sub(CONSOLE_BYTES);
-            tail.drain(..excess);
-        }
-    }
-    std::future::pending().await
-}
-
-fn with_console(reason: &str, tail: &[u8]) -> String {
-    let text = String::from_utf8_lossy(tail);
-    let last = text.lines().rev().find(|line| !line.trim().is_empty());
-    match last {
-        Some(line) => {
-            let line: String = line.chars().filter(|char| !char.is_control()).collect();
-            format!("{reason}; its console ends: {line}")
-        }
-        None => format!("{reason}; its console is empty"),
-    }
 }
 
 #[cfg(test)]

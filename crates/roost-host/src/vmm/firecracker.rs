@@ -26,10 +26,11 @@
 
 use super::{
     Accelerator, AgentStream, Hypervisor, HypervisorFacts, HypervisorKind, Vm, VmConfig, VmEnd,
-    VmStats, VmmError, stats,
+    VmStats, VmmError, snapshot::state_timeout, stats,
 };
 use crate::cgroup::Cgroup;
 use async_trait::async_trait;
+use roost_model::size::ByteSize;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -61,7 +62,7 @@ use config::inside;
 use filter::Filtered;
 use limits::{
     END_TIMEOUT, FILE_BYTES_MARGIN, GUEST_MAPPING_MIN, MESSAGE_TIMEOUT, OPEN_FILES_MAX,
-    REQUEST_TIMEOUT, SNAPSHOT_TIMEOUT, START_POLL_MAX, START_POLL_MIN, START_TIMEOUT,
+    REQUEST_TIMEOUT, START_POLL_MAX, START_POLL_MIN, START_TIMEOUT,
 };
 
 use process::{Output, Process, ProcessConfig};
@@ -156,6 +157,7 @@ impl Firecracker {
         let mut vm = FirecrackerVm {
             name: config.name.clone(),
             owner: config.owner,
+            memory: config.memory,
             pid: 0,
             api,
             agent,
@@ -252,7 +254,8 @@ impl Hypervisor for Firecracker {
         let vm = self.start(config, Some(files)).await?;
         let mut requests = vec![config::load_snapshot()];
         requests.extend(config::metadata(config, &self.options.region));
-        self.bring_up(vm, requests, SNAPSHOT_TIMEOUT).await
+        let limit = state_timeout(config.memory);
+        self.bring_up(vm, requests, limit).await
     }
 }
 
@@ -261,6 +264,7 @@ impl Hypervisor for Firecracker {
 struct FirecrackerVm {
     name: String,
     owner: super::VmOwner,
+    memory: ByteSize,
     /// Of Firecracker itself, on the host.
     pid: u32,
     process: Process,
@@ -359,7 +363,7 @@ impl Vm for FirecrackerVm {
         };
         chroot::begin_save(&self.save, self.owner).map_err(at("make files for a snapshot"))?;
         let request = config::create_snapshot();
-        self.send(request, SNAPSHOT_TIMEOUT).await?;
+        self.send(request, state_timeout(self.memory)).await?;
         let save = self.save.try_clone().map_err(at("move a snapshot"))?;
         let files = files.to_owned();
         tokio::task::spawn_blocking(move || chroot::end_save(&save, &files))

@@ -14,6 +14,7 @@
 //! starts from its image instead.
 
 use super::HypervisorFacts;
+use roost_model::size::ByteSize;
 use roost_runtime::fs::{ensure_no_dir, write_atomic};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -21,6 +22,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Version of this layout.
 const FORMAT: u32 = 1;
@@ -32,6 +34,25 @@ const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 const FILES_MAX: usize = 16;
 /// How much is read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Time for a guest to write what it has buffered before its snapshot.
+pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The slowest disk that snapshots are for.
+const DISK_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
+/// Time beyond that of the disk, on a busy host.
+const STATE_TIMEOUT_MIN: Duration = Duration::from_secs(120);
+
+/// Time to write or to read the state of a guest with this much memory.
+pub const fn state_timeout(memory: ByteSize) -> Duration {
+    let disk = Duration::from_secs(memory.bytes() / DISK_BYTES_PER_SECOND);
+    STATE_TIMEOUT_MIN.saturating_add(disk)
+}
+
+/// Time to suspend a guest with this much memory: it is frozen, its state is
+/// written, and read again for the checksum.
+pub const fn suspend_timeout(memory: ByteSize) -> Duration {
+    FREEZE_TIMEOUT.saturating_add(state_timeout(memory).saturating_mul(2))
+}
 
 /// What a snapshot can only be resumed with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,29 +10,31 @@ use crate::limits;
 use crate::store::row::{NewEvent, StopAsked, Wanted};
 use crate::worker::entry_of;
 use futures_util::FutureExt as _;
+use roost_host::vmm::snapshot::suspend_timeout;
 use roost_model::error::chain;
 
 impl Owner {
     /// Has the driver write a snapshot and end the process.
-    pub(super) fn suspend(&mut self) {
+    pub(super) async fn suspend(&mut self) -> Result<(), Stopped> {
         self.exit_watch = None;
         // Of use if it is to be gone before this is over.
         self.ending = Some(Ending::killed_in_suspend());
+        let memory = self.load().await?.spec.guest.memory;
+        let limit = suspend_timeout(memory) + limits::SUSPEND_MARGIN;
         let (driver, id) = (self.driver(), self.id.clone());
         let suspend = async move {
             let call = async { driver?.suspend(&id).await };
-            Happened::Suspended(
-                match tokio::time::timeout(limits::SUSPEND_TIMEOUT, call).await {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(error)) => Err(chain(&error)),
-                    Err(_) => Err(format!(
-                        "its snapshot was not written within {} s",
-                        limits::SUSPEND_TIMEOUT.as_secs()
-                    )),
-                },
-            )
+            Happened::Suspended(match tokio::time::timeout(limit, call).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(chain(&error)),
+                Err(_) => Err(format!(
+                    "its snapshot was not written within {} s",
+                    limit.as_secs()
+                )),
+            })
         };
         self.operation = Some(suspend.boxed());
+        Ok(())
     }
 
     pub(super) async fn record_suspended(&mut self) -> Result<(), Stopped> {

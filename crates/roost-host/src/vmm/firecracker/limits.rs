@@ -17,8 +17,6 @@ pub(super) const START_POLL_MAX: Duration = Duration::from_millis(50);
 /// Time to answer a request. The start of a VM takes longest, 1.4 s where KVM
 /// itself is emulated.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time to write or load a snapshot: 8 GiB at 64 MiB/s.
-pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(128);
 /// Time for the guest to take a stream, or not to.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a killed process to be gone.

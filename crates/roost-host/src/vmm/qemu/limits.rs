@@ -9,9 +9,6 @@ pub(super) const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time to answer a command; it waits for one device's work at most.
 pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time to write or read a snapshot: 12 GiB at 64 MiB/s. Within the time that
-/// the driver of machines gives to a suspend.
-pub(super) const MIGRATE_TIMEOUT: Duration = Duration::from_secs(192);
 /// Time between two looks at a snapshot that is being written or read: short first.
 pub(super) const MIGRATE_POLL_MIN: Duration = Duration::from_millis(2);
 /// The longest time between two looks.

@@ -1,8 +1,9 @@
 //! A VM under QEMU.
 
-use super::limits::{END_TIMEOUT, MIGRATE_POLL_MAX, MIGRATE_POLL_MIN, MIGRATE_TIMEOUT};
+use super::limits::{END_TIMEOUT, MIGRATE_POLL_MAX, MIGRATE_POLL_MIN};
 use super::qmp::Qmp;
 use crate::vmm::jail::Jailed;
+use crate::vmm::snapshot::state_timeout;
 use crate::vmm::{AgentStream, Vm, VmEnd, VmStats, VmmError, stats};
 use async_trait::async_trait;
 use roost_model::size::ByteSize;
@@ -139,6 +140,7 @@ impl QemuVm {
 
     /// Waits until the state is written or read.
     async fn await_migration(&mut self) -> Result<(), VmmError> {
+        let limit = state_timeout(self.memory);
         let poll = async {
             let mut pause = MIGRATE_POLL_MIN;
             loop {
@@ -157,14 +159,12 @@ impl QemuVm {
                 pause = (pause * 2).min(MIGRATE_POLL_MAX);
             }
         };
-        tokio::time::timeout(MIGRATE_TIMEOUT, poll)
-            .await
-            .unwrap_or_else(|_| {
-                Err(VmmError::TimedOut {
-                    operation: "move the state of a VM".into(),
-                    limit: MIGRATE_TIMEOUT,
-                })
+        tokio::time::timeout(limit, poll).await.unwrap_or_else(|_| {
+            Err(VmmError::TimedOut {
+                operation: "move the state of a VM".into(),
+                limit,
             })
+        })
     }
 }
 

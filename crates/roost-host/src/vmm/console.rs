@@ -2,7 +2,8 @@
 //!
 //! The guest may write without end; only the tail is kept, in memory.
 
-use crate::limits::{CONSOLE_QUOTE_BYTES, CONSOLE_TAIL_BYTES};
+use super::Vm;
+use super::limits::{CONSOLE_QUOTE_BYTES, CONSOLE_TAIL_BYTES};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,13 +14,25 @@ const PANIC: &[u8] = b"Kernel panic";
 
 /// The kept tail. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Console {
+pub struct Console {
     tail: Arc<Mutex<VecDeque<u8>>>,
 }
 
 impl Console {
-    /// Reads a console until it ends.
-    pub(crate) async fn follow(self, mut source: Box<dyn AsyncRead + Send + Unpin>) {
+    /// The console of a VM, and what has to be polled to read it; that ends
+    /// with the console.
+    pub fn of(vm: &mut dyn Vm) -> (Self, impl Future<Output = ()> + Send + use<>) {
+        let console = Self::default();
+        let (source, reader) = (vm.take_console(), console.clone());
+        let reading = async move {
+            if let Some(source) = source {
+                reader.read(source).await;
+            }
+        };
+        (console, reading)
+    }
+
+    async fn read(&self, mut source: Box<dyn AsyncRead + Send + Unpin>) {
         let mut buffer = vec![0; 4 * 1024];
         while let Ok(n @ 1..) = source.read(&mut buffer).await {
             self.push(&buffer[..n]);
@@ -36,34 +49,31 @@ impl Console {
     }
 
     /// Whether the kernel has given up.
-    pub(crate) fn has_panic(&self) -> bool {
-        let tail = self.tail.lock();
-        let bytes: Vec<u8> = tail.iter().copied().collect();
+    pub fn has_panic(&self) -> bool {
+        let mut tail = self.tail.lock();
+        let bytes = tail.make_contiguous();
         bytes.windows(PANIC.len()).any(|window| window == PANIC)
     }
 
-    /// The last lines for an error: printable, bounded.
-    pub(crate) fn quote(&self) -> String {
-        let tail = self.tail.lock();
+    /// The last lines for an error: printable, bounded, on one line.
+    pub fn quote(&self) -> String {
+        let mut tail = self.tail.lock();
         let skipped = tail.len().saturating_sub(CONSOLE_QUOTE_BYTES);
-        let bytes: Vec<u8> = tail.iter().skip(skipped).copied().collect();
-        let text: String = String::from_utf8_lossy(&bytes)
-            .chars()
-            .filter(|char| *char == '\n' || !char.is_control())
-            .collect();
-        let text = text.trim();
-        if text.is_empty() {
+        let text = String::from_utf8_lossy(&tail.make_contiguous()[skipped..]).into_owned();
+        let printable = |line: &str| line.chars().filter(|char| !char.is_control()).collect();
+        let lines = text.lines().map(printable);
+        let lines: Vec<String> = lines.filter(|line: &String| !line.is_empty()).collect();
+        if lines.is_empty() {
             "its console is empty".to_owned()
         } else {
-            format!("its console ends: {text}")
+            format!("its console ends: {}", lines.join(" | "))
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Console;
-    use crate::limits::CONSOLE_TAIL_BYTES;
+    use super::{CONSOLE_TAIL_BYTES, Console};
 
     #[test]
     fn a_flood_leaves_the_tail() {
@@ -71,13 +81,10 @@ mod tests {
         for _ in 0..100 {
             console.push(&[b'x'; 5_000]);
         }
-        console.push(b"\nthe end\x1b[0m\n");
+        console.push(b"\r\n\r\nnearly\r\nthe end\x1b[0m\r\n");
         assert_eq!(console.tail.lock().len(), CONSOLE_TAIL_BYTES);
-        assert!(
-            console.quote().ends_with("the end[0m"),
-            "{}",
-            console.quote()
-        );
+        let quote = console.quote();
+        assert!(quote.ends_with("x | nearly | the end[0m"), "{quote}");
         assert!(!console.has_panic());
         console.push(b"Kernel panic - not syncing");
         assert!(console.has_panic());
