@@ -142,12 +142,20 @@ ulid_id!(
     DeploymentId, "dep_", "a deployment id (dep_ and a ULID)"
 );
 ulid_id!(
+    /// The id of one execution of a workflow.
+    RunId, "run_", "a run id (run_ and a ULID)"
+);
+ulid_id!(
     /// The id of an access token (not its secret).
     TokenId, "tok_", "a token id (tok_ and a ULID)"
 );
 ulid_id!(
     /// The id of a node.
     NodeId, "node_", "a node id (node_ and a ULID)"
+);
+ulid_id!(
+    /// The id of room that a node holds for a machine to come.
+    ReservationId, "rsv_", "a reservation id (rsv_ and a ULID)"
 );
 ulid_id!(
     /// The id of one API request or proxied request.
