@@ -1,8 +1,9 @@
 //! What a hostile image or program tries, and does not get.
 
-use crate::host::{Host, layers, lines, until};
+use crate::host::{Host, layers, until};
 use roost_host::driver::{DriverError, MachineDriver as _};
 use roost_proto::logs::LogStream;
+use roost_testkit::logs::lines;
 use rustix::fs::{Mode, OFlags};
 use std::os::unix::fs::symlink;
 

@@ -1,9 +1,10 @@
 //! What a machine may write to its root file system.
 
-use crate::host::{Host, lines, until};
+use crate::host::{Host, until};
 use roost_host::driver::MachineDriver as _;
 use roost_model::size::ByteSize;
 use roost_proto::logs::LogStream;
+use roost_testkit::logs::lines;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,8 +1,9 @@
 //! Machines that print more than anybody reads.
 
-use crate::host::{Host, lines, until};
+use crate::host::{Host, until};
 use roost_host::driver::MachineDriver as _;
 use roost_proto::logs::LogStream;
+use roost_testkit::logs::lines;
 use std::path::{Path, PathBuf};
 
 with_both_runtimes!(

@@ -1,10 +1,11 @@
 //! How machines end, and what outlives what.
 
-use crate::host::{Host, PATIENCE, lines, until};
+use crate::host::{Host, PATIENCE, until};
 use roost_host::driver::{Adoption, DriverError, MachineDriver as _, Running};
 use roost_proto::logs::LogStream;
 use roost_proto::shim::lock_path;
 use roost_proto::worker::ExecCommand;
+use roost_testkit::logs::lines;
 use std::time::Duration;
 
 with_both_runtimes!(
