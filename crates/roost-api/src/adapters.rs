@@ -222,6 +222,7 @@ impl BuildFailure {
             code: code.to_owned(),
             hint,
             faults: vec![],
+            refusals: vec![],
             request_id: String::new(),
         }
     }

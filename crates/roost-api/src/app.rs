@@ -12,7 +12,9 @@ pub(crate) mod secrets;
 
 use crate::error::ApiError;
 use crate::state::ApiState;
+use roost_model::machine::MachineSpec;
 use roost_model::name::AppName;
+use roost_proto::machine_config::{ConfigFault, MachineConfig, MachineIdentity};
 use roost_store::StoreError;
 use roost_store::records::AppRecord;
 
@@ -22,6 +24,21 @@ pub(crate) async fn find_app(state: &ApiState, name: &AppName) -> Result<AppReco
         Err(StoreError::NotFound(_)) => Err(app_not_found(name)),
         result => Ok(result?),
     }
+}
+
+/// What a machine with this config should be, or all that is wrong with the config.
+pub(crate) fn to_spec(
+    config: &MachineConfig,
+    identity: MachineIdentity,
+) -> Result<MachineSpec, ApiError> {
+    let spec = config.to_spec(identity).map_err(ApiError::faults)?;
+    spec.guest.check().map_err(|error| {
+        ApiError::faults(vec![ConfigFault {
+            path: "guest".into(),
+            problem: error.to_string(),
+        }])
+    })?;
+    Ok(spec)
 }
 
 pub(crate) fn app_not_found(name: &AppName) -> ApiError {

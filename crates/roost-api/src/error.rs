@@ -7,7 +7,7 @@ use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, chain};
 use roost_model::id::ParseIdError;
 use roost_model::name::ParseNameError;
 use roost_proto::machine_config::ConfigFault;
-use roost_proto::rest::ErrorBody;
+use roost_proto::rest::{ErrorBody, PlacementRefusal};
 use roost_proto::worker::WorkerError;
 use roost_store::StoreError;
 
@@ -47,6 +47,7 @@ pub(crate) const CODES: &[&str] = &[
     "name-taken",
     "never-deployed",
     "no-capacity",
+    "no-placement",
     "overloaded",
     "not-found",
     "request-in-progress",
@@ -66,6 +67,7 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
     pub(crate) faults: Vec<ConfigFault>,
+    pub(crate) refusals: Vec<PlacementRefusal>,
 }
 
 impl ApiError {
@@ -76,6 +78,7 @@ impl ApiError {
             message: message.into(),
             hint: None,
             faults: vec![],
+            refusals: vec![],
         }
     }
 
@@ -165,6 +168,7 @@ impl ApiError {
             code: self.code.to_owned(),
             hint: self.hint.clone(),
             faults: self.faults.clone(),
+            refusals: self.refusals.clone(),
             request_id: String::new(),
         }
     }

@@ -13,6 +13,7 @@ mod ctx;
 mod error;
 mod http;
 pub mod limits;
+mod placement;
 pub mod ports;
 mod retention;
 mod state;

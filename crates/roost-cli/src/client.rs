@@ -350,6 +350,7 @@ fn unknown_answer(status: StatusCode, text: &str) -> ErrorBody {
         code: format!("http-{}", status.as_u16()),
         hint: None,
         faults: Vec::new(),
+        refusals: Vec::new(),
         request_id: String::new(),
     }
 }

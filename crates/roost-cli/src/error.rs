@@ -86,7 +86,7 @@ impl CliError {
             409 | 412 | 423 => Exit::Conflict,
             422 if body.code == "name-taken" => Exit::Conflict,
             408 if body.code == "wait-timeout" => Exit::StillRunning,
-            503 if body.code == "no-capacity" => Exit::NoCapacity,
+            503 if matches!(&*body.code, "no-capacity" | "no-placement") => Exit::NoCapacity,
             507 => Exit::NoCapacity,
             400 | 413 | 415 | 422 => Exit::Usage,
             _ => Exit::Failed,
@@ -153,6 +153,7 @@ mod tests {
             code: code.into(),
             hint: Some("mend it".into()),
             faults: Vec::new(),
+            refusals: Vec::new(),
             request_id: "r1".into(),
         }
     }

@@ -8,8 +8,9 @@ use base64::Engine as _;
 use roost_model::app_config::{
     self, AppConfig, CheckSection, ConfigWarning, FileSource, ServiceSection, VmSection,
 };
-use roost_model::machine::{CpuKind, Guest};
+use roost_model::machine::Guest;
 use roost_model::name::AppName;
+use roost_model::size::ByteSize;
 use roost_proto::duration::WireDuration;
 use roost_proto::machine_config::{
     CheckConfig, CheckHeader, FileConfig, GuestConfig, HttpOptions, InitConfig, MachineConfig,
@@ -155,6 +156,7 @@ pub(crate) fn machine_config(
             exec: config.exec.clone(),
             entrypoint: config.entrypoint.clone(),
             cmd: config.process.clone().or_else(|| config.cmd.clone()),
+            swap_size_mb: (config.swap > ByteSize(0)).then(|| config.swap.as_mib()),
             ..InitConfig::default()
         },
         isolation: config
@@ -195,14 +197,13 @@ fn guest(vm: &VmSection) -> GuestConfig {
     let preset = vm
         .size
         .as_deref()
-        .and_then(Guest::preset)
+        .and_then(|name| Guest::preset(name).ok())
         .unwrap_or(Guest::DEFAULT);
-    let kind = match preset.cpu_kind {
-        CpuKind::Shared => "shared",
-        CpuKind::Performance => "performance",
-    };
     GuestConfig {
-        cpu_kind: vm.cpu_kind.clone().unwrap_or_else(|| kind.to_owned()),
+        cpu_kind: vm
+            .cpu_kind
+            .clone()
+            .unwrap_or_else(|| preset.cpu_kind.as_str().to_owned()),
         cpus: vm.cpus.unwrap_or(preset.n_cpus),
         memory_mb: vm.memory.unwrap_or(preset.memory).as_mib(),
     }
@@ -255,13 +256,14 @@ mod tests {
     use roost_model::app_config::parse;
     use roost_model::machine::{Isolation, Rung};
     use roost_model::name::{AppName, MachineName, RegionCode};
+    use roost_model::size::ByteSize;
     use roost_proto::machine_config::MachineIdentity;
 
     #[test]
     fn an_app_configuration_becomes_a_machine_config_that_the_api_accepts() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.txt"), "hi").unwrap();
-        let text = "primary_region = 'local'\nkill_signal = 'SIGTERM'\nisolation = 'vm'\n[env]\nA = 1\n[processes]\napp = 'run x'\n\
+        let text = "primary_region = 'local'\nkill_signal = 'SIGTERM'\nisolation = 'vm'\nswap_size_mb = 512\n[env]\nA = 1\n[processes]\napp = 'run x'\n\
             [http_service]\ninternal_port = 3000\nforce_https = true\n[[http_service.checks]]\npath = '/up'\n\
             [checks.c]\ntype = 'tcp'\nport = 1\n[[vm]]\nsize = 'shared-cpu-2x'\nmemory = 1024\n\
             [[restart]]\npolicy = 'never'\n[[files]]\nguest_path = '/a'\nlocal_path = 'a.txt'\n";
@@ -275,6 +277,7 @@ mod tests {
         };
         let spec = wire.to_spec(identity).unwrap();
         assert_eq!(spec.isolation, Isolation::Rung(Rung::Vm));
+        assert_eq!(spec.swap, ByteSize::mib(512));
         assert_eq!(spec.process.cmd.unwrap(), ["run", "x"]);
         assert_eq!(spec.process.env["PRIMARY_REGION"], "local");
         assert_eq!((spec.guest.n_cpus, spec.guest.memory.as_mib()), (2, 1024));

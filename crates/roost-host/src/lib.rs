@@ -15,6 +15,7 @@ pub mod instance;
 pub mod net;
 pub mod process;
 mod quota;
+pub mod room;
 pub mod shim;
 pub mod teardown;
 pub mod tree;

@@ -36,6 +36,8 @@ pub struct AppConfig {
     pub kill_timeout: Option<Duration>,
     /// The rung of the isolation ladder that its machines are to be on. An addition of roost.
     pub isolation: Option<Isolation>,
+    /// Swap of each machine; zero for none.
+    pub swap: ByteSize,
     /// How the image comes to be.
     pub build: BuildSection,
     /// How releases replace each other.

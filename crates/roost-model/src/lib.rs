@@ -19,6 +19,7 @@ pub mod limits;
 pub mod machine;
 pub mod name;
 pub mod nearest;
+pub mod placement;
 pub mod program;
 pub mod rates;
 pub mod restart;

@@ -1,5 +1,7 @@
 //! Bounds that more than one crate must agree on.
 
+use crate::size::ByteSize;
+
 /// Longest app name: one DNS label, short enough for prefixes in front of it.
 pub const APP_NAME_BYTES_MAX: usize = 50;
 /// Longest machine name.
@@ -30,6 +32,8 @@ pub const ROOT_DISK_GIB_DEFAULT: u64 = 8;
 pub const ROOT_DISK_GIB_MAX: u64 = 1_024;
 /// The most swap that a machine may have.
 pub const SWAP_MIB_MAX: u64 = 64 * 1_024;
+/// A node whose disk has less free than this gets no new machines.
+pub const NODE_DISK_FREE_MIN: ByteSize = ByteSize::mib(256);
 /// Largest output of one `exec` that is kept, per stream.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// Largest `/etc/passwd` or `/etc/group` that is read from an image.

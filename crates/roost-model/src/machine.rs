@@ -20,6 +20,10 @@
 //! a state here: an update writes a new version of the spec and goes through
 //! `Stopping` and `Starting`.
 
+mod guest;
+
+pub use guest::{CpuKind, CpuTime, Guest, SizeError, UnknownSize};
+
 use crate::image_ref::ImageRef;
 use crate::name::{AppName, MachineName, RegionCode};
 use crate::size::ByteSize;
@@ -45,6 +49,8 @@ pub struct MachineSpec {
     pub guest: Guest,
     /// How much it may write to its root file system, where the node can limit that.
     pub root_disk: ByteSize,
+    /// Swap beside its memory, where its rung has it; zero for none.
+    pub swap: ByteSize,
     /// Where it takes traffic.
     pub services: Vec<Service>,
     /// Health checks that do not belong to a service, by name.
@@ -59,6 +65,19 @@ pub struct MachineSpec {
     pub auto_destroy: bool,
     /// Labels of the user and of the deploy (`roost_release_id`, …).
     pub metadata: BTreeMap<String, String>,
+}
+
+impl MachineSpec {
+    /// The label that names the process group.
+    pub const PROCESS_GROUP_KEY: &str = "fly_process_group";
+    /// The group of a machine without that label.
+    pub const PROCESS_GROUP_DEFAULT: &str = "app";
+
+    /// The process group: machines of an app that are alike.
+    pub fn process_group(&self) -> &str {
+        let named = self.metadata.get(Self::PROCESS_GROUP_KEY);
+        named.map_or(Self::PROCESS_GROUP_DEFAULT, String::as_str)
+    }
 }
 
 /// The program of a machine; `None` means what the image says.
@@ -76,77 +95,6 @@ pub struct ProcessSpec {
     pub workdir: Option<String>,
     /// Variables above the image's own.
     pub env: BTreeMap<String, String>,
-}
-
-/// The processor class of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CpuKind {
-    /// A share of a core: 1/16 per CPU guaranteed, more while the host is idle.
-    Shared,
-    /// A whole core per CPU.
-    Performance,
-}
-
-/// The size of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Guest {
-    /// The processor class.
-    pub cpu_kind: CpuKind,
-    /// Number of CPUs.
-    pub n_cpus: u32,
-    /// Memory.
-    pub memory: ByteSize,
-}
-
-impl Guest {
-    /// `shared-cpu-1x`: one shared CPU, 256 MiB.
-    pub const DEFAULT: Self = Self {
-        cpu_kind: CpuKind::Shared,
-        n_cpus: 1,
-        memory: ByteSize::mib(256),
-    };
-
-    /// The names of the presets, smallest first.
-    pub const PRESETS: [&'static str; 14] = [
-        "shared-cpu-1x",
-        "shared-cpu-2x",
-        "shared-cpu-4x",
-        "shared-cpu-6x",
-        "shared-cpu-8x",
-        "performance-1x",
-        "performance-2x",
-        "performance-4x",
-        "performance-6x",
-        "performance-8x",
-        "performance-10x",
-        "performance-12x",
-        "performance-14x",
-        "performance-16x",
-    ];
-
-    /// The size that a preset name stands for.
-    ///
-    /// Shared presets have 256 MiB per CPU, performance presets 2 GiB.
-    pub fn preset(name: &str) -> Option<Self> {
-        if !Self::PRESETS.contains(&name) {
-            return None;
-        }
-        let (kind, rest) = match name.strip_prefix("shared-cpu-") {
-            Some(rest) => (CpuKind::Shared, rest),
-            None => (CpuKind::Performance, name.strip_prefix("performance-")?),
-        };
-        let n_cpus: u32 = rest.strip_suffix('x')?.parse().ok()?;
-        let mib_per_cpu = match kind {
-            CpuKind::Shared => 256,
-            CpuKind::Performance => 2048,
-        };
-        let memory = ByteSize::mib(mib_per_cpu * u64::from(n_cpus));
-        Some(Self {
-            cpu_kind: kind,
-            n_cpus,
-            memory,
-        })
-    }
 }
 
 /// A port of a machine that takes traffic through the edge.
@@ -542,19 +490,7 @@ pub struct IsolationError {
 
 #[cfg(test)]
 mod tests {
-    use super::{CpuKind, ExitCause, Guest, Isolation, MachineState, Rung, StopSignal};
-    use crate::size::ByteSize;
-
-    #[test]
-    fn every_preset_has_a_size() {
-        for name in Guest::PRESETS {
-            assert!(Guest::preset(name).is_some(), "{name}");
-        }
-        let guest = Guest::preset("performance-4x").unwrap();
-        assert_eq!(guest.cpu_kind, CpuKind::Performance);
-        assert_eq!((guest.n_cpus, guest.memory), (4, ByteSize::gib(8)));
-        assert_eq!(Guest::preset("shared-cpu-3x"), None);
-    }
+    use super::{ExitCause, Isolation, MachineState, Rung, StopSignal};
 
     #[test]
     fn every_state_reads_back() {

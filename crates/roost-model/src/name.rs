@@ -81,6 +81,10 @@ name_type!(
     RegionCode, check_region_code
 );
 name_type!(
+    /// The name of a zone: nodes of a region that fail together, such as `a` or `rack-3`.
+    ZoneName, check_zone_name
+);
+name_type!(
     /// The name of a secret, which becomes an environment variable.
     SecretName, check_secret_name
 );
@@ -118,6 +122,10 @@ fn check_machine_name(text: &str) -> Result<(), ParseNameError> {
 
 fn check_region_code(text: &str) -> Result<(), ParseNameError> {
     check_label("region code", text, 16)
+}
+
+fn check_zone_name(text: &str) -> Result<(), ParseNameError> {
+    check_label("zone name", text, 32)
 }
 
 fn check_secret_name(text: &str) -> Result<(), ParseNameError> {

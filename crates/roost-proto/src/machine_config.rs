@@ -94,6 +94,10 @@ pub struct InitConfig {
     /// Replaces the image's working directory. An addition of roost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
+    /// Swap beside the memory, in MiB; none by default. A VM has it on a disk of its own, a
+    /// container as far as its node has swap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap_size_mb: Option<u64>,
 }
 
 impl InitConfig {
@@ -297,7 +301,7 @@ mod tests {
         let json = serde_json::json!({
             "image": "nginx:1.25",
             "env": {"A": "b"},
-            "init": {"cmd": ["nginx"]},
+            "init": {"cmd": ["nginx"], "swap_size_mb": 128},
             "guest": {"cpus": 2, "memory_mb": 512},
             "isolation": "vm-emulated",
             "rootfs": {"size_gb": 20},
@@ -315,6 +319,7 @@ mod tests {
         assert!(spec.services[0].force_https);
         assert_eq!(spec.isolation, Isolation::Rung(Rung::VmEmulated));
         assert_eq!(spec.root_disk, ByteSize::gib(20));
+        assert_eq!(spec.swap, ByteSize::mib(128));
         let again = MachineConfig::from(&spec).to_spec(identity()).unwrap();
         assert_eq!(spec, again);
     }
@@ -324,6 +329,7 @@ mod tests {
         let json = serde_json::json!({
             "image": "NOT OK",
             "env": {"FLY_X": "1"},
+            "init": {"swap_size_mb": 70_000},
             "guest": {"cpus": 0, "cpu_kind": "huge"},
             "isolation": "firecracker",
             "rootfs": {"size_gb": 0},
@@ -338,6 +344,7 @@ mod tests {
         for path in [
             "image",
             "env.FLY_X",
+            "init.swap_size_mb",
             "guest.cpus",
             "guest.cpu_kind",
             "isolation",

@@ -30,9 +30,25 @@ pub struct ErrorBody {
     /// Each thing that is wrong with the body, for code `invalid-request`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<ConfigFault>,
+    /// What speaks against each node, for code `no-placement`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<PlacementRefusal>,
     /// The request, for `roostd`'s log.
     #[serde(default)]
     pub request_id: String,
+}
+
+/// Why a node does not take a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlacementRefusal {
+    /// The node.
+    pub node: String,
+    /// A word for programs, such as `region` or `memory`.
+    pub reason: String,
+    /// The same for people.
+    pub message: String,
+    /// What to do about it.
+    pub advice: String,
 }
 
 /// `POST /v1/apps`.

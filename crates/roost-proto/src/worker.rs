@@ -6,9 +6,10 @@
 
 use async_trait::async_trait;
 use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, Retry};
-use roost_model::id::{InstanceId, MachineId};
-use roost_model::machine::{MachineExit, MachineSpec, MachineState, Rung, StopSignal};
+use roost_model::id::{InstanceId, MachineId, ReservationId};
+use roost_model::machine::{Guest, MachineExit, MachineSpec, MachineState, Rung, StopSignal};
 use roost_model::name::AppName;
+use roost_model::placement::NodeView;
 use roost_model::time::Timestamp;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -35,6 +36,30 @@ pub struct CreateMachine {
     pub secrets: SecretEnv,
     /// Whether to start it at once.
     pub launch: Launch,
+    /// The reservation whose room it takes; that is used up then.
+    pub reservation: Option<ReservationId>,
+}
+
+/// A request to hold room for a machine to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserve {
+    /// Chosen by the caller; a repeated request changes nothing.
+    pub id: ReservationId,
+    /// The size of the machine.
+    pub guest: Guest,
+    /// For how long; at most some minutes.
+    pub hold: Duration,
+}
+
+/// Room that is held for a machine to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// Its id.
+    pub id: ReservationId,
+    /// The size of the machine.
+    pub guest: Guest,
+    /// From then on the room is free again.
+    pub expires_at: Timestamp,
 }
 
 /// Whether a new machine is started at once.
@@ -306,13 +331,16 @@ impl Classify for WorkerError {
             Self::CannotSuspend { .. } => {
                 Some("stop it instead, or run it with isolation `vm` or `vm-emulated`".into())
             }
+            Self::NoCapacity(_) => Some(
+                "destroy machines that are not needed, choose a smaller size, or use another node"
+                    .into(),
+            ),
             Self::NotFound(_)
             | Self::Conflict(_)
             | Self::Invalid(_)
             | Self::Image { .. }
             | Self::Start { .. }
             | Self::WaitTimeout { .. }
-            | Self::NoCapacity(_)
             | Self::Internal(_) => None,
         }
     }
@@ -324,8 +352,19 @@ impl Classify for WorkerError {
 /// changes nothing: the worker carries a begun action to its end by itself.
 #[async_trait]
 pub trait WorkerApi: Send + Sync + 'static {
+    /// What the node is, has, and has promised: what a placement looks at.
+    async fn capacity(&self) -> Result<NodeView, WorkerError>;
+    /// Holds room for a machine; a creation that names the reservation takes it.
+    ///
+    /// Refused as a creation is when there is no room. A repeated request is
+    /// answered as the first was, until that has expired or was used.
+    async fn reserve(&self, request: Reserve) -> Result<Reservation, WorkerError>;
+    /// Gives held room back. One that expired, was used or never was is nothing.
+    async fn release(&self, id: &ReservationId) -> Result<(), WorkerError>;
     /// Records a machine and, if asked, begins to start it.
     ///
+    /// A machine that exists holds its room, also while it is stopped. One that
+    /// does not fit is refused with `NoCapacity`.
     /// Returns once the machine is recorded; `wait` tells when it runs.
     async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError>;
     /// Replaces the spec; a running machine is restarted with it.

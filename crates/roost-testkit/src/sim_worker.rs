@@ -6,18 +6,32 @@
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use roost_model::id::{InstanceId, MachineId};
-use roost_model::machine::{ExitCause, Isolation, MachineExit, MachineState, Rung, StopSignal};
-use roost_model::name::AppName;
+use roost_model::id::{InstanceId, MachineId, NodeId, ReservationId};
+use roost_model::machine::{
+    ExitCause, Guest, Isolation, MachineExit, MachineState, Rung, StopSignal,
+};
+use roost_model::name::{AppName, RegionCode};
+use roost_model::placement::{Capacity, NodeView, Overcommit, Usage};
+use roost_model::size::ByteSize;
 use roost_model::time::Timestamp;
 use roost_proto::worker::{
     CheckResult, CheckStatus, CreateMachine, ExecCommand, ExecOutcome, Launch, ListeningSocket,
-    MachineEvent, MachineStatus, RungStatus, SecretEnv, UpdateMachine, WaitFor, WorkerApi,
-    WorkerError,
+    MachineEvent, MachineStatus, Reservation, Reserve, RungStatus, SecretEnv, UpdateMachine,
+    WaitFor, WorkerApi, WorkerError,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
+
+/// Why the node starts no microVMs.
+const NO_VM: &str = "there is no KVM";
+/// The room of a node that nobody has limited.
+const AMPLE: Capacity = Capacity {
+    n_cores: 1_000,
+    memory: ByteSize::gib(10_000),
+    n_machines: 10_000,
+    overcommit: Overcommit::DEFAULT,
+};
 
 /// What becomes of a machine that is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +60,9 @@ struct Inner {
     clock_ms: u64,
     alive_min: BTreeMap<AppName, usize>,
     holds_destruction: bool,
+    /// What the node has; as much as one likes when none is set.
+    capacity: Option<Capacity>,
+    reservations: BTreeMap<ReservationId, Reservation>,
 }
 
 /// A worker in memory.
@@ -79,6 +96,11 @@ impl SimWorker {
         inner
             .machines
             .retain(|_, machine| machine.status.state != state);
+    }
+
+    /// Limits what machines may take together.
+    pub fn set_capacity(&self, capacity: Capacity) {
+        self.inner.lock().capacity = Some(capacity);
     }
 
     /// The secrets that a machine was given.
@@ -120,9 +142,50 @@ impl Inner {
             .count()
     }
 
+    /// What the node is, has, and has promised.
+    fn node(&self) -> NodeView {
+        let mut machines: BTreeMap<AppName, BTreeMap<String, u32>> = BTreeMap::new();
+        let mut used = Usage::default();
+        for machine in self.machines.values() {
+            let spec = &machine.status.spec;
+            used = used.plus(Usage::of(spec.guest));
+            let groups = machines.entry(spec.app.clone()).or_default();
+            *groups.entry(spec.process_group().to_owned()).or_default() += 1;
+        }
+        let reserved = self.reservations.values();
+        let reserved = reserved.map(|reservation| Usage::of(reservation.guest));
+        NodeView {
+            id: NodeId::from_ulid(ulid::Ulid::nil()),
+            region: RegionCode::parse("local").expect("a region code"),
+            zone: None,
+            labels: BTreeMap::new(),
+            refused_rungs: BTreeMap::from([(Rung::Vm, NO_VM.to_owned())]),
+            cordoned: false,
+            capacity: self.capacity.unwrap_or(AMPLE),
+            used,
+            reserved: reserved.fold(Usage::default(), Usage::plus),
+            disk_free: ByteSize::gib(100),
+            images: BTreeSet::new(),
+            machines,
+        }
+    }
+
+    /// Whether a machine of this size has room.
+    fn admit(&self, guest: Guest) -> Result<(), WorkerError> {
+        let node = self.node();
+        match node.capacity.shortage(node.taken(), guest) {
+            Some(shortage) => Err(WorkerError::NoCapacity(shortage.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_ms(1_700_000_000_000 + self.clock_ms)
+    }
+
     fn tick(&mut self) -> Timestamp {
         self.clock_ms += 1;
-        Timestamp::from_ms(1_700_000_000_000 + self.clock_ms)
+        self.now()
     }
 
     fn find(&mut self, id: &MachineId) -> Result<&mut SimMachine, WorkerError> {
@@ -238,6 +301,16 @@ impl Inner {
                 request.spec.name
             )));
         }
+        match &request.reservation {
+            Some(id) => {
+                let now = self.now();
+                self.reservations.retain(|_, held| held.expires_at > now);
+                self.reservations.remove(id).ok_or_else(|| {
+                    WorkerError::Conflict(format!("reservation {id} has expired or was used"))
+                })?;
+            }
+            None => self.admit(request.spec.guest)?,
+        }
         self.n_made += 1;
         let n = self.n_made.to_be_bytes();
         let id = MachineId::from_bytes([1, n[2], n[3], n[4], n[5], n[6], n[7]]);
@@ -281,6 +354,34 @@ impl Inner {
 
 #[async_trait]
 impl WorkerApi for SimWorker {
+    async fn capacity(&self) -> Result<NodeView, WorkerError> {
+        let mut inner = self.inner.lock();
+        let now = inner.now();
+        inner.reservations.retain(|_, held| held.expires_at > now);
+        Ok(inner.node())
+    }
+
+    async fn reserve(&self, request: Reserve) -> Result<Reservation, WorkerError> {
+        let mut inner = self.inner.lock();
+        if let Some(earlier) = inner.reservations.get(&request.id) {
+            return Ok(earlier.clone());
+        }
+        inner.admit(request.guest)?;
+        let reservation = Reservation {
+            id: request.id,
+            guest: request.guest,
+            expires_at: inner.now().after(request.hold),
+        };
+        let id = reservation.id.clone();
+        inner.reservations.insert(id, reservation.clone());
+        Ok(reservation)
+    }
+
+    async fn release(&self, id: &ReservationId) -> Result<(), WorkerError> {
+        self.inner.lock().reservations.remove(id);
+        Ok(())
+    }
+
     async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
         self.inner.lock().create(request)
     }
@@ -361,7 +462,7 @@ impl WorkerApi for SimWorker {
     }
 
     async fn rungs(&self) -> Result<Vec<RungStatus>, WorkerError> {
-        let refusal = |rung| (rung == Rung::Vm).then(|| "there is no KVM".to_owned());
+        let refusal = |rung| (rung == Rung::Vm).then(|| NO_VM.to_owned());
         let status = |rung| RungStatus {
             rung,
             refusal: refusal(rung),

@@ -14,19 +14,20 @@ use async_trait::async_trait;
 use requests::Refusal;
 use roost_host::driver::{DriverError, MachineDriver};
 use roost_model::error::chain;
-use roost_model::id::{InstanceId, MachineId};
+use roost_model::id::{InstanceId, MachineId, ReservationId};
 use roost_model::machine::{MachineState, StopSignal};
 use roost_model::name::AppName;
+use roost_model::placement::NodeView;
 use roost_proto::worker::{
     CreateMachine, ExecCommand, ExecOutcome, ListeningSocket, MachineEvent, MachineStatus,
-    RungStatus, UpdateMachine, WaitFor, WorkerApi, WorkerError,
+    Reservation, Reserve, RungStatus, UpdateMachine, WaitFor, WorkerApi, WorkerError,
 };
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-fn store_failure(error: &StoreError) -> WorkerError {
+pub(crate) fn store_failure(error: &StoreError) -> WorkerError {
     tracing::error!(error = chain(error), "worker database failed");
     if error.is_no_space() {
         WorkerError::DiskFull(chain(error))
@@ -47,7 +48,10 @@ fn driver_error(id: &MachineId, error: &DriverError) -> WorkerError {
 
 impl Worker {
     /// Runs `work` in a task of its own and waits for its answer.
-    async fn shielded<T, F>(&self, work: impl FnOnce(Arc<Inner>) -> F) -> Result<T, WorkerError>
+    pub(crate) async fn shielded<T, F>(
+        &self,
+        work: impl FnOnce(Arc<Inner>) -> F,
+    ) -> Result<T, WorkerError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, WorkerError>> + Send + 'static,
@@ -121,12 +125,13 @@ impl Inner {
     where
         F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, Refusal> + Send + 'static,
     {
-        let changed = self.store.change(id, self.clock.now(), change).await;
-        let row = match changed.map_err(|error| store_failure(&error))? {
-            None => return Err(WorkerError::NotFound(id.clone())),
-            Some(Err(Refusal(reason))) => return Err(WorkerError::Conflict(reason)),
-            Some(Ok(row)) => row,
+        let (now, capacity) = (self.clock.now(), self.config.capacity());
+        let change = move |row: &mut Row| {
+            change(row).map_err(|Refusal(reason)| WorkerError::Conflict(reason))
         };
+        let changed = self.store.change_in_room(id, now, capacity, change).await;
+        let changed = changed.map_err(|error| store_failure(&error))?;
+        let row = changed.ok_or_else(|| WorkerError::NotFound(id.clone()))??;
         self.notify(id);
         self.kick(id);
         Ok(row)
@@ -151,13 +156,11 @@ impl Inner {
         let secrets = self
             .seal_secrets(&id, &request.secrets)
             .map_err(WorkerError::Internal)?;
+        let admission = self.admission(request.reservation.clone());
         let row = requests::new_row(id, request, secrets, self.clock.now());
         let (app, name) = (row.spec.app.clone(), row.spec.name.clone());
-        let n_slots = self.config.n_slots();
-        let inserted = self
-            .store
-            .insert(row, n_slots, NewEvent::by_user("create"))
-            .await;
+        let event = NewEvent::by_user("create");
+        let inserted = self.store.insert(row, admission, event).await;
         match inserted.map_err(|error| store_failure(&error))? {
             Inserted::New(row) => {
                 self.board.put([(row.id.clone(), entry_of(&self, &row))]);
@@ -168,9 +171,7 @@ impl Inner {
             Inserted::NameTaken(other) => Err(WorkerError::Conflict(format!(
                 "app {app} has a machine named {name} already: {other}; choose another name or destroy it"
             ))),
-            Inserted::Full => Err(WorkerError::NoCapacity(format!(
-                "it has {n_slots} machines already"
-            ))),
+            Inserted::NoRoom(reason) => Err(reason.into()),
         }
     }
 
@@ -232,6 +233,18 @@ impl Inner {
 
 #[async_trait]
 impl WorkerApi for Worker {
+    async fn capacity(&self) -> Result<NodeView, WorkerError> {
+        self.node_view().await
+    }
+
+    async fn reserve(&self, request: Reserve) -> Result<Reservation, WorkerError> {
+        self.reserve_room(request).await
+    }
+
+    async fn release(&self, id: &ReservationId) -> Result<(), WorkerError> {
+        self.release_room(id).await
+    }
+
     async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
         self.shielded(|inner| inner.create(request)).await
     }

@@ -1,10 +1,12 @@
 //! What a worker is started with.
 
+use crate::capacity::NodeProfile;
 use crate::housekeeping::Housekeeper;
 use crate::limits;
 use roost_auth::seal::SealingKey;
 use roost_host::driver::MachineAddresses;
 use roost_model::name::RegionCode;
+use roost_model::placement::Capacity;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +31,8 @@ pub struct WorkerConfig {
     pub platform_env: Vec<(String, String)>,
     /// Longest wait for requests under way before a machine is stopped.
     pub drain_timeout: Duration,
-    /// Most machines on this node.
-    pub n_machines_max: u32,
+    /// What this node is and has.
+    pub node: NodeProfile,
     /// Called by the periodic pass.
     pub housekeeper: Arc<dyn Housekeeper>,
 }
@@ -38,11 +40,16 @@ pub struct WorkerConfig {
 impl WorkerConfig {
     /// The usual wait for requests under way.
     pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
-    /// The usual number of machines.
+    /// The usual most number of machines.
     pub const N_MACHINES_MAX_DEFAULT: u32 = 1_000;
 
-    pub(crate) fn n_slots(&self) -> u32 {
-        self.n_machines_max.min(limits::MACHINES_MAX)
+    /// What this node has; not more machines than there are ids for.
+    pub(crate) fn capacity(&self) -> Capacity {
+        let capacity = self.node.capacity;
+        Capacity {
+            n_machines: capacity.n_machines.min(limits::MACHINES_MAX),
+            ..capacity
+        }
     }
 }
 

@@ -16,11 +16,6 @@ use roost_proto::worker::SecretEnv;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The process group of a machine whose metadata names none.
-const PROCESS_GROUP_DEFAULT: &str = "app";
-/// The metadata key of the process group.
-const PROCESS_GROUP_KEY: &str = "fly_process_group";
-
 /// The process of a machine, or what is missing.
 pub(crate) fn resolve_process(
     row: &Row,
@@ -89,10 +84,6 @@ fn resolve_env(
             .map(|(name, value)| (name.clone(), value.clone())),
     );
     let spec = &row.spec;
-    let group = spec
-        .metadata
-        .get(PROCESS_GROUP_KEY)
-        .map_or(PROCESS_GROUP_DEFAULT, String::as_str);
     let facts = [
         ("APP_NAME", spec.app.to_string()),
         ("MACHINE_ID", row.id.to_string()),
@@ -101,7 +92,7 @@ fn resolve_env(
         ("REGION", spec.region.to_string()),
         ("PRIVATE_IP", addresses.ipv6.to_string()),
         ("IMAGE_REF", spec.image.to_string()),
-        ("PROCESS_GROUP", group.to_owned()),
+        ("PROCESS_GROUP", spec.process_group().to_owned()),
         ("VM_MEMORY_MB", spec.guest.memory.as_mib().to_string()),
     ];
     for (name, value) in facts {

@@ -32,6 +32,7 @@
 
 mod api;
 mod board;
+mod capacity;
 mod config;
 mod drivers;
 mod health;
@@ -44,6 +45,7 @@ mod owner;
 mod store;
 mod worker;
 
+pub use capacity::NodeProfile;
 pub use config::{AddressAllocator, StartWorkerError, WorkerConfig};
 pub use drivers::{Drivers, IsolationRefused, Standing};
 pub use housekeeping::{Housekeeper, NoHousekeeper};

@@ -7,10 +7,13 @@
 pub(crate) mod row;
 mod schema;
 
+use crate::capacity::rows::{admit, admit_resize};
+use crate::capacity::{Admission, NoRoom};
 use crate::limits;
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
 use roost_model::name::AppName;
+use roost_model::placement::{Capacity, Shortage};
 use roost_model::time::Timestamp;
 use roost_proto::worker::MachineEvent;
 use row::{NewEvent, Row};
@@ -95,8 +98,8 @@ pub(crate) enum Inserted {
     Repeated(Row),
     /// The app has a machine of this name.
     NameTaken(MachineId),
-    /// Every slot is taken.
-    Full,
+    /// There is no room for it.
+    NoRoom(NoRoom),
 }
 
 impl Store {
@@ -123,7 +126,7 @@ impl Store {
         })
     }
 
-    async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
+    pub(crate) async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
@@ -135,7 +138,7 @@ impl Store {
     }
 
     /// Runs a transaction that writes.
-    async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -180,11 +183,11 @@ impl Store {
         self.run(move |connection| get_row(connection, &id)).await
     }
 
-    /// Records a new machine and gives it a slot below `n_slots`.
+    /// Records a new machine, if it is admitted, and gives it a slot.
     pub(crate) async fn insert(
         &self,
         mut row: Row,
-        n_slots: u32,
+        admission: Admission,
         event: NewEvent,
     ) -> Result<Inserted, StoreError> {
         self.write(move |transaction| {
@@ -197,8 +200,14 @@ impl Store {
             if let Some(other) = row::select(transaction, filter, names)?.into_iter().next() {
                 return Ok(Inserted::NameTaken(other.id));
             }
-            let Some(slot) = free_slot(transaction, n_slots)? else {
-                return Ok(Inserted::Full);
+            if let Err(reason) = admit(transaction, &admission, row.spec.guest, row.created_at)? {
+                return Ok(Inserted::NoRoom(reason));
+            }
+            let max = admission.capacity.n_machines;
+            let Some(slot) = free_slot(transaction, max)? else {
+                return Ok(Inserted::NoRoom(NoRoom::Shortage(Shortage::Machines {
+                    max,
+                })));
             };
             row.slot = Some(slot);
             row::insert(transaction, &row)?;
@@ -222,20 +231,35 @@ impl Store {
         F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, E> + Send + 'static,
     {
         let id = id.clone();
+        self.write(move |transaction| change_row(transaction, &id, now, |_, row| Ok(change(row))))
+            .await
+    }
+
+    /// The same, for a change that may be of the machine's size; refused when
+    /// there is no room for the new one.
+    pub(crate) async fn change_in_room<E, F>(
+        &self,
+        id: &MachineId,
+        now: Timestamp,
+        capacity: Capacity,
+        change: F,
+    ) -> Result<Option<Result<Row, E>>, StoreError>
+    where
+        E: From<NoRoom> + Send + 'static,
+        F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, E> + Send + 'static,
+    {
+        let id = id.clone();
         self.write(move |transaction| {
-            let Some(mut row) = get_row(transaction, &id)? else {
-                return Ok(None);
-            };
-            let events = match change(&mut row) {
-                Ok(events) => events,
-                Err(refusal) => return Ok(Some(Err(refusal))),
-            };
-            row.updated_at = now;
-            row::update(transaction, &row)?;
-            for event in &events {
-                append_event(transaction, &row, event, now)?;
-            }
-            Ok(Some(Ok(row)))
+            change_row(transaction, &id, now, |transaction, row| {
+                let old = row.spec.guest;
+                let events = match change(row) {
+                    Ok(events) => events,
+                    Err(refusal) => return Ok(Err(refusal)),
+                };
+                let sizes = (old, row.spec.guest);
+                let admitted = admit_resize(transaction, &capacity, sizes, now)?;
+                Ok(admitted.map(|()| events).map_err(E::from))
+            })
         })
         .await
     }
@@ -299,6 +323,27 @@ fn get_row(connection: &Connection, id: &MachineId) -> Result<Option<Row>, Store
     Ok(row::select(connection, "WHERE id = ?1", [id.as_str()])?
         .into_iter()
         .next())
+}
+
+fn change_row<E>(
+    transaction: &Transaction<'_>,
+    id: &MachineId,
+    now: Timestamp,
+    change: impl FnOnce(&Transaction<'_>, &mut Row) -> Result<Result<Vec<NewEvent>, E>, StoreError>,
+) -> Result<Option<Result<Row, E>>, StoreError> {
+    let Some(mut row) = get_row(transaction, id)? else {
+        return Ok(None);
+    };
+    let events = match change(transaction, &mut row)? {
+        Ok(events) => events,
+        Err(refusal) => return Ok(Some(Err(refusal))),
+    };
+    row.updated_at = now;
+    row::update(transaction, &row)?;
+    for event in &events {
+        append_event(transaction, &row, event, now)?;
+    }
+    Ok(Some(Ok(row)))
 }
 
 /// The next free slot after the one given last, so that an address is not

@@ -1,6 +1,7 @@
 //! Tests of the worker as a whole, on a fake host.
 
 mod adoption;
+mod capacity;
 mod disk_full;
 mod kill;
 mod lifecycle;
@@ -114,7 +115,7 @@ impl Node {
             sealer: Arc::new(SealingKey::from_bytes(&[7; 32]).unwrap()),
             platform_env: vec![],
             drain_timeout: Duration::from_secs(5),
-            n_machines_max: 3,
+            node: samples::node(3),
             housekeeper: Arc::new(NoHousekeeper),
         };
         Self {

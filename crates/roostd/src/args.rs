@@ -1,6 +1,7 @@
 //! The command line of `roostd`.
 
 use clap::{Args, Parser, Subcommand};
+use roost_model::placement::Overcommit;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -53,6 +54,9 @@ pub(crate) struct RunArgs {
     /// The region of this node.
     #[arg(long, default_value = "local")]
     pub(crate) region: String,
+    /// What the node is to a placement.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
     /// The container runtime: `library`, or the path of an OCI runtime such as /usr/sbin/runc.
     #[arg(long, default_value = "library")]
     pub(crate) runtime: String,
@@ -80,6 +84,29 @@ pub(crate) struct RunArgs {
     /// Write the log as JSON lines.
     #[arg(long)]
     pub(crate) log_json: bool,
+}
+
+/// What the node is to a placement.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NodeArgs {
+    /// What this node fails together with, such as a rack; by itself when absent.
+    #[arg(long)]
+    pub(crate) zone: Option<String>,
+    /// A label NAME=VALUE that machines may ask for; may be repeated.
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<String>,
+    /// Take no new machines.
+    #[arg(long)]
+    pub(crate) cordon: bool,
+    /// Memory for machines, such as 8GiB; that of the host when absent.
+    #[arg(long)]
+    pub(crate) memory: Option<String>,
+    /// Shared CPUs promised for each there is, in percent; 16 of them are a core.
+    #[arg(long, value_name = "PERCENT", default_value_t = Overcommit::DEFAULT.cpu_percent())]
+    pub(crate) overcommit_cpu: u32,
+    /// Memory promised to machines with shared CPUs for what there is, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = Overcommit::DEFAULT.memory_percent())]
+    pub(crate) overcommit_memory: u32,
 }
 
 /// What VMs are run with.

@@ -1,10 +1,13 @@
 //! The configuration of a node: checked and complete, every fault at once.
 
+mod node;
+
 use crate::args::{RunArgs, VmArgs};
 use anyhow::{Context as _, Result, bail};
 use roost_host::instance::InstanceTag;
 use roost_model::name::RegionCode;
 use roost_model::size::ByteSize;
+use roost_worker::NodeProfile;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -32,6 +35,7 @@ pub(crate) struct NodeConfig {
     pub(crate) jailer: Option<PathBuf>,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) images_max: ByteSize,
+    pub(crate) node: NodeProfile,
 }
 
 /// Which container runtime starts machines.
@@ -94,6 +98,9 @@ impl NodePaths {
     pub(crate) fn network(&self) -> PathBuf {
         self.data.join("network.json")
     }
+    pub(crate) fn node_id(&self) -> PathBuf {
+        self.data.join("node-id")
+    }
     pub(crate) fn pid(&self) -> PathBuf {
         self.data.join("roostd.pid")
     }
@@ -151,7 +158,10 @@ impl NodeConfig {
         let qemu = program(&args.vms.qemu, "--qemu");
         let firecracker = program(&args.vms.firecracker, "--firecracker");
         let jailer = program(&args.vms.jailer, "--jailer");
-        let (Some(region), Some(images_max), true) = (region, images_max, faults.is_empty()) else {
+        let node = node::profile(&args.node, &paths, &mut faults)?;
+        let (Some(region), Some(images_max), Some(node), true) =
+            (region, images_max, node, faults.is_empty())
+        else {
             bail!("the configuration has faults:\n  {}", faults.join("\n  "));
         };
         let listen = match args.public_ip {
@@ -176,6 +186,7 @@ impl NodeConfig {
             jailer,
             insecure_registries: args.insecure_registries.clone(),
             images_max,
+            node,
         })
     }
 }

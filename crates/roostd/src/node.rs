@@ -189,7 +189,7 @@ fn worker_config(
         sealer,
         platform_env: Vec::new(),
         drain_timeout: WorkerConfig::DRAIN_TIMEOUT_DEFAULT,
-        n_machines_max: WorkerConfig::N_MACHINES_MAX_DEFAULT,
+        node: config.node.clone(),
         housekeeper: adapters::housekeeper(logs.clone()),
     }
 }

@@ -4,7 +4,7 @@ mod begin;
 
 pub(crate) use begin::refuse_while_deploying;
 
-use super::{find_app, releases};
+use super::{find_app, releases, to_spec};
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::limits;
@@ -143,10 +143,7 @@ fn to_wanted(
         )));
     }
     // Every machine has this config, so one conversion tells all that is wrong.
-    request
-        .config
-        .to_spec(identity(state, app, 1, 1)?)
-        .map_err(ApiError::faults)?;
+    to_spec(&request.config, identity(state, app, 1, 1)?)?;
     Ok(Wanted {
         image: request.config.image.clone(),
         config: request.config.clone(),

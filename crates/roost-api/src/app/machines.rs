@@ -1,10 +1,11 @@
 //! Machines: what the worker does for one app.
 
 use super::deployments::refuse_while_deploying;
-use super::{find_app, secrets};
+use super::{find_app, secrets, to_spec};
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::limits;
+use crate::placement;
 use crate::state::ApiState;
 use crate::view;
 use crate::workflows::deploy;
@@ -96,7 +97,7 @@ pub(crate) async fn create(
         name: MachineName::parse(&name)?,
         region,
     };
-    let spec = request.config.to_spec(identity).map_err(ApiError::faults)?;
+    let spec = to_spec(&request.config, identity)?;
     let state_of_task = state.clone();
     let launch = launch(request.skip_launch);
     // The worker knows a repeated request by its id, so that a crash makes none twice.
@@ -107,6 +108,7 @@ pub(crate) async fn create(
             spec,
             secrets,
             launch,
+            reservation: None,
         };
         let status = create_in_app(&state_of_task, &record, request).await?;
         show(&state_of_task, status).await
@@ -126,7 +128,7 @@ async fn create_in_app(
     if present.deleting_at.is_some() || present.id != app.id {
         return Err(StoreError::Deleting(app.name.to_string()).into());
     }
-    Ok(state.worker.create_machine(request).await?)
+    Ok(placement::create(state, request).await?)
 }
 
 /// The machines of an app.
@@ -172,7 +174,7 @@ pub(crate) async fn update(
         name: old.spec.name,
         region: old.spec.region,
     };
-    let spec = request.config.to_spec(identity).map_err(ApiError::faults)?;
+    let spec = to_spec(&request.config, identity)?;
     let current_version = request
         .current_version
         .as_deref()

@@ -50,6 +50,7 @@ pub(super) fn app_config(root: &Node, findings: &mut Findings) -> AppConfig {
         kill_signal: kill_signal(root, findings),
         kill_timeout,
         isolation: isolation(root, findings),
+        swap: swap(root, findings),
         build: build(root, findings),
         deploy: deploy(root, findings),
         env: env(root, findings),
@@ -157,6 +158,12 @@ fn isolation(root: &Node, findings: &mut Findings) -> Option<Isolation> {
             None
         }
     }
+}
+
+fn swap(root: &Node, findings: &mut Findings) -> ByteSize {
+    let mib_max = i64::try_from(limits::SWAP_MIB_MAX).unwrap_or(i64::MAX);
+    let mib = number(root, "swap_size_mb", "", (0, mib_max), findings);
+    ByteSize::mib(mib.unwrap_or(0))
 }
 
 fn build(root: &Node, findings: &mut Findings) -> BuildSection {
@@ -529,14 +536,9 @@ fn vm(root: &Node, findings: &mut Findings) -> Option<VmSection> {
     check_groups(table, &path, findings);
     if let Some(node) = table.get("size")
         && let Some(size) = node.text()
-        && Guest::preset(size).is_none()
+        && let Err(unknown) = Guest::preset(size)
     {
-        let known = Guest::PRESETS.join(", ");
-        findings.error(
-            node.line,
-            format!("{path}.size"),
-            format!("must be one of {known}"),
-        );
+        findings.error(node.line, format!("{path}.size"), unknown.to_string());
     }
     if let Some(node) = table.get("persist_rootfs")
         && node.text().is_some_and(|text| text != "never")

@@ -93,11 +93,7 @@ pub const KEYS: &[KeyRule] = &[
     key("kill_signal", Text, Honoured),
     key("kill_timeout", Duration, Honoured),
     key("isolation", Text, Honoured),
-    key(
-        "swap_size_mb",
-        Any,
-        Warned("swap is not supported yet: the machine has its memory only"),
-    ),
+    key("swap_size_mb", Integer, Honoured),
     key(
         "console_command",
         Any,

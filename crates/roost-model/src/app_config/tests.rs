@@ -108,6 +108,7 @@ primary_region = "fra"
 kill_signal = "SIGTERM"
 kill_timeout = 30
 isolation = "vm-emulated"
+swap_size_mb = 512
 
 [build]
 dockerfile = "deploy/Dockerfile"
@@ -156,6 +157,7 @@ raw_value = "hello"
     assert_eq!(config.app.as_deref(), Some("web"));
     assert_eq!(config.kill_timeout, Some(Duration::from_secs(30)));
     assert_eq!(config.isolation, Some(Isolation::Rung(Rung::VmEmulated)));
+    assert_eq!(config.swap, ByteSize::mib(512));
     assert_eq!(config.deploy.max_unavailable, Some(0.25));
     assert_eq!(config.env["PORT"], "3000");
     assert_eq!(config.build.args["VERSION"], "3");
@@ -175,7 +177,7 @@ raw_value = "hello"
         .iter()
         .map(|warning| (warning.line, warning.path.as_str()))
         .collect();
-    assert_eq!(paths, [(15, "deploy.strategy")]);
+    assert_eq!(paths, [(16, "deploy.strategy")]);
 }
 
 #[test]
@@ -199,6 +201,19 @@ fn every_fault_is_named_at_once_with_its_line_and_the_nearest_name() {
     ] {
         assert!(text.contains(part), "{part}\nin\n{text}");
     }
+}
+
+#[test]
+fn swap_is_a_bounded_number_of_megabytes() {
+    assert_eq!(ok("swap_size_mb = 0").0.swap, ByteSize(0));
+    assert_eq!(ok("swap_size_mb = '256'").0.swap, ByteSize::mib(256));
+    for value in ["-1", "65537"] {
+        let text = bad(&format!("swap_size_mb = {value}")).to_string();
+        let problem = format!("`swap_size_mb` must be between 0 and 65536, but is {value}");
+        assert!(text.contains(&problem), "{text}");
+    }
+    let text = bad("swap_size_mb = '1gb'").to_string();
+    assert!(text.contains("must be a whole number"), "{text}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use roost_model::machine::{
     Check, CheckKind, CpuKind, Isolation, MachineFile, MachineSpec, RestartWhen, Service,
 };
+use roost_model::size::ByteSize;
 
 impl From<&MachineSpec> for MachineConfig {
     fn from(spec: &MachineSpec) -> Self {
@@ -21,6 +22,7 @@ impl From<&MachineSpec> for MachineConfig {
                 cmd: spec.process.cmd.clone(),
                 user: spec.process.user.clone(),
                 workdir: spec.process.workdir.clone(),
+                swap_size_mb: (spec.swap > ByteSize(0)).then(|| spec.swap.as_mib()),
             },
             guest: Some(GuestConfig {
                 cpu_kind: match spec.guest.cpu_kind {

@@ -41,6 +41,7 @@ impl MachineConfig {
         let guest = self.to_guest(&mut faults);
         let isolation = self.to_isolation(&mut faults);
         let root_disk = self.to_root_disk(&mut faults);
+        let swap = self.to_swap(&mut faults);
         let services = self.to_services(&mut faults);
         let checks = self.to_checks(&mut faults);
         let files = self.to_files(&mut faults);
@@ -64,6 +65,7 @@ impl MachineConfig {
                 isolation,
                 guest,
                 root_disk,
+                swap,
                 services,
                 checks,
                 files,
@@ -100,9 +102,8 @@ impl MachineConfig {
                 Guest::DEFAULT
             }
             (None, None) => Guest::DEFAULT,
-            (None, Some(name)) => Guest::preset(name).unwrap_or_else(|| {
-                let known = Guest::PRESETS.join(", ");
-                faults.add("size", format!("`{name}` is not a size; known: {known}"));
+            (None, Some(name)) => Guest::preset(name).unwrap_or_else(|unknown| {
+                faults.add("size", unknown.to_string());
                 Guest::DEFAULT
             }),
             (Some(guest), None) => guest.to_guest(faults),
@@ -132,6 +133,18 @@ impl MachineConfig {
             return ByteSize::gib(limits::ROOT_DISK_GIB_DEFAULT);
         }
         ByteSize::gib(gib)
+    }
+
+    fn to_swap(&self, faults: &mut Faults) -> ByteSize {
+        let mib = self.init.swap_size_mb.unwrap_or(0);
+        if mib > limits::SWAP_MIB_MAX {
+            faults.add(
+                "init.swap_size_mb",
+                format!("must be 0 to {}", limits::SWAP_MIB_MAX),
+            );
+            return ByteSize(0);
+        }
+        ByteSize::mib(mib)
     }
 
     fn to_services(&self, faults: &mut Faults) -> Vec<Service> {
@@ -232,19 +245,18 @@ impl MachineConfig {
 
 impl GuestConfig {
     fn to_guest(&self, faults: &mut Faults) -> Guest {
-        let cpu_kind = match self.cpu_kind.as_str() {
-            "shared" => CpuKind::Shared,
-            "performance" => CpuKind::Performance,
-            other => {
-                faults.add(
-                    "guest.cpu_kind",
-                    format!("`{other}` is not one of shared, performance"),
-                );
-                CpuKind::Shared
-            }
-        };
-        if !(1..=16).contains(&self.cpus) {
-            faults.add("guest.cpus", "is not between 1 and 16");
+        let cpu_kind = CpuKind::parse(&self.cpu_kind).unwrap_or_else(|| {
+            faults.add(
+                "guest.cpu_kind",
+                format!("`{}` is not one of shared, performance", self.cpu_kind),
+            );
+            CpuKind::Shared
+        });
+        if !(1..=limits::CPUS_MAX).contains(&self.cpus) {
+            faults.add(
+                "guest.cpus",
+                format!("is not between 1 and {}", limits::CPUS_MAX),
+            );
         }
         if !(limits::MEMORY_MIB_MIN..=131_072).contains(&self.memory_mb) {
             faults.add("guest.memory_mb", "is not between 16 and 131072");

@@ -154,11 +154,11 @@ struct Rest {
     updated_ms: i64,
 }
 
-fn to_sql(number: u64) -> i64 {
+pub(crate) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn from_sql(number: i64) -> u64 {
+pub(crate) fn from_sql(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 

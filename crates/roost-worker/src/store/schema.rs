@@ -4,9 +4,10 @@ use super::{SqliteContext as _, StoreError};
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
+    include_str!("migrations/3.sql"),
 ];
 
 /// Brings a database of any known version to the newest.

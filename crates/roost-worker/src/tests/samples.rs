@@ -1,15 +1,17 @@
 //! Values that tests need and do not care about.
 
+use crate::capacity::NodeProfile;
 use crate::images::ResolvedImage;
 use crate::store::row::Row;
 use roost_host::driver::{MachineAddresses, RootFs};
 use roost_model::digest::Digest;
-use roost_model::id::MachineId;
+use roost_model::id::{MachineId, NodeId};
 use roost_model::image_ref::ImageRef;
 use roost_model::machine::{
     Guest, Isolation, MachineSpec, ProcessSpec, RestartPolicy, Service, ServiceProtocol, StopConfig,
 };
 use roost_model::name::{AppName, MachineName, RegionCode};
+use roost_model::placement::{Capacity, Overcommit};
 use roost_model::size::ByteSize;
 use roost_model::time::Timestamp;
 use roost_proto::worker::{CreateMachine, Launch, SecretEnv};
@@ -29,6 +31,22 @@ pub(crate) fn addresses(slot: u32) -> MachineAddresses {
     }
 }
 
+/// A node with room for so many machines, and for as much as they like.
+pub(crate) fn node(n_machines: u32) -> NodeProfile {
+    NodeProfile {
+        id: NodeId::from_ulid(ulid::Ulid::from_parts(1, 1)),
+        zone: None,
+        labels: BTreeMap::new(),
+        cordoned: false,
+        capacity: Capacity {
+            n_cores: 64,
+            memory: ByteSize::gib(256),
+            n_machines,
+            overcommit: Overcommit::DEFAULT,
+        },
+    }
+}
+
 pub(crate) fn spec(name: &str) -> MachineSpec {
     MachineSpec {
         app: AppName::parse("web").unwrap(),
@@ -39,6 +57,7 @@ pub(crate) fn spec(name: &str) -> MachineSpec {
         isolation: Isolation::Default,
         guest: Guest::DEFAULT,
         root_disk: ByteSize::gib(8),
+        swap: ByteSize(0),
         services: vec![],
         checks: BTreeMap::new(),
         files: vec![],
@@ -66,6 +85,7 @@ pub(crate) fn create(request_id: &str) -> CreateMachine {
         spec: spec(request_id),
         secrets: SecretEnv(BTreeMap::from([("TOKEN".into(), "hunter2".into())])),
         launch: Launch::Start,
+        reservation: None,
     }
 }
 

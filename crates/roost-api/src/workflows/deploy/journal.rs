@@ -2,7 +2,7 @@
 
 use crate::limits;
 use crate::state::ApiState;
-use roost_model::error::{Retry, chain};
+use roost_model::error::{Classify, Retry, chain};
 use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
 use roost_proto::rest::{DeploymentError, DeploymentStep};
@@ -136,11 +136,11 @@ impl Journal {
     }
 
     /// Does something at the worker, again if it fails in a way that may pass.
-    pub(super) async fn insist<T, F>(&self, mut action: impl FnMut() -> F) -> Result<T, WorkerError>
+    pub(super) async fn insist<T, E, F>(&self, mut action: impl FnMut() -> F) -> Result<T, E>
     where
-        F: Future<Output = Result<T, WorkerError>>,
+        E: Classify + 'static,
+        F: Future<Output = Result<T, E>>,
     {
-        use roost_model::error::Classify as _;
         let mut pause = limits::WORKER_BACKOFF;
         for _ in 1..limits::WORKER_ATTEMPTS {
             match action().await {

@@ -6,6 +6,7 @@ use super::journal::Journal;
 use super::{DEPLOYMENT_KEY, RELEASE_KEY, SlotError};
 use crate::app::{deployments, secrets};
 use crate::error::ApiError;
+use crate::placement;
 use roost_model::error::{Classify as _, chain};
 use roost_model::id::MachineId;
 use roost_proto::rest::DeploymentError;
@@ -78,7 +79,7 @@ async fn create(journal: &Journal, slot: &SlotRecord) -> Result<MachineId, SlotE
     };
     let name = request.spec.name.to_string();
     match journal
-        .insist(|| state.worker.create_machine(request.clone()))
+        .insist(|| placement::create(state, request.clone()))
         .await
     {
         Ok(status) => {
@@ -121,6 +122,7 @@ async fn build_request(journal: &Journal, slot: &SlotRecord) -> Result<CreateMac
         spec,
         secrets: secrets::open_all(state, &journal.app).await?,
         launch: Launch::Start,
+        reservation: None,
     })
 }
 
