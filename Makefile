@@ -25,7 +25,7 @@ help:
 	@echo "make test     every check and every test"
 	@echo "make test-kvm tests of VMs on KVM, inside an emulated machine (needs no KVM here)"
 	@echo "make lint     format, tidy, clippy, docs: warnings are errors"
-	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory)"
+	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory placement)"
 	@echo "make kernel   build a slim kernel for VMs from Debian's source (half an hour)"
 	@echo "make release  an archive with the programs in dist/"
 

@@ -7,7 +7,8 @@
 //!   `umoci unpack`;
 //! - `vm`: an emulated VM from "start" to the first answered request, against
 //!   QEMU started by hand, and its resume, against its start ([`vm`]);
-//! - `memory`: what idle machines cost, on each rung ([`memory`]).
+//! - `memory`: what idle machines cost, on each rung ([`memory`]);
+//! - `placement`: what choosing a node costs ([`placement`]).
 //!
 //! Arguments choose parts by these names; without any, all run. The two sides
 //! of a ratio take turns, and the median is shown, since machines are noisy.
@@ -18,6 +19,7 @@
 
 mod bare;
 mod memory;
+mod placement;
 mod process;
 mod vm;
 
@@ -46,12 +48,13 @@ fn main() {
         return;
     }
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("idle", idle_cost),
         ("start", machine_start),
         ("pull", pull_and_unpack),
         ("vm", vm::start_and_resume),
         ("memory", memory::idle_machines),
+        ("placement", placement::decisions),
     ];
     let platform = Platform::up();
     for (name, part) in parts {
