@@ -260,6 +260,12 @@ impl<W: Workflow> Steps<W> {
         self
     }
 
+    /// The list without the code.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn into_plan(self) -> Plan {
+        self.plan
+    }
+
     fn mistaken(mut self, what: &'static str) -> Self {
         self.mistake.get_or_insert(PlanError::Order(what));
         self
