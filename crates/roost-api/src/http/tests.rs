@@ -6,6 +6,7 @@ mod bad_requests;
 mod deletion;
 mod full_disk;
 mod machines;
+mod placement;
 mod platform;
 mod repeats;
 mod secrets;
