@@ -208,10 +208,11 @@ impl Machine {
     async fn reopen(&mut self) -> Option<Outcome> {
         self.session.close();
         let mut signals = Signals::new();
+        let busy = "the guest does not answer";
         let opened = tokio::select! {
             opened = Session::open(&mut self.vm, AGENT_LOST_TIMEOUT, &self.tasks) => opened,
-            reply = kill_asked(&mut self.control.requests, &mut signals, "the guest does not answer") => {
-                let _ = reply.send(ShimEvent::Signalled);
+            kill = kill_asked(&mut self.control.requests, &mut signals, busy) => {
+                let _ = kill.send(ShimEvent::Signalled);
                 return Some(self.killed_on_request());
             }
         };
@@ -449,3 +450,6 @@ fn killed(cause: ShimExitCause) -> ShimExit {
         cause,
     }
 }
+
+#[cfg(test)]
+mod tests;
