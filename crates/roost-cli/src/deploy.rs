@@ -16,9 +16,13 @@ use crate::project::{self, Project};
 use follow::{leave, prove_for};
 use image::Source;
 use roost_model::app_config::{AppConfig, ServiceSection};
+use roost_model::machine::{Isolation, Rung};
 use roost_model::name::{AppName, MachineName, RegionCode};
+use roost_model::size::ByteSize;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
-use roost_proto::rest::{App, CreateAppRequest, CreateDeploymentRequest, Deployment, Release};
+use roost_proto::rest::{
+    App, CreateAppRequest, CreateDeploymentRequest, Deployment, NodeInfo, Release,
+};
 use std::path::Path;
 
 /// Whether an unchanged app gets a new release.
@@ -60,6 +64,7 @@ pub(crate) async fn run(
     }
     let deadline = Deadline::of(global);
     let app = ensure_app(client, &name, output).await?;
+    warn_of_swap(client, &config, output).await;
     let image = async {
         match source {
             Source::Image(image) => pull::pull(client, &name, &image, output).await,
@@ -101,6 +106,27 @@ pub(crate) async fn run(
         (false, Unchanged::Deploy) => Proof::Wanted,
     };
     see_through(client, deadline, deployment, &app, proof, output).await
+}
+
+/// Says so where the swap that is asked for is not the platform's to give.
+async fn warn_of_swap(client: &Client, config: &AppConfig, output: Output) {
+    if config.swap == ByteSize(0) {
+        return;
+    }
+    let rung = match config.isolation.unwrap_or_default() {
+        Isolation::Rung(rung) => Some(rung.to_string()),
+        // The deploy itself says what is wrong with the platform.
+        Isolation::Default => match client.get::<NodeInfo>("/v1/node").await {
+            Ok(node) => node.isolation,
+            Err(_) => None,
+        },
+    };
+    if rung.as_deref() == Some(Rung::Container.as_str()) {
+        output.warn(
+            "`swap_size_mb`: a container swaps only if its host has swap; the logs of its machine \
+             say if not, and a VM has swap of its own",
+        );
+    }
 }
 
 /// The time was over before there was anything to deploy.

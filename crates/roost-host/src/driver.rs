@@ -36,6 +36,9 @@ pub struct LaunchConfig {
     pub guest: Guest,
     /// What it may write to its root file system, where the host's can limit that.
     pub root_disk: ByteSize,
+    /// Swap beside its memory; zero for none. On a host that gives a container
+    /// none, it starts without and its log says so.
+    pub swap: ByteSize,
     /// Its addresses.
     pub addresses: MachineAddresses,
     /// The range of host user and group ids that is its own.

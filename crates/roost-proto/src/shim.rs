@@ -19,8 +19,10 @@
 //! A handshake that is closed early makes the shim undo what it has done.
 
 use base64::Engine as _;
+use roost_model::error::chain;
 use roost_model::machine::ExitCause;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of one line in either direction; a launch carries the machine's files.
@@ -83,6 +85,8 @@ impl std::fmt::Debug for ShimLaunch {
 pub struct ShimLimits {
     /// Memory in bytes, without swap.
     pub memory_bytes: u64,
+    /// Swap in bytes, beside the memory.
+    pub swap_bytes: u64,
     /// Weight against other machines while the processors are busy (1,024 is one core).
     pub cpu_shares: u64,
     /// Processor time per period.
@@ -204,6 +208,42 @@ pub enum LaunchFault {
     Machine,
     /// The host.
     Host,
+}
+
+/// Why a machine could not be started, as [`ShimEvent::Failed`] says it.
+///
+/// Like `anyhow::Error` it is no `Error` itself, so that all others become one
+/// by `?`: what nobody blames on the machine is the host's fault.
+#[derive(Debug)]
+pub struct LaunchError {
+    /// Whose fault it is.
+    pub fault: LaunchFault,
+    /// What went wrong, with its causes.
+    pub message: String,
+}
+
+impl LaunchError {
+    /// The machine's config or image is at fault.
+    pub fn machine(message: impl Into<String>) -> Self {
+        Self {
+            fault: LaunchFault::Machine,
+            message: message.into(),
+        }
+    }
+
+    /// The host is at fault.
+    pub fn host(message: impl Into<String>) -> Self {
+        Self {
+            fault: LaunchFault::Host,
+            message: message.into(),
+        }
+    }
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for LaunchError {
+    fn from(error: E) -> Self {
+        Self::host(chain(&*error.into()))
+    }
 }
 
 /// How a machine ended; the content of `exit.json`.

@@ -173,10 +173,12 @@ pub(crate) fn set_limits(open_files_max: Option<u64>) -> Result<(), LaunchError>
 fn resources(launch: &ShimLaunch) -> Result<Value, LaunchError> {
     let limits = &launch.limits;
     let memory = i64::try_from(limits.memory_bytes).attempt("read the memory limit")?;
+    let swap = i64::try_from(limits.swap_bytes).attempt("read the swap limit")?;
+    let with_swap = memory.saturating_add(swap);
     let mut memory = json!({ "limit": memory });
     if counts_swap() {
-        // Memory and swap together: no swap.
-        memory["swap"] = memory["limit"].clone();
+        // Memory and swap together.
+        memory["swap"] = with_swap.into();
     }
     Ok(json!({
         "devices": [{ "allow": false, "access": "rwm" }],

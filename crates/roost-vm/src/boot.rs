@@ -38,6 +38,7 @@ pub(crate) fn request(launch: &VmLaunch) -> anyhow::Result<BootRequest> {
             image_device: ROOT_IMAGE_DEVICE.to_owned(),
             scratch_device: SCRATCH_DEVICE.to_owned(),
         }),
+        swap_bytes: launch.limits.swap_bytes,
         files: files.collect(),
         processes: vec![Process {
             name: String::new(),

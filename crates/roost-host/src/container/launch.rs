@@ -8,6 +8,7 @@ use super::{ContainerDriver, ContainerRuntime};
 use crate::driver::{DriverError, LaunchConfig, RootFs};
 use crate::shim::blocking;
 use roost_model::machine::{CpuKind, Guest};
+use roost_model::size::ByteSize;
 use roost_proto::shim::{ShimFile, ShimLaunch, ShimLimits};
 use std::net::IpAddr;
 
@@ -48,7 +49,7 @@ pub(super) async fn message(
         addresses: vec![config.addresses.ipv4.into(), config.addresses.ipv6.into()],
         nameservers,
         files: files.collect(),
-        limits: limits_of(config.guest),
+        limits: limits_of(config.guest, config.swap),
         cgroup: driver.shims.cgroup_path(id),
         runtime: match &driver.runtime {
             ContainerRuntime::Library => None,
@@ -57,8 +58,8 @@ pub(super) async fn message(
     })
 }
 
-/// What a machine of this size may use.
-pub(crate) fn limits_of(guest: Guest) -> ShimLimits {
+/// What a machine may use.
+pub(crate) fn limits_of(guest: Guest, swap: ByteSize) -> ShimLimits {
     let n_cpus = u64::from(guest.n_cpus);
     let cpu_shares = match guest.cpu_kind {
         CpuKind::Performance => CPU_SHARES_PER_CORE * n_cpus,
@@ -66,6 +67,7 @@ pub(crate) fn limits_of(guest: Guest) -> ShimLimits {
     };
     ShimLimits {
         memory_bytes: guest.memory.bytes(),
+        swap_bytes: swap.bytes(),
         cpu_shares,
         cpu_quota_us: CPU_PERIOD_US * n_cpus,
         cpu_period_us: CPU_PERIOD_US,
@@ -102,11 +104,12 @@ fn parse_nameservers(text: &str) -> Vec<IpAddr> {
 mod tests {
     use super::{limits_of, parse_nameservers};
     use roost_model::machine::Guest;
+    use roost_model::size::ByteSize;
 
     #[test]
     fn a_shared_cpu_weighs_a_sixteenth_of_a_performance_cpu() {
-        let shared = limits_of(Guest::preset("shared-cpu-4x").unwrap());
-        let performance = limits_of(Guest::preset("performance-4x").unwrap());
+        let shared = limits_of(Guest::preset("shared-cpu-4x").unwrap(), ByteSize(0));
+        let performance = limits_of(Guest::preset("performance-4x").unwrap(), ByteSize(0));
         assert_eq!(shared.cpu_shares * 16, performance.cpu_shares);
         assert_eq!(shared.cpu_quota_us, 4 * shared.cpu_period_us);
     }

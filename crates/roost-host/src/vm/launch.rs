@@ -45,9 +45,10 @@ pub(super) async fn message(
             id: kernel.id.clone(),
         },
         root_image: root_image.clone(),
-        scratch_bytes: config.root_disk.bytes(),
+        // Its swap is there too, and is not to take room from what it writes.
+        scratch_bytes: config.root_disk.bytes() + config.swap.bytes(),
         n_cpus: config.guest.n_cpus,
-        limits: limits_of(config.guest),
+        limits: limits_of(config.guest, config.swap),
         owner: config.id_range.base,
         cgroup: driver.shims.cgroup_path(id),
         disk_rate: VmDiskRate {

@@ -14,8 +14,9 @@ use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{Guest, MachineExit};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::size::ByteSize;
-use roost_proto::logs::{LogRecord, LogStream};
+use roost_proto::logs::LogStream;
 use roost_proto::worker::{ExecCommand, ExecOutcome};
+use roost_testkit::logs::lines;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -174,6 +175,7 @@ impl Host {
             },
             guest: Guest::DEFAULT,
             root_disk: ByteSize::gib(1),
+            swap: ByteSize(0),
             addresses: MachineAddresses {
                 ipv4: Ipv4Addr::new(10, 1, 2, 3),
                 ipv6: Ipv6Addr::LOCALHOST,
@@ -298,25 +300,6 @@ fn write_layers(dir: &Path) {
     let top = dir.join("layers/top/data");
     std::fs::create_dir_all(&top).unwrap();
     std::fs::write(top.join("layered"), "above\n").unwrap();
-}
-
-/// The log lines of one stream.
-pub(crate) fn lines(log_dir: &Path, stream: LogStream) -> Vec<String> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(log_dir)
-        .into_iter()
-        .flatten()
-        .map(|e| e.unwrap().path())
-        .collect();
-    files.sort();
-    let text: String = files
-        .iter()
-        .filter_map(|file| std::fs::read_to_string(file).ok())
-        .collect();
-    text.lines()
-        .filter_map(|line| serde_json::from_str::<LogRecord>(line).ok())
-        .filter(|record| record.stream == stream)
-        .map(|record| record.message)
-        .collect()
 }
 
 /// Waits until something holds.

@@ -1,9 +1,10 @@
 //! What a machine can see and do, and what it costs its neighbours.
 
-use crate::host::{Host, lines, until};
+use crate::host::{Host, until};
 use roost_host::driver::MachineDriver as _;
 use roost_model::size::ByteSize;
 use roost_proto::logs::LogStream;
+use roost_testkit::logs::lines;
 use std::os::unix::fs::MetadataExt as _;
 
 with_both_runtimes!(
@@ -139,7 +140,8 @@ async fn a_machine_that_uses_too_much_memory_is_ended_and_says_so(host: &Host) {
 }
 
 async fn limits_are_set(host: &Host) {
-    let config = host.machine("sleep 600");
+    let mut config = host.machine("sleep 600");
+    config.swap = ByteSize::mib(64);
     let id = config.machine_id.clone();
     host.driver.launch(config).await.unwrap();
     let read = |controller: &str, v1: &str, v2: &str| {
@@ -154,6 +156,19 @@ async fn limits_are_set(host: &Host) {
         read("memory", "memory.limit_in_bytes", "memory.max").trim(),
         "268435456"
     );
+    // Where swap is counted: under v1 together with the memory.
+    let swap = [
+        ("memory.memsw.limit_in_bytes", "335544320"),
+        ("memory.swap.max", "67108864"),
+    ];
+    for (file, expected) in swap {
+        for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"] {
+            let path = format!("{root}/{}/{id}/{file}", host.cgroup_parent());
+            if let Ok(limit) = std::fs::read_to_string(path) {
+                assert_eq!(limit.trim(), expected, "{file}");
+            }
+        }
+    }
     assert_eq!(read("pids", "pids.max", "pids.max").trim(), "4096");
     let quota = read("cpu", "cpu.cfs_quota_us", "cpu.max");
     assert_eq!(quota.split_whitespace().next(), Some("100000"));

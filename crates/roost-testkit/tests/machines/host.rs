@@ -18,7 +18,6 @@ use roost_model::image_ref::ImageRef;
 use roost_model::machine::{Guest, MachineExit, Rung};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::size::ByteSize;
-use roost_proto::logs::{LogRecord, LogStream};
 use roost_proto::vm::VmHypervisor;
 use roost_proto::worker::{ExecCommand, ExecOutcome};
 use roost_testkit::images::busybox;
@@ -162,6 +161,7 @@ impl Host {
                 ..Guest::preset("performance-1x").unwrap()
             },
             root_disk: ByteSize::mib(512),
+            swap: ByteSize(0),
             addresses: self.network.address(number).unwrap(),
             id_range: IdRange {
                 base: 1_000_000 + u32::from(number) * 65_536,
@@ -333,25 +333,6 @@ async fn root_fs(dir: &Path, kind: RootFsKind) -> RootFs {
         RootFsKind::Layers => RootFs::Layers(images.rootfs_layers(&image).await.unwrap()),
         RootFsKind::Image => RootFs::Image(images.root_image(&image).await.unwrap()),
     }
-}
-
-/// The log lines of one stream.
-pub(crate) fn lines(log_dir: &Path, stream: LogStream) -> Vec<String> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(log_dir)
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.sort();
-    let text: String = files
-        .iter()
-        .filter_map(|file| std::fs::read_to_string(file).ok())
-        .collect();
-    text.lines()
-        .filter_map(|line| serde_json::from_str::<LogRecord>(line).ok())
-        .filter(|record| record.stream == stream)
-        .map(|record| record.message)
-        .collect()
 }
 
 /// Waits until something holds.

@@ -1,9 +1,11 @@
 //! What only VMs have: their own kernel, suspend and resume, guests that misbehave.
 
-use crate::host::{GuestChoice, Host, Kind, lines, until};
+use crate::host::{GuestChoice, Host, Kind, until};
 use roost_host::driver::{Adoption, DriverError, Origin};
 use roost_model::machine::ExitCause;
+use roost_model::size::ByteSize;
 use roost_proto::logs::LogStream;
+use roost_testkit::logs::lines;
 
 /// Counts, and shows a random number and the time with each count.
 const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i $(date +%s) \
@@ -262,6 +264,28 @@ async fn disks_and_link_have_the_rates_of_the_machines_size(host: &mut Host) {
     host.remove(&id).await;
 }
 
+async fn more_than_the_memory_fits_with_swap_and_outlives_a_suspend(host: &mut Host) {
+    let mut config = host.machine("while :; do sleep 1; done");
+    let id = config.machine_id.clone();
+    config.swap = ByteSize::mib(192);
+    host.launch(&config).await;
+    let free = "df -m / | awk 'NR == 2 { print $2 }'";
+    let disk_mib: u64 = host.ask(&id, free).await.parse().unwrap();
+    assert!(disk_mib > 512, "the swap is not taken from {disk_mib}");
+    // A file system in memory, with more in it than the memory.
+    let fill = "mount -o remount,size=300m /dev/shm && \
+         head -c 256m /dev/urandom > /dev/shm/file && md5sum /dev/shm/file";
+    let sum = host.ask(&id, fill).await;
+    let swapped = "awk 'NR == 2 { print $4 }' /proc/swaps";
+    let swapped_kib: u64 = host.ask(&id, swapped).await.parse().unwrap();
+    assert!(swapped_kib > 0, "nothing was swapped");
+    host.driver.suspend(&id).await.unwrap();
+    config.resume = true;
+    assert_eq!(host.launch(&config).await.origin, Origin::Resumed);
+    assert_eq!(host.ask(&id, "md5sum /dev/shm/file").await, sum);
+    host.remove(&id).await;
+}
+
 async fn a_fork_bomb_is_ended_by_sigkill(host: &mut Host) {
     let config =
         host.machine("echo bomb; bomb() { bomb | bomb & }; bomb; while :; do sleep 1; done");
@@ -275,37 +299,18 @@ async fn a_fork_bomb_is_ended_by_sigkill(host: &mut Host) {
     host.remove(&config.machine_id).await;
 }
 
-macro_rules! vm_tests {
-    ($kind:ident, $module:ident: $($claim:ident),* $(,)?) => {
-        mod $module {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $claim() {
-                    if let Some(mut host) = super::Host::new(super::Kind::$kind).await {
-                        super::$claim(&mut host).await;
-                    }
-                }
-            )*
-        }
-    };
-}
-
-macro_rules! for_all_vms {
-    ($($claim:ident),* $(,)?) => {
-        vm_tests!(Emulated, vm_emulated: $($claim),*);
-        vm_tests!(QemuKvm, vm_qemu: $($claim),*);
-        vm_tests!(Firecracker, vm_firecracker: $($claim),*);
-    };
-}
-
-for_all_vms!(
-    a_suspended_machine_goes_on_where_it_was,
-    a_snapshot_that_does_not_fit_is_a_cold_start,
-    random_numbers_differ_after_a_restore,
-    a_damaged_kernel_is_named_and_boots_nothing,
-    a_killed_hypervisor_is_told_from_an_app_that_ended,
-    a_guest_whose_kernel_panics_says_so,
-    a_full_disk_is_the_machines_own_problem,
-    disks_and_link_have_the_rates_of_the_machines_size,
-    a_fork_bomb_is_ended_by_sigkill,
+with_kinds!(
+    [Emulated vm_emulated, QemuKvm vm_qemu, Firecracker vm_firecracker],
+    [
+        a_suspended_machine_goes_on_where_it_was,
+        a_snapshot_that_does_not_fit_is_a_cold_start,
+        random_numbers_differ_after_a_restore,
+        a_damaged_kernel_is_named_and_boots_nothing,
+        a_killed_hypervisor_is_told_from_an_app_that_ended,
+        a_guest_whose_kernel_panics_says_so,
+        a_full_disk_is_the_machines_own_problem,
+        disks_and_link_have_the_rates_of_the_machines_size,
+        more_than_the_memory_fits_with_swap_and_outlives_a_suspend,
+        a_fork_bomb_is_ended_by_sigkill,
+    ]
 );

@@ -204,6 +204,7 @@ impl Owner {
             process,
             guest: row.spec.guest,
             root_disk: row.spec.root_disk,
+            swap: row.spec.swap,
             addresses,
             id_range: IdRange {
                 base: limits::ID_RANGE_FIRST + slot * limits::ID_RANGE_SIZE,
