@@ -127,7 +127,7 @@ fn become_command(machine: &ShimMachine, command: &[String], filter: &LinuxSecco
                 .collect();
             runtime::execute(&command[0], command, &env, &machine.env, &machine.workdir)
         }
-        Err(error) => format!("enter the machine: {error}"),
+        Err(error) => format!("enter the machine: {}", error.message),
     }
 }
 

@@ -4,13 +4,14 @@ use crate::account;
 use crate::failure::{Attempt as _, LaunchError};
 use crate::guest_files;
 use crate::limits::CGROUP_EMPTY_TIMEOUT;
-use crate::output::{MachineLog, OutputPipe};
+use crate::output::OutputPipe;
 use crate::program;
 use crate::root::{self, Root};
 use crate::runtime::{self, Created, Output};
 use crate::spec;
 use crate::supervise::{Supervised, send};
 use crate::sys;
+use anyhow::anyhow;
 use roost_host::cgroup::Cgroup;
 use roost_observe::writer::{LogIdentity, LogLimits, LogWriter};
 use roost_proto::logs::LogStream;
@@ -67,7 +68,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut handshake = Handshake {
         reader: BufReader::new(UnixStream::from(stream)),
     };
-    let launch: ShimLaunch = handshake.receive()?;
+    let launch: ShimLaunch = handshake
+        .receive()
+        .map_err(|error| anyhow!(error.message))?;
     match start(&launch, &mut handshake) {
         Ok((machine, log)) => {
             let started = ShimEvent::Started {
@@ -93,7 +96,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 fn start(
     launch: &ShimLaunch,
     handshake: &mut Handshake,
-) -> Result<(Supervised, MachineLog), LaunchError> {
+) -> Result<(Supervised, LogWriter), LaunchError> {
     let Some(program) = launch.args.first() else {
         return Err(LaunchError::machine(
             "the image names no program to run, and neither does the machine",
@@ -146,15 +149,14 @@ fn start(
     Ok((machine, log))
 }
 
-fn open_log(launch: &ShimLaunch) -> Result<MachineLog, LaunchError> {
+fn open_log(launch: &ShimLaunch) -> Result<LogWriter, LaunchError> {
     let identity = LogIdentity {
         app: launch.app.clone(),
         machine: launch.machine_id.clone(),
         region: launch.region.clone(),
     };
-    let writer = LogWriter::open(&launch.log_dir, identity, LogLimits::default())
-        .attempt("open the machine's log")?;
-    Ok(MachineLog::new(writer))
+    LogWriter::open(&launch.log_dir, identity, LogLimits::default())
+        .attempt("open the machine's log")
 }
 
 /// The machine's output pipes, owned by its user on the host: programs that open
@@ -230,7 +232,7 @@ fn listen(run_dir: &Path) -> Result<UnixListener, LaunchError> {
 fn supervise(
     launch: &ShimLaunch,
     mut machine: Supervised,
-    mut log: MachineLog,
+    mut log: LogWriter,
 ) -> anyhow::Result<()> {
     let status = machine.run(&mut log)?;
     let cgroup = Cgroup::at(&launch.cgroup)?;

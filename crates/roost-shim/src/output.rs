@@ -7,45 +7,6 @@ use roost_proto::logs::LogStream;
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
-/// Writes the log of a machine; a log that cannot be written does not stop it.
-pub(crate) struct MachineLog {
-    writer: LogWriter,
-}
-
-impl MachineLog {
-    /// A log on top of this writer.
-    pub(crate) fn new(writer: LogWriter) -> Self {
-        Self { writer }
-    }
-
-    /// Writes a line of the machine.
-    pub(crate) fn line(&mut self, stream: LogStream, line: &[u8]) {
-        // The writer counts what it could not write and says so in the log later.
-        let _ = self.writer.write_line(stream, line);
-    }
-
-    /// Whether the machine writes more than is kept.
-    pub(crate) fn is_flooded(&self) -> bool {
-        self.writer.is_flooded()
-    }
-
-    /// Whether lines were dropped that the log does not mention yet.
-    pub(crate) fn has_dropped(&self) -> bool {
-        self.writer.n_dropped() > 0
-    }
-
-    /// Mentions the dropped lines in the log.
-    pub(crate) fn report_dropped(&mut self) {
-        // What cannot be mentioned now stays counted.
-        let _ = self.writer.report_dropped();
-    }
-
-    /// Writes a line about the machine.
-    pub(crate) fn system(&mut self, text: &str) {
-        self.line(LogStream::System, text.as_bytes());
-    }
-}
-
 /// Whether a pipe may have more to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PipeState {
@@ -75,7 +36,7 @@ impl OutputPipe {
     }
 
     /// Moves what is there, at most one buffer full, to the log.
-    pub(crate) fn pump(&mut self, log: &mut MachineLog) -> PipeState {
+    pub(crate) fn pump(&mut self, log: &mut LogWriter) -> PipeState {
         let mut buffer = vec![0; OUTPUT_READ_BYTES];
         match rustix::io::read(&self.fd, &mut buffer) {
             Ok(0) => {
@@ -84,7 +45,7 @@ impl OutputPipe {
             }
             Ok(n) => {
                 self.cutter
-                    .take(&buffer[..n], |line| log.line(self.stream, line));
+                    .take(&buffer[..n], |line| log.write_line(self.stream, line));
                 PipeState::Open
             }
             Err(Errno::AGAIN | Errno::INTR) => PipeState::Open,
@@ -93,7 +54,7 @@ impl OutputPipe {
     }
 
     /// Writes a line that has no end yet.
-    pub(crate) fn flush(&mut self, log: &mut MachineLog) {
-        self.cutter.flush(|line| log.line(self.stream, line));
+    pub(crate) fn flush(&mut self, log: &mut LogWriter) {
+        self.cutter.flush(|line| log.write_line(self.stream, line));
     }
 }

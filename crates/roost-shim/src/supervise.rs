@@ -10,7 +10,8 @@ use crate::limits::{
     CONTROL_CONNECTIONS_MAX, CONTROL_LINE_BYTES_MAX, DROPPED_REPORT_DELAY, FLOOD_PAUSE,
     OUTPUT_DRAIN_TIMEOUT,
 };
-use crate::output::{MachineLog, OutputPipe, PipeState};
+use crate::output::{OutputPipe, PipeState};
+use roost_observe::writer::LogWriter;
 use roost_proto::shim::{ShimCommand, ShimEvent};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -70,9 +71,9 @@ impl Supervised {
     }
 
     /// Serves the machine until its first process has ended; returns how.
-    pub(crate) fn run(&mut self, log: &mut MachineLog) -> io::Result<WaitStatus> {
+    pub(crate) fn run(&mut self, log: &mut LogWriter) -> io::Result<WaitStatus> {
         loop {
-            let limit = log.has_dropped().then_some(DROPPED_REPORT_DELAY);
+            let limit = (log.n_dropped() > 0).then_some(DROPPED_REPORT_DELAY);
             let ready = self.wait_ready(limit)?;
             if ready.is_timed_out {
                 log.report_dropped();
@@ -133,7 +134,7 @@ impl Supervised {
         })
     }
 
-    fn pump(&mut self, ready: &[bool], log: &mut MachineLog) {
+    fn pump(&mut self, ready: &[bool], log: &mut LogWriter) {
         let mut idx = 0;
         self.pipes.retain_mut(|pipe| {
             let is_ready = ready.get(idx).copied().unwrap_or_default();
@@ -143,7 +144,7 @@ impl Supervised {
     }
 
     /// Reads what the machine wrote before it ended.
-    fn drain(&mut self, log: &mut MachineLog) -> io::Result<()> {
+    fn drain(&mut self, log: &mut LogWriter) -> io::Result<()> {
         let deadline = Instant::now() + OUTPUT_DRAIN_TIMEOUT;
         while !self.pipes.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
