@@ -1,34 +1,6 @@
-//! Why a machine could not be started, and whose fault that is.
+//! What was attempted when the host is at fault that a machine could not be started.
 
-use roost_proto::shim::LaunchFault;
-
-/// A machine could not be started.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct LaunchError {
-    /// Whose fault it is.
-    pub(crate) fault: LaunchFault,
-    /// What went wrong, with its causes.
-    pub(crate) message: String,
-}
-
-impl LaunchError {
-    /// The machine's config or image is at fault.
-    pub(crate) fn machine(message: impl Into<String>) -> Self {
-        Self {
-            fault: LaunchFault::Machine,
-            message: message.into(),
-        }
-    }
-
-    /// The host is at fault.
-    pub(crate) fn host(message: impl Into<String>) -> Self {
-        Self {
-            fault: LaunchFault::Host,
-            message: message.into(),
-        }
-    }
-}
+pub(crate) use roost_proto::shim::LaunchError;
 
 /// Says what was attempted when the host fails.
 pub(crate) trait Attempt<T> {

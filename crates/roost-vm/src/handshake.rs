@@ -1,41 +1,11 @@
 //! The connection to the worker until the machine runs.
 
 use anyhow::{Context as _, Result, bail};
-use roost_proto::shim::{LINE_BYTES_MAX, LaunchFault, ShimEvent};
+pub(crate) use roost_proto::shim::LaunchError;
+use roost_proto::shim::{LINE_BYTES_MAX, ShimEvent};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
-
-/// A start that did not succeed, and whose fault that is.
-#[derive(Debug)]
-pub(crate) struct LaunchError {
-    pub(crate) fault: LaunchFault,
-    pub(crate) message: String,
-}
-
-impl LaunchError {
-    /// The machine's config or image is at fault.
-    pub(crate) fn machine(message: impl Into<String>) -> Self {
-        Self {
-            fault: LaunchFault::Machine,
-            message: message.into(),
-        }
-    }
-
-    /// The host is at fault.
-    pub(crate) fn host(message: impl Into<String>) -> Self {
-        Self {
-            fault: LaunchFault::Host,
-            message: message.into(),
-        }
-    }
-}
-
-impl From<anyhow::Error> for LaunchError {
-    fn from(error: anyhow::Error) -> Self {
-        Self::host(format!("{error:#}"))
-    }
-}
 
 /// The worker's side is open until the machine runs or has failed.
 #[derive(Debug)]
