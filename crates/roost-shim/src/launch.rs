@@ -135,6 +135,9 @@ fn start(
     let machine = Supervised::new(pid, pipes, listener)?;
     created.start()?;
     log.system(&format!("machine started: {}", launch.args.join(" ")));
+    if launch.limits.swap_bytes > 0 && !host_swaps() {
+        log.system("this host has no swap, so the machine has its memory only");
+    }
     let record = ShimMachine {
         pid,
         cgroup: launch.cgroup.clone(),
@@ -147,6 +150,12 @@ fn start(
     };
     write_secret(&machine_path(&launch.run_dir), &record)?;
     Ok((machine, log))
+}
+
+fn host_swaps() -> bool {
+    // A heading, and a line for each device.
+    let devices = std::fs::read_to_string("/proc/swaps");
+    devices.is_ok_and(|devices| devices.lines().count() > 1)
 }
 
 fn open_log(launch: &ShimLaunch) -> Result<LogWriter, LaunchError> {

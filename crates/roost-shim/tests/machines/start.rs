@@ -3,6 +3,9 @@
 use crate::host::{Host, layers};
 use roost_host::driver::{DriverError, MachineDriver as _};
 use roost_model::machine::MachineFile;
+use roost_model::size::ByteSize;
+use roost_proto::logs::LogStream;
+use roost_testkit::logs::lines;
 
 with_both_runtimes!(
     a_program_gets_its_environment_directory_and_host_name,
@@ -13,6 +16,7 @@ with_both_runtimes!(
     files_are_written_and_never_through_links,
     many_layers_are_stacked_in_order,
     two_starts_begin_with_the_same_image,
+    swap_that_the_host_does_not_have_is_said_to_be_missing,
 );
 
 async fn refusal(host: &Host, config: roost_host::driver::LaunchConfig) -> String {
@@ -152,4 +156,18 @@ async fn two_starts_begin_with_the_same_image(host: &Host) {
     let (_, second) = host.run(config).await;
     assert!(!first.contains("left-behind"));
     assert!(!second.contains("left-behind"), "{second}");
+}
+
+async fn swap_that_the_host_does_not_have_is_said_to_be_missing(host: &Host) {
+    let devices = std::fs::read_to_string("/proc/swaps").unwrap();
+    let host_swaps = devices.lines().count() > 1;
+    for (mib, is_missing) in [(0, false), (64, !host_swaps)] {
+        let mut config = host.machine("true");
+        config.swap = ByteSize::mib(mib);
+        let (id, log_dir) = (config.machine_id.clone(), config.log_dir.clone());
+        host.run(config).await;
+        let said = lines(&log_dir, LogStream::System).join("\n");
+        assert_eq!(said.contains("this host has no swap"), is_missing, "{said}");
+        host.remove(&id).await;
+    }
 }
