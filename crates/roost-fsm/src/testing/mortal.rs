@@ -56,11 +56,6 @@ impl MortalJournal {
         }
     }
 
-    fn die(&self) {
-        *self.is_dead.lock() = true;
-        self.died.notify_one();
-    }
-
     async fn never<T>() -> T {
         std::future::pending().await
     }
@@ -88,7 +83,8 @@ impl Journal for MortalJournal {
     async fn claim(&self, claim: Claim) -> Result<Vec<Run>, JournalError> {
         let runs = self.alive()?.claim(claim).await?;
         if !runs.is_empty() && self.strikes() {
-            self.die();
+            *self.is_dead.lock() = true;
+            self.died.notify_one();
         }
         self.alive().map(|_| runs)
     }
@@ -113,11 +109,13 @@ impl Journal for MortalJournal {
         if !self.strikes() {
             return inner.record(fence, entries, now).await;
         }
+        // First, so that nobody sees the write before the kill is known.
+        *self.is_dead.lock() = true;
         if self.side == Side::After {
             // What it answers is lost with the process.
             let _ = inner.record(fence, entries, now).await;
         }
-        self.die();
+        self.died.notify_one();
         Self::never().await
     }
 
