@@ -93,6 +93,8 @@ pub struct ShimLimits {
     pub cpu_quota_us: u64,
     /// The period.
     pub cpu_period_us: u64,
+    /// What it may take above the quota in one period, of what it left in those before.
+    pub cpu_burst_us: u64,
     /// Most processes and threads.
     pub pids_max: u64,
     /// Most open files of one process.

@@ -122,6 +122,10 @@ fn start(
     let open_files_max = Some(spec::open_files(launch));
     spec::set_limits(open_files_max)?;
     let (created, pid) = create(launch, &config, root, output)?;
+    // Not all runtime programs know of it.
+    Cgroup::at(&launch.cgroup)
+        .and_then(|cgroup| cgroup.set_cpu_burst(launch.limits.cpu_burst_us))
+        .attempt("set the burst of processor time")?;
     handshake
         .send(&ShimEvent::Created { pid })
         .attempt("report to the worker")?;

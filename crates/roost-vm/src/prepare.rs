@@ -49,6 +49,7 @@ pub(crate) fn make_places(launch: &VmLaunch) -> Result<()> {
         cpu_shares: launch.limits.cpu_shares,
         cpu_quota_us: launch.limits.cpu_quota_us,
         cpu_period_us: launch.limits.cpu_period_us,
+        cpu_burst_us: launch.limits.cpu_burst_us,
         pids_max: HYPERVISOR_THREADS_MAX,
     };
     Cgroup::create_with_limits(&launch.cgroup, &limits).context("make the machine's cgroup")?;

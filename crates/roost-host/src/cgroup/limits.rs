@@ -15,6 +15,9 @@ const SHARES_MIN: u64 = 2;
 /// Highest `cpu.shares` of v1.
 const SHARES_MAX: u64 = 262_144;
 
+/// Where the burst of a cgroup is, on v1 and v2.
+const BURST_FILES: [&str; 2] = ["cpu.cfs_burst_us", "cpu.max.burst"];
+
 /// What the processes of a cgroup may use together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -26,6 +29,9 @@ pub struct Limits {
     pub cpu_quota_us: u64,
     /// The period, in microseconds.
     pub cpu_period_us: u64,
+    /// What may be taken above the quota in one period, of what was left in
+    /// those before; at most the quota. Kernels before 5.14 give none.
+    pub cpu_burst_us: u64,
     /// Processes and threads.
     pub pids_max: u64,
 }
@@ -57,7 +63,22 @@ impl Cgroup {
                 "no cgroup hierarchy of this host limits memory",
             ));
         }
-        Self::at(path)
+        let cgroup = Self::at(path)?;
+        cgroup.set_cpu_burst(limits.cpu_burst_us)?;
+        Ok(cgroup)
+    }
+
+    /// Lets it save up processor time, where the kernel knows of that (5.14):
+    /// at most as much as its quota.
+    pub fn set_cpu_burst(&self, burst_us: u64) -> io::Result<()> {
+        let files = self
+            .paths
+            .iter()
+            .flat_map(|dir| BURST_FILES.map(|name| dir.join(name)));
+        for file in files.filter(|file| file.exists()) {
+            write(&file, &burst_us.to_string())?;
+        }
+        Ok(())
     }
 }
 
@@ -142,6 +163,8 @@ impl Hierarchy<'_> {
                 ("memory.memsw.limit_in_bytes", memory.1),
                 pids,
                 ("cpu.shares", shares.to_string()),
+                // Never more than the quota, so that it has to be out of the way first.
+                ("cpu.cfs_burst_us", "0".to_owned()),
                 ("cpu.cfs_period_us", period.to_string()),
                 ("cpu.cfs_quota_us", quota.to_string()),
             ],
@@ -150,6 +173,7 @@ impl Hierarchy<'_> {
                 ("memory.swap.max", "0".to_owned()),
                 pids,
                 ("cpu.weight", weight_of(shares).to_string()),
+                ("cpu.max.burst", "0".to_owned()),
                 ("cpu.max", format!("{quota} {period}")),
             ],
         }
@@ -172,7 +196,7 @@ fn named(error: &io::Error, path: &Path) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hierarchy, Limits, Version, weight_of};
+    use super::{BURST_FILES, Hierarchy, Limits, Version, weight_of};
     use crate::cgroup::Cgroup;
     use std::path::PathBuf;
     use std::time::Duration;
@@ -182,6 +206,7 @@ mod tests {
         cpu_shares: 512,
         cpu_quota_us: 50_000,
         cpu_period_us: 100_000,
+        cpu_burst_us: 50_000,
         pids_max: 100,
     };
 
@@ -212,15 +237,22 @@ mod tests {
             }
         };
         let again = Cgroup::create_with_limits(&path, &LIMITS);
-        let found = cgroup.paths.iter().find_map(|dir| {
-            let names = ["memory.limit_in_bytes", "memory.max"];
-            names
+        let read = |names: [&str; 2]| {
+            let mut files = cgroup
+                .paths
                 .iter()
-                .find_map(|name| std::fs::read_to_string(dir.join(name)).ok())
-        });
+                .flat_map(|dir| names.map(|name| dir.join(name)));
+            files.find_map(|file| std::fs::read_to_string(file).ok())
+        };
+        let memory = read(["memory.limit_in_bytes", "memory.max"]);
+        let burst = read(BURST_FILES);
         cgroup.remove(Duration::from_secs(10)).unwrap();
         again.unwrap();
-        assert_eq!(found.unwrap().trim(), LIMITS.memory_bytes.to_string());
+        assert_eq!(memory.unwrap().trim(), LIMITS.memory_bytes.to_string());
+        // Kernels before 5.14 have none.
+        if let Some(burst) = burst {
+            assert_eq!(burst.trim(), LIMITS.cpu_burst_us.to_string());
+        }
         assert!(!cgroup.exists());
     }
 }

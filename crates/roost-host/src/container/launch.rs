@@ -1,13 +1,10 @@
 //! From a launch config to the message that a shim understands.
 
-use super::limits::{
-    CPU_PERIOD_US, CPU_SHARES_PER_CORE, NAMESERVERS_MAX, OPEN_FILES_MAX, PIDS_MAX,
-    SHARED_CPUS_PER_CORE,
-};
+use super::limits::{CPU_SHARES_PER_CORE, NAMESERVERS_MAX, OPEN_FILES_MAX, PIDS_MAX};
 use super::{ContainerDriver, ContainerRuntime};
 use crate::driver::{DriverError, LaunchConfig, RootFs};
 use crate::shim::blocking;
-use roost_model::machine::{CpuKind, Guest};
+use roost_model::machine::Guest;
 use roost_model::size::ByteSize;
 use roost_proto::shim::{ShimFile, ShimLaunch, ShimLimits};
 use std::net::IpAddr;
@@ -60,17 +57,15 @@ pub(super) async fn message(
 
 /// What a machine may use.
 pub(crate) fn limits_of(guest: Guest, swap: ByteSize) -> ShimLimits {
-    let n_cpus = u64::from(guest.n_cpus);
-    let cpu_shares = match guest.cpu_kind {
-        CpuKind::Performance => CPU_SHARES_PER_CORE * n_cpus,
-        CpuKind::Shared => CPU_SHARES_PER_CORE / SHARED_CPUS_PER_CORE * n_cpus,
-    };
+    let time = guest.cpu_time();
     ShimLimits {
         memory_bytes: guest.memory.bytes(),
         swap_bytes: swap.bytes(),
-        cpu_shares,
-        cpu_quota_us: CPU_PERIOD_US * n_cpus,
-        cpu_period_us: CPU_PERIOD_US,
+        // The weight gives what is guaranteed, whatever others want.
+        cpu_shares: CPU_SHARES_PER_CORE * time.guaranteed_us / time.period_us,
+        cpu_quota_us: time.quota_us,
+        cpu_period_us: time.period_us,
+        cpu_burst_us: time.burst_us,
         pids_max: PIDS_MAX,
         open_files_max: OPEN_FILES_MAX,
     }
@@ -112,6 +107,7 @@ mod tests {
         let performance = limits_of(Guest::preset("performance-4x").unwrap(), ByteSize(0));
         assert_eq!(shared.cpu_shares * 16, performance.cpu_shares);
         assert_eq!(shared.cpu_quota_us, 4 * shared.cpu_period_us);
+        assert_eq!(shared.cpu_shares, 256);
     }
 
     #[test]

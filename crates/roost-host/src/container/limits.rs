@@ -8,10 +8,6 @@ pub(super) const PIDS_MAX: u64 = 4_096;
 pub(super) const OPEN_FILES_MAX: u64 = 65_536;
 /// Weight of one whole core (cgroup v1 `cpu.shares`; the runtimes convert it for v2).
 pub(super) const CPU_SHARES_PER_CORE: u64 = 1_024;
-/// A shared CPU is a sixteenth of a core while the host is busy.
-pub(super) const SHARED_CPUS_PER_CORE: u64 = 16;
-/// The period over which processor time is counted (the kernel's default).
-pub(super) const CPU_PERIOD_US: u64 = 100_000;
 /// Time for a machine to be created and started; a slow disk takes seconds.
 pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most bytes of a command given on standard input.

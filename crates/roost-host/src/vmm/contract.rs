@@ -492,6 +492,7 @@ impl TestCgroup {
             cpu_shares: 1_024,
             cpu_quota_us: 100_000,
             cpu_period_us: 100_000,
+            cpu_burst_us: 0,
             pids_max: 256,
         };
         Cgroup::create_with_limits(&path, &limits).expect("make a cgroup");

@@ -171,7 +171,9 @@ async fn limits_are_set(host: &Host) {
     }
     assert_eq!(read("pids", "pids.max", "pids.max").trim(), "4096");
     let quota = read("cpu", "cpu.cfs_quota_us", "cpu.max");
-    assert_eq!(quota.split_whitespace().next(), Some("100000"));
+    assert_eq!(quota.split_whitespace().next(), Some("80000"));
+    let burst = read("cpu", "cpu.cfs_burst_us", "cpu.max.burst");
+    assert_eq!(burst.trim(), "80000");
     until("it has a process", || !host.cgroup(&id).pids().is_empty()).await;
     host.remove(&id).await;
 }

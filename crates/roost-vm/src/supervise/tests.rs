@@ -182,6 +182,7 @@ fn limits() -> ShimLimits {
         "cpu_shares": 0,
         "cpu_quota_us": 0,
         "cpu_period_us": 0,
+        "cpu_burst_us": 0,
         "pids_max": 0,
         "open_files_max": 0,
     });
