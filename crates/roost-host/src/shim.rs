@@ -32,7 +32,7 @@ mod control;
 mod limits;
 mod start;
 
-use control::ShimConnection;
+use control::{Greeting, ShimConnection};
 pub(crate) use limits::CONTROL_TIMEOUT;
 
 /// Where a node's machines and their shims are. Shared by the drivers of all
@@ -122,24 +122,29 @@ impl Shims {
         })
     }
 
-    /// The process id of a machine whose shim answers.
+    /// The process id of a machine that runs, by its shim.
     pub(crate) async fn running(&self, id: &MachineId) -> Option<u32> {
-        let (_, pid) = ShimConnection::open(&self.run_dir(id)).await.ok()?;
-        Some(pid)
+        match ShimConnection::open(&self.run_dir(id)).await {
+            Ok((_, Greeting::Running { pid })) => Some(pid),
+            Ok((_, Greeting::Suspending)) | Err(_) => None,
+        }
     }
 
     /// Waits while a shim lives and its machine neither runs nor has ended: it
     /// starts, or is being suspended. Returns the process id if it runs then.
+    ///
+    /// A suspend ends by itself, since the shim bounds it; one that says
+    /// nothing for as long as `limit` is given up.
     pub(crate) async fn settled(&self, id: &MachineId, limit: Duration) -> Option<u32> {
-        let deadline = tokio::time::Instant::now() + limit;
+        let run_dir = self.run_dir(id);
+        let mut deadline = tokio::time::Instant::now() + limit;
         loop {
-            if let Some(pid) = self.running(id).await {
-                return Some(pid);
-            }
-            let run_dir = self.run_dir(id);
-            let has_ended = shim_ends(&run_dir, Duration::ZERO);
-            if has_ended || tokio::time::Instant::now() >= deadline {
-                return None;
+            let now = tokio::time::Instant::now();
+            match ShimConnection::open(&run_dir).await {
+                Ok((_, Greeting::Running { pid })) => return Some(pid),
+                Ok((_, Greeting::Suspending)) => deadline = now + limit,
+                Err(_) if now >= deadline || shim_ends(&run_dir, Duration::ZERO) => return None,
+                Err(_) => {}
             }
             tokio::time::sleep(SETTLE_POLL).await;
         }
@@ -371,3 +376,6 @@ fn sweep(
     Cgroup::at(parent)?.remove_if_empty();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

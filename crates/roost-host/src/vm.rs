@@ -13,7 +13,8 @@ use crate::shim::{ShimConfig, Shims, host};
 use crate::vmm::firecracker::{FilterPolicy, Firecracker, FirecrackerOptions};
 use crate::vmm::kernel::{GuestKernel, GuestKernels};
 use crate::vmm::qemu::Qemu;
-use crate::vmm::{Accelerator, Hypervisor, snapshot};
+use crate::vmm::snapshot::{self, state_timeout};
+use crate::vmm::{Accelerator, Hypervisor};
 use async_trait::async_trait;
 use limits::SUSPEND_TIMEOUT;
 use roost_model::error::chain;
@@ -109,8 +110,12 @@ impl VmDriver {
         kernels::note(&self.shims.data_dir(id), &kernel)
             .map_err(|error| host("note the machine's guest kernel", chain(&error)))?;
         let message = launch::message(self, config, &kernel).await?;
-        // The guest boots and, where it had to be resumed in vain, boots again.
-        let limit = self.config.boot_timeout * 2;
+        // The guest boots, and starts its app.
+        let mut limit = self.config.boot_timeout * 2;
+        if config.resume {
+            // Before that a snapshot is checked, and loaded in vain.
+            limit += self.config.boot_timeout + state_timeout(config.guest.memory) * 2;
+        }
         let shim = &self.config.program;
         let (pid, origin) = self.shims.start(shim, config, &message, limit).await?;
         Ok(Running {
@@ -161,7 +166,7 @@ impl MachineDriver for VmDriver {
     }
 
     async fn adopt(&self, id: &MachineId) -> Result<Adoption, DriverError> {
-        let limit = (self.config.boot_timeout * 2).max(SUSPEND_TIMEOUT);
+        let limit = self.config.boot_timeout * 2;
         if let Some(pid) = self.shims.settled(id, limit).await {
             return Ok(Adoption::Running { pid });
         }

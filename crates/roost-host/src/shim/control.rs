@@ -15,6 +15,18 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
+/// What the shim of a machine says first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Greeting {
+    /// The machine runs.
+    Running {
+        /// The host's process id of its first process.
+        pid: u32,
+    },
+    /// A snapshot of it is being written.
+    Suspending,
+}
+
 /// A connection to a shim.
 #[derive(Debug)]
 pub(crate) struct ShimConnection {
@@ -30,15 +42,16 @@ impl ShimConnection {
         }
     }
 
-    /// Connects to the shim of a machine that runs; returns its process id.
-    pub(crate) async fn open(run_dir: &Path) -> io::Result<(Self, u32)> {
+    /// Connects to the shim of a machine that runs or is being suspended.
+    pub(crate) async fn open(run_dir: &Path) -> io::Result<(Self, Greeting)> {
         // Its path may be longer than a socket address may be.
         let dir = rustix::fs::open(run_dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
         let greeted = async {
             let mut connection = Self::new(UnixStream::connect(socket_path(&short)).await?);
             match connection.receive().await? {
-                Some(ShimEvent::Running { pid }) => Ok((connection, pid)),
+                Some(ShimEvent::Running { pid }) => Ok((connection, Greeting::Running { pid })),
+                Some(ShimEvent::Suspending) => Ok((connection, Greeting::Suspending)),
                 Some(_) => Err(io::Error::from(io::ErrorKind::InvalidData)),
                 None => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
             }

@@ -11,6 +11,7 @@ use crate::store::row::{NewEvent, Row, StopAsked, Wanted};
 use crate::worker::{Inner, entry_of};
 use futures_util::FutureExt as _;
 use roost_host::driver::{Adoption, DriverError, IdRange, LaunchConfig, Origin};
+use roost_host::vmm::snapshot::state_timeout;
 use roost_model::error::{Retry, chain};
 use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
@@ -140,29 +141,28 @@ impl Owner {
             )]
         })
         .await?;
+        let mut limit = limits::LAUNCH_TIMEOUT;
+        if config.resume {
+            limit += state_timeout(config.guest.memory) * 2;
+        }
         let launch = async move {
             let launched = driver.launch(config);
-            Happened::Launched(
-                match tokio::time::timeout(limits::LAUNCH_TIMEOUT, launched).await {
-                    Ok(Ok(mut running)) => {
-                        if let Some(reason) = lost_snapshot {
-                            running.origin = Origin::ColdAfter(reason);
-                        }
-                        Ok(running)
+            Happened::Launched(match tokio::time::timeout(limit, launched).await {
+                Ok(Ok(mut running)) => {
+                    if let Some(reason) = lost_snapshot {
+                        running.origin = Origin::ColdAfter(reason);
                     }
-                    Ok(Err(error)) => Err(StartFailure {
-                        is_transient: matches!(error, DriverError::Host { .. }),
-                        reason: chain(&error),
-                    }),
-                    Err(_) => Err(StartFailure {
-                        reason: format!(
-                            "did not start within {} s",
-                            limits::LAUNCH_TIMEOUT.as_secs()
-                        ),
-                        is_transient: true,
-                    }),
-                },
-            )
+                    Ok(running)
+                }
+                Ok(Err(error)) => Err(StartFailure {
+                    is_transient: matches!(error, DriverError::Host { .. }),
+                    reason: chain(&error),
+                }),
+                Err(_) => Err(StartFailure {
+                    reason: format!("did not start within {} s", limit.as_secs()),
+                    is_transient: true,
+                }),
+            })
         };
         self.operation = Some(launch.boxed());
         Ok(())
