@@ -4,7 +4,7 @@
 //! executes it, whether a write still counts, whether a request to turn back came in time. All
 //! else is decided by [`crate::decide`] from what is recorded.
 
-use crate::record::{Cancel, Direction, Kind, Lease, Outcome, Run, Status, Story, Subject, Turn};
+use crate::record::{Cancel, Direction, Kind, Outcome, Run, Status, Story, Subject, Turn};
 use crate::workflow::OnBusy;
 use async_trait::async_trait;
 use roost_model::id::RunId;
@@ -258,6 +258,9 @@ pub trait Journal: std::fmt::Debug + Send + Sync + 'static {
 
     /// Gives runs that nobody executes to the caller: those that were begun and whose lease
     /// ended, and queued ones whose turn has come. Each gets a higher epoch.
+    ///
+    /// A lease that ends later than a new one would was made by a clock that has been set back,
+    /// and counts as ended: the epoch keeps two holders apart, whatever clocks do.
     async fn claim(&self, claim: Claim) -> Result<Vec<Run>, JournalError>;
 
     /// Prolongs leases until `until`; answers in the same order. An `until` of now gives the
@@ -297,14 +300,5 @@ impl Run {
             run: self.id.clone(),
             epoch: self.epoch,
         }
-    }
-}
-
-impl Lease {
-    /// Whether somebody else may take the run.
-    ///
-    /// A lease that ends later than a new one would was made by a clock that has been set back.
-    pub fn is_over(&self, now: Timestamp, lease: Duration) -> bool {
-        self.until <= now || self.until > now.after(lease)
     }
 }

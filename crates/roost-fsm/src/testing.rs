@@ -7,7 +7,7 @@
 pub mod check;
 pub mod contract;
 mod meddle;
-mod mortal;
+pub(crate) mod mortal;
 #[cfg(test)]
 mod tests;
 

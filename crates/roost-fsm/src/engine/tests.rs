@@ -3,6 +3,7 @@
 mod children;
 mod leases;
 mod runs;
+mod simulation;
 
 use crate::engine::start::StartRequest;
 use crate::engine::{Engine, EngineConfig, Timing};

@@ -1,6 +1,6 @@
 //! Who executes which run.
 
-use super::rows::{ms, run, runs};
+use super::rows::{ms, run, run_id};
 use super::{JournalContext as _, next_revision, to_i64};
 use crate::journal::{Claim, Fence, JournalError, Renewal};
 use crate::record::{Kind, Run};
@@ -20,38 +20,48 @@ pub fn claim(transaction: &Transaction<'_>, claim: &Claim) -> Result<Vec<Run>, J
 }
 
 /// Runs that [`claim`] would give: children first, for somebody waits for them.
+///
+/// Reads no parameters: there may be many runs that others execute.
 pub(super) fn claimable(
     connection: &Connection,
     claim: &Claim,
 ) -> Result<Vec<RunId>, JournalError> {
-    let held: BTreeSet<&RunId> = claim.held.iter().collect();
+    const LOOK: &str = "look for runs to execute";
+    let held: BTreeSet<&str> = claim.held.iter().map(RunId::as_str).collect();
     let kinds: BTreeSet<&Kind> = claim.kinds.iter().collect();
-    let unfinished = runs(
-        connection,
-        // A queued run's turn has come when no earlier one of its subject is unfinished.
-        "WHERE ended_ms IS NULL
-           AND (status <> 'queued' OR NOT EXISTS (
-               SELECT 1 FROM runs AS earlier
-               WHERE earlier.subject = runs.subject AND earlier.ended_ms IS NULL
-                 AND earlier.ordinal < runs.ordinal))
-         ORDER BY ordinal",
-        [],
-    )?;
-    let is_free = |run: &Run| match &run.lease {
-        None => true,
-        // Its own lease, and yet not held: it was restarted.
-        Some(lease) => lease.holder == claim.holder || lease.is_over(claim.now, claim.lease),
-    };
-    let (children, roots): (Vec<Run>, Vec<Run>) = unfinished
+    let mut statement = connection
+        // A queued run's turn has come when no earlier one of its subject is unfinished. A lease
+        // of the holder's own that it does not hold is from before it was restarted; one that ends
+        // later than a new one would is of a clock that was set back.
+        .prepare_cached(
+            "SELECT id, workflow, version, parent IS NOT NULL FROM runs
+             WHERE ended_ms IS NULL
+               AND (holder IS NULL OR holder = ?1 OR lease_until_ms <= ?2 OR lease_until_ms > ?3)
+               AND (status <> 'queued' OR NOT EXISTS (
+                   SELECT 1 FROM runs AS earlier
+                   WHERE earlier.subject = runs.subject AND earlier.ended_ms IS NULL
+                     AND earlier.ordinal < runs.ordinal))
+             ORDER BY ordinal",
+        )
+        .during(LOOK)?;
+    let latest = claim.now.after(claim.lease);
+    let found: Vec<(String, Kind, bool)> = statement
+        .query_map(params![claim.holder, ms(claim.now), ms(latest)], |row| {
+            let kind = Kind {
+                name: row.get(1)?,
+                version: row.get(2)?,
+            };
+            Ok((row.get(0)?, kind, row.get(3)?))
+        })
+        .and_then(Iterator::collect)
+        .during(LOOK)?;
+    let (children, roots): (Vec<_>, Vec<_>) = found
         .into_iter()
-        .filter(|run| kinds.contains(&run.kind) && !held.contains(&run.id) && is_free(run))
-        .partition(|run| run.parent.is_some());
+        .filter(|(id, kind, _)| kinds.contains(kind) && !held.contains(id.as_str()))
+        .partition(|(_, _, is_child)| *is_child);
     let roots = roots.into_iter().take(claim.n_roots_max);
-    Ok(children
-        .into_iter()
-        .chain(roots)
-        .map(|run| run.id)
-        .collect())
+    let chosen = children.into_iter().chain(roots);
+    chosen.map(|(id, _, _)| run_id(&id)).collect()
 }
 
 /// Gives one run to a holder until the time given, whoever executed it so far.

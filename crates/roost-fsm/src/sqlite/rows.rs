@@ -71,7 +71,6 @@ impl RawRun {
             problem,
         };
         let turn = |word: String| Turn::parse(&word).ok_or_else(|| damaged(unknown("turn", &word)));
-        let run_id = |text: String| RunId::parse(&text).map_err(|error| damaged(error.to_string()));
         Ok(Run {
             cancel: match (self.cancel_at_ms, self.cancel_turn, self.cancel_reason) {
                 (Some(at_ms), Some(word), Some(reason)) => Some(Cancel {
@@ -91,11 +90,11 @@ impl RawRun {
                 _ => return Err(damaged("half a lease".into())),
             },
             subject: Subject::new(self.subject).map_err(|error| damaged(error.to_string()))?,
-            parent: self.parent.map(run_id).transpose()?,
+            parent: self.parent.as_deref().map(run_id).transpose()?,
             status: Status::parse(&self.status)
                 .ok_or_else(|| damaged(unknown("status", &self.status)))?,
             turn: self.turn.map(turn).transpose()?,
-            id: run_id(self.id)?,
+            id: run_id(&self.id)?,
             kind: self.kind,
             key: self.key,
             cause: self.cause,
@@ -174,6 +173,14 @@ fn step(row: &Row<'_>) -> Result<(String, Option<String>, StepRecord), rusqlite:
         retry_at: row.get::<_, Option<i64>>("retry_at_ms")?.map(timestamp),
     };
     Ok((row.get("direction")?, row.get("outcome")?, step))
+}
+
+/// A run's id as it is stored.
+pub(super) fn run_id(text: &str) -> Result<RunId, JournalError> {
+    RunId::parse(text).map_err(|error| JournalError::Damaged {
+        what: format!("run {text}"),
+        problem: error.to_string(),
+    })
 }
 
 fn unknown(what: &str, word: &str) -> String {

@@ -1,6 +1,6 @@
 //! What happens in a run.
 
-use super::rows::{ms, run};
+use super::rows::{ms, run, run_id};
 use super::{JournalContext as _, history, next_revision};
 use crate::journal::{CancelAnswer, Entry, Fence, JournalError, Recorded};
 use crate::record::{Cancel, Direction, Run, Status, Turn, cut};
@@ -138,11 +138,7 @@ fn turn_back(
         reason: format!("its parent {} turned back", run.id),
     };
     for child in children {
-        let child = RunId::parse(&child).map_err(|error| JournalError::Damaged {
-            what: format!("a child of run {}", run.id),
-            problem: error.to_string(),
-        })?;
-        ask_cancel(transaction, &child, &cancel)?;
+        ask_cancel(transaction, &run_id(&child)?, &cancel)?;
     }
     Ok(n_written)
 }

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 /// On which side of a write the kill strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// The write never happens.
     Before,
     /// The write happened, and nobody was told.
@@ -24,17 +24,17 @@ pub(super) enum Side {
 /// Passes everything on until it is killed. From then on no write happens, and a write under
 /// way is never answered: its caller has to be dropped, as the end of a process does.
 #[derive(Debug)]
-pub(super) struct MortalJournal {
+pub(crate) struct MortalJournal {
     inner: Arc<dyn Journal>,
     side: Side,
     /// Writes that still get through; the next one kills.
     n_writes_left: Mutex<usize>,
     is_dead: Mutex<bool>,
-    pub(super) died: Notify,
+    pub(crate) died: Notify,
 }
 
 impl MortalJournal {
-    pub(super) fn new(inner: Arc<dyn Journal>, n_writes: usize, side: Side) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Journal>, n_writes: usize, side: Side) -> Self {
         Self {
             inner,
             side,
