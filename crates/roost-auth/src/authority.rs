@@ -7,6 +7,7 @@
 //! The authority itself decides nothing about which names are allowed: its
 //! caller does.
 
+use crate::seal::SealError;
 use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -63,6 +64,15 @@ pub enum OpenAuthorityError {
     /// A new authority could not be made.
     #[error("make a certificate authority")]
     Make(#[source] rcgen::Error),
+    /// The key does not open, or could not be sealed.
+    #[error("the sealed key of the certificate authority in {}", path.display())]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
 }
 
 /// A certificate could not be issued.
@@ -79,7 +89,7 @@ pub struct IssueError {
 /// A certificate for one name, with its key.
 #[derive(Debug)]
 pub struct IssuedCertificate {
-    /// The certificate, then that of the authority.
+    /// The certificate, then that of the authority where its users expect that.
     pub chain: Vec<CertificateDer<'static>>,
     /// Its private key (ECDSA P-256, PKCS #8).
     pub key: PrivateKeyDer<'static>,
@@ -104,7 +114,7 @@ impl std::fmt::Debug for LocalAuthority {
 }
 
 /// Two openers of one process must not make two authorities in one directory.
-static OPENING: Mutex<()> = Mutex::new(());
+pub(crate) static OPENING: Mutex<()> = Mutex::new(());
 
 impl LocalAuthority {
     /// Reads the authority of this directory, or makes it.
@@ -156,7 +166,7 @@ impl LocalAuthority {
         };
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(error)?;
         let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(error)?;
-        set_life(&mut params, now, LEAF_LIFE);
+        set_life(&mut params, now, BACKDATE, LEAF_LIFE);
         params.serial_number = Some(random_serial().map_err(error)?);
         params.distinguished_name = DistinguishedName::new();
         // A common name has at most 64 characters; the name that counts is the alternative one.
@@ -175,17 +185,17 @@ impl LocalAuthority {
     }
 }
 
-fn read_text(path: &Path, expected: &'static str) -> Result<String, OpenAuthorityError> {
+pub(crate) fn read_text(path: &Path, expected: &'static str) -> Result<String, OpenAuthorityError> {
     let bytes = read_bounded(path, FILE_BYTES_MAX).map_err(|source| file_error(path, source))?;
     String::from_utf8(bytes).map_err(|_| unreadable(path, expected))
 }
 
-fn file_error(path: &Path, source: FileError) -> OpenAuthorityError {
+pub(crate) fn file_error(path: &Path, source: FileError) -> OpenAuthorityError {
     let dir = path.parent().unwrap_or(path).to_owned();
     OpenAuthorityError::File { dir, source }
 }
 
-fn unreadable(path: &Path, expected: &'static str) -> OpenAuthorityError {
+pub(crate) fn unreadable(path: &Path, expected: &'static str) -> OpenAuthorityError {
     OpenAuthorityError::Unreadable {
         path: path.to_owned(),
         expected,
@@ -194,40 +204,48 @@ fn unreadable(path: &Path, expected: &'static str) -> OpenAuthorityError {
 
 /// Makes a new authority. The key is written first: a certificate without its key is useless.
 fn make(certificate_path: &Path, key_path: &Path) -> Result<(), OpenAuthorityError> {
-    let made = || -> Result<(String, String), rcgen::Error> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::new(Vec::new())?;
-        set_life(&mut params, roost_runtime::clock::now(), AUTHORITY_LIFE);
-        let serial = random_serial()?;
-        // Each authority has a name of its own, so that two of them in one trust store are told apart.
-        let suffix = hex::encode(serial.as_ref().get(..4).unwrap_or_default());
-        params.serial_number = Some(serial);
-        params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, "roost");
-        params.distinguished_name.push(
-            DnType::CommonName,
-            format!("roost local authority {suffix}"),
-        );
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
-    };
-    let (certificate, key) = made().map_err(OpenAuthorityError::Make)?;
-    write_atomic(key_path, key.as_bytes(), 0o600)
-        .and_then(|()| write_atomic(certificate_path, certificate.as_bytes(), 0o644))
+    let (certificate, key) = new_root("roost local authority").map_err(OpenAuthorityError::Make)?;
+    write_atomic(key_path, key.serialize_pem().as_bytes(), 0o600)
+        .and_then(|()| write_atomic(certificate_path, certificate.pem().as_bytes(), 0o644))
         .map_err(|source| file_error(key_path, source))
 }
 
-fn set_life(params: &mut CertificateParams, now: Timestamp, life: Duration) {
+/// The certificate of a new authority that signs no other authorities, and its key.
+pub(crate) fn new_root(name: &str) -> Result<(rcgen::Certificate, KeyPair), rcgen::Error> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::new(Vec::new())?;
+    let now = roost_runtime::clock::now();
+    set_life(&mut params, now, BACKDATE, AUTHORITY_LIFE);
+    let serial = random_serial()?;
+    // Each authority has a name of its own, so that two of them in one trust store are told apart.
+    let suffix = hex::encode(serial.as_ref().get(..4).unwrap_or_default());
+    params.serial_number = Some(serial);
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "roost");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("{name} {suffix}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok((params.self_signed(&key)?, key))
+}
+
+/// Valid from `before` ago until `life` from now.
+pub(crate) fn set_life(
+    params: &mut CertificateParams,
+    now: Timestamp,
+    before: Duration,
+    life: Duration,
+) {
     let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_millis(now.as_ms());
-    params.not_before = now - BACKDATE;
+    params.not_before = now - before;
     params.not_after = now + life;
 }
 
 /// A positive serial number of 16 bytes (RFC 5280 4.1.2.2 allows 20).
-fn random_serial() -> Result<SerialNumber, rcgen::Error> {
+pub(crate) fn random_serial() -> Result<SerialNumber, rcgen::Error> {
     let mut bytes = [0_u8; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| rcgen::Error::RingUnspecified)?;
     bytes[0] &= 0x7f;
