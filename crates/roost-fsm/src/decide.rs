@@ -1,11 +1,11 @@
-//! What a run does next: a pure function of its plan and its story.
+//! What a run does next: a pure function of its outline and its story.
 //!
-//! Forward, the first step in the plan that is not done is the next one. Back, it is the last
-//! step in the plan that was begun and is not undone. A step counts as begun with its first
+//! Forward, the first step in the outline that is not done is the next one. Back, it is the last
+//! step in the outline that was begun and is not undone. A step counts as begun with its first
 //! attempt, whether that succeeded, failed or was dropped half-way: all of these may have
 //! left something behind.
 
-use crate::plan::Plan;
+use crate::outline::Outline;
 use crate::record::{Direction, Status, Story, Turn};
 use crate::retry::{Standing, standing};
 use roost_model::time::Timestamp;
@@ -38,7 +38,7 @@ pub enum Move {
 /// An attempt of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// The step's place in the plan.
+    /// The step's place in the outline.
     pub step_idx: usize,
     /// Done or undone.
     pub direction: Direction,
@@ -51,16 +51,16 @@ pub struct Attempt {
 }
 
 /// What follows from what happened so far.
-pub fn next(plan: &Plan, story: &Story) -> Move {
+pub fn next(outline: &Outline, story: &Story) -> Move {
     match story.run.status {
         Status::Queued | Status::Running => match &story.run.cancel {
             Some(cancel) if !story.run.is_past_point => Move::TurnBack {
                 turn: cancel.turn,
                 reason: cancel.reason.clone(),
             },
-            Some(_) | None => forward(plan, story),
+            Some(_) | None => forward(outline, story),
         },
-        Status::Undoing => back(plan, story),
+        Status::Undoing => back(outline, story),
         Status::Succeeded
         | Status::Failed
         | Status::Cancelled
@@ -69,10 +69,10 @@ pub fn next(plan: &Plan, story: &Story) -> Move {
     }
 }
 
-fn forward(plan: &Plan, story: &Story) -> Move {
-    for step_idx in 0..plan.steps.len() {
-        let is_past_point = plan.is_past_point(step_idx);
-        let (number, not_before) = match where_is(plan, story, step_idx, Direction::Do) {
+fn forward(outline: &Outline, story: &Story) -> Move {
+    for step_idx in 0..outline.steps.len() {
+        let is_past_point = outline.is_past_point(step_idx);
+        let (number, not_before) = match where_is(outline, story, step_idx, Direction::Do) {
             Standing::Done => continue,
             Standing::Untouched => (1, None),
             Standing::Due {
@@ -100,19 +100,19 @@ fn forward(plan: &Plan, story: &Story) -> Move {
     end_when_alone(story, Status::Succeeded, None)
 }
 
-fn back(plan: &Plan, story: &Story) -> Move {
+fn back(outline: &Outline, story: &Story) -> Move {
     // What a child does while its parent undoes would not be undone.
     if story.n_children_unfinished > 0 {
         return Move::AwaitChildren;
     }
-    for step_idx in (0..plan.steps.len()).rev() {
-        if !plan.steps[step_idx].has_undo {
+    for step_idx in (0..outline.steps.len()).rev() {
+        if !outline.steps[step_idx].has_undo {
             continue;
         }
-        if where_is(plan, story, step_idx, Direction::Do) == Standing::Untouched {
+        if where_is(outline, story, step_idx, Direction::Do) == Standing::Untouched {
             continue;
         }
-        let (number, not_before) = match where_is(plan, story, step_idx, Direction::Undo) {
+        let (number, not_before) = match where_is(outline, story, step_idx, Direction::Undo) {
             Standing::Done => continue,
             Standing::Untouched => (1, None),
             Standing::Due {
@@ -120,7 +120,7 @@ fn back(plan: &Plan, story: &Story) -> Move {
                 not_before,
             } => (attempt, not_before),
             Standing::GaveUp { reason } => {
-                let name = plan.steps[step_idx].name;
+                let name = outline.steps[step_idx].name;
                 let why = story.run.reason.as_deref().unwrap_or("it turned back");
                 return Move::End {
                     status: Status::Stuck,
@@ -152,8 +152,8 @@ fn end_when_alone(story: &Story, status: Status, reason: Option<String>) -> Move
     }
 }
 
-fn where_is(plan: &Plan, story: &Story, step_idx: usize, direction: Direction) -> Standing {
-    standing(&story.attempts(plan.steps[step_idx].name, direction))
+fn where_is(outline: &Outline, story: &Story, step_idx: usize, direction: Direction) -> Standing {
+    standing(&story.attempts(outline.steps[step_idx].name, direction))
 }
 
 #[cfg(test)]

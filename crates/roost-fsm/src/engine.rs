@@ -20,7 +20,7 @@ pub mod start;
 
 use crate::journal::{CancelAnswer, Filter, Journal, JournalError, PruneRule};
 use crate::limits;
-use crate::plan::PlanError;
+use crate::outline::OutlineError;
 use crate::record::{Cancel, Kind, Run, Story, Turn};
 use crate::workflow::{Definition, Registered, Workflow};
 use leases::Held;
@@ -87,12 +87,12 @@ impl std::fmt::Debug for EngineConfig {
 pub enum RegisterError {
     /// Its declaration contradicts itself.
     #[error("workflow {kind}")]
-    Plan {
+    Outline {
         /// Which workflow.
         kind: Kind,
         /// What is wrong with it.
         #[source]
-        source: PlanError,
+        source: OutlineError,
     },
     /// The name and version are taken.
     #[error("workflow {0} is registered twice")]
@@ -114,7 +114,7 @@ impl std::fmt::Debug for EngineBuilder {
 impl EngineBuilder {
     /// Adds a workflow. Versions of one name are added side by side.
     pub fn register<W: Workflow>(self, workflow: W) -> Result<Self, RegisterError> {
-        let definition = Definition::new(workflow).map_err(|source| RegisterError::Plan {
+        let definition = Definition::new(workflow).map_err(|source| RegisterError::Outline {
             kind: crate::workflow::kind_of::<W>(),
             source,
         })?;

@@ -5,15 +5,15 @@
 //! on from the first step whose end is not recorded, or undoes what it began.
 //!
 //! ```text
-//!   Engine ──▶ decide::next(plan, story) ──▶ attempt, turn back, or end
-//!     │  ▲             pure                        │
-//!     │  └────────────── story ◀── Journal::record ◀┘   one transaction, fenced by the lease
+//!   Engine ──▶ decide::next(outline, story) ──▶ attempt, turn back, or end
+//!     │  ▲              pure                         │
+//!     │  └───────────── story ◀── Journal::record ◀──┘   one transaction, fenced by the lease
 //!     └─ leases: claim, heartbeat, lose
 //! ```
 //!
 //! - [`workflow`]: how a workflow is declared, and what its steps must keep.
 //! - [`record`]: what is recorded. [`journal`]: where, and what is decided in a transaction.
-//! - [`decide`], [`retry`], [`plan`]: every other decision, pure.
+//! - [`decide`], [`retry`], [`outline`]: every other decision, pure.
 //! - [`engine`]: executes runs; [`context`]: what a step sees of its run.
 //! - [`sqlite`]: the journal in SQLite, usable inside a transaction of the caller.
 //! - `testing` (feature): the checker that every workflow's tests call, and the contract of
@@ -30,7 +30,7 @@ pub mod decide;
 pub mod engine;
 pub mod journal;
 pub mod limits;
-pub mod plan;
+pub mod outline;
 pub mod record;
 pub mod retry;
 pub mod sqlite;
@@ -39,6 +39,7 @@ pub mod testing;
 pub mod workflow;
 
 pub use context::{Cx, Outputs};
+pub use engine::start::{StartError, StartRequest};
 pub use engine::{Engine, EngineConfig};
 pub use journal::{Journal, JournalError};
 pub use record::{Run, Status, Story, Subject};

@@ -59,12 +59,19 @@ impl SqliteJournal {
     /// A journal in memory, for tests of workflows.
     #[cfg(any(test, feature = "testing"))]
     pub fn in_memory() -> Result<Self, JournalError> {
+        Self::in_shared_memory().map(|(journal, _)| journal)
+    }
+
+    /// The same with its connection.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn in_shared_memory() -> Result<(Self, SharedConnection), JournalError> {
         let connection = Connection::open_in_memory().during("open a journal in memory")?;
         connection
             .pragma_update(None, "foreign_keys", "ON")
             .during("set foreign keys")?;
         connection.execute_batch(SCHEMA).during("make the tables")?;
-        Ok(Self::new(Arc::new(Mutex::new(connection))))
+        let connection = Arc::new(Mutex::new(connection));
+        Ok((Self::new(Arc::clone(&connection)), connection))
     }
 
     /// Runs a transaction on a thread that may block.

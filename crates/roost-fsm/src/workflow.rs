@@ -53,7 +53,7 @@
 //! registered beside the old one until no unfinished run has the old version.
 
 use crate::context::Cx;
-use crate::plan::{Plan, PlanError, StepPlan};
+use crate::outline::{Outline, OutlineError, StepOutline};
 use crate::record::{Direction, Kind};
 use crate::retry::RetryPolicy;
 use crate::{limits, record};
@@ -168,15 +168,15 @@ struct Acts<W: Workflow> {
 
 /// The list of a workflow's steps.
 pub struct Steps<W: Workflow> {
-    plan: Plan,
+    outline: Outline,
     acts: Vec<Acts<W>>,
     /// The first mistake; told when the workflow is registered.
-    mistake: Option<PlanError>,
+    mistake: Option<OutlineError>,
 }
 
 impl<W: Workflow> std::fmt::Debug for Steps<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.plan.fmt(f)
+        self.outline.fmt(f)
     }
 }
 
@@ -190,7 +190,7 @@ impl<W: Workflow> Steps<W> {
     /// No steps yet.
     pub fn new() -> Self {
         Self {
-            plan: Plan::default(),
+            outline: Outline::default(),
             acts: vec![],
             mistake: None,
         }
@@ -203,7 +203,7 @@ impl<W: Workflow> Steps<W> {
         F: Fn(Arc<W>, Cx<W::Params>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<O, StepError>> + Send + 'static,
     {
-        self.plan.steps.push(StepPlan {
+        self.outline.steps.push(StepOutline {
             name: step.name,
             timeout: limits::STEP_TIMEOUT,
             retry: None,
@@ -222,7 +222,7 @@ impl<W: Workflow> Steps<W> {
         F: Fn(Arc<W>, Cx<W::Params>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), StepError>> + Send + 'static,
     {
-        match (self.plan.steps.last_mut(), self.acts.last_mut()) {
+        match (self.outline.steps.last_mut(), self.acts.last_mut()) {
             (Some(step), Some(acts)) if !step.has_undo => {
                 step.has_undo = true;
                 acts.back = Some(erase(act));
@@ -234,7 +234,7 @@ impl<W: Workflow> Steps<W> {
 
     /// Time that each attempt of the step above has, done or undone.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        match self.plan.steps.last_mut() {
+        match self.outline.steps.last_mut() {
             Some(step) => step.timeout = timeout,
             None => return self.mistaken("a time-out belongs to the step above it"),
         }
@@ -243,7 +243,7 @@ impl<W: Workflow> Steps<W> {
 
     /// How often the step above is tried.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        match self.plan.steps.last_mut() {
+        match self.outline.steps.last_mut() {
             Some(step) => step.retry = Some(policy),
             None => return self.mistaken("a retry policy belongs to the step above it"),
         }
@@ -253,21 +253,21 @@ impl<W: Workflow> Steps<W> {
     /// The steps below are never undone, but tried for long; a run that began the first of them
     /// cannot be cancelled any more.
     pub fn point_of_no_return(mut self) -> Self {
-        if self.plan.point_of_no_return.is_some() {
+        if self.outline.point_of_no_return.is_some() {
             return self.mistaken("there are two points of no return");
         }
-        self.plan.point_of_no_return = Some(self.plan.steps.len());
+        self.outline.point_of_no_return = Some(self.outline.steps.len());
         self
     }
 
     /// The list without the code.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn into_plan(self) -> Plan {
-        self.plan
+    pub(crate) fn into_outline(self) -> Outline {
+        self.outline
     }
 
     fn mistaken(mut self, what: &'static str) -> Self {
-        self.mistake.get_or_insert(PlanError::Order(what));
+        self.mistake.get_or_insert(OutlineError::Order(what));
         self
     }
 }
@@ -301,7 +301,7 @@ pub(crate) trait Registered: Send + Sync {
     /// What the journal calls it.
     fn kind(&self) -> Kind;
     /// Its steps.
-    fn plan(&self) -> &Plan;
+    fn outline(&self) -> &Outline;
     /// One attempt.
     fn attempt(&self, step_idx: usize, direction: Direction, cx: Cx<()>) -> AttemptFuture;
 }
@@ -313,11 +313,11 @@ pub(crate) struct Definition<W: Workflow> {
 }
 
 impl<W: Workflow> Definition<W> {
-    pub(crate) fn new(workflow: W) -> Result<Self, PlanError> {
+    pub(crate) fn new(workflow: W) -> Result<Self, OutlineError> {
         let steps = W::steps();
         match &steps.mistake {
             Some(mistake) => return Err(mistake.clone()),
-            None => steps.plan.check()?,
+            None => steps.outline.check()?,
         }
         Ok(Self {
             workflow: Arc::new(workflow),
@@ -331,8 +331,8 @@ impl<W: Workflow> Registered for Definition<W> {
         kind_of::<W>()
     }
 
-    fn plan(&self) -> &Plan {
-        &self.steps.plan
+    fn outline(&self) -> &Outline {
+        &self.steps.outline
     }
 
     fn attempt(&self, step_idx: usize, direction: Direction, cx: Cx<()>) -> AttemptFuture {
@@ -345,7 +345,7 @@ impl<W: Workflow> Registered for Definition<W> {
             (Some(act), Ok(cx)) => act(Arc::clone(&self.workflow), cx),
             (_, Err(error)) => std::future::ready(Err(error)).boxed(),
             (None, Ok(_)) => {
-                let name = self.steps.plan.steps[step_idx].name;
+                let name = self.steps.outline.steps[step_idx].name;
                 let text = format!("{} does not exist", record::attempt_of(name, direction));
                 std::future::ready(Err(StepError::Fail(text))).boxed()
             }

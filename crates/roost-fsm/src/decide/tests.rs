@@ -1,4 +1,4 @@
-//! Every way that a run of a small plan can go, and random ways of larger ones.
+//! Every way that a run of a small outline can go, and random ways of larger ones.
 //!
 //! A run is played: what [`next`] says is applied to a story in memory, with an outcome that
 //! the test chooses. Whatever is chosen, the run ends, does its steps in order, undoes exactly
@@ -6,7 +6,7 @@
 
 use super::{Attempt, Move, next};
 use crate::limits;
-use crate::plan::{Plan, StepPlan};
+use crate::outline::{Outline, StepOutline};
 use crate::record::{
     Cancel, Direction, Kind, Outcome, Run, Status, StepRecord, Story, Subject, Turn,
 };
@@ -17,19 +17,22 @@ use roost_model::time::Timestamp;
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const NOW: Timestamp = Timestamp::from_ms(1_000);
 
-fn plan(has_undo: &[bool], point_of_no_return: Option<usize>) -> Plan {
-    let steps = has_undo.iter().enumerate().map(|(idx, has_undo)| StepPlan {
-        name: NAMES[idx],
-        timeout: limits::STEP_TIMEOUT,
-        retry: None,
-        has_undo: *has_undo && point_of_no_return.is_none_or(|point| idx < point),
-    });
-    let plan = Plan {
+fn outline(has_undo: &[bool], point_of_no_return: Option<usize>) -> Outline {
+    let steps = has_undo
+        .iter()
+        .enumerate()
+        .map(|(idx, has_undo)| StepOutline {
+            name: NAMES[idx],
+            timeout: limits::STEP_TIMEOUT,
+            retry: None,
+            has_undo: *has_undo && point_of_no_return.is_none_or(|point| idx < point),
+        });
+    let outline = Outline {
         steps: steps.collect(),
         point_of_no_return,
     };
-    assert_eq!(plan.check(), Ok(()));
-    plan
+    assert_eq!(outline.check(), Ok(()));
+    outline
 }
 
 fn story() -> Story {
@@ -92,7 +95,7 @@ fn cancel(story: &mut Story) {
     }
 }
 
-fn play_attempt(plan: &Plan, story: &mut Story, attempt: &Attempt, luck: Luck) {
+fn play_attempt(outline: &Outline, story: &mut Story, attempt: &Attempt, luck: Luck) {
     story.run.is_past_point |= attempt.passes_point;
     let may_turn_back = attempt.direction == Direction::Do && !story.run.is_past_point;
     let outcome = match luck {
@@ -103,7 +106,7 @@ fn play_attempt(plan: &Plan, story: &mut Story, attempt: &Attempt, luck: Luck) {
     let seq = u32::try_from(story.steps.len()).unwrap() + 1;
     story.steps.push(StepRecord {
         seq,
-        step: plan.steps[attempt.step_idx].name.to_owned(),
+        step: outline.steps[attempt.step_idx].name.to_owned(),
         direction: attempt.direction,
         attempt: attempt.number,
         started_at: NOW,
@@ -119,14 +122,14 @@ fn play_attempt(plan: &Plan, story: &mut Story, attempt: &Attempt, luck: Luck) {
 }
 
 /// Plays a run to its end, or until `luck` is used up: then `None`.
-fn play(plan: &Plan, luck: &[Luck]) -> Option<Story> {
+fn play(outline: &Outline, luck: &[Luck]) -> Option<Story> {
     let mut story = story();
     let mut luck = luck.iter();
     loop {
-        match next(plan, &story) {
+        match next(outline, &story) {
             Move::Attempt(attempt) => {
-                check_attempt(plan, &story, &attempt);
-                play_attempt(plan, &mut story, &attempt, *luck.next()?);
+                check_attempt(outline, &story, &attempt);
+                play_attempt(outline, &mut story, &attempt, *luck.next()?);
             }
             Move::TurnBack { turn, reason } => {
                 assert!(
@@ -142,7 +145,7 @@ fn play(plan: &Plan, luck: &[Luck]) -> Option<Story> {
             Move::End { status, reason } => {
                 story.run.status = status;
                 story.run.reason = reason;
-                check_end(plan, &story);
+                check_end(outline, &story);
             }
             Move::Nothing => return Some(story),
         }
@@ -160,8 +163,8 @@ fn has_begun(story: &Story, step: &str) -> bool {
     !story.attempts(step, Direction::Do).is_empty()
 }
 
-fn check_attempt(plan: &Plan, story: &Story, attempt: &Attempt) {
-    let (before, rest) = plan.steps.split_at(attempt.step_idx);
+fn check_attempt(outline: &Outline, story: &Story, attempt: &Attempt) {
+    let (before, rest) = outline.steps.split_at(attempt.step_idx);
     let step = &rest[0];
     assert!(!is_done(story, step.name, attempt.direction), "done twice");
     match attempt.direction {
@@ -188,13 +191,13 @@ fn check_attempt(plan: &Plan, story: &Story, attempt: &Attempt) {
     }
 }
 
-fn check_end(plan: &Plan, story: &Story) {
+fn check_end(outline: &Outline, story: &Story) {
     let all_done = || {
-        let mut steps = plan.steps.iter();
+        let mut steps = outline.steps.iter();
         steps.all(|step| is_done(story, step.name, Direction::Do))
     };
     let all_undone = || {
-        let mut steps = plan.steps.iter();
+        let mut steps = outline.steps.iter();
         steps.all(|step| {
             !step.has_undo
                 || !has_begun(story, step.name)
@@ -215,8 +218,8 @@ fn check_end(plan: &Plan, story: &Story) {
 }
 
 /// All sequences of luck up to the length at which each of them has ended the run or is cut.
-fn play_all(plan: &Plan, luck: &mut Vec<Luck>, n_left: usize, ended: &mut Vec<Status>) {
-    if let Some(story) = play(plan, luck) {
+fn play_all(outline: &Outline, luck: &mut Vec<Luck>, n_left: usize, ended: &mut Vec<Status>) {
+    if let Some(story) = play(outline, luck) {
         ended.push(story.run.status);
         return;
     }
@@ -225,7 +228,7 @@ fn play_all(plan: &Plan, luck: &mut Vec<Luck>, n_left: usize, ended: &mut Vec<St
     }
     for next_luck in LUCK {
         luck.push(next_luck);
-        play_all(plan, luck, n_left - 1, ended);
+        play_all(outline, luck, n_left - 1, ended);
         luck.pop();
     }
 }
@@ -236,7 +239,7 @@ fn every_way_of_a_run_of_three_steps_keeps_the_rules() {
         let has_undo: Vec<bool> = (0..3).map(|idx| undos & (1 << idx) != 0).collect();
         for point in [None, Some(0), Some(1), Some(2), Some(3)] {
             let mut ended = vec![];
-            play_all(&plan(&has_undo, point), &mut vec![], 6, &mut ended);
+            play_all(&outline(&has_undo, point), &mut vec![], 6, &mut ended);
             assert!(ended.contains(&Status::Succeeded));
             let can_turn_back = point != Some(0);
             assert_eq!(ended.contains(&Status::Failed), can_turn_back);
@@ -253,35 +256,35 @@ proptest! {
         luck in prop::collection::vec(prop::sample::select(LUCK.to_vec()), 0..40),
     ) {
         let point = point.filter(|point| *point <= has_undo.len());
-        let plan = plan(&has_undo, point);
+        let outline = outline(&has_undo, point);
         let mut luck = luck;
         // From some point on all goes well.
         luck.extend([Luck::Ends(Outcome::Done); 20]);
-        prop_assert!(play(&plan, &luck).is_some());
+        prop_assert!(play(&outline, &luck).is_some());
     }
 }
 
 #[test]
 fn a_run_waits_for_its_children_before_it_undoes_or_ends() {
-    let plan = plan(&[true], None);
+    let outline = outline(&[true], None);
     let mut story = story();
-    let Move::Attempt(attempt) = next(&plan, &story) else {
+    let Move::Attempt(attempt) = next(&outline, &story) else {
         panic!("the first step comes first");
     };
-    play_attempt(&plan, &mut story, &attempt, Luck::Ends(Outcome::Done));
+    play_attempt(&outline, &mut story, &attempt, Luck::Ends(Outcome::Done));
     story.n_children_unfinished = 1;
-    assert_eq!(next(&plan, &story), Move::AwaitChildren);
+    assert_eq!(next(&outline, &story), Move::AwaitChildren);
     story.run.status = Status::Undoing;
-    assert_eq!(next(&plan, &story), Move::AwaitChildren);
+    assert_eq!(next(&outline, &story), Move::AwaitChildren);
     story.n_children_unfinished = 0;
-    assert!(matches!(next(&plan, &story), Move::Attempt(_)));
+    assert!(matches!(next(&outline, &story), Move::Attempt(_)));
 }
 
 #[test]
 fn an_undo_that_failed_for_good_says_what_it_was_for() {
-    let plan = plan(&[true], None);
+    let outline = outline(&[true], None);
     let luck = [Luck::Ends(Outcome::Failed), Luck::Ends(Outcome::Failed)];
-    let end = play(&plan, &luck).unwrap();
+    let end = play(&outline, &luck).unwrap();
     assert_eq!(end.run.status, Status::Stuck);
     let reason = end.run.reason.unwrap();
     assert_eq!(reason, "a could not be undone: luck; after: luck");
@@ -289,10 +292,10 @@ fn an_undo_that_failed_for_good_says_what_it_was_for() {
 
 #[test]
 fn a_step_that_was_dropped_or_failed_is_undone_too() {
-    let plan = plan(&[true, true], None);
+    let outline = outline(&[true, true], None);
     for luck in [Luck::Ends(Outcome::Failed), Luck::CancelledDuring] {
         let done = Luck::Ends(Outcome::Done);
-        let end = play(&plan, &[done, luck, done, done]).unwrap();
+        let end = play(&outline, &[done, luck, done, done]).unwrap();
         assert!(is_done(&end, "b", Direction::Undo));
         assert!(is_done(&end, "a", Direction::Undo));
     }

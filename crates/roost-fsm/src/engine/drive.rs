@@ -109,7 +109,7 @@ impl Walk {
             story = self.record(vec![ended(Outcome::CutOff)]).await?;
         }
         loop {
-            story = match decide::next(self.workflow.plan(), &story) {
+            story = match decide::next(self.workflow.outline(), &story) {
                 Move::Attempt(attempt) => self.attempt(story, &attempt).await?,
                 Move::TurnBack { turn, reason } => {
                     tracing::info!(reason, "run turns back");
@@ -159,9 +159,9 @@ impl Walk {
     }
 
     async fn attempt(&self, story: Story, attempt: &Attempt) -> Result<Story, JournalError> {
-        let plan = self.workflow.plan();
+        let outline = self.workflow.outline();
         let may_turn_back = attempt.direction == Direction::Do && !story.run.is_past_point;
-        let policy = plan.trying(attempt.step_idx, attempt.direction).policy;
+        let policy = outline.trying(attempt.step_idx, attempt.direction).policy;
         let pause = attempt.not_before.map_or(Duration::ZERO, |at| {
             // A clock that was set back makes no longer pause.
             at.since(self.engine.inner.clock.now())
@@ -179,7 +179,7 @@ impl Walk {
             }
         }
         let started = Entry::StepStarted {
-            step: plan.steps[attempt.step_idx].name.to_owned(),
+            step: outline.steps[attempt.step_idx].name.to_owned(),
             direction: attempt.direction,
             attempt: attempt.number,
         };
@@ -200,9 +200,9 @@ impl Walk {
 
     /// The attempt itself, and what is to be recorded of it.
     async fn perform(&self, story: &Story, attempt: &Attempt, may_turn_back: bool) -> Entry {
-        let plan = self.workflow.plan();
-        let step = &plan.steps[attempt.step_idx];
-        let trying = plan.trying(attempt.step_idx, attempt.direction);
+        let outline = self.workflow.outline();
+        let step = &outline.steps[attempt.step_idx];
+        let trying = outline.trying(attempt.step_idx, attempt.direction);
         let cx = Cx::new(self.engine.clone(), story, step.name);
         let span = tracing::info_span!("step", step = step.name, direction = %attempt.direction);
         let act = self

@@ -8,7 +8,7 @@ mod play;
 use super::meddle::{Meddling, Mischief};
 use super::mortal::Side;
 use crate::engine::{EngineBuilder, RegisterError};
-use crate::plan::Plan;
+use crate::outline::Outline;
 use crate::record::{Direction, Status, Story, Subject};
 use crate::workflow::{StepError, Workflow};
 use async_trait::async_trait;
@@ -107,15 +107,15 @@ pub async fn check_all<S: Scenario>(make: impl AsyncFn() -> S) -> Result<Checked
 /// Fails each step, before and after it did its work, for good and for once; and each undo for
 /// once.
 pub async fn fail_each_step<S: Scenario>(make: impl AsyncFn() -> S) -> Result<Checked, Flaw> {
-    let plan = plan_of::<S>();
+    let outline = outline_of::<S>();
     let mut cases = vec![Case::plain(
         "nothing is done to it",
         vec![],
         Status::Succeeded,
     )];
-    for (step_idx, step) in plan.steps.iter().enumerate() {
+    for (step_idx, step) in outline.steps.iter().enumerate() {
         let name = step.name;
-        let is_past_point = plan.is_past_point(step_idx);
+        let is_past_point = outline.is_past_point(step_idx);
         let on = |mischief| Meddling {
             step_idx,
             direction: Direction::Do,
@@ -126,7 +126,7 @@ pub async fn fail_each_step<S: Scenario>(make: impl AsyncFn() -> S) -> Result<Ch
         } else {
             Status::Failed
         };
-        let is_tried_once = plan.trying(step_idx, Direction::Do).policy.attempts_max == 1;
+        let is_tried_once = outline.trying(step_idx, Direction::Do).policy.attempts_max == 1;
         let retried = if is_tried_once {
             failed
         } else {
@@ -152,13 +152,13 @@ pub async fn fail_each_step<S: Scenario>(make: impl AsyncFn() -> S) -> Result<Ch
             ),
         ]);
     }
-    for (undo, name) in undos(&plan) {
+    for (undo, name) in undos(&outline) {
         for (what, mischief) in [
             ("before it does anything", Mischief::FailBefore(again())),
             ("after it did its work", Mischief::FailAfter(again())),
         ] {
             let meddlings = turned_back_with(
-                &plan,
+                &outline,
                 Meddling {
                     mischief,
                     ..undo.clone()
@@ -173,9 +173,9 @@ pub async fn fail_each_step<S: Scenario>(make: impl AsyncFn() -> S) -> Result<Ch
 
 /// Runs each step twice, and each undo.
 pub async fn run_each_step_twice<S: Scenario>(make: impl AsyncFn() -> S) -> Result<Checked, Flaw> {
-    let plan = plan_of::<S>();
+    let outline = outline_of::<S>();
     let mut cases = vec![];
-    for (step_idx, step) in plan.steps.iter().enumerate() {
+    for (step_idx, step) in outline.steps.iter().enumerate() {
         let twice = Meddling {
             step_idx,
             direction: Direction::Do,
@@ -184,8 +184,8 @@ pub async fn run_each_step_twice<S: Scenario>(make: impl AsyncFn() -> S) -> Resu
         let what = format!("step {} runs twice", step.name);
         cases.push(Case::plain(what, vec![twice], Status::Succeeded));
     }
-    for (undo, name) in undos(&plan) {
-        let meddlings = turned_back_with(&plan, undo);
+    for (undo, name) in undos(&outline) {
+        let meddlings = turned_back_with(&outline, undo);
         let what = format!("the undo of step {name} runs twice");
         cases.push(Case::plain(what, meddlings, Status::Failed));
     }
@@ -195,14 +195,14 @@ pub async fn run_each_step_twice<S: Scenario>(make: impl AsyncFn() -> S) -> Resu
 /// Cancels the run while each step before the point of no return is under way: before and after
 /// it did its work.
 pub async fn cancel_at_each_step<S: Scenario>(make: impl AsyncFn() -> S) -> Result<Checked, Flaw> {
-    let plan = plan_of::<S>();
+    let outline = outline_of::<S>();
     let mut cases = vec![];
-    for (step_idx, step) in plan.steps.iter().enumerate() {
+    for (step_idx, step) in outline.steps.iter().enumerate() {
         for (what, mischief) in [
             ("begins", Mischief::HangBefore),
             ("ends", Mischief::HangAfter),
         ] {
-            if plan.is_past_point(step_idx) {
+            if outline.is_past_point(step_idx) {
                 continue;
             }
             let hang = Meddling {
@@ -225,9 +225,9 @@ pub async fn cancel_at_each_step<S: Scenario>(make: impl AsyncFn() -> S) -> Resu
 pub async fn kill_at_each_journal_write<S: Scenario>(
     make: impl AsyncFn() -> S,
 ) -> Result<Checked, Flaw> {
-    let plan = plan_of::<S>();
+    let outline = outline_of::<S>();
     let mut ways = vec![("on the way forward", vec![], Status::Succeeded)];
-    if let Some(turn) = turn_back(&plan) {
+    if let Some(turn) = turn_back(&outline) {
         ways.push(("on the way back", vec![turn], Status::Failed));
     }
     let mut n_runs = 0;
@@ -256,8 +256,8 @@ pub async fn kill_at_each_journal_write<S: Scenario>(
     Ok(Checked { n_runs })
 }
 
-fn plan_of<S: Scenario>() -> Plan {
-    <S::Workflow as Workflow>::steps().into_plan()
+fn outline_of<S: Scenario>() -> Outline {
+    <S::Workflow as Workflow>::steps().into_outline()
 }
 
 fn again() -> StepError {
@@ -270,8 +270,8 @@ fn for_good() -> StepError {
 
 /// A failure that makes the run undo as much as it can: the last step that may fail for good
 /// does, after it did its work.
-fn turn_back(plan: &Plan) -> Option<Meddling> {
-    let n_reversible = plan.point_of_no_return.unwrap_or(plan.steps.len());
+fn turn_back(outline: &Outline) -> Option<Meddling> {
+    let n_reversible = outline.point_of_no_return.unwrap_or(outline.steps.len());
     Some(Meddling {
         step_idx: n_reversible.checked_sub(1)?,
         direction: Direction::Do,
@@ -279,13 +279,13 @@ fn turn_back(plan: &Plan) -> Option<Meddling> {
     })
 }
 
-fn turned_back_with(plan: &Plan, undo: Meddling) -> Vec<Meddling> {
-    turn_back(plan).into_iter().chain([undo]).collect()
+fn turned_back_with(outline: &Outline, undo: Meddling) -> Vec<Meddling> {
+    turn_back(outline).into_iter().chain([undo]).collect()
 }
 
 /// Each undo, run twice.
-fn undos(plan: &Plan) -> Vec<(Meddling, &'static str)> {
-    let steps = plan.steps.iter().enumerate();
+fn undos(outline: &Outline) -> Vec<(Meddling, &'static str)> {
+    let steps = outline.steps.iter().enumerate();
     let undos = steps.filter(|(_, step)| step.has_undo);
     undos
         .map(|(step_idx, step)| {

@@ -1,7 +1,7 @@
 //! A workflow of which single attempts are meddled with.
 
 use crate::context::Cx;
-use crate::plan::Plan;
+use crate::outline::Outline;
 use crate::record::{Direction, Kind};
 use crate::workflow::{AttemptFuture, Registered, StepError};
 use futures_util::FutureExt as _;
@@ -79,8 +79,8 @@ impl Registered for Meddled {
         self.inner.kind()
     }
 
-    fn plan(&self) -> &Plan {
-        self.inner.plan()
+    fn outline(&self) -> &Outline {
+        self.inner.outline()
     }
 
     fn attempt(&self, step_idx: usize, direction: Direction, cx: Cx<()>) -> AttemptFuture {

@@ -44,6 +44,12 @@ impl MortalJournal {
         }
     }
 
+    /// Kills it now.
+    pub(crate) fn kill(&self) {
+        *self.is_dead.lock() = true;
+        self.died.notify_one();
+    }
+
     /// Whether this write is the one that kills.
     fn strikes(&self) -> bool {
         let mut n_writes_left = self.n_writes_left.lock();
@@ -83,8 +89,7 @@ impl Journal for MortalJournal {
     async fn claim(&self, claim: Claim) -> Result<Vec<Run>, JournalError> {
         let runs = self.alive()?.claim(claim).await?;
         if !runs.is_empty() && self.strikes() {
-            *self.is_dead.lock() = true;
-            self.died.notify_one();
+            self.kill();
         }
         self.alive().map(|_| runs)
     }

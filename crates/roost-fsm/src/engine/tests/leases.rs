@@ -4,8 +4,9 @@ use super::{
     Act, Bench, Direction, Engine, Outcome, Scripted, Stage, Status, StepError, is_running,
     outcomes, reason, request,
 };
-use crate::journal::{Claim, Filter};
+use crate::journal::{Claim, Filter, Journal};
 use crate::limits;
+use crate::testing::mortal::{MortalJournal, Side};
 use crate::workflow::{OnBusy, Step, Steps, Workflow, kind_of};
 use roost_runtime::clock::Clock as _;
 use roost_runtime::tasks::Tasks;
@@ -75,6 +76,37 @@ async fn a_holder_that_lost_its_lease_stops_at_once_and_writes_nothing() {
     assert_eq!(story.run, stolen[0]);
     assert_eq!(outcomes(&story, "one", Direction::Do), [None]);
     first.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_cannot_renew_its_lease_drops_the_run_before_others_take_it() {
+    let bench = Bench::new();
+    let stage = Stage::new([("one", Act::Hang)]);
+    let mortal = MortalJournal::new(Arc::clone(&bench.journal), usize::MAX, Side::Before);
+    let mortal = Arc::new(mortal);
+    let cut_off = Bench {
+        journal: Arc::clone(&mortal) as Arc<dyn Journal>,
+        clock: bench.clock,
+        ..Bench::new()
+    };
+    let first = cut_off.process("a", &stage);
+    let id = first.start("thing/1", 1).await;
+    stage.hangs.notified().await;
+    mortal.kill();
+    let second = bench.process("b", &stage);
+    let mut changes = second.engine.changes();
+    loop {
+        let story = second.engine.story(&id).await.unwrap();
+        let still_held = first.engine.inner.held.lock().contains_key(&id);
+        if story.run.epoch > 1 {
+            assert!(!still_held, "two held it");
+            break;
+        }
+        second.engine.wait_changed(&mut changes).await;
+    }
+    assert_eq!(second.ended(&id).await.run.status, Status::Succeeded);
+    first.shutdown().await;
+    second.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,8 @@ use crate::engine::RegisterError;
 use crate::engine::start::{StartError, StartRequest};
 use crate::journal::{CancelAnswer, Filter};
 use crate::limits;
-use crate::plan::PlanError;
+use crate::outline::OutlineError;
+use crate::sqlite::SqliteJournal;
 use crate::workflow::{OnBusy, Step, Steps, Workflow};
 use roost_runtime::tasks::Tasks;
 use std::sync::Arc;
@@ -172,6 +173,39 @@ async fn a_cancel_past_the_point_of_no_return_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_waits_while_the_disk_is_full_and_goes_on_when_there_is_room() {
+    let (journal, connection) = SqliteJournal::in_shared_memory().unwrap();
+    let bench = Bench {
+        journal: Arc::new(journal),
+        ..Bench::new()
+    };
+    let long = || ("two", retry(&"x".repeat(limits::REASON_BYTES_MAX)));
+    let stage = Stage::new([long(), long(), ("one", Act::Hang)]);
+    let process = bench.process("a", &stage);
+    let id = process.start("thing/1", 1).await;
+    stage.hangs.notified().await;
+    let limit_pages = |n_pages: u32| {
+        let connection = connection.lock();
+        connection
+            .pragma_update(None, "max_page_count", n_pages)
+            .unwrap();
+    };
+    // No less than there are already.
+    limit_pages(1);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let story = process.engine.story(&id).await.unwrap();
+    let cut_off = story.attempts("two", Direction::Do);
+    assert_eq!(
+        cut_off[0].outcome,
+        Some(Outcome::CutOff),
+        "its end found no room"
+    );
+    limit_pages(1_000_000);
+    assert_eq!(process.ended(&id).await.run.status, Status::Succeeded);
+    process.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_next_run_of_a_subject_begins_when_the_one_before_has_ended() {
     let stage = Stage::new([("one", Act::Hang)]);
     let process = Bench::new().process("a", &stage);
@@ -281,7 +315,7 @@ async fn what_cannot_be_executed_is_not_recorded() {
     process.shutdown().await;
 }
 
-/// Its undo comes before any step, and its output is too long.
+/// Its undo comes before any step.
 struct Wrong;
 
 impl Workflow for Wrong {
@@ -303,10 +337,10 @@ async fn a_declaration_that_contradicts_itself_is_refused() {
     let tasks = Tasks::new();
     let builder = Engine::builder(bench.config("a", &tasks));
     let refused = builder.register(Wrong).unwrap_err();
-    let RegisterError::Plan { source, .. } = refused else {
+    let RegisterError::Outline { source, .. } = refused else {
         panic!("{refused:?}");
     };
-    assert!(matches!(source, PlanError::Order(_)));
+    assert!(matches!(source, OutlineError::Order(_)));
     let builder = Engine::builder(bench.config("a", &tasks));
     let twice = builder.register(Urgent).unwrap().register(Urgent);
     assert!(matches!(twice, Err(RegisterError::Twice(_))));

@@ -172,7 +172,7 @@ impl Process {
             timing: TIMING,
         });
         let definition = Definition::new(world.workflow());
-        let definition = definition.map_err(|source| RegisterError::Plan {
+        let definition = definition.map_err(|source| RegisterError::Outline {
             kind: kind_of::<S::Workflow>(),
             source,
         })?;

@@ -7,9 +7,9 @@ use crate::retry::{OnFail, RetryPolicy, Trying};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// One step of a plan.
+/// One step of an outline.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepPlan {
+pub struct StepOutline {
     /// Its name, which the journal keeps.
     pub name: &'static str,
     /// Time that each attempt has, done or undone.
@@ -22,9 +22,9 @@ pub struct StepPlan {
 
 /// The steps of a workflow in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan {
+pub struct Outline {
     /// The steps.
-    pub steps: Vec<StepPlan>,
+    pub steps: Vec<StepOutline>,
     /// The index of the first step past the point of no return.
     pub point_of_no_return: Option<usize>,
 }
@@ -32,7 +32,7 @@ pub struct Plan {
 /// A workflow's declaration contradicts itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum PlanError {
+pub enum OutlineError {
     /// Nothing to do.
     #[error("it has no steps")]
     Empty,
@@ -50,22 +50,22 @@ pub enum PlanError {
     Order(&'static str),
 }
 
-impl Plan {
-    /// Says what is wrong with the plan, if something is.
-    pub fn check(&self) -> Result<(), PlanError> {
+impl Outline {
+    /// Says what is wrong with the outline, if something is.
+    pub fn check(&self) -> Result<(), OutlineError> {
         if self.steps.is_empty() {
-            return Err(PlanError::Empty);
+            return Err(OutlineError::Empty);
         }
         if self.steps.len() > limits::STEPS_MAX {
-            return Err(PlanError::TooLong(self.steps.len()));
+            return Err(OutlineError::TooLong(self.steps.len()));
         }
         let mut names = BTreeSet::new();
         for (idx, step) in self.steps.iter().enumerate() {
             if step.name.is_empty() || !names.insert(step.name) {
-                return Err(PlanError::Name(step.name));
+                return Err(OutlineError::Name(step.name));
             }
             if self.is_past_point(idx) && step.has_undo {
-                return Err(PlanError::UndoPastPoint(step.name));
+                return Err(OutlineError::UndoPastPoint(step.name));
             }
         }
         Ok(())
@@ -92,5 +92,71 @@ impl Plan {
             timeout: step.timeout,
             on_fail,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outline, OutlineError, StepOutline};
+    use crate::limits;
+    use crate::record::Direction;
+    use crate::retry::{OnFail, RetryPolicy};
+
+    fn step(name: &'static str) -> StepOutline {
+        StepOutline {
+            name,
+            timeout: limits::STEP_TIMEOUT,
+            retry: None,
+            has_undo: false,
+        }
+    }
+
+    fn outline(steps: Vec<StepOutline>, point_of_no_return: Option<usize>) -> Outline {
+        Outline {
+            steps,
+            point_of_no_return,
+        }
+    }
+
+    #[test]
+    fn an_outline_that_contradicts_itself_is_refused() {
+        let undone = StepOutline {
+            has_undo: true,
+            ..step("b")
+        };
+        for (outline, error) in [
+            (outline(vec![], None), OutlineError::Empty),
+            (outline(vec![step("")], None), OutlineError::Name("")),
+            (
+                outline(vec![step("a"), step("b"), step("a")], None),
+                OutlineError::Name("a"),
+            ),
+            (
+                outline(vec![step("a"), undone], Some(1)),
+                OutlineError::UndoPastPoint("b"),
+            ),
+            (
+                outline(vec![step("a"); limits::STEPS_MAX + 1], None),
+                OutlineError::TooLong(limits::STEPS_MAX + 1),
+            ),
+        ] {
+            assert_eq!(outline.check(), Err(error));
+        }
+    }
+
+    #[test]
+    fn a_step_is_tried_as_long_as_its_place_asks_for() {
+        let never = StepOutline {
+            retry: Some(RetryPolicy::NEVER),
+            ..step("b")
+        };
+        let outline = outline(vec![step("a"), never, step("c")], Some(2));
+        let policy = |idx, direction| outline.trying(idx, direction).policy;
+        assert_eq!(policy(0, Direction::Do), RetryPolicy::STEP);
+        assert_eq!(policy(1, Direction::Do), RetryPolicy::NEVER);
+        assert_eq!(policy(1, Direction::Undo), RetryPolicy::NO_WAY_BACK);
+        assert_eq!(policy(2, Direction::Do), RetryPolicy::NO_WAY_BACK);
+        let on_fail = |idx| outline.trying(idx, Direction::Do).on_fail;
+        assert_eq!((on_fail(0), on_fail(2)), (OnFail::GiveUp, OnFail::TryAgain));
     }
 }
