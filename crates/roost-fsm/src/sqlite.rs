@@ -5,6 +5,11 @@
 //! in a transaction of its own, over a connection that it shares with the database that the
 //! tables belong to.
 //!
+//! An owner that executes runs by itself, without an engine, does so in the transactions that it
+//! makes anyway: [`open`] and [`take`] with the wish, [`record`] with each thing that it did,
+//! [`crate::journal::Entry::Ended`] with the last. A run that gives way to a newer one of its
+//! subject has to end before the newer one is taken.
+//!
 //! [`SCHEMA`] is what a database's migrations take in. A version that was released is never
 //! changed: what is added later is another text for another migration.
 

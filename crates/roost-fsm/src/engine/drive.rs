@@ -45,7 +45,7 @@ pub(super) async fn drive(
         // by the next holder.
         () = stop.cancelled() => give_back(&engine, fence).await,
         // Cancel-safe: it only waits. The next holder begins again what is dropped.
-        () = lost(hold) => tracing::info!(parent: &span, "lease lost"),
+        () = lost(hold) => tracing::warn!(parent: &span, "lease lost"),
         // Cancel-safe: what is not recorded happens again.
         () = Box::pin(walk.run()).instrument(span.clone()) => {}
     }
@@ -104,6 +104,8 @@ impl Walk {
     }
 
     async fn advance(&self) -> Result<(), JournalError> {
+        // From before the story is read, so that no end of a child is missed.
+        let mut changes = self.engine.changes();
         let mut story = self.engine.story(&self.fence.run).await?;
         if story.open_attempt().is_some() {
             story = self.record(vec![ended(Outcome::CutOff)]).await?;
@@ -122,14 +124,8 @@ impl Walk {
                     story
                 }
                 Move::AwaitChildren => {
-                    let mut changes = self.engine.changes();
-                    let story = self.engine.story(&self.fence.run).await?;
-                    if story.n_children_unfinished == 0 {
-                        story
-                    } else {
-                        self.engine.wait_changed(&mut changes).await;
-                        self.engine.story(&self.fence.run).await?
-                    }
+                    self.engine.wait_changed(&mut changes).await;
+                    self.engine.story(&self.fence.run).await?
                 }
                 Move::End { status, reason } => {
                     if status == Status::Stuck {
