@@ -80,10 +80,11 @@ pub(crate) struct Admission {
 
 /// What is promised now.
 #[derive(Debug, Default)]
-struct Promised {
-    used: Usage,
+pub(crate) struct Promised {
+    pub(crate) used: Usage,
     reserved: Usage,
     images: BTreeSet<String>,
+    /// App, process group, number of machines.
     groups: Vec<(String, String, u32)>,
 }
 

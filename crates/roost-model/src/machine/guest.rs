@@ -191,6 +191,13 @@ impl Guest {
         Ok(())
     }
 
+    /// Whether a machine of size `other` has room where one of this size had.
+    pub fn covers(self, other: Self) -> bool {
+        self.cpu_kind == other.cpu_kind
+            && other.n_cpus <= self.n_cpus
+            && other.memory <= self.memory
+    }
+
     /// Processor time of this size.
     ///
     /// The period and what is guaranteed are those of Fly.io: 80 ms, of which

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, par
 
 impl Store {
     /// What machines and reservations take, and which images and groups there are.
-    pub(super) async fn promised(&self, now: Timestamp) -> Result<Promised, StoreError> {
+    pub(crate) async fn promised(&self, now: Timestamp) -> Result<Promised, StoreError> {
         self.run(move |connection| {
             let (images, groups) = (
                 "SELECT DISTINCT image_digest FROM machines \
@@ -87,7 +87,7 @@ pub(crate) fn admit(
         // The room was promised before, whatever has become of the node since.
         return match find(transaction, id)? {
             None => Ok(Err(NoRoom::ReservationGone(id.clone()))),
-            Some(held) if !covers(held.guest, guest) => {
+            Some(held) if !held.guest.covers(guest) => {
                 Ok(Err(NoRoom::ReservationDiffers(held.id, held.guest)))
             }
             Some(_) => forget(transaction, id).map(Ok),
@@ -111,7 +111,7 @@ pub(crate) fn admit_resize(
     now: Timestamp,
 ) -> Result<Result<(), NoRoom>, StoreError> {
     // A node that shrank must still be able to update what it has.
-    if covers(old, new) {
+    if old.covers(new) {
         return Ok(Ok(()));
     }
     let taken = used(connection)?.plus(reserved(connection, now)?);
@@ -122,15 +122,12 @@ pub(crate) fn admit_resize(
     })
 }
 
-/// Whether a machine of size `new` has room where one of size `old` had.
-fn covers(old: Guest, new: Guest) -> bool {
-    old.cpu_kind == new.cpu_kind && new.n_cpus <= old.n_cpus && new.memory <= old.memory
-}
+/// What machines take, by class.
+pub(crate) const USED: &str = "SELECT cpu_kind, COUNT(*), SUM(cpus), SUM(memory_mb) FROM machines \
+    WHERE state <> 'destroyed' GROUP BY cpu_kind";
 
 fn used(connection: &Connection) -> Result<Usage, StoreError> {
-    let query = "SELECT cpu_kind, COUNT(*), SUM(cpus), SUM(memory_mb) FROM machines \
-                 WHERE state <> 'destroyed' GROUP BY cpu_kind";
-    sum(connection, query, [])
+    sum(connection, USED, [])
 }
 
 fn reserved(connection: &Connection, now: Timestamp) -> Result<Usage, StoreError> {

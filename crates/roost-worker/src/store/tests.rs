@@ -3,6 +3,7 @@
 use super::{SqliteContext as _, Store, StoreError};
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineState, Rung};
+use roost_model::placement::Usage;
 use rusqlite::Connection;
 
 /// The most pages of a database when nothing limits them (sqlite.org/limits.html).
@@ -67,9 +68,22 @@ async fn a_database_of_version_1_is_read() {
         assert_eq!((rows[0].slot, rows[0].vm_live), (Some(4), true));
         assert_eq!(rows[0].rung, Some(Rung::Container), "there was no other");
         assert_eq!(rows[0].spec.services[0].internal_port, 8080);
+        let promised = store.promised(rows[0].created_at).await.unwrap();
+        assert_eq!(promised.used, Usage::of(rows[0].spec.guest));
         let events = store.events(&rows[0].id, 10).await.unwrap();
         assert_eq!(events[0].kind, "start");
     }
+}
+
+#[test]
+fn the_sum_of_all_machines_reads_an_index_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("worker.db");
+    drop(Store::open(&path).unwrap());
+    let connection = Connection::open(&path).unwrap();
+    let query = format!("EXPLAIN QUERY PLAN {}", crate::capacity::rows::USED);
+    let plan: String = connection.query_row(&query, [], |row| row.get(3)).unwrap();
+    assert!(plan.contains("COVERING INDEX machines_by_size"), "{plan}");
 }
 
 #[test]
