@@ -6,6 +6,7 @@ use roost_auth::policy::{Action, Caller, allow};
 use roost_auth::token::fingerprint;
 use roost_model::error::{Blame, chain};
 use roost_model::name::AppName;
+use roost_proto::worker::{Asker, Cause, LeaseNonce};
 use roost_runtime::clock;
 use roost_store::records::Idempotency;
 use roost_store::{Claim, Store};
@@ -21,6 +22,8 @@ pub(crate) struct RequestCtx {
     pub(crate) caller: Caller,
     pub(crate) request_id: String,
     pub(crate) idempotency_key: Option<String>,
+    /// The lease under which the request is made.
+    pub(crate) lease_nonce: Option<LeaseNonce>,
 }
 
 impl RequestCtx {
@@ -37,6 +40,20 @@ impl RequestCtx {
                 fingerprint(format!("{}\n{what}\n{key}", self.owner()).as_bytes())
             ),
             None => format!("api-{}", self.request_id),
+        }
+    }
+
+    /// Who asks, as the worker is told.
+    pub(crate) fn asker(&self) -> Asker {
+        let (token, name) = match &self.caller {
+            Caller::Token { id, name, .. } => (id.clone(), name.clone()),
+            Caller::Platform | Caller::Anonymous => {
+                (self.owner().to_owned(), self.owner().to_owned())
+            }
+        };
+        Asker {
+            cause: Cause::User { token, name },
+            lease_nonce: self.lease_nonce.clone(),
         }
     }
 

@@ -9,6 +9,7 @@ mod images;
 mod lines;
 mod logs;
 pub(crate) mod machines;
+mod operations;
 mod platform;
 mod releases;
 mod secrets;
@@ -57,7 +58,12 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(apps::create, apps::list))
         .routes(routes!(apps::get, apps::delete))
         .routes(routes!(machines::create, machines::list))
-        .routes(routes!(machines::get, machines::update, machines::destroy))
+        .routes(routes!(
+            machines::get,
+            machines::update,
+            machines::patch,
+            machines::destroy
+        ))
         .routes(routes!(machines::start))
         .routes(routes!(machines::stop))
         .routes(routes!(machines::suspend))
@@ -68,12 +74,22 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(machines::wait))
         .routes(routes!(machines::events))
         .routes(routes!(machines::exec))
+        .routes(routes!(machines::processes))
+        .routes(routes!(
+            machines::take_lease,
+            machines::lease,
+            machines::release_lease
+        ))
+        .routes(routes!(machines::metadata))
+        .routes(routes!(machines::set_metadata, machines::remove_metadata))
         .routes(routes!(deployments::create, deployments::list))
         .routes(routes!(deployments::get))
         .routes(routes!(deployments::events))
         .routes(routes!(deployments::cancel))
         .routes(routes!(deployments::redeploy))
         .routes(routes!(deployments::rollback))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::get))
         .routes(routes!(releases::list))
         .routes(routes!(releases::get))
         .routes(routes!(secrets::list, secrets::set))

@@ -74,3 +74,13 @@ pub const SECRET_CHANGES_MAX: usize = 500;
 pub const RELEASES_KEPT: usize = 10;
 /// A build that no release uses keeps its image this long, so that it can still be deployed.
 pub const UNUSED_BUILD_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Most operations that are listed.
+pub(crate) const OPERATIONS: u32 = 100;
+/// How long a lease holds when its taker does not say.
+pub(crate) const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(30);
+/// Most entries of metadata that one machine is given one by one.
+pub(crate) const METADATA_ENTRIES_MAX: usize = 100;
+/// Longest key of such an entry.
+pub(crate) const METADATA_KEY_BYTES_MAX: usize = 128;
+/// Longest value of such an entry.
+pub(crate) const METADATA_VALUE_BYTES_MAX: usize = 4_096;

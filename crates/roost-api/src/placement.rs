@@ -9,7 +9,7 @@ use roost_model::error::{Blame, Classify, ErrorCode, Retry};
 use roost_model::machine::{MachineSpec, Rung};
 use roost_model::placement::{self, ClusterView, PlacementRequest, Refusal};
 use roost_proto::rest::PlacementRefusal;
-use roost_proto::worker::{CreateMachine, MachineStatus, WorkerError};
+use roost_proto::worker::{Asker, CreateMachine, MachineStatus, WorkerError};
 use std::collections::BTreeMap;
 
 /// Why there is no new machine.
@@ -79,6 +79,7 @@ fn refusals(refusal: &Refusal) -> Vec<PlacementRefusal> {
 pub(crate) async fn create(
     state: &ApiState,
     request: CreateMachine,
+    asker: &Asker,
 ) -> Result<MachineStatus, CreateError> {
     let view = ClusterView {
         nodes: vec![state.worker.capacity().await?],
@@ -94,7 +95,7 @@ pub(crate) async fn create(
         Err(refusal) if !is_made(state, &request.spec).await? => return Err(refusal.into()),
         Err(_) => {}
     }
-    Ok(state.worker.create_machine(request).await?)
+    Ok(state.worker.create_machine(request, asker).await?)
 }
 
 fn wanted(spec: &MachineSpec) -> PlacementRequest {

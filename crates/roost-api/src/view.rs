@@ -5,10 +5,11 @@ use roost_model::machine::MachineState;
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest;
-use roost_proto::worker::{CheckResult, MachineEvent, MachineStatus};
+use roost_proto::worker::{CheckResult, Lease, LeaseNonce, MachineEvent, MachineStatus, Process};
 use roost_store::records::{
     AppRecord, DeploymentRecord, DeploymentStatus, ReleaseRecord, SecretRecord,
 };
+use std::time::Duration;
 
 /// RFC 3339, UTC, with milliseconds.
 pub(crate) fn rfc3339(at: Timestamp) -> String {
@@ -87,9 +88,46 @@ pub(crate) fn machine(status: MachineStatus, events: Vec<MachineEvent>) -> rest:
         pid: status.pid,
         checks: checks.collect(),
         cordoned: status.cordoned,
+        nonce: None,
         events: events.into_iter().map(event).collect(),
         created_at: rfc3339(status.created_at),
         updated_at: rfc3339(status.updated_at),
+    }
+}
+
+pub(crate) fn lease(lease: Lease, nonce: Option<&LeaseNonce>) -> rest::LeaseResponse {
+    let nonce = nonce.filter(|_| lease.is_own);
+    rest::LeaseResponse {
+        status: "success".to_owned(),
+        data: rest::Lease {
+            nonce: nonce.map(|nonce| nonce.expose().to_owned()),
+            expires_at: lease.expires_at.as_ms() / 1_000,
+            owner: lease.owner,
+            description: lease.description,
+            version: lease.version.to_string(),
+        },
+    }
+}
+
+pub(crate) fn process(process: Process) -> rest::Process {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (used, age) = (ms(process.cpu_time), ms(process.age));
+    rest::Process {
+        pid: process.pid,
+        stime: used,
+        rtime: age,
+        command: process.command,
+        directory: process.directory,
+        cpu: used.saturating_mul(100) / age.max(1),
+        rss: process.memory,
+        listen_sockets: process
+            .listening
+            .into_iter()
+            .map(|socket| rest::ProcessSocket {
+                proto: socket.protocol,
+                address: socket.address.to_string(),
+            })
+            .collect(),
     }
 }
 

@@ -11,6 +11,8 @@ pub enum Caller {
     Token {
         /// The token's id.
         id: String,
+        /// Its name, for people.
+        name: String,
         /// What it may do.
         scope: Scope,
     },
@@ -158,6 +160,7 @@ mod tests {
     fn a_deploy_token_is_good_for_its_app_only() {
         let caller = Caller::Token {
             id: "t".into(),
+            name: "ann".into(),
             scope: Scope::Deploy(app("web")),
         };
         assert_eq!(allow(&caller, Action::Deploy, Some(&app("web"))), Ok(()));

@@ -15,12 +15,13 @@ use limits::LAUNCH_TIMEOUT;
 use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineExit, Rung};
-use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
+use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket, Process};
 use std::path::PathBuf;
 
 mod exec;
 mod launch;
 mod limits;
+mod processes;
 mod sockets;
 
 pub(crate) use launch::{host_nameservers, limits_of};
@@ -99,6 +100,28 @@ impl ContainerDriver {
             runtime: config.runtime,
             limits_disks,
         })
+    }
+
+    /// Looks at the processes of a machine that runs: its first one and all of them.
+    async fn look<T: Send + 'static>(
+        &self,
+        id: &MachineId,
+        what: &'static str,
+        look: fn(u32, &[u32]) -> std::io::Result<T>,
+    ) -> Result<T, DriverError> {
+        let pid = self.shims.running(id).await;
+        let pid = pid.ok_or_else(|| DriverError::NotRunning(id.clone()))?;
+        let cgroup = self.shims.cgroup_path(id);
+        let seen = blocking(what, move || {
+            let pids = Cgroup::at(&cgroup)?.pids();
+            match look(pid, &pids) {
+                // It ended under our eyes.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                result => result.map(Some),
+            }
+        });
+        seen.await?
+            .ok_or_else(|| DriverError::NotRunning(id.clone()))
     }
 
     /// Starts a shim, and the machine in it.
@@ -200,20 +223,17 @@ impl MachineDriver for ContainerDriver {
     }
 
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, DriverError> {
-        let pid = self.shims.running(id).await;
-        let pid = pid.ok_or_else(|| DriverError::NotRunning(id.clone()))?;
-        let cgroup = self.shims.cgroup_path(id);
-        let listed = blocking("list the machine's sockets", move || {
-            let pids = Cgroup::at(&cgroup)?.pids();
-            match sockets::list(pid, &pids) {
-                // It ended under our eyes.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                result => result.map(Some),
-            }
-        });
-        listed
+        let sockets = self.look(id, "list the machine's sockets", sockets::list);
+        Ok(sockets
             .await?
-            .ok_or_else(|| DriverError::NotRunning(id.clone()))
+            .into_iter()
+            .map(|(_, socket)| socket)
+            .collect())
+    }
+
+    async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, DriverError> {
+        self.look(id, "list the machine's processes", processes::list)
+            .await
     }
 
     async fn remove(&self, id: &MachineId) -> Result<(), DriverError> {

@@ -10,7 +10,7 @@ use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{Guest, MachineExit, MachineFile, Rung};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::size::ByteSize;
-use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
+use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket, Process};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -222,6 +222,8 @@ pub trait MachineDriver: Send + Sync + std::fmt::Debug + 'static {
     async fn signal(&self, id: &MachineId, signal: i32) -> Result<(), DriverError>;
     /// Runs a command in it.
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, DriverError>;
+    /// The processes that run in it, by process id; refused where that cannot be told.
+    async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, DriverError>;
     /// The sockets it listens on.
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, DriverError>;
     /// Kills what runs and removes every trace but its logs, snapshots as well;

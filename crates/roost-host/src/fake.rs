@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
 use roost_model::machine::{ExitCause, MachineExit, Rung};
-use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
+use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket, Process};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -390,6 +390,20 @@ impl MachineDriver for FakeDriver {
             stderr: vec![],
             truncated: false,
         })
+    }
+
+    async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, DriverError> {
+        self.check_cut().await;
+        let command = self.with_running(id, |process| process.config.process.args.join(" "))?;
+        Ok(vec![Process {
+            pid: 1,
+            command,
+            directory: Some("/".into()),
+            age: Duration::from_secs(1),
+            cpu_time: Duration::ZERO,
+            memory: 4_096,
+            listening: vec![],
+        }])
     }
 
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, DriverError> {

@@ -22,7 +22,7 @@ use roost_model::id::MachineId;
 use roost_model::machine::{MachineExit, Rung};
 use roost_proto::shim::{ShimCommand, ShimEvent};
 use roost_proto::vm::{VmHypervisor, snapshot_path};
-use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
+use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket, Process};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -212,6 +212,13 @@ impl MachineDriver for VmDriver {
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, DriverError> {
         let mut agent = guest::dial(&self.shims, id).await?;
         guest::exec(&mut agent, command).await
+    }
+
+    async fn processes(&self, _: &MachineId) -> Result<Vec<Process>, DriverError> {
+        Err(DriverError::Refused(format!(
+            "processes of machines on the rung {} cannot be listed from outside; run `ps` in it",
+            self.rung()
+        )))
     }
 
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, DriverError> {

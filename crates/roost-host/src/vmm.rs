@@ -33,7 +33,7 @@ mod limits;
 pub mod qemu;
 pub mod session;
 pub mod snapshot;
-mod stats;
+pub(crate) mod stats;
 
 /// The program that runs VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

@@ -14,6 +14,10 @@ use utoipa::ToSchema;
 
 /// Header by which a client makes a repeated `POST` harmless.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Header of a request that is made under a lease. `fly-machine-lease-nonce` is the same.
+pub const LEASE_NONCE: &str = "roost-machine-lease-nonce";
+/// See [`LEASE_NONCE`].
+pub const LEASE_NONCE_FLY: &str = "fly-machine-lease-nonce";
 /// Header of each answer that names the request.
 pub const REQUEST_ID: &str = "roost-request-id";
 
@@ -107,6 +111,9 @@ pub struct CreateMachineRequest {
     /// Record it without starting it.
     #[serde(default)]
     pub skip_launch: bool,
+    /// Take a lease with it for so many seconds; its nonce is in the answer.
+    #[serde(default)]
+    pub lease_ttl: Option<u64>,
 }
 
 /// `POST /v1/apps/{app}/machines/{id}`.
@@ -121,6 +128,94 @@ pub struct UpdateMachineRequest {
     /// Write the new version without (re)starting.
     #[serde(default)]
     pub skip_launch: bool,
+}
+
+/// `PATCH /v1/apps/{app}/machines/{id}`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchMachineRequest {
+    /// What to change of the config: a merge patch (RFC 7396), in which `null` removes a member.
+    #[schema(value_type = Object)]
+    pub config: serde_json::Value,
+    /// The `instance_id` that the caller has seen; another one is a conflict.
+    pub current_version: String,
+    /// Write the new version without (re)starting.
+    #[serde(default)]
+    pub skip_launch: bool,
+}
+
+/// `POST …/lease`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// What it is for.
+    pub description: Option<String>,
+    /// Seconds from now; 30 by default, at most 3600. In the query it does as well.
+    pub ttl: Option<u64>,
+}
+
+/// A lease, in the form that the Machines API gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeaseResponse {
+    /// Always `success`.
+    pub status: String,
+    /// The lease.
+    pub data: Lease,
+}
+
+/// While a lease holds, nobody but its holder changes the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Lease {
+    /// What proves that it is one's own; given to none but its holder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// Seconds since the epoch; from then on it holds no more.
+    pub expires_at: u64,
+    /// Who took it.
+    pub owner: String,
+    /// What it is for.
+    pub description: String,
+    /// The version that the machine had then.
+    pub version: String,
+}
+
+/// `POST …/metadata/{key}`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetMetadataRequest {
+    /// The value.
+    pub value: String,
+}
+
+/// A process that runs in a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Process {
+    /// Its id as its own machine sees it.
+    pub pid: u32,
+    /// Processor time used, in milliseconds.
+    pub stime: u64,
+    /// Time since its start, in milliseconds.
+    pub rtime: u64,
+    /// Its name and arguments.
+    pub command: String,
+    /// Its working directory.
+    #[serde(default)]
+    pub directory: Option<String>,
+    /// Its share of one processor since its start, in percent.
+    pub cpu: u64,
+    /// Its resident memory in bytes.
+    pub rss: u64,
+    /// What it listens on.
+    pub listen_sockets: Vec<ProcessSocket>,
+}
+
+/// A socket that a process listens on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProcessSocket {
+    /// `tcp` or `tcp6`.
+    pub proto: String,
+    /// Address and port.
+    pub address: String,
 }
 
 /// A machine.
@@ -159,6 +254,9 @@ pub struct Machine {
     pub checks: Vec<MachineCheck>,
     /// Whether new traffic is kept from it.
     pub cordoned: bool,
+    /// The nonce of the lease that was taken with it, for who created it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
     /// The newest events, newest first (in answers about one machine).
     #[serde(default)]
     pub events: Vec<MachineEvent>,
@@ -207,11 +305,13 @@ pub struct MachineEvent {
     pub kind: String,
     /// The state after it.
     pub status: String,
-    /// Who asked: `user` or `worker`.
+    /// Who asked: `user`, `deployment`, `app-deletion`, `schedule`, `restart-policy`, `proxy`,
+    /// `host-restart`, or `worker` for what it saw by itself.
     pub source: String,
     /// Milliseconds since the epoch.
     pub timestamp: u64,
-    /// Details; `exit_event` for type `exit`, `resumed` for type `start` of a suspended machine.
+    /// Details; `cause` with `kind` and the `name` or `id` of who asked, `exit_event` for type
+    /// `exit`, `resumed` for type `start` of a suspended machine.
     #[schema(value_type = Object)]
     pub request: serde_json::Value,
 }

@@ -4,9 +4,17 @@
 //! in, whole values out, a request id for repetition, no shared state. The
 //! worker has the last word: it may refuse anything with a reason.
 
+mod asker;
+mod lease;
+mod operation;
+
+pub use asker::{Asker, Cause};
+pub use lease::{Lease, LeaseNonce, ReleaseLease, TakeLease};
+pub use operation::{Operation, OperationFilter, OperationStep};
+
 use async_trait::async_trait;
 use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, Retry};
-use roost_model::id::{InstanceId, MachineId, ReservationId};
+use roost_model::id::{InstanceId, MachineId, NodeId, ReservationId, RunId};
 use roost_model::machine::{Guest, MachineExit, MachineSpec, MachineState, Rung, StopSignal};
 use roost_model::name::AppName;
 use roost_model::placement::NodeView;
@@ -38,6 +46,8 @@ pub struct CreateMachine {
     pub launch: Launch,
     /// The reservation whose room it takes; that is used up then.
     pub reservation: Option<ReservationId>,
+    /// A lease to take with it.
+    pub lease: Option<TakeLease>,
 }
 
 /// A request to hold room for a machine to come.
@@ -157,9 +167,9 @@ pub struct MachineEvent {
     pub kind: String,
     /// The state after it.
     pub state: MachineState,
-    /// Who asked: `user`, `worker`.
+    /// Who asked: the word of a [`Cause`], or `worker` for what it saw by itself.
     pub source: String,
-    /// Details for people and programs.
+    /// Details for people and programs; in `cause` who asked.
     pub detail: serde_json::Value,
 }
 
@@ -170,6 +180,9 @@ pub struct WaitFor {
     pub states: Vec<MachineState>,
     /// Of this version only.
     pub instance_id: Option<InstanceId>,
+    /// Reached by an event after this one of its history. A state that it was
+    /// in only for a moment since then counts as well.
+    pub after_event: Option<u64>,
     /// For how long; at most 60 s.
     pub timeout: Duration,
 }
@@ -209,6 +222,25 @@ pub struct ListeningSocket {
     pub process: Option<String>,
 }
 
+/// A process that runs in a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its id as its own machine sees it.
+    pub pid: u32,
+    /// Its name and arguments; the name alone in brackets when it shows none.
+    pub command: String,
+    /// Its working directory as its own machine sees it, when it can be told.
+    pub directory: Option<String>,
+    /// For how long it has run.
+    pub age: Duration,
+    /// The processor time that it has used.
+    pub cpu_time: Duration,
+    /// Its resident memory in bytes.
+    pub memory: u64,
+    /// What it listens on.
+    pub listening: Vec<ListeningSocket>,
+}
+
 /// A rung of a node's isolation ladder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RungStatus {
@@ -219,8 +251,10 @@ pub struct RungStatus {
 }
 
 /// Why the worker did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
+///
+/// Whoever carries it between nodes has to know every kind: what is added here
+/// is added to `roost-rpc`, and the compiler says so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WorkerError {
     /// No such machine.
     #[error("machine {0} does not exist")]
@@ -228,6 +262,21 @@ pub enum WorkerError {
     /// The machine's state or version forbids it.
     #[error("{0}")]
     Conflict(String),
+    /// Somebody else holds a lease on it.
+    #[error("machine {machine} is leased by {owner} for another {} s", left.as_secs())]
+    Leased {
+        /// The machine.
+        machine: MachineId,
+        /// Who holds it, for people.
+        owner: String,
+        /// From then on it holds no more.
+        expires_at: Timestamp,
+        /// How long that is from now.
+        left: Duration,
+    },
+    /// Nobody holds a lease on it, or the asker's has expired.
+    #[error("machine {0} has no lease; one may have expired")]
+    NoLease(MachineId),
     /// The request is wrong.
     #[error("{0}")]
     Invalid(String),
@@ -275,6 +324,15 @@ pub enum WorkerError {
     /// The disk of the worker's database has no room.
     #[error("the disk that holds the records of machines is full: {0}")]
     DiskFull(String),
+    /// The worker of another node could not be asked, or its answer was lost:
+    /// what was asked may have been done.
+    #[error("the worker of node {node} cannot be asked: {reason}")]
+    Unreachable {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
     /// The worker itself failed.
     #[error("{0}")]
     Internal(String),
@@ -283,11 +341,16 @@ pub enum WorkerError {
 impl Classify for WorkerError {
     fn blame(&self) -> Blame {
         match self {
-            Self::NotFound(_) => Blame::Caller(CallerFault::NotFound),
-            Self::Conflict(_) | Self::WaitTimeout { .. } => Blame::Caller(CallerFault::Conflict),
+            Self::NotFound(_) | Self::NoLease(_) => Blame::Caller(CallerFault::NotFound),
+            Self::Conflict(_) | Self::Leased { .. } | Self::WaitTimeout { .. } => {
+                Blame::Caller(CallerFault::Conflict)
+            }
             Self::Invalid(_) => Blame::Caller(CallerFault::Invalid),
             Self::Image { .. } | Self::CannotSuspend { .. } => Blame::Caller(CallerFault::Invalid),
-            Self::Start { .. } | Self::NoCapacity(_) | Self::DiskFull(_) => Blame::Environment,
+            Self::Start { .. }
+            | Self::NoCapacity(_)
+            | Self::DiskFull(_)
+            | Self::Unreachable { .. } => Blame::Environment,
             Self::Internal(_) => Blame::Internal,
         }
     }
@@ -296,6 +359,8 @@ impl Classify for WorkerError {
         match self {
             Self::NotFound(_)
             | Self::Conflict(_)
+            | Self::Leased { .. }
+            | Self::NoLease(_)
             | Self::Invalid(_)
             | Self::CannotSuspend { .. } => Retry::Never,
             Self::Image { retry, .. } => *retry,
@@ -303,6 +368,7 @@ impl Classify for WorkerError {
             Self::Start { .. }
             | Self::WaitTimeout { .. }
             | Self::DiskFull(_)
+            | Self::Unreachable { .. }
             | Self::Internal(_) => Retry::Backoff,
         }
     }
@@ -311,6 +377,8 @@ impl Classify for WorkerError {
         match self {
             Self::NotFound(_) => ErrorCode("machine-not-found"),
             Self::Conflict(_) => ErrorCode("machine-conflict"),
+            Self::Leased { .. } => ErrorCode("machine-leased"),
+            Self::NoLease(_) => ErrorCode("lease-not-found"),
             Self::Invalid(_) => ErrorCode("machine-invalid"),
             Self::CannotSuspend { .. } => ErrorCode("cannot-suspend"),
             Self::Image { code, .. } => *code,
@@ -318,6 +386,7 @@ impl Classify for WorkerError {
             Self::WaitTimeout { .. } => ErrorCode("wait-timeout"),
             Self::NoCapacity(_) => ErrorCode("no-capacity"),
             Self::DiskFull(_) => ErrorCode("disk-full"),
+            Self::Unreachable { .. } => ErrorCode("worker-unreachable"),
             Self::Internal(_) => ErrorCode("internal"),
         }
     }
@@ -335,8 +404,16 @@ impl Classify for WorkerError {
                 "destroy machines that are not needed, choose a smaller size, or use another node"
                     .into(),
             ),
+            Self::Unreachable { .. } => {
+                Some("look whether that node runs, and try again; what was asked may be done".into())
+            }
+            Self::Leased { .. } => Some(
+                "wait for its end; `roost machines leases clear` ends one that nobody uses any more"
+                    .into(),
+            ),
             Self::NotFound(_)
             | Self::Conflict(_)
+            | Self::NoLease(_)
             | Self::Invalid(_)
             | Self::Image { .. }
             | Self::Start { .. }
@@ -350,6 +427,7 @@ impl Classify for WorkerError {
 ///
 /// Every method may be called again after a lost answer. Dropping a future
 /// changes nothing: the worker carries a begun action to its end by itself.
+/// Who asks for a change is kept in the machine's history.
 #[async_trait]
 pub trait WorkerApi: Send + Sync + 'static {
     /// What the node is, has, and has promised: what a placement looks at.
@@ -366,42 +444,99 @@ pub trait WorkerApi: Send + Sync + 'static {
     /// A machine that exists holds its room, also while it is stopped. One that
     /// does not fit is refused with `NoCapacity`.
     /// Returns once the machine is recorded; `wait` tells when it runs.
-    async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError>;
+    async fn create_machine(
+        &self,
+        request: CreateMachine,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError>;
     /// Replaces the spec; a running machine is restarted with it.
     async fn update_machine(
         &self,
         id: &MachineId,
         request: UpdateMachine,
+        asker: &Asker,
     ) -> Result<MachineStatus, WorkerError>;
     /// One machine.
     async fn machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
     /// All machines, or those of one app; destroyed ones are left out.
     async fn machines(&self, app: Option<&AppName>) -> Result<Vec<MachineStatus>, WorkerError>;
     /// Begins to start it; starting a started machine is nothing.
-    async fn start_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
+    async fn start_machine(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError>;
     /// Begins to stop it: withdraw, drain, signal, time-out, kill.
     async fn stop_machine(
         &self,
         id: &MachineId,
         signal: Option<StopSignal>,
         timeout: Option<Duration>,
+        asker: &Asker,
     ) -> Result<MachineStatus, WorkerError>;
     /// Begins to suspend it: withdraw, drain, snapshot. A start then resumes it.
     /// Suspending a suspended machine is nothing.
-    async fn suspend_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
+    async fn suspend_machine(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError>;
     /// Every rung, weakest first, and whether machines are started on it now.
     async fn rungs(&self) -> Result<Vec<RungStatus>, WorkerError>;
     /// Stops and starts it.
-    async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
+    async fn restart_machine(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError>;
     /// Sends a signal to its first process.
-    async fn signal_machine(&self, id: &MachineId, signal: StopSignal) -> Result<(), WorkerError>;
+    async fn signal_machine(
+        &self,
+        id: &MachineId,
+        signal: StopSignal,
+        asker: &Asker,
+    ) -> Result<(), WorkerError>;
     /// Removes it. A machine that runs is refused unless `force`, which kills it at once.
-    async fn destroy_machine(&self, id: &MachineId, force: bool) -> Result<(), WorkerError>;
+    async fn destroy_machine(
+        &self,
+        id: &MachineId,
+        force: bool,
+        asker: &Asker,
+    ) -> Result<(), WorkerError>;
     /// Takes it out of routing, or puts it back.
     async fn set_cordoned(
         &self,
         id: &MachineId,
         cordoned: bool,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError>;
+    /// Takes a lease, or gives more time to the one that the asker holds.
+    ///
+    /// While it holds, changes that others ask for are refused. An asker that
+    /// gives a nonce whose lease has expired is refused with `NoLease`: the
+    /// machine may have been another's meanwhile.
+    async fn take_lease(
+        &self,
+        id: &MachineId,
+        request: TakeLease,
+        asker: &Asker,
+    ) -> Result<Lease, WorkerError>;
+    /// The lease that holds now, if one does.
+    async fn lease(&self, id: &MachineId, asker: &Asker) -> Result<Option<Lease>, WorkerError>;
+    /// Gives a lease back.
+    async fn release_lease(
+        &self,
+        id: &MachineId,
+        how: ReleaseLease,
+        asker: &Asker,
+    ) -> Result<(), WorkerError>;
+    /// Sets one entry of its metadata, or removes it. This makes no new version.
+    async fn set_metadata(
+        &self,
+        id: &MachineId,
+        key: &str,
+        value: Option<String>,
+        asker: &Asker,
     ) -> Result<MachineStatus, WorkerError>;
     /// Waits for a state.
     async fn wait_machine(
@@ -415,8 +550,14 @@ pub trait WorkerApi: Send + Sync + 'static {
         id: &MachineId,
         limit: usize,
     ) -> Result<Vec<MachineEvent>, WorkerError>;
+    /// What was and is done to machines, newest first, without the steps.
+    async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>, WorkerError>;
+    /// One operation with its steps.
+    async fn operation(&self, id: &RunId) -> Result<Option<Operation>, WorkerError>;
     /// Runs a command in it.
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError>;
+    /// The processes that run in it, by process id.
+    async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, WorkerError>;
     /// The sockets it listens on.
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, WorkerError>;
 }

@@ -6,7 +6,7 @@
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use roost_model::id::{InstanceId, MachineId, NodeId, ReservationId};
+use roost_model::id::{InstanceId, MachineId, NodeId, ReservationId, RunId};
 use roost_model::machine::{
     ExitCause, Guest, Isolation, MachineExit, MachineState, Rung, StopSignal,
 };
@@ -15,9 +15,10 @@ use roost_model::placement::{Capacity, NodeView, Overcommit, Usage};
 use roost_model::size::ByteSize;
 use roost_model::time::Timestamp;
 use roost_proto::worker::{
-    CheckResult, CheckStatus, CreateMachine, ExecCommand, ExecOutcome, Launch, ListeningSocket,
-    MachineEvent, MachineStatus, Reservation, Reserve, RungStatus, SecretEnv, UpdateMachine,
-    WaitFor, WorkerApi, WorkerError,
+    Asker, Cause, CheckResult, CheckStatus, CreateMachine, ExecCommand, ExecOutcome, Launch, Lease,
+    LeaseNonce, ListeningSocket, MachineEvent, MachineStatus, Operation, OperationFilter, Process,
+    ReleaseLease, Reservation, Reserve, RungStatus, SecretEnv, TakeLease, UpdateMachine, WaitFor,
+    WorkerApi, WorkerError,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -49,6 +50,7 @@ struct SimMachine {
     status: MachineStatus,
     secrets: SecretEnv,
     events: Vec<MachineEvent>,
+    lease: Option<(LeaseNonce, Lease)>,
 }
 
 #[derive(Debug, Default)]
@@ -194,6 +196,66 @@ impl Inner {
             .ok_or_else(|| WorkerError::NotFound(id.clone()))
     }
 
+    /// The lease that holds now, as the asker sees it.
+    fn lease(&self, id: &MachineId, asker: &Asker) -> Result<Option<Lease>, WorkerError> {
+        let machine = self.machines.get(id);
+        let machine = machine.ok_or_else(|| WorkerError::NotFound(id.clone()))?;
+        let held = machine.lease.as_ref();
+        let held = held.filter(|(_, lease)| lease.expires_at > self.now());
+        Ok(held.map(|(nonce, lease)| Lease {
+            is_own: asker.lease_nonce.as_ref() == Some(nonce),
+            ..lease.clone()
+        }))
+    }
+
+    fn leased(&self, id: &MachineId, lease: Lease) -> WorkerError {
+        WorkerError::Leased {
+            machine: id.clone(),
+            left: lease.expires_at.since(self.now()),
+            owner: lease.owner,
+            expires_at: lease.expires_at,
+        }
+    }
+
+    /// Whether a lease speaks against what is asked.
+    fn admit_asker(&self, id: &MachineId, asker: &Asker) -> Result<(), WorkerError> {
+        match self.lease(id, asker)? {
+            _ if !asker.cause.heeds_leases() => Ok(()),
+            Some(lease) if !lease.is_own => Err(self.leased(id, lease)),
+            None if asker.lease_nonce.is_some() => Err(WorkerError::NoLease(id.clone())),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn take_lease(
+        &mut self,
+        id: &MachineId,
+        request: TakeLease,
+        asker: &Asker,
+    ) -> Result<Lease, WorkerError> {
+        if request.ttl.is_zero() || request.ttl > Lease::TTL_MAX {
+            return Err(WorkerError::Invalid("a lease holds for 1 to 3600 s".into()));
+        }
+        let mut holder = asker.clone();
+        holder.lease_nonce = Some(request.nonce.clone());
+        match self.lease(id, &holder)? {
+            Some(lease) if !lease.is_own => return Err(self.leased(id, lease)),
+            None if asker.lease_nonce.is_some() => return Err(WorkerError::NoLease(id.clone())),
+            Some(_) | None => {}
+        }
+        let (now, cause) = (self.now(), &asker.cause);
+        let machine = self.find_lasting(id)?;
+        let lease = Lease {
+            owner: cause.subject().unwrap_or(cause.as_str()).to_owned(),
+            description: request.description,
+            version: machine.status.instance_id.clone(),
+            expires_at: now.after(request.ttl),
+            is_own: true,
+        };
+        machine.lease = Some((request.nonce, lease.clone()));
+        Ok(lease)
+    }
+
     /// Fails for a machine that is being destroyed, too.
     fn find_lasting(&mut self, id: &MachineId) -> Result<&mut SimMachine, WorkerError> {
         let machine = self.find(id)?;
@@ -211,17 +273,22 @@ impl Inner {
         id: &MachineId,
         kind: &str,
         state: MachineState,
+        cause: Option<&Cause>,
     ) -> Result<MachineStatus, WorkerError> {
         let at = self.tick();
         let machine = self.find(id)?;
         machine.status.state = state;
         machine.status.updated_at = at;
         let seq = u64::try_from(machine.events.len()).unwrap_or(0) + 1;
-        let (kind, source, detail) = (kind.to_owned(), "user".to_owned(), serde_json::Value::Null);
+        let source = cause.map_or("worker", Cause::as_str).to_owned();
+        let detail = match cause {
+            Some(cause) => serde_json::json!({ "cause": cause }),
+            None => serde_json::json!({}),
+        };
         machine.events.push(MachineEvent {
             seq,
             at,
-            kind,
+            kind: kind.to_owned(),
             state,
             source,
             detail,
@@ -234,7 +301,7 @@ impl Inner {
         Ok(status)
     }
 
-    fn start(&mut self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+    fn start(&mut self, id: &MachineId, cause: &Cause) -> Result<MachineStatus, WorkerError> {
         let machine = self.find_lasting(id)?;
         if machine.status.state == MachineState::Started {
             return Ok(machine.status.clone());
@@ -272,7 +339,7 @@ impl Inner {
                 updated_at: at,
             })
             .collect();
-        self.set_state(id, "start", MachineState::Started)?;
+        self.set_state(id, "start", MachineState::Started, Some(cause))?;
         if fate == Fate::Exits {
             let machine = self.find(id)?;
             machine.status.pid = None;
@@ -282,12 +349,16 @@ impl Inner {
                 oom_killed: false,
                 cause: ExitCause::App,
             });
-            return self.set_state(id, "exit", MachineState::Failed);
+            return self.set_state(id, "exit", MachineState::Failed, None);
         }
         Ok(self.find(id)?.status.clone())
     }
 
-    fn create(&mut self, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
+    fn create(
+        &mut self,
+        request: CreateMachine,
+        cause: &Cause,
+    ) -> Result<MachineStatus, WorkerError> {
         if let Some(id) = self.by_request.get(&request.request_id).cloned() {
             return Ok(self.find(&id)?.status.clone());
         }
@@ -303,11 +374,19 @@ impl Inner {
         }
         match &request.reservation {
             Some(id) => {
-                let now = self.now();
+                let (now, guest) = (self.now(), request.spec.guest);
                 self.reservations.retain(|_, held| held.expires_at > now);
-                self.reservations.remove(id).ok_or_else(|| {
-                    WorkerError::Conflict(format!("reservation {id} has expired or was used"))
-                })?;
+                match self.reservations.get(id) {
+                    Some(held) if held.guest.covers(guest) => drop(self.reservations.remove(id)),
+                    Some(_) => {
+                        let text = format!("reservation {id} is for another size");
+                        return Err(WorkerError::Conflict(text));
+                    }
+                    None => {
+                        let text = format!("reservation {id} has expired or was used");
+                        return Err(WorkerError::Conflict(text));
+                    }
+                }
             }
             None => self.admit(request.spec.guest)?,
         }
@@ -341,12 +420,16 @@ impl Inner {
             status,
             secrets: request.secrets,
             events: vec![],
+            lease: None,
         };
         self.machines.insert(id.clone(), machine);
         self.by_request.insert(request.request_id, id.clone());
-        self.set_state(&id, "launch", MachineState::Created)?;
+        if let Some(lease) = request.lease {
+            self.take_lease(&id, lease, &Asker::from(cause.clone()))?;
+        }
+        self.set_state(&id, "launch", MachineState::Created, Some(cause))?;
         match request.launch {
-            Launch::Start => self.start(&id),
+            Launch::Start => self.start(&id, cause),
             Launch::Skip => Ok(self.find(&id)?.status.clone()),
         }
     }
@@ -382,16 +465,22 @@ impl WorkerApi for SimWorker {
         Ok(())
     }
 
-    async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
-        self.inner.lock().create(request)
+    async fn create_machine(
+        &self,
+        request: CreateMachine,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
+        self.inner.lock().create(request, &asker.cause)
     }
 
     async fn update_machine(
         &self,
         id: &MachineId,
         request: UpdateMachine,
+        asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
+        inner.admit_asker(id, asker)?;
         let machine = inner.find_lasting(id)?;
         if request
             .current_version
@@ -404,9 +493,9 @@ impl WorkerApi for SimWorker {
         machine.status.spec = request.spec;
         machine.secrets = request.secrets;
         machine.status.instance_id = InstanceId::from_ulid(ulid::Ulid::generate());
-        inner.set_state(id, "update", MachineState::Stopped)?;
+        inner.set_state(id, "update", MachineState::Stopped, Some(&asker.cause))?;
         match request.launch {
-            Launch::Start => inner.start(id),
+            Launch::Start => inner.start(id, &asker.cause),
             Launch::Skip => Ok(inner.find(id)?.status.clone()),
         }
     }
@@ -426,8 +515,14 @@ impl WorkerApi for SimWorker {
             .collect())
     }
 
-    async fn start_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
-        self.inner.lock().start(id)
+    async fn start_machine(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
+        let mut inner = self.inner.lock();
+        inner.admit_asker(id, asker)?;
+        inner.start(id, &asker.cause)
     }
 
     async fn stop_machine(
@@ -435,14 +530,21 @@ impl WorkerApi for SimWorker {
         id: &MachineId,
         _signal: Option<StopSignal>,
         _timeout: Option<Duration>,
+        asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
+        inner.admit_asker(id, asker)?;
         inner.find_lasting(id)?.status.pid = None;
-        inner.set_state(id, "stop", MachineState::Stopped)
+        inner.set_state(id, "stop", MachineState::Stopped, Some(&asker.cause))
     }
 
-    async fn suspend_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+    async fn suspend_machine(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
+        inner.admit_asker(id, asker)?;
         let status = &mut inner.find_lasting(id)?.status;
         match (status.rung, status.state) {
             (rung @ Rung::Container, _) => Err(WorkerError::CannotSuspend {
@@ -452,7 +554,7 @@ impl WorkerApi for SimWorker {
             (_, MachineState::Suspended) => Ok(status.clone()),
             (_, MachineState::Started) => {
                 status.pid = None;
-                inner.set_state(id, "suspend", MachineState::Suspended)
+                inner.set_state(id, "suspend", MachineState::Suspended, Some(&asker.cause))
             }
             (_, state) => Err(WorkerError::Conflict(format!(
                 "machine {id} is {}: only a started machine can be suspended",
@@ -470,15 +572,27 @@ impl WorkerApi for SimWorker {
         Ok(Rung::ALL.map(status).to_vec())
     }
 
-    async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+    async fn restart_machine(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
+        inner.admit_asker(id, asker)?;
         inner.find_lasting(id)?;
-        inner.set_state(id, "restart", MachineState::Stopped)?;
-        inner.start(id)
+        inner.set_state(id, "restart", MachineState::Stopped, Some(&asker.cause))?;
+        inner.start(id, &asker.cause)
     }
 
-    async fn signal_machine(&self, id: &MachineId, _signal: StopSignal) -> Result<(), WorkerError> {
-        match self.inner.lock().find(id)?.status.state {
+    async fn signal_machine(
+        &self,
+        id: &MachineId,
+        _signal: StopSignal,
+        asker: &Asker,
+    ) -> Result<(), WorkerError> {
+        let mut inner = self.inner.lock();
+        inner.admit_asker(id, asker)?;
+        match inner.find(id)?.status.state {
             MachineState::Started => Ok(()),
             other => Err(WorkerError::Conflict(format!(
                 "machine {id} is {}",
@@ -487,12 +601,18 @@ impl WorkerApi for SimWorker {
         }
     }
 
-    async fn destroy_machine(&self, id: &MachineId, force: bool) -> Result<(), WorkerError> {
+    async fn destroy_machine(
+        &self,
+        id: &MachineId,
+        force: bool,
+        asker: &Asker,
+    ) -> Result<(), WorkerError> {
         let mut inner = self.inner.lock();
+        inner.admit_asker(id, asker)?;
         if inner.find(id)?.status.state == MachineState::Started && !force {
             return Err(WorkerError::Conflict(format!("machine {id} runs")));
         }
-        inner.set_state(id, "destroy", MachineState::Destroying)?;
+        inner.set_state(id, "destroy", MachineState::Destroying, Some(&asker.cause))?;
         if !inner.holds_destruction {
             inner.machines.remove(id);
         }
@@ -503,12 +623,72 @@ impl WorkerApi for SimWorker {
         &self,
         id: &MachineId,
         cordoned: bool,
+        asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let mut inner = self.inner.lock();
+        inner.admit_asker(id, asker)?;
         let machine = inner.find(id)?;
         machine.status.cordoned = cordoned;
         let state = machine.status.state;
-        inner.set_state(id, if cordoned { "cordon" } else { "uncordon" }, state)
+        let kind = if cordoned { "cordon" } else { "uncordon" };
+        inner.set_state(id, kind, state, Some(&asker.cause))
+    }
+
+    async fn set_metadata(
+        &self,
+        id: &MachineId,
+        key: &str,
+        value: Option<String>,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
+        let mut inner = self.inner.lock();
+        inner.admit_asker(id, asker)?;
+        let status = &mut inner.find_lasting(id)?.status;
+        let metadata = &mut status.spec.metadata;
+        let old = match &value {
+            Some(value) => metadata.insert(key.to_owned(), value.clone()),
+            None => metadata.remove(key),
+        };
+        let state = status.state;
+        if old == value {
+            return Ok(status.clone());
+        }
+        inner.set_state(id, "metadata", state, Some(&asker.cause))
+    }
+
+    async fn take_lease(
+        &self,
+        id: &MachineId,
+        request: TakeLease,
+        asker: &Asker,
+    ) -> Result<Lease, WorkerError> {
+        self.inner.lock().take_lease(id, request, asker)
+    }
+
+    async fn lease(&self, id: &MachineId, asker: &Asker) -> Result<Option<Lease>, WorkerError> {
+        self.inner.lock().lease(id, asker)
+    }
+
+    async fn release_lease(
+        &self,
+        id: &MachineId,
+        how: ReleaseLease,
+        asker: &Asker,
+    ) -> Result<(), WorkerError> {
+        let mut inner = self.inner.lock();
+        match inner.lease(id, asker)? {
+            None => return Err(WorkerError::NoLease(id.clone())),
+            Some(lease) if how == ReleaseLease::Own && !lease.is_own => {
+                return Err(inner.leased(id, lease));
+            }
+            Some(_) => {}
+        }
+        inner.find(id)?.lease = None;
+        if how == ReleaseLease::Any {
+            let state = inner.find(id)?.status.state;
+            inner.set_state(id, "lease-clear", state, Some(&asker.cause))?;
+        }
+        Ok(())
     }
 
     async fn wait_machine(
@@ -518,8 +698,25 @@ impl WorkerApi for SimWorker {
     ) -> Result<MachineStatus, WorkerError> {
         let deadline = tokio::time::Instant::now() + wait.timeout;
         loop {
-            let status = self.inner.lock().find(id)?.status.clone();
-            if wait.states.contains(&status.state) {
+            let (status, is_reached) = {
+                let mut inner = self.inner.lock();
+                let machine = inner.find(id)?;
+                let reached = |state| wait.states.contains(state);
+                let is_reached = match wait.after_event {
+                    None => reached(&machine.status.state),
+                    Some(seq) => {
+                        let mut newer = machine.events.iter().filter(|event| event.seq > seq);
+                        newer.any(|event| reached(&event.state))
+                    }
+                };
+                (machine.status.clone(), is_reached)
+            };
+            if let Some(version) = &wait.instance_id
+                && *version != status.instance_id
+            {
+                return Err(WorkerError::Conflict(format!("{version} was replaced")));
+            }
+            if is_reached {
                 return Ok(status);
             }
             if tokio::time::Instant::now() >= deadline {
@@ -551,6 +748,15 @@ impl WorkerApi for SimWorker {
             .collect())
     }
 
+    /// It acts at once: no operation is ever under way, and none is kept.
+    async fn operations(&self, _: OperationFilter) -> Result<Vec<Operation>, WorkerError> {
+        Ok(vec![])
+    }
+
+    async fn operation(&self, _: &RunId) -> Result<Option<Operation>, WorkerError> {
+        Ok(None)
+    }
+
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError> {
         let mut inner = self.inner.lock();
         if inner.find(id)?.status.state != MachineState::Started {
@@ -563,6 +769,26 @@ impl WorkerApi for SimWorker {
             stderr: command.stdin,
             truncated: false,
         })
+    }
+
+    async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, WorkerError> {
+        let mut inner = self.inner.lock();
+        let status = &inner.find(id)?.status;
+        match (status.state, status.rung) {
+            (MachineState::Started, Rung::Container) => Ok(vec![Process {
+                pid: 1,
+                command: "/app --serve".into(),
+                directory: Some("/".into()),
+                age: Duration::from_secs(90),
+                cpu_time: Duration::from_millis(1_500),
+                memory: 8 * 1024 * 1024,
+                listening: vec![],
+            }]),
+            (MachineState::Started, rung) => Err(WorkerError::Invalid(format!(
+                "processes of machines on the rung {rung} cannot be listed from outside"
+            ))),
+            _ => Err(WorkerError::Conflict(format!("machine {id} does not run"))),
+        }
     }
 
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, WorkerError> {

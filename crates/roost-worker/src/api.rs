@@ -3,10 +3,12 @@
 //! Nothing here acts on a machine. A change is carried by a task of its own,
 //! so that a caller that goes away changes nothing about it.
 
+mod leases;
 mod requests;
 
 use crate::drivers::Standing;
 use crate::limits;
+use crate::operations;
 use crate::store::row::{NewEvent, Row};
 use crate::store::{Inserted, StoreError};
 use crate::worker::{Inner, Worker, entry_of};
@@ -14,13 +16,14 @@ use async_trait::async_trait;
 use requests::Refusal;
 use roost_host::driver::{DriverError, MachineDriver};
 use roost_model::error::chain;
-use roost_model::id::{InstanceId, MachineId, ReservationId};
+use roost_model::id::{InstanceId, MachineId, ReservationId, RunId};
 use roost_model::machine::{MachineState, StopSignal};
 use roost_model::name::AppName;
 use roost_model::placement::NodeView;
 use roost_proto::worker::{
-    CreateMachine, ExecCommand, ExecOutcome, ListeningSocket, MachineEvent, MachineStatus,
-    Reservation, Reserve, RungStatus, UpdateMachine, WaitFor, WorkerApi, WorkerError,
+    Asker, CreateMachine, ExecCommand, ExecOutcome, Lease, ListeningSocket, MachineEvent,
+    MachineStatus, Operation, OperationFilter, Process, ReleaseLease, Reservation, Reserve,
+    RungStatus, TakeLease, UpdateMachine, WaitFor, WorkerApi, WorkerError,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -68,13 +71,18 @@ impl Worker {
     }
 
     /// Changes what is wanted of a machine and wakes its owner.
-    async fn change<F>(&self, id: &MachineId, change: F) -> Result<MachineStatus, WorkerError>
+    async fn change<F>(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+        change: F,
+    ) -> Result<MachineStatus, WorkerError>
     where
-        F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, Refusal> + Send + 'static,
+        F: FnOnce(&mut Row) -> Result<Option<&'static str>, Refusal> + Send + 'static,
     {
-        let id = id.clone();
+        let (id, asker) = (id.clone(), asker.clone());
         self.shielded(|inner| async move {
-            let row = inner.change(&id, change).await?;
+            let row = inner.change(&id, asker, change).await?;
             Ok(inner.status(row))
         })
         .await
@@ -121,15 +129,27 @@ impl Worker {
 }
 
 impl Inner {
-    async fn change<F>(self: &Arc<Self>, id: &MachineId, change: F) -> Result<Row, WorkerError>
+    /// `change` gives the kind of the event that it is, unless it changes nothing.
+    async fn change<F>(
+        self: &Arc<Self>,
+        id: &MachineId,
+        asker: Asker,
+        change: F,
+    ) -> Result<Row, WorkerError>
     where
-        F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, Refusal> + Send + 'static,
+        F: FnOnce(&mut Row) -> Result<Option<&'static str>, Refusal> + Send + 'static,
     {
         let (now, capacity) = (self.clock.now(), self.config.capacity());
-        let change = move |row: &mut Row| {
-            change(row).map_err(|Refusal(reason)| WorkerError::Conflict(reason))
+        let cause = asker.cause.clone();
+        let change = move |row: &mut Row| match change(row) {
+            Ok(Some(kind)) => Ok(vec![NewEvent::asked(kind, &cause)]),
+            Ok(None) => Ok(vec![]),
+            Err(Refusal(reason)) => Err(WorkerError::Conflict(reason)),
         };
-        let changed = self.store.change_in_room(id, now, capacity, change).await;
+        let changed = self
+            .store
+            .change_in_room(id, (asker, now), capacity, change);
+        let changed = changed.await;
         let changed = changed.map_err(|error| store_failure(&error))?;
         let row = changed.ok_or_else(|| WorkerError::NotFound(id.clone()))??;
         self.notify(id);
@@ -137,7 +157,11 @@ impl Inner {
         Ok(row)
     }
 
-    async fn create(self: Arc<Self>, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
+    async fn create(
+        self: Arc<Self>,
+        request: CreateMachine,
+        asker: Asker,
+    ) -> Result<MachineStatus, WorkerError> {
         if request.request_id.is_empty() || request.request_id.len() > limits::REQUEST_ID_BYTES_MAX
         {
             return Err(WorkerError::Invalid(format!(
@@ -152,15 +176,18 @@ impl Inner {
                 request.spec.region, self.config.region
             )));
         }
+        if let Some(lease) = &request.lease {
+            leases::check(lease)?;
+        }
         let id = MachineId::from_bytes(rand::random());
         let secrets = self
             .seal_secrets(&id, &request.secrets)
             .map_err(WorkerError::Internal)?;
         let admission = self.admission(request.reservation.clone());
+        let lease = request.lease.clone();
         let row = requests::new_row(id, request, secrets, self.clock.now());
         let (app, name) = (row.spec.app.clone(), row.spec.name.clone());
-        let event = NewEvent::by_user("create");
-        let inserted = self.store.insert(row, admission, event).await;
+        let inserted = self.store.insert(row, admission, asker, lease).await;
         match inserted.map_err(|error| store_failure(&error))? {
             Inserted::New(row) => {
                 self.board.put([(row.id.clone(), entry_of(&self, &row))]);
@@ -179,13 +206,14 @@ impl Inner {
         self: Arc<Self>,
         id: MachineId,
         request: UpdateMachine,
+        asker: Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let secrets = self
             .seal_secrets(&id, &request.secrets)
             .map_err(WorkerError::Internal)?;
         let instance_id = InstanceId::from_ulid(ulid::Ulid::generate());
         let row = self
-            .change(&id, move |row| {
+            .change(&id, asker, move |row| {
                 requests::update(row, request, secrets, instance_id)
             })
             .await?;
@@ -195,6 +223,21 @@ impl Inner {
                 .update(&id, |entry| entry.services.clone_from(&row.spec.services));
         }
         Ok(self.status(row))
+    }
+
+    /// Whether an event after this one led to one of the states.
+    async fn was_reached(
+        &self,
+        id: &MachineId,
+        states: &[MachineState],
+        seq: u64,
+    ) -> Result<bool, WorkerError> {
+        let events = self
+            .store
+            .events(id, limits::EVENTS_PER_MACHINE_MAX as usize);
+        let events = events.await.map_err(|error| store_failure(&error))?;
+        let mut newer = events.iter().take_while(|event| event.seq > seq);
+        Ok(newer.any(|event| states.contains(&event.state)))
     }
 
     /// Waits for a state without a bound on time; the caller has one.
@@ -216,7 +259,11 @@ impl Inner {
                     row.instance_id
                 )));
             }
-            if wait.states.contains(&row.state) {
+            let is_reached = match wait.after_event {
+                None => wait.states.contains(&row.state),
+                Some(seq) => self.was_reached(id, &wait.states, seq).await?,
+            };
+            if is_reached {
                 return Ok(self.status(row));
             }
             let is_changed = match changes {
@@ -245,17 +292,24 @@ impl WorkerApi for Worker {
         self.release_room(id).await
     }
 
-    async fn create_machine(&self, request: CreateMachine) -> Result<MachineStatus, WorkerError> {
-        self.shielded(|inner| inner.create(request)).await
+    async fn create_machine(
+        &self,
+        request: CreateMachine,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
+        let asker = asker.clone();
+        self.shielded(|inner| inner.create(request, asker)).await
     }
 
     async fn update_machine(
         &self,
         id: &MachineId,
         request: UpdateMachine,
+        asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
-        let id = id.clone();
-        self.shielded(|inner| inner.update(id, request)).await
+        let (id, asker) = (id.clone(), asker.clone());
+        self.shielded(|inner| inner.update(id, request, asker))
+            .await
     }
 
     async fn machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
@@ -272,8 +326,12 @@ impl WorkerApi for Worker {
         Ok(rows.into_iter().map(|row| self.inner.status(row)).collect())
     }
 
-    async fn start_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
-        self.change(id, requests::start).await
+    async fn start_machine(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
+        self.change(id, asker, requests::start).await
     }
 
     async fn stop_machine(
@@ -281,6 +339,7 @@ impl WorkerApi for Worker {
         id: &MachineId,
         signal: Option<StopSignal>,
         timeout: Option<Duration>,
+        asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let timeout_max = Duration::from_secs(roost_model::limits::STOP_TIMEOUT_MAX_SECONDS);
         if timeout.is_some_and(|timeout| timeout > timeout_max) {
@@ -289,11 +348,15 @@ impl WorkerApi for Worker {
                 timeout_max.as_secs()
             )));
         }
-        self.change(id, move |row| requests::stop(row, signal, timeout))
+        self.change(id, asker, move |row| requests::stop(row, signal, timeout))
             .await
     }
 
-    async fn suspend_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
+    async fn suspend_machine(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
         let row = self.row(id).await?;
         if let Some(rung) = row.rung {
             let driver = self.inner.drivers.of(rung);
@@ -305,7 +368,7 @@ impl WorkerApi for Worker {
                 });
             }
         }
-        self.change(id, requests::suspend).await
+        self.change(id, asker, requests::suspend).await
     }
 
     async fn rungs(&self) -> Result<Vec<RungStatus>, WorkerError> {
@@ -321,18 +384,35 @@ impl WorkerApi for Worker {
         Ok(standings.map(status).collect())
     }
 
-    async fn restart_machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError> {
-        self.change(id, requests::restart).await
+    async fn restart_machine(
+        &self,
+        id: &MachineId,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
+        self.change(id, asker, requests::restart).await
     }
 
-    async fn signal_machine(&self, id: &MachineId, signal: StopSignal) -> Result<(), WorkerError> {
+    async fn signal_machine(
+        &self,
+        id: &MachineId,
+        signal: StopSignal,
+        asker: &Asker,
+    ) -> Result<(), WorkerError> {
+        let now = self.inner.clock.now();
+        let admitted = self.inner.store.admit_asker(id, asker.clone(), now).await;
+        admitted.map_err(|error| store_failure(&error))??;
         let driver = self.driver_of_running(id).await?;
         let sent = driver.signal(id, signal.number()).await;
         sent.map_err(|error| driver_error(id, &error))
     }
 
-    async fn destroy_machine(&self, id: &MachineId, force: bool) -> Result<(), WorkerError> {
-        self.change(id, move |row| requests::destroy(row, force))
+    async fn destroy_machine(
+        &self,
+        id: &MachineId,
+        force: bool,
+        asker: &Asker,
+    ) -> Result<(), WorkerError> {
+        self.change(id, asker, move |row| requests::destroy(row, force))
             .await
             .map(drop)
     }
@@ -341,16 +421,53 @@ impl WorkerApi for Worker {
         &self,
         id: &MachineId,
         cordoned: bool,
+        asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
-        let id = id.clone();
+        let (id, asker) = (id.clone(), asker.clone());
         self.shielded(|inner| async move {
             let row = inner
-                .change(&id, move |row| requests::set_cordoned(row, cordoned))
+                .change(&id, asker, move |row| requests::set_cordoned(row, cordoned))
                 .await?;
             inner.board.update(&id, |entry| entry.cordoned = cordoned);
             Ok(inner.status(row))
         })
         .await
+    }
+
+    async fn set_metadata(
+        &self,
+        id: &MachineId,
+        key: &str,
+        value: Option<String>,
+        asker: &Asker,
+    ) -> Result<MachineStatus, WorkerError> {
+        let key = key.to_owned();
+        self.change(id, asker, move |row| {
+            requests::set_metadata(row, key, value)
+        })
+        .await
+    }
+
+    async fn take_lease(
+        &self,
+        id: &MachineId,
+        request: TakeLease,
+        asker: &Asker,
+    ) -> Result<Lease, WorkerError> {
+        self.give_lease(id, request, asker).await
+    }
+
+    async fn lease(&self, id: &MachineId, asker: &Asker) -> Result<Option<Lease>, WorkerError> {
+        self.lease_of(id, asker).await
+    }
+
+    async fn release_lease(
+        &self,
+        id: &MachineId,
+        how: ReleaseLease,
+        asker: &Asker,
+    ) -> Result<(), WorkerError> {
+        self.take_lease_back(id, how, asker).await
     }
 
     async fn wait_machine(
@@ -386,6 +503,18 @@ impl WorkerApi for Worker {
             .map_err(|error| store_failure(&error))
     }
 
+    async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>, WorkerError> {
+        let found = self.inner.store.operations(filter).await;
+        let runs = found.map_err(|error| store_failure(&error))?;
+        Ok(runs.iter().map(operations::operation).collect())
+    }
+
+    async fn operation(&self, id: &RunId) -> Result<Option<Operation>, WorkerError> {
+        let found = self.inner.store.operation(id).await;
+        let story = found.map_err(|error| store_failure(&error))?;
+        Ok(story.as_ref().map(operations::operation_with_steps))
+    }
+
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError> {
         if command.command.first().is_none_or(String::is_empty) {
             return Err(WorkerError::Invalid("the command is empty".into()));
@@ -393,6 +522,12 @@ impl WorkerApi for Worker {
         let driver = self.driver_of_running(id).await?;
         let outcome = driver.exec(id, command).await;
         outcome.map_err(|error| driver_error(id, &error))
+    }
+
+    async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, WorkerError> {
+        let driver = self.driver_of_running(id).await?;
+        let processes = driver.processes(id).await;
+        processes.map_err(|error| driver_error(id, &error))
     }
 
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, WorkerError> {

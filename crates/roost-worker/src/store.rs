@@ -4,18 +4,22 @@
 //! transaction that reads a row, changes it and appends events; WAL with
 //! `synchronous=FULL`, so what was answered is on disk.
 
+mod leases;
 pub(crate) mod row;
 mod schema;
 
 use crate::capacity::rows::{admit, admit_resize};
 use crate::capacity::{Admission, NoRoom};
 use crate::limits;
+use crate::operations::{self, Note};
+use leases::LeaseRefusal;
 use parking_lot::Mutex;
-use roost_model::id::MachineId;
+use roost_fsm::{JournalError, Run, Story};
+use roost_model::id::{MachineId, RunId};
 use roost_model::name::AppName;
 use roost_model::placement::{Capacity, Shortage};
 use roost_model::time::Timestamp;
-use roost_proto::worker::MachineEvent;
+use roost_proto::worker::{Asker, MachineEvent, OperationFilter, TakeLease};
 use row::{NewEvent, Row};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use std::path::Path;
@@ -43,6 +47,9 @@ pub enum StoreError {
         /// What is wrong.
         problem: String,
     },
+    /// The journal of operations refused.
+    #[error("journal of operations")]
+    Journal(#[source] JournalError),
     /// The file is from a newer roost.
     #[error(
         "database has schema version {found}, and this roost knows up to {known}; use the newer roost"
@@ -66,6 +73,7 @@ impl StoreError {
                 error.code == rusqlite::ErrorCode::DiskFull
                     || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
             }),
+            Self::Journal(error) => matches!(error, JournalError::Full { .. }),
             Self::Damaged { .. } | Self::TooNew { .. } | Self::CutOff => false,
         }
     }
@@ -188,7 +196,8 @@ impl Store {
         &self,
         mut row: Row,
         admission: Admission,
-        event: NewEvent,
+        asker: Asker,
+        lease: Option<TakeLease>,
     ) -> Result<Inserted, StoreError> {
         self.write(move |transaction| {
             let by_request = row::select(transaction, "WHERE request_id = ?1", [&row.request_id])?;
@@ -211,19 +220,25 @@ impl Store {
             };
             row.slot = Some(slot);
             row::insert(transaction, &row)?;
+            let event = NewEvent::asked("create", &asker.cause);
             append_event(transaction, &row, &event, row.created_at)?;
+            if let Some(lease) = &lease {
+                leases::write(transaction, &row, lease, &asker, row.created_at)?;
+            }
             Ok(Inserted::New(row))
         })
         .await
     }
 
     /// Changes a machine's row in one transaction. `change` may refuse, and
-    /// then nothing is changed; the events it returns are appended.
+    /// then nothing is changed; the events it returns are appended. Before it,
+    /// `notes` are written of the operation under way.
     /// `None` when there is no such machine.
     pub(crate) async fn change<E, F>(
         &self,
         id: &MachineId,
         now: Timestamp,
+        notes: Vec<Note>,
         change: F,
     ) -> Result<Option<Result<Row, E>>, StoreError>
     where
@@ -231,26 +246,45 @@ impl Store {
         F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, E> + Send + 'static,
     {
         let id = id.clone();
-        self.write(move |transaction| change_row(transaction, &id, now, |_, row| Ok(change(row))))
+        self.write(move |transaction| {
+            operations::note(transaction, &id, &notes, now)?;
+            change_row(transaction, &id, now, |_, row| Ok(change(row)))
+        })
+        .await
+    }
+
+    /// Notes of the operation of a machine; nothing when it has none.
+    pub(crate) async fn note(
+        &self,
+        id: &MachineId,
+        notes: Vec<Note>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write(move |transaction| operations::note(transaction, &id, &notes, now))
             .await
     }
 
-    /// The same, for a change that may be of the machine's size; refused when
-    /// there is no room for the new one.
+    /// The same, for a change that somebody asks for, who may hold no lease, and
+    /// that may be of the machine's size; refused when there is no room for the
+    /// new one.
     pub(crate) async fn change_in_room<E, F>(
         &self,
         id: &MachineId,
-        now: Timestamp,
+        (asker, now): (Asker, Timestamp),
         capacity: Capacity,
         change: F,
     ) -> Result<Option<Result<Row, E>>, StoreError>
     where
-        E: From<NoRoom> + Send + 'static,
+        E: From<NoRoom> + From<LeaseRefusal> + Send + 'static,
         F: FnOnce(&mut Row) -> Result<Vec<NewEvent>, E> + Send + 'static,
     {
         let id = id.clone();
         self.write(move |transaction| {
             change_row(transaction, &id, now, |transaction, row| {
+                if let Err(refusal) = leases::admit(transaction, &row.id, &asker, now)? {
+                    return Ok(Err(refusal.into()));
+                }
                 let old = row.spec.guest;
                 let events = match change(row) {
                     Ok(events) => events,
@@ -293,6 +327,55 @@ impl Store {
         let id = id.clone();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.run(move |connection| row::select_events(connection, &id, limit))
+            .await
+    }
+
+    /// Operations, newest first, without their steps.
+    pub(crate) async fn operations(&self, filter: OperationFilter) -> Result<Vec<Run>, StoreError> {
+        self.run(move |connection| {
+            let of = |machine: Option<&MachineId>| {
+                operations::list(connection, machine, filter.only_unfinished, filter.limit)
+            };
+            let Some(app) = &filter.app else {
+                return of(filter.machine.as_ref());
+            };
+            let mut runs = vec![];
+            for row in row::select(connection, "WHERE app = ?1", [app.as_str()])? {
+                if filter
+                    .machine
+                    .as_ref()
+                    .is_none_or(|wanted| *wanted == row.id)
+                {
+                    runs.extend(of(Some(&row.id))?);
+                }
+            }
+            runs.sort_by(|a, b| b.id.cmp(&a.id));
+            runs.truncate(usize::try_from(filter.limit).unwrap_or(usize::MAX));
+            Ok(runs)
+        })
+        .await
+    }
+
+    /// The operation of a machine that is under way.
+    pub(crate) async fn operation_under_way(
+        &self,
+        machine: &MachineId,
+    ) -> Result<Option<Run>, StoreError> {
+        let machine = machine.clone();
+        self.run(move |connection| Ok(operations::list(connection, Some(&machine), true, 1)?.pop()))
+            .await
+    }
+
+    /// One operation with its steps.
+    pub(crate) async fn operation(&self, id: &RunId) -> Result<Option<Story>, StoreError> {
+        let id = id.clone();
+        self.run(move |connection| operations::find(connection, &id))
+            .await
+    }
+
+    /// Forgets old operations.
+    pub(crate) async fn forget_operations(&self, now: Timestamp) -> Result<usize, StoreError> {
+        self.write(move |transaction| operations::prune(transaction, &limits::OPERATIONS_KEPT, now))
             .await
     }
 
@@ -386,6 +469,10 @@ fn append_event(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     row::insert_event(transaction, &row.id, row.state, event, now)?;
+    if let Some(kind) = operations::opened_by(event) {
+        let cause = event.detail["cause"].to_string();
+        operations::begin(transaction, &row.id, kind, &cause, now)?;
+    }
     transaction
         .execute(
             "DELETE FROM events WHERE machine_id = ?1 AND seq <= \

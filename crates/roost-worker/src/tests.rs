@@ -5,6 +5,7 @@ mod capacity;
 mod disk_full;
 mod kill;
 mod lifecycle;
+mod operations;
 pub(crate) mod power;
 mod rungs;
 pub(crate) mod samples;
@@ -183,6 +184,7 @@ impl Run {
         let wait = WaitFor {
             states: vec![state],
             instance_id: None,
+            after_event: None,
             timeout: Duration::from_secs(60),
         };
         match self.worker.wait_machine(id, wait).await {
@@ -198,7 +200,7 @@ impl Run {
     async fn started(&self) -> MachineStatus {
         let created = self
             .worker
-            .create_machine(samples::create("r1"))
+            .create_machine(samples::create("r1"), &samples::asker())
             .await
             .unwrap();
         self.wait(&created.id, MachineState::Started).await

@@ -11,7 +11,7 @@ use roost_model::id::{AppId, MachineId};
 use roost_model::machine::MachineState;
 use roost_model::name::AppName;
 use roost_proto::rest::{App, AppList, CreateAppRequest};
-use roost_proto::worker::{WaitFor, WorkerError};
+use roost_proto::worker::{Asker, Cause, WaitFor, WorkerError};
 use roost_runtime::clock;
 use roost_store::records::AppRecord;
 use roost_store::{Answer, Claim, StoreError};
@@ -201,9 +201,11 @@ async fn destroy_machines(
     if !is_there(state, record).await? {
         return Ok(None);
     }
+    let asker = Asker::from(Cause::AppDeletion);
     let mut ids = vec![];
     for machine in state.worker.machines(Some(&record.name)).await? {
-        match state.worker.destroy_machine(&machine.id, true).await {
+        let destroyed = state.worker.destroy_machine(&machine.id, true, &asker);
+        match destroyed.await {
             Ok(()) => ids.push(machine.id),
             Err(WorkerError::NotFound(_)) => {}
             Err(error) => return Err(error.into()),
@@ -231,6 +233,7 @@ async fn wait_destroyed(
         let wait = WaitFor {
             states: vec![MachineState::Destroyed],
             instance_id: None,
+            after_event: None,
             timeout,
         };
         match state.worker.wait_machine(id, wait).await {

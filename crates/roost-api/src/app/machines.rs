@@ -1,5 +1,15 @@
 //! Machines: what the worker does for one app.
 
+mod leases;
+mod list;
+mod metadata;
+mod wait;
+
+pub(crate) use leases::{lease, release_lease, take_lease};
+pub(crate) use list::{MachineFilter, list};
+pub(crate) use metadata::{metadata, remove_metadata, set_metadata};
+pub(crate) use wait::{Wait, wait};
+
 use super::deployments::refuse_while_deploying;
 use super::{find_app, secrets, to_spec};
 use crate::ctx::RequestCtx;
@@ -11,16 +21,16 @@ use crate::view;
 use crate::workflows::deploy;
 use roost_auth::policy::Action;
 use roost_model::id::{InstanceId, MachineId};
-use roost_model::machine::{MachineState, StopSignal};
+use roost_model::machine::StopSignal;
 use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_proto::duration::parse_go_duration;
-use roost_proto::machine_config::MachineIdentity;
+use roost_proto::machine_config::{MachineConfig, MachineIdentity};
 use roost_proto::rest::{
-    CreateMachineRequest, ExecRequest, ExecResponse, Machine, MachineEvent, StartResponse,
-    StopRequest, UpdateMachineRequest,
+    CreateMachineRequest, ExecRequest, ExecResponse, Machine, MachineEvent, PatchMachineRequest,
+    Process, StartResponse, StopRequest, UpdateMachineRequest,
 };
 use roost_proto::worker::{
-    CreateMachine, ExecCommand, Launch, MachineStatus, UpdateMachine, WaitFor, WorkerError,
+    Asker, CreateMachine, ExecCommand, Launch, MachineStatus, UpdateMachine, WorkerError,
 };
 use roost_store::StoreError;
 use roost_store::records::AppRecord;
@@ -98,8 +108,9 @@ pub(crate) async fn create(
         region,
     };
     let spec = to_spec(&request.config, identity)?;
+    let lease = request.lease_ttl.map(|ttl| leases::with_creation(ttl));
     let state_of_task = state.clone();
-    let launch = launch(request.skip_launch);
+    let (launch, asker) = (launch(request.skip_launch), ctx.asker());
     // The worker knows a repeated request by its id, so that a crash makes none twice.
     ctx.once(state, "create machine", &(app, &request), |_| async move {
         let secrets = secrets::open_all(&state_of_task, &record).await?;
@@ -109,9 +120,15 @@ pub(crate) async fn create(
             secrets,
             launch,
             reservation: None,
+            lease: lease.clone(),
         };
-        let status = create_in_app(&state_of_task, &record, request).await?;
-        show(&state_of_task, status).await
+        let status = create_in_app(&state_of_task, &record, request, &asker).await?;
+        let id = status.id.clone();
+        let mut machine = show(&state_of_task, status).await?;
+        if let Some(lease) = lease {
+            machine.nonce = leases::nonce_if_held(&state_of_task, &id, lease.nonce, asker).await?;
+        }
+        Ok(machine)
     })
     .await
 }
@@ -121,6 +138,7 @@ async fn create_in_app(
     state: &ApiState,
     app: &AppRecord,
     request: CreateMachine,
+    asker: &Asker,
 ) -> Result<MachineStatus, ApiError> {
     let _no_deletion_begins = state.machine_gate.read().await;
     let present = find_app(state, &app.name).await?;
@@ -128,22 +146,7 @@ async fn create_in_app(
     if present.deleting_at.is_some() || present.id != app.id {
         return Err(StoreError::Deleting(app.name.to_string()).into());
     }
-    Ok(placement::create(state, request).await?)
-}
-
-/// The machines of an app.
-pub(crate) async fn list(
-    ctx: &RequestCtx,
-    state: &ApiState,
-    app: &AppName,
-) -> Result<Vec<Machine>, ApiError> {
-    ctx.allow(Action::SeeApp, Some(app))?;
-    find_app(state, app).await?;
-    let machines = state.worker.machines(Some(app)).await?;
-    Ok(machines
-        .into_iter()
-        .map(|status| view::machine(status, vec![]))
-        .collect())
+    Ok(placement::create(state, request, asker).await?)
 }
 
 /// One machine with its newest events.
@@ -168,9 +171,66 @@ pub(crate) async fn update(
 ) -> Result<Machine, ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
     let old = find_free(state, app, id).await?;
-    let record = find_app(state, app).await?;
+    replace(ctx, state, old, request).await
+}
+
+/// Changes some of a machine's config.
+pub(crate) async fn patch(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    app: &AppName,
+    id: &MachineId,
+    request: PatchMachineRequest,
+) -> Result<Machine, ApiError> {
+    ctx.allow(Action::ManageMachines, Some(app))?;
+    let old = find_free(state, app, id).await?;
+    let config = serde_json::to_value(MachineConfig::from(&old.spec));
+    let mut config = config.map_err(|error| ApiError::internal(error.to_string()))?;
+    merge_patch(&mut config, &request.config);
+    // The version that the patch is of is that of the config just read, or it is refused.
+    let request = UpdateMachineRequest {
+        config: serde_json::from_value(config)
+            .map_err(|error| ApiError::invalid(format!("the patched config: {error}")))?,
+        current_version: Some(request.current_version),
+        skip_launch: request.skip_launch,
+    };
+    if request.current_version.as_deref() != Some(old.instance_id.as_str()) {
+        return Err(WorkerError::Conflict(format!(
+            "machine {id} has version {} now: read it again and repeat the update",
+            old.instance_id
+        ))
+        .into());
+    }
+    replace(ctx, state, old, request).await
+}
+
+/// Applies a merge patch (RFC 7396, section 2).
+fn merge_patch(target: &mut serde_json::Value, patch: &serde_json::Value) {
+    let serde_json::Value::Object(members) = patch else {
+        target.clone_from(patch);
+        return;
+    };
+    if !target.is_object() {
+        *target = serde_json::json!({});
+    }
+    for (name, value) in members {
+        if value.is_null() {
+            target.as_object_mut().map(|object| object.remove(name));
+        } else {
+            merge_patch(&mut target[name], value);
+        }
+    }
+}
+
+async fn replace(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    old: MachineStatus,
+    request: UpdateMachineRequest,
+) -> Result<Machine, ApiError> {
+    let record = find_app(state, &old.spec.app).await?;
     let identity = MachineIdentity {
-        app: app.clone(),
+        app: old.spec.app,
         name: old.spec.name,
         region: old.spec.region,
     };
@@ -180,7 +240,7 @@ pub(crate) async fn update(
         .as_deref()
         .map(InstanceId::parse)
         .transpose()?;
-    let (state_of_task, id) = (state.clone(), id.clone());
+    let (state_of_task, id, asker) = (state.clone(), old.id, ctx.asker());
     ctx.supervised(state, async move {
         let secrets = secrets::open_all(&state_of_task, &record).await?;
         let update = UpdateMachine {
@@ -189,7 +249,8 @@ pub(crate) async fn update(
             secrets,
             launch: launch(request.skip_launch),
         };
-        let status = state_of_task.worker.update_machine(&id, update).await?;
+        let worker = &state_of_task.worker;
+        let status = worker.update_machine(&id, update, &asker).await?;
         show(&state_of_task, status).await
     })
     .await
@@ -205,9 +266,9 @@ pub(crate) async fn destroy(
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
     find_free(state, app, id).await?;
-    let (worker, id) = (state.worker.clone(), id.clone());
+    let (worker, id, asker) = (state.worker.clone(), id.clone(), ctx.asker());
     ctx.supervised(state, async move {
-        Ok(worker.destroy_machine(&id, force).await?)
+        Ok(worker.destroy_machine(&id, force, &asker).await?)
     })
     .await
 }
@@ -221,9 +282,11 @@ pub(crate) async fn start(
 ) -> Result<StartResponse, ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
     let before = find_free(state, app, id).await?;
-    let (worker, id) = (state.worker.clone(), id.clone());
-    ctx.supervised(state, async move { Ok(worker.start_machine(&id).await?) })
-        .await?;
+    let (worker, id, asker) = (state.worker.clone(), id.clone(), ctx.asker());
+    ctx.supervised(state, async move {
+        Ok(worker.start_machine(&id, &asker).await?)
+    })
+    .await?;
     Ok(StartResponse {
         previous_state: before.state.as_str().to_owned(),
         migrated: false,
@@ -242,9 +305,9 @@ pub(crate) async fn stop(
     let signal = request.signal.as_deref().map(parse_signal).transpose()?;
     let timeout = request.timeout.as_ref().map(parse_timeout).transpose()?;
     find_free(state, app, id).await?;
-    let (worker, id) = (state.worker.clone(), id.clone());
+    let (worker, id, asker) = (state.worker.clone(), id.clone(), ctx.asker());
     ctx.supervised(state, async move {
-        Ok(worker.stop_machine(&id, signal, timeout).await?)
+        Ok(worker.stop_machine(&id, signal, timeout, &asker).await?)
     })
     .await?;
     Ok(())
@@ -291,9 +354,11 @@ pub(crate) async fn suspend(
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
     find_free(state, app, id).await?;
-    let (worker, id) = (state.worker.clone(), id.clone());
-    ctx.supervised(state, async move { Ok(worker.suspend_machine(&id).await?) })
-        .await?;
+    let (worker, id, asker) = (state.worker.clone(), id.clone(), ctx.asker());
+    ctx.supervised(state, async move {
+        Ok(worker.suspend_machine(&id, &asker).await?)
+    })
+    .await?;
     Ok(())
 }
 
@@ -306,9 +371,11 @@ pub(crate) async fn restart(
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
     find_free(state, app, id).await?;
-    let (worker, id) = (state.worker.clone(), id.clone());
-    ctx.supervised(state, async move { Ok(worker.restart_machine(&id).await?) })
-        .await?;
+    let (worker, id, asker) = (state.worker.clone(), id.clone(), ctx.asker());
+    ctx.supervised(state, async move {
+        Ok(worker.restart_machine(&id, &asker).await?)
+    })
+    .await?;
     Ok(())
 }
 
@@ -323,7 +390,10 @@ pub(crate) async fn signal(
     ctx.allow(Action::ManageMachines, Some(app))?;
     let signal = parse_signal(signal)?;
     find(state, app, id).await?;
-    Ok(state.worker.signal_machine(id, signal).await?)
+    Ok(state
+        .worker
+        .signal_machine(id, signal, &ctx.asker())
+        .await?)
 }
 
 /// Takes a machine out of routing, or puts it back.
@@ -336,70 +406,22 @@ pub(crate) async fn set_cordoned(
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
     find_free(state, app, id).await?;
-    state.worker.set_cordoned(id, cordoned).await?;
+    let asker = ctx.asker();
+    state.worker.set_cordoned(id, cordoned, &asker).await?;
     Ok(())
 }
 
-/// Waits until a machine is in a state.
-pub(crate) async fn wait(
+/// The processes that run in a machine.
+pub(crate) async fn processes(
     ctx: &RequestCtx,
     state: &ApiState,
     app: &AppName,
     id: &MachineId,
-    params: &crate::http::machines::WaitParams,
-) -> Result<(), ApiError> {
+) -> Result<Vec<Process>, ApiError> {
     ctx.allow(Action::SeeApp, Some(app))?;
-    let text = params.state.as_deref().unwrap_or("started");
-    let states = text
-        .split(',')
-        .map(|word| {
-            MachineState::parse(word).ok_or_else(|| {
-                let known: Vec<_> = MachineState::ALL
-                    .iter()
-                    .map(|state| state.as_str())
-                    .collect();
-                let shown: String = word.chars().take(40).collect();
-                ApiError::invalid(format!(
-                    "state `{shown}` is not one of {}",
-                    known.join(", ")
-                ))
-            })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let timeout = Duration::from_secs(params.timeout.unwrap_or(limits::WAIT_MAX.as_secs()));
-    if timeout > limits::WAIT_MAX {
-        return Err(ApiError::invalid("`timeout` is longer than 60 s"));
-    }
-    let instance_id = params
-        .instance_id
-        .as_deref()
-        .map(InstanceId::parse)
-        .transpose()?;
-    // A machine that is gone has reached `destroyed`.
-    match find(state, app, id).await {
-        Err(error)
-            if error.code == "machine-not-found" && states.contains(&MachineState::Destroyed) =>
-        {
-            return Ok(());
-        }
-        found => found?,
-    };
-    match state
-        .worker
-        .wait_machine(
-            id,
-            WaitFor {
-                states: states.clone(),
-                instance_id,
-                timeout,
-            },
-        )
-        .await
-    {
-        Err(WorkerError::NotFound(_)) if states.contains(&MachineState::Destroyed) => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok(()),
-    }
+    find(state, app, id).await?;
+    let processes = state.worker.processes(id).await?;
+    Ok(processes.into_iter().map(view::process).collect())
 }
 
 /// A machine's history, newest first.

@@ -12,7 +12,8 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use roost_auth::policy::{Caller, Denied, Scope};
 use roost_auth::token::{TokenHash, TokenSecret};
 use roost_model::id::RequestId;
-use roost_proto::rest::{ErrorBody, IDEMPOTENCY_KEY, REQUEST_ID};
+use roost_proto::rest::{ErrorBody, IDEMPOTENCY_KEY, LEASE_NONCE, LEASE_NONCE_FLY, REQUEST_ID};
+use roost_proto::worker::LeaseNonce;
 use std::panic::AssertUnwindSafe;
 use tracing::Instrument as _;
 
@@ -90,6 +91,7 @@ pub(crate) async fn find_bearer(
     Ok(match Scope::parse(&record.scope) {
         Some(scope) if same => Caller::Token {
             id: record.id,
+            name: record.name,
             scope,
         },
         _ => Caller::Anonymous,
@@ -120,7 +122,27 @@ fn build_ctx(caller: Caller, request: &Request) -> Result<RequestCtx, ApiError> 
         caller,
         request_id,
         idempotency_key,
+        lease_nonce: lease_nonce(request.headers())?,
     })
+}
+
+/// The nonce in whichever of its headers; two different ones are refused.
+fn lease_nonce(headers: &HeaderMap) -> Result<Option<LeaseNonce>, ApiError> {
+    let mut found = None;
+    for name in [LEASE_NONCE, LEASE_NONCE_FLY] {
+        for value in headers.get_all(name) {
+            let nonce = value.to_str().ok().and_then(LeaseNonce::parse);
+            match (nonce, &found) {
+                (Some(nonce), None) => found = Some(nonce),
+                (Some(nonce), Some(other)) if nonce == *other => {}
+                _ => {
+                    let text = format!("`{LEASE_NONCE}` is not one nonce of visible characters");
+                    return Err(ApiError::malformed(text));
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -1,5 +1,12 @@
 //! `/v1/apps/{app}/machines`.
 
+mod leases;
+mod metadata;
+mod query;
+
+pub(super) use leases::*;
+pub(super) use metadata::*;
+
 use super::apps::ForceParams;
 use super::extract::{Json as Body, Params, Route};
 use crate::app::machines as app;
@@ -13,23 +20,9 @@ use roost_model::id::MachineId;
 use roost_model::name::AppName;
 use roost_proto::rest::{
     CreateMachineRequest, ErrorBody, ExecRequest, ExecResponse, Machine, MachineEvent, OkResponse,
-    SignalRequest, StartResponse, StopRequest, UpdateMachineRequest,
+    PatchMachineRequest, Process, SignalRequest, StartResponse, StopRequest, UpdateMachineRequest,
 };
 use serde::Deserialize;
-
-/// What to wait for.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct WaitParams {
-    /// The state, or several joined by commas; `started` by default.
-    pub(crate) state: Option<String>,
-    /// Of this version only.
-    #[serde(alias = "version")]
-    pub(crate) instance_id: Option<String>,
-    /// Seconds; 60 by default and at most.
-    pub(crate) timeout: Option<u64>,
-}
 
 /// How much history.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -61,15 +54,18 @@ pub(super) async fn create(
     ))
 }
 
-/// List the machines of an app.
+/// List the machines of an app, all or some.
 #[utoipa::path(get, path = "/v1/apps/{app}/machines", tag = "machines", operation_id = "list_machines",
-    params(("app" = String, Path, description = "name of the app")), responses((status = 200, body = Vec<Machine>)))]
+    params(("app" = String, Path, description = "name of the app"), query::ListParams),
+    responses((status = 200, body = Vec<Machine>), (status = 400, body = ErrorBody)))]
 pub(super) async fn list(
     State(state): State<ApiState>,
     ctx: RequestCtx,
     Route(name): Route<AppName>,
+    Params(pairs): Params<query::Pairs>,
 ) -> Result<Json<Vec<Machine>>, ApiError> {
-    Ok(Json(app::list(&ctx, &state, &name).await?))
+    let filter = query::list_filter(pairs)?;
+    Ok(Json(app::list(&ctx, &state, &name, &filter).await?))
 }
 
 /// One machine with its newest events.
@@ -95,6 +91,32 @@ pub(super) async fn update(
     Body(request): Body<UpdateMachineRequest>,
 ) -> Result<Json<Machine>, ApiError> {
     Ok(Json(app::update(&ctx, &state, &name, &id, request).await?))
+}
+
+/// Change some of the config of a machine, if its version is still the one that was seen.
+#[utoipa::path(patch, path = "/v1/apps/{app}/machines/{id}", tag = "machines", operation_id = "patch_machine", request_body = PatchMachineRequest,
+    params(("app" = String, Path, description = "name of the app"), ("id" = String, Path, description = "id of the machine")),
+    responses((status = 200, body = Machine), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn patch(
+    State(state): State<ApiState>,
+    ctx: RequestCtx,
+    Route((name, id)): At,
+    Body(request): Body<PatchMachineRequest>,
+) -> Result<Json<Machine>, ApiError> {
+    Ok(Json(app::patch(&ctx, &state, &name, &id, request).await?))
+}
+
+/// The processes that run in a machine.
+#[utoipa::path(get, path = "/v1/apps/{app}/machines/{id}/ps", tag = "machines", operation_id = "list_processes",
+    params(("app" = String, Path, description = "name of the app"), ("id" = String, Path, description = "id of the machine")),
+    responses((status = 200, body = Vec<Process>), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 422, body = ErrorBody)))]
+pub(super) async fn processes(
+    State(state): State<ApiState>,
+    ctx: RequestCtx,
+    Route((name, id)): At,
+) -> Result<Json<Vec<Process>>, ApiError> {
+    Ok(Json(app::processes(&ctx, &state, &name, &id).await?))
 }
 
 /// Remove a machine.
@@ -210,15 +232,15 @@ pub(super) async fn uncordon(
 
 /// Wait until a machine is in a state; 408 when it is not in time.
 #[utoipa::path(get, path = "/v1/apps/{app}/machines/{id}/wait", tag = "machines", operation_id = "wait_machine",
-    params(("app" = String, Path, description = "name of the app"), ("id" = String, Path, description = "id of the machine"), WaitParams),
+    params(("app" = String, Path, description = "name of the app"), ("id" = String, Path, description = "id of the machine"), query::WaitParams),
     responses((status = 200, body = OkResponse), (status = 404, body = ErrorBody)))]
 pub(super) async fn wait(
     State(state): State<ApiState>,
     ctx: RequestCtx,
     Route((name, id)): At,
-    Params(params): Params<WaitParams>,
+    Params(pairs): Params<query::Pairs>,
 ) -> Done {
-    app::wait(&ctx, &state, &name, &id, &params).await?;
+    app::wait(&ctx, &state, &name, &id, query::wait(pairs)?).await?;
     Ok(DONE)
 }
 

@@ -91,7 +91,7 @@ pub(crate) async fn list(client: &Client, app: &str) -> Result<Vec<Machine>, Cli
 }
 
 /// The machine with this id or name, in the app at hand or else in any.
-async fn locate(client: &Client, global: &Global, wanted: &str) -> Result<Machine, CliError> {
+pub(crate) async fn locate(client: &Client, global: &Global, wanted: &str) -> Result<Machine, CliError> {
     let apps = match app_name(global) {
         Ok(app) => vec![app],
         Err(_) => client
@@ -334,15 +334,25 @@ fn describe(machine: &Machine) -> String {
             crate::output::date(event.timestamp),
             event.kind,
             event.status,
-            event.source,
+            asker_of(event),
             said_of(event)
         ));
     }
     text
 }
 
+/// Who asked for it, by name where there is one.
+pub(crate) fn asker_of(event: &MachineEvent) -> String {
+    let cause = event.request.get("cause");
+    let text = |key: &str| cause.and_then(|cause| cause.get(key)?.as_str());
+    match text("name").or_else(|| text("id")) {
+        Some(subject) => format!("{} {}", event.source, printable(subject)),
+        None => event.source.clone(),
+    }
+}
+
 /// What an event says beyond its kind.
-fn said_of(event: &MachineEvent) -> String {
+pub(crate) fn said_of(event: &MachineEvent) -> String {
     let text = |key: &str| event.request.get(key).and_then(serde_json::Value::as_str);
     let is_resumed = event.request.get("resumed") == Some(&true.into());
     let said = match text("reason").or_else(|| text("error")) {

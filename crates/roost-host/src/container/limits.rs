@@ -26,3 +26,9 @@ pub(super) const SOCKET_OWNERS_MAX: usize = 256;
 pub(super) const DESCRIPTORS_MAX: usize = 16_384;
 /// How much is read of a table of sockets, which a machine can make long.
 pub(super) const SOCKET_TABLE_BYTES_MAX: u64 = 1024 * 1024;
+/// Most processes that are listed.
+pub(super) const PROCESSES_MAX: usize = 1_024;
+/// Most that is read of a process's arguments.
+pub(super) const COMMAND_BYTES_MAX: u64 = 4_096;
+/// Most that is read of a process's state, which the kernel writes.
+pub(super) const STATUS_BYTES_MAX: u64 = 16 * 1024;

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// `TCP_LISTEN` of the kernel.
 const LISTEN: &str = "0A";
 
-/// Lists them for the network namespace of `pid`; `pids` may own them. Blocks.
-pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<ListeningSocket>> {
+/// Lists them for the network namespace of `pid`, with the one of `pids` that has it. Blocks.
+pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<(Option<u32>, ListeningSocket)>> {
     let mut found = Vec::new();
     for protocol in ["tcp", "tcp6"] {
         let text = match read_table(&format!("/proc/{pid}/net/{protocol}")) {
@@ -27,10 +27,14 @@ pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<ListeningSocke
     let owners = owners(pids);
     Ok(found
         .into_iter()
-        .map(|(protocol, address, inode)| ListeningSocket {
-            protocol: protocol.to_owned(),
-            address,
-            process: owners.get(&inode).cloned(),
+        .map(|(protocol, address, inode)| {
+            let owner = owners.get(&inode);
+            let socket = ListeningSocket {
+                protocol: protocol.to_owned(),
+                address,
+                process: owner.map(|(_, name)| name.clone()),
+            };
+            (owner.map(|(pid, _)| *pid), socket)
         })
         .collect())
 }
@@ -80,7 +84,7 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 }
 
 /// Which process has which socket, as far as can be seen.
-fn owners(pids: &[u32]) -> HashMap<u64, String> {
+fn owners(pids: &[u32]) -> HashMap<u64, (u32, String)> {
     let mut owners = HashMap::new();
     let mut n_left = DESCRIPTORS_MAX;
     for pid in pids.iter().take(SOCKET_OWNERS_MAX) {
@@ -105,7 +109,7 @@ fn owners(pids: &[u32]) -> HashMap<u64, String> {
             if let Some(inode) = inode {
                 owners
                     .entry(inode)
-                    .or_insert_with(|| name.trim().to_owned());
+                    .or_insert_with(|| (*pid, name.trim().to_owned()));
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// How much is read of a record of a process.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 /// `USER_HZ`, in which the kernel tells times to programs, whatever its own clock.
-const TICKS_PER_SECOND: u64 = 100;
+pub(crate) const TICKS_PER_SECOND: u64 = 100;
 
 /// Reads what a process uses; of its mappings those of certain sizes are the guest's.
 pub(super) async fn read(

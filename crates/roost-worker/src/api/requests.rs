@@ -1,6 +1,6 @@
 //! What each request changes of a machine's row, or why it is refused. Pure.
 
-use crate::store::row::{NewEvent, Row, StopAsked, Wanted};
+use crate::store::row::{Row, StopAsked, Wanted};
 use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{MachineState, StopSignal};
 use roost_model::time::Timestamp;
@@ -11,7 +11,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal(pub(super) String);
 
-type Outcome = Result<Vec<NewEvent>, Refusal>;
+/// The kind of event that a change is; none when there was nothing to change.
+type Outcome = Result<Option<&'static str>, Refusal>;
 
 /// The row of a new machine.
 pub(super) fn new_row(
@@ -105,10 +106,10 @@ fn want_run(row: &mut Row) {
 pub(super) fn start(row: &mut Row) -> Outcome {
     refuse_if_going(row, "started")?;
     if row.wanted == Wanted::Run {
-        return Ok(vec![]);
+        return Ok(None);
     }
     want_run(row);
-    Ok(vec![NewEvent::by_user("start")])
+    Ok(Some("start"))
 }
 
 pub(super) fn stop(
@@ -119,7 +120,7 @@ pub(super) fn stop(
     refuse_if_going(row, "stopped")?;
     // A suspended one is stopped too: its snapshot is dropped.
     if !is_up(row) && !row.has_snapshot {
-        return Ok(vec![]);
+        return Ok(None);
     }
     row.state = match row.state {
         MachineState::Suspending => MachineState::Suspending,
@@ -129,14 +130,14 @@ pub(super) fn stop(
     row.has_snapshot = false;
     row.wanted = Wanted::Rest;
     row.stop_asked = StopAsked { signal, timeout };
-    Ok(vec![NewEvent::by_user("stop")])
+    Ok(Some("stop"))
 }
 
 /// Suspends a machine on a rung that can.
 pub(super) fn suspend(row: &mut Row) -> Outcome {
     refuse_if_going(row, "suspended")?;
     if row.wanted == Wanted::Suspend {
-        return Ok(vec![]);
+        return Ok(None);
     }
     if row.state != MachineState::Started || row.wanted != Wanted::Run {
         return Err(Refusal(format!(
@@ -147,7 +148,7 @@ pub(super) fn suspend(row: &mut Row) -> Outcome {
     }
     row.state = MachineState::Suspending;
     row.wanted = Wanted::Suspend;
-    Ok(vec![NewEvent::by_user("suspend")])
+    Ok(Some("suspend"))
 }
 
 /// A snapshot under way is of the version that runs: a new one must wait for it.
@@ -166,12 +167,12 @@ pub(super) fn restart(row: &mut Row) -> Outcome {
     refuse_while_suspending(row, "restarted")?;
     row.has_snapshot = false;
     want_run(row);
-    Ok(vec![NewEvent::by_user("restart")])
+    Ok(Some("restart"))
 }
 
 pub(super) fn destroy(row: &mut Row, force: bool) -> Outcome {
     if row.wanted == Wanted::Gone || row.state == MachineState::Destroyed {
-        return Ok(vec![]);
+        return Ok(None);
     }
     if is_up(row) && !force {
         return Err(Refusal(format!(
@@ -181,20 +182,27 @@ pub(super) fn destroy(row: &mut Row, force: bool) -> Outcome {
         )));
     }
     row.wanted = Wanted::Gone;
-    Ok(vec![NewEvent::by_user("destroy")])
+    Ok(Some("destroy"))
 }
 
 pub(super) fn set_cordoned(row: &mut Row, cordoned: bool) -> Outcome {
     refuse_if_going(row, if cordoned { "cordoned" } else { "uncordoned" })?;
     if row.cordoned == cordoned {
-        return Ok(vec![]);
+        return Ok(None);
     }
     row.cordoned = cordoned;
-    Ok(vec![NewEvent::by_user(if cordoned {
-        "cordon"
-    } else {
-        "uncordon"
-    })])
+    Ok(Some(if cordoned { "cordon" } else { "uncordon" }))
+}
+
+/// Its version stays: what runs does not know its metadata.
+pub(super) fn set_metadata(row: &mut Row, key: String, value: Option<String>) -> Outcome {
+    refuse_if_going(row, "changed")?;
+    let metadata = &mut row.spec.metadata;
+    let old = match &value {
+        Some(value) => metadata.insert(key, value.clone()),
+        None => metadata.remove(&key),
+    };
+    Ok((old != value).then_some("metadata"))
 }
 
 pub(super) fn update(
@@ -241,5 +249,5 @@ pub(super) fn update(
         Launch::Skip => {}
     }
     row.has_snapshot = false;
-    Ok(vec![NewEvent::by_user("update")])
+    Ok(Some("update"))
 }

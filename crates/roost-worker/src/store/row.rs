@@ -6,7 +6,7 @@ use roost_model::machine::{ExitCause, MachineExit, MachineSpec, MachineState, Ru
 use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
-use roost_proto::worker::MachineEvent;
+use roost_proto::worker::{Cause, MachineEvent};
 use rusqlite::{Connection, Params, named_params, params};
 use std::time::Duration;
 
@@ -95,12 +95,12 @@ pub(crate) struct NewEvent {
 }
 
 impl NewEvent {
-    /// Something that a user asked for.
-    pub(crate) fn by_user(kind: &'static str) -> Self {
+    /// Something that was asked for.
+    pub(crate) fn asked(kind: &'static str, cause: &Cause) -> Self {
         Self {
             kind,
-            source: "user",
-            detail: serde_json::json!({}),
+            source: cause.as_str(),
+            detail: serde_json::json!({ "cause": cause }),
         }
     }
 
@@ -228,7 +228,7 @@ fn check(raw: RawRow) -> Result<Row, StoreError> {
         region: RegionCode::parse(&raw.region).map_err(|error| text(&error))?,
     };
     let config: MachineConfig = serde_json::from_str(&raw.config).map_err(|error| text(&error))?;
-    let spec = config.to_spec(identity).map_err(|faults| {
+    let spec = config.to_recorded_spec(identity).map_err(|faults| {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
         damaged(faults.join("; "))
     })?;
@@ -294,19 +294,22 @@ pub(super) fn update(connection: &Connection, row: &Row) -> Result<(), StoreErro
     write(connection, row, UPDATE, "record change of machine")
 }
 
-const INSERT: &str = "INSERT INTO machines (id, request_id, app, name, region, instance_id, config, \
+const INSERT: &str = "INSERT INTO machines (id, request_id, app, name, region, process_group, \
+    cpu_kind, cpus, memory_mb, instance_id, config, \
     secrets, state, state_reason, wanted, generation, launched_generation, vm_live, rung, \
     has_snapshot, slot, cordoned, image_digest, image_stop_signal, stop_signal, stop_timeout_ms, \
     exit_code, exit_signal, oom_killed, exit_cause, \
     restarts, restart_at_ms, healthy, created_ms, updated_ms) \
-    VALUES (:id, :request_id, :app, :name, :region, :instance_id, :config, :secrets, :state, \
+    VALUES (:id, :request_id, :app, :name, :region, :process_group, :cpu_kind, :cpus, :memory_mb, \
+    :instance_id, :config, :secrets, :state, \
     :state_reason, :wanted, :generation, :launched_generation, :vm_live, :rung, :has_snapshot, \
     :slot, :cordoned, \
     :image_digest, :image_stop_signal, :stop_signal, :stop_timeout_ms, :exit_code, :exit_signal, \
     :oom_killed, :exit_cause, :restarts, :restart_at_ms, :healthy, :created_ms, :updated_ms)";
 
 const UPDATE: &str = "UPDATE machines SET request_id = :request_id, app = :app, name = :name, \
-    region = :region, instance_id = :instance_id, config = :config, secrets = :secrets, \
+    region = :region, process_group = :process_group, cpu_kind = :cpu_kind, cpus = :cpus, \
+    memory_mb = :memory_mb, instance_id = :instance_id, config = :config, secrets = :secrets, \
     state = :state, state_reason = :state_reason, wanted = :wanted, generation = :generation, \
     launched_generation = :launched_generation, vm_live = :vm_live, rung = :rung, \
     has_snapshot = :has_snapshot, slot = :slot, \
@@ -336,6 +339,10 @@ fn write(
                 ":app": row.spec.app.as_str(),
                 ":name": row.spec.name.as_str(),
                 ":region": row.spec.region.as_str(),
+                ":process_group": row.spec.process_group(),
+                ":cpu_kind": row.spec.guest.cpu_kind.as_str(),
+                ":cpus": row.spec.guest.n_cpus,
+                ":memory_mb": to_sql(row.spec.guest.memory.as_mib()),
                 ":instance_id": row.instance_id.as_str(),
                 ":config": serde_json::to_string(&MachineConfig::from(&row.spec)).unwrap_or_default(),
                 ":secrets": row.secrets,

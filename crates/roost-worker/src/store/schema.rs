@@ -4,10 +4,13 @@ use super::{SqliteContext as _, StoreError};
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
+    // Operations of machines.
+    roost_fsm::sqlite::SCHEMA,
+    include_str!("migrations/5.sql"),
 ];
 
 /// Brings a database of any known version to the newest.

@@ -1,6 +1,6 @@
 //! A new `roostd` on a node whose machines went on without it.
 
-use super::Node;
+use super::{Node, samples};
 use roost_model::machine::{ExitCause, MachineExit, MachineState};
 use roost_proto::worker::WorkerApi as _;
 
@@ -27,7 +27,7 @@ async fn a_running_machine_keeps_its_process() {
     assert_eq!(newest[0].kind, "adopt");
     second
         .worker
-        .stop_machine(&machine.id, None, None)
+        .stop_machine(&machine.id, None, None, &samples::asker())
         .await
         .unwrap();
     second.wait(&machine.id, MachineState::Stopped).await;
@@ -86,7 +86,7 @@ async fn a_stop_that_was_under_way_is_finished() {
     first.driver.cut();
     first
         .worker
-        .stop_machine(&machine.id, None, None)
+        .stop_machine(&machine.id, None, None, &samples::asker())
         .await
         .unwrap();
     first.kill();

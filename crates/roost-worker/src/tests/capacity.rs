@@ -51,12 +51,19 @@ fn reserve(n: u128, guest: Guest, hold: Duration) -> Reserve {
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn made(run: &Run, request_id: &str, guest: Guest) -> MachineId {
-    let created = run.worker.create_machine(create(request_id, guest)).await;
+    let created = run
+        .worker
+        .create_machine(create(request_id, guest), &samples::asker())
+        .await;
     created.unwrap().id
 }
 
 async fn refused(run: &Run, request: CreateMachine) -> WorkerError {
-    let error = run.worker.create_machine(request).await.unwrap_err();
+    let error = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap_err();
     assert!(matches!(error, WorkerError::NoCapacity(_)), "{error}");
     assert_eq!(error.retry(), Retry::ElsewhereNow);
     error
@@ -86,12 +93,21 @@ async fn a_stopped_machine_keeps_its_room_and_a_destroyed_one_gives_it_back() {
     let node = small_node();
     let run = node.start().await;
     let id = made(&run, "r1", of_memory(1_024)).await;
-    run.worker.start_machine(&id).await.unwrap();
+    run.worker
+        .start_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Started).await;
-    run.worker.stop_machine(&id, None, None).await.unwrap();
+    run.worker
+        .stop_machine(&id, None, None, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Stopped).await;
     refused(&run, create("r2", of_memory(256))).await;
-    run.worker.destroy_machine(&id, false).await.unwrap();
+    run.worker
+        .destroy_machine(&id, false, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Destroyed).await;
     made(&run, "r2", of_memory(1_024)).await;
     run.shut_down().await;
@@ -105,7 +121,12 @@ async fn of_many_creations_at_once_as_many_succeed_as_there_is_room() {
     for n in 0..12 {
         let worker = run.worker.clone();
         let request = create(&format!("r{n}"), of_memory(256));
-        set.spawn(async move { worker.create_machine(request).await.is_ok() });
+        set.spawn(async move {
+            worker
+                .create_machine(request, &samples::asker())
+                .await
+                .is_ok()
+        });
     }
     let made = set.join_all().await.into_iter().filter(|made| *made);
     assert_eq!(made.count(), 4);
@@ -127,7 +148,9 @@ async fn an_update_may_grow_into_what_is_free_and_no_further() {
             secrets: samples::create("r1").secrets,
             launch: Launch::Skip,
         };
-        run.worker.update_machine(&id, update).await
+        run.worker
+            .update_machine(&id, update, &samples::asker())
+            .await
     };
     let error = grow(769).await.unwrap_err();
     assert!(matches!(error, WorkerError::NoCapacity(_)), "{error}");
@@ -151,13 +174,24 @@ async fn held_room_is_for_the_creation_that_names_it_also_after_a_restart() {
     refused(&second, create("r1", of_memory(512))).await;
     let mut request = create("r1", of_memory(1_024));
     request.reservation = Some(held.id.clone());
-    let error = second.worker.create_machine(request.clone()).await;
+    let error = second
+        .worker
+        .create_machine(request.clone(), &samples::asker())
+        .await;
     let text = error.unwrap_err().to_string();
     assert!(text.contains("is for 1 shared CPUs and 768 MiB"), "{text}");
     request.spec.guest = of_memory(768);
-    let created = second.worker.create_machine(request.clone()).await.unwrap();
+    let created = second
+        .worker
+        .create_machine(request.clone(), &samples::asker())
+        .await
+        .unwrap();
     // Repeated, it needs no room and no reservation.
-    let again = second.worker.create_machine(request.clone()).await.unwrap();
+    let again = second
+        .worker
+        .create_machine(request.clone(), &samples::asker())
+        .await
+        .unwrap();
     assert_eq!(again.id, created.id);
     let view = second.worker.capacity().await.unwrap();
     assert_eq!(view.reserved, Usage::default());
@@ -165,7 +199,11 @@ async fn held_room_is_for_the_creation_that_names_it_also_after_a_restart() {
     // Used up.
     request.request_id = "r3".into();
     request.spec = samples::spec("r3");
-    let error = second.worker.create_machine(request).await.unwrap_err();
+    let error = second
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("expired or was used"), "{error}");
     second.shut_down().await;
 }
@@ -215,8 +253,23 @@ async fn a_cordoned_node_takes_nothing_new_but_what_was_promised_before() {
     assert!(error.to_string().contains("cordoned"), "{error}");
     let mut promised = create("r3", Guest::DEFAULT);
     promised.reservation = Some(reservation(1));
-    run.worker.create_machine(promised).await.unwrap();
-    run.worker.start_machine(&id).await.unwrap();
+    run.worker
+        .create_machine(promised, &samples::asker())
+        .await
+        .unwrap();
+    run.worker
+        .start_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Started).await;
+    run.shut_down().await;
+}
+
+#[tokio::test]
+async fn the_worker_keeps_the_contract_of_room() {
+    let node = small_node();
+    let run = node.start().await;
+    let (worker, sample) = (&*run.worker, samples::create("sample"));
+    roost_testkit::worker_contract::room(worker, &sample, &samples::asker()).await;
     run.shut_down().await;
 }

@@ -23,11 +23,20 @@ async fn a_request_on_a_full_disk_changes_nothing_and_can_be_repeated_once_there
     let mut request = samples::create("r2");
     let value = "x".repeat(64 * 1024);
     request.spec.process.env.insert("LARGE".into(), value);
-    let refused = run.worker.create_machine(request.clone()).await;
+    let refused = run
+        .worker
+        .create_machine(request.clone(), &samples::asker())
+        .await;
     assert_disk_full(&refused.unwrap_err());
-    let stop = run.worker.stop_machine(&machine.id, None, None).await;
+    let stop = run
+        .worker
+        .stop_machine(&machine.id, None, None, &samples::asker())
+        .await;
     assert_disk_full(&stop.unwrap_err());
-    let destroy = run.worker.destroy_machine(&machine.id, true).await;
+    let destroy = run
+        .worker
+        .destroy_machine(&machine.id, true, &samples::asker())
+        .await;
     assert_disk_full(&destroy.unwrap_err());
     let all = run.worker.machines(None).await.unwrap();
     assert_eq!(all.len(), 1, "no half-made machine");
@@ -38,9 +47,16 @@ async fn a_request_on_a_full_disk_changes_nothing_and_can_be_repeated_once_there
     assert_eq!(node.host.launches().len(), 1);
 
     store.free_disk().await;
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&created.id, MachineState::Started).await;
-    run.worker.destroy_machine(&machine.id, true).await.unwrap();
+    run.worker
+        .destroy_machine(&machine.id, true, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&machine.id, MachineState::Destroyed).await;
     run.shut_down().await;
 }
@@ -54,7 +70,11 @@ async fn an_end_on_a_full_disk_is_recorded_once_there_is_room() {
         when: RestartWhen::No,
         ..RestartPolicy::DEFAULT
     };
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&created.id, MachineState::Started).await;
     let store = run.worker.inner.store.clone();
     store.fill_disk(&created.id).await;

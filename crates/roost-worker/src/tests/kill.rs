@@ -4,26 +4,35 @@ use super::power::Moment;
 use super::{Node, Run, samples};
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineState, Rung};
-use roost_proto::worker::WorkerApi as _;
+use roost_proto::worker::{Operation, OperationFilter, WorkerApi as _};
 
 /// The life of one machine; it is killed somewhere in it.
 async fn live(run: &Run) {
     let machine = run.started().await;
     if machine.rung == Rung::Vm {
-        run.worker.suspend_machine(&machine.id).await.unwrap();
+        run.worker
+            .suspend_machine(&machine.id, &samples::asker())
+            .await
+            .unwrap();
         run.wait(&machine.id, MachineState::Suspended).await;
-        run.worker.start_machine(&machine.id).await.unwrap();
+        run.worker
+            .start_machine(&machine.id, &samples::asker())
+            .await
+            .unwrap();
         run.wait(&machine.id, MachineState::Started).await;
     }
-    run.worker.restart_machine(&machine.id).await.unwrap();
+    run.worker
+        .restart_machine(&machine.id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&machine.id, MachineState::Started).await;
     run.worker
-        .stop_machine(&machine.id, None, None)
+        .stop_machine(&machine.id, None, None, &samples::asker())
         .await
         .unwrap();
     run.wait(&machine.id, MachineState::Stopped).await;
     run.worker
-        .destroy_machine(&machine.id, false)
+        .destroy_machine(&machine.id, false, &samples::asker())
         .await
         .unwrap();
     run.wait(&machine.id, MachineState::Destroyed).await;
@@ -33,7 +42,7 @@ async fn live(run: &Run) {
 async fn go_on(node: &Node, run: &Run, at: &str) {
     let machine = run
         .worker
-        .create_machine(samples::create("r1"))
+        .create_machine(samples::create("r1"), &samples::asker())
         .await
         .unwrap();
     let all = run.worker.machines(None).await.unwrap();
@@ -45,7 +54,12 @@ async fn go_on(node: &Node, run: &Run, at: &str) {
         return;
     }
     // It may be on its way to destruction already.
-    if run.worker.start_machine(&machine.id).await.is_ok() {
+    if run
+        .worker
+        .start_machine(&machine.id, &samples::asker())
+        .await
+        .is_ok()
+    {
         run.wait(&machine.id, MachineState::Started).await;
         assert_eq!(
             node.host.running(),
@@ -57,9 +71,26 @@ async fn go_on(node: &Node, run: &Run, at: &str) {
 }
 
 async fn end(node: &Node, run: &Run, id: &MachineId, at: &str) {
-    run.worker.destroy_machine(id, true).await.unwrap();
+    run.worker
+        .destroy_machine(id, true, &samples::asker())
+        .await
+        .unwrap();
     run.wait(id, MachineState::Destroyed).await;
     node.wait_clear(at).await;
+    // The last one ends after the machine is seen to be gone.
+    while !unfinished(run).await.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+/// Operations under way.
+async fn unfinished(run: &Run) -> Vec<Operation> {
+    let filter = OperationFilter {
+        only_unfinished: true,
+        limit: 50,
+        ..OperationFilter::default()
+    };
+    run.worker.operations(filter).await.unwrap()
 }
 
 /// Kills at the `n`th write; `false` when the life has fewer.

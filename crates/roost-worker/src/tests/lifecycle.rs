@@ -54,7 +54,7 @@ async fn a_created_machine_starts_with_its_secrets_and_ends_in_nothing() {
 
     let refused = run
         .worker
-        .destroy_machine(&machine.id, false)
+        .destroy_machine(&machine.id, false, &samples::asker())
         .await
         .unwrap_err();
     assert!(
@@ -62,7 +62,7 @@ async fn a_created_machine_starts_with_its_secrets_and_ends_in_nothing() {
         "{refused}"
     );
     run.worker
-        .stop_machine(&machine.id, None, None)
+        .stop_machine(&machine.id, None, None, &samples::asker())
         .await
         .unwrap();
     let stopped = run.wait(&machine.id, MachineState::Stopped).await;
@@ -73,7 +73,7 @@ async fn a_created_machine_starts_with_its_secrets_and_ends_in_nothing() {
     );
     node.wait_clear("").await;
     run.worker
-        .destroy_machine(&machine.id, false)
+        .destroy_machine(&machine.id, false, &samples::asker())
         .await
         .unwrap();
     run.wait(&machine.id, MachineState::Destroyed).await;
@@ -105,7 +105,7 @@ async fn a_start_that_is_refused_fails_with_its_reason_and_leaves_nothing() {
         .plan_launches([FakeLaunch::Refuse("image has no user `web`".into())]);
     let created = run
         .worker
-        .create_machine(samples::create("r1"))
+        .create_machine(samples::create("r1"), &samples::asker())
         .await
         .unwrap();
     let failed = run.wait(&created.id, MachineState::Failed).await;
@@ -115,7 +115,10 @@ async fn a_start_that_is_refused_fails_with_its_reason_and_leaves_nothing() {
     );
     assert_eq!(node.host.launches().len(), 1, "trying again would not help");
     node.wait_clear("").await;
-    run.worker.start_machine(&created.id).await.unwrap();
+    run.worker
+        .start_machine(&created.id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&created.id, MachineState::Started).await;
 }
 
@@ -126,7 +129,7 @@ async fn a_missing_image_and_a_missing_command_fail_by_name() {
     *node.images.refusal.lock() = Some("image nginx:1.25 is not in docker.io");
     let created = run
         .worker
-        .create_machine(samples::create("r1"))
+        .create_machine(samples::create("r1"), &samples::asker())
         .await
         .unwrap();
     let failed = run.wait(&created.id, MachineState::Failed).await;
@@ -137,7 +140,11 @@ async fn a_missing_image_and_a_missing_command_fail_by_name() {
     *node.images.refusal.lock() = None;
     let mut request = samples::create("r2");
     request.spec.process.entrypoint = Some(vec![]);
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     let failed = run.wait(&created.id, MachineState::Failed).await;
     assert!(failed.state_reason.unwrap().contains("no command to run"));
     assert!(node.host.launches().is_empty());
@@ -155,7 +162,7 @@ async fn a_host_failure_is_tried_again_and_then_given_up() {
         .plan_launches(vec![FakeLaunch::HostFailure("no veth".into()); 10]);
     let created = run
         .worker
-        .create_machine(samples::create("r2"))
+        .create_machine(samples::create("r2"), &samples::asker())
         .await
         .unwrap();
     let failed = run.wait(&created.id, MachineState::Failed).await;
@@ -179,7 +186,11 @@ async fn a_crash_loop_backs_off_and_gives_up() {
         retries_max: 3,
     };
     let begun = tokio::time::Instant::now();
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     let failed = run.wait(&created.id, MachineState::Failed).await;
     let reason = failed.state_reason.unwrap();
     assert!(
@@ -204,7 +215,11 @@ async fn a_clean_end_rests_and_auto_destroy_removes() {
     run.wait(&machine.id, MachineState::Stopped).await;
     let mut request = samples::create("r2");
     request.spec.auto_destroy = true;
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&created.id, MachineState::Started).await;
     node.host.exit(&created.id, exit(0));
     run.wait(&created.id, MachineState::Destroyed).await;
@@ -220,7 +235,12 @@ async fn a_machine_that_ignores_its_signal_is_killed() {
     let begun = tokio::time::Instant::now();
     let timeout = Some(Duration::from_secs(20));
     run.worker
-        .stop_machine(&machine.id, Some(StopSignal::Term), timeout)
+        .stop_machine(
+            &machine.id,
+            Some(StopSignal::Term),
+            timeout,
+            &samples::asker(),
+        )
         .await
         .unwrap();
     let stopped = run.wait(&machine.id, MachineState::Stopped).await;
@@ -242,16 +262,23 @@ async fn a_machine_destroyed_by_force_is_killed_at_once() {
     request.spec.stop.timeout = Duration::from_secs(20);
     for is_stopping in [false, true] {
         request.request_id = format!("stopping: {is_stopping}");
-        let created = run.worker.create_machine(request.clone()).await.unwrap();
+        let created = run
+            .worker
+            .create_machine(request.clone(), &samples::asker())
+            .await
+            .unwrap();
         run.wait(&created.id, MachineState::Started).await;
         let begun = tokio::time::Instant::now();
         if is_stopping {
             run.worker
-                .stop_machine(&created.id, None, None)
+                .stop_machine(&created.id, None, None, &samples::asker())
                 .await
                 .unwrap();
         }
-        run.worker.destroy_machine(&created.id, true).await.unwrap();
+        run.worker
+            .destroy_machine(&created.id, true, &samples::asker())
+            .await
+            .unwrap();
         let gone = run.wait(&created.id, MachineState::Destroyed).await;
         let signal = gone.last_exit.and_then(|exit| exit.signal);
         assert_eq!(signal, Some(9), "stopping: {is_stopping}");
@@ -267,10 +294,14 @@ async fn a_drain_waits_for_requests_under_way() {
     node.gauge.0.store(1, Ordering::SeqCst);
     let mut request = samples::create("r1");
     request.spec.services = vec![samples::service(1)];
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&created.id, MachineState::Started).await;
     run.worker
-        .stop_machine(&created.id, None, None)
+        .stop_machine(&created.id, None, None, &samples::asker())
         .await
         .unwrap();
     run.wait(&created.id, MachineState::Stopping).await;
@@ -283,10 +314,13 @@ async fn a_drain_waits_for_requests_under_way() {
     run.wait(&created.id, MachineState::Stopped).await;
     // And not for ever.
     node.gauge.0.store(1, Ordering::SeqCst);
-    run.worker.start_machine(&created.id).await.unwrap();
+    run.worker
+        .start_machine(&created.id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&created.id, MachineState::Started).await;
     run.worker
-        .stop_machine(&created.id, None, None)
+        .stop_machine(&created.id, None, None, &samples::asker())
         .await
         .unwrap();
     run.wait(&created.id, MachineState::Stopped).await;
@@ -307,13 +341,13 @@ async fn an_update_replaces_the_process_and_guards_the_version() {
     };
     let updated = run
         .worker
-        .update_machine(&machine.id, update.clone())
+        .update_machine(&machine.id, update.clone(), &samples::asker())
         .await
         .unwrap();
     assert_ne!(updated.instance_id, machine.instance_id);
     let stale = run
         .worker
-        .update_machine(&machine.id, update.clone())
+        .update_machine(&machine.id, update.clone(), &samples::asker())
         .await
         .unwrap_err();
     assert!(matches!(stale, WorkerError::Conflict(_)), "{stale}");
@@ -325,6 +359,7 @@ async fn an_update_replaces_the_process_and_guards_the_version() {
     let old = WaitFor {
         states: vec![MachineState::Started],
         instance_id: Some(machine.instance_id),
+        after_event: None,
         timeout: Duration::from_secs(1),
     };
     let replaced = run.worker.wait_machine(&machine.id, old).await.unwrap_err();
@@ -336,7 +371,7 @@ async fn an_update_replaces_the_process_and_guards_the_version() {
     };
     let refused = run
         .worker
-        .update_machine(&machine.id, skip)
+        .update_machine(&machine.id, skip, &samples::asker())
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("stop it before"), "{refused}");
@@ -348,42 +383,49 @@ async fn a_repeated_create_is_the_same_machine_and_names_are_unique() {
     let run = node.start().await;
     let first = run
         .worker
-        .create_machine(samples::create("r1"))
+        .create_machine(samples::create("r1"), &samples::asker())
         .await
         .unwrap();
     let second = run
         .worker
-        .create_machine(samples::create("r1"))
+        .create_machine(samples::create("r1"), &samples::asker())
         .await
         .unwrap();
     assert_eq!(first.id, second.id);
     let mut same_name = samples::create("r2");
     same_name.spec.name = first.spec.name.clone();
-    let taken = run.worker.create_machine(same_name).await.unwrap_err();
+    let taken = run
+        .worker
+        .create_machine(same_name, &samples::asker())
+        .await
+        .unwrap_err();
     assert!(taken.to_string().contains(first.id.as_str()), "{taken}");
     let second = run
         .worker
-        .create_machine(samples::create("r2"))
+        .create_machine(samples::create("r2"), &samples::asker())
         .await
         .unwrap();
     let third = run
         .worker
-        .create_machine(samples::create("r3"))
+        .create_machine(samples::create("r3"), &samples::asker())
         .await
         .unwrap();
     let full = run
         .worker
-        .create_machine(samples::create("r4"))
+        .create_machine(samples::create("r4"), &samples::asker())
         .await
         .unwrap_err();
     assert!(matches!(full, WorkerError::NoCapacity(_)), "{full}");
     let addresses = [first.private_ipv6, second.private_ipv6, third.private_ipv6];
     assert!(addresses[0] != addresses[1] && addresses[1] != addresses[2]);
-    run.worker.destroy_machine(&second.id, true).await.unwrap();
+    run.worker
+        .destroy_machine(&second.id, true, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&second.id, MachineState::Destroyed).await;
     let fourth = run
         .worker
-        .create_machine(samples::create("r4"))
+        .create_machine(samples::create("r4"), &samples::asker())
         .await
         .unwrap();
     assert_eq!(
@@ -406,8 +448,14 @@ async fn a_restart_makes_a_new_process_and_a_start_of_a_started_machine_does_not
     let node = Node::new();
     let run = node.start().await;
     let machine = run.started().await;
-    run.worker.start_machine(&machine.id).await.unwrap();
-    run.worker.restart_machine(&machine.id).await.unwrap();
+    run.worker
+        .start_machine(&machine.id, &samples::asker())
+        .await
+        .unwrap();
+    run.worker
+        .restart_machine(&machine.id, &samples::asker())
+        .await
+        .unwrap();
     let again = run.wait(&machine.id, MachineState::Started).await;
     assert_ne!(again.pid, machine.pid);
     assert_eq!(node.host.launches().len(), 2);
@@ -419,7 +467,11 @@ async fn a_command_runs_only_in_a_started_machine() {
     let run = node.start().await;
     let mut request = samples::create("r1");
     request.launch = Launch::Skip;
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     let command = ExecCommand {
         command: vec!["echo".into(), "hi".into()],
         stdin: vec![],
@@ -431,7 +483,10 @@ async fn a_command_runs_only_in_a_started_machine() {
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("is created"), "{refused}");
-    run.worker.start_machine(&created.id).await.unwrap();
+    run.worker
+        .start_machine(&created.id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&created.id, MachineState::Started).await;
     assert_eq!(
         run.worker.exec(&created.id, command).await.unwrap().stdout,
@@ -455,6 +510,7 @@ async fn a_wait_that_is_too_long_says_the_state() {
     let wait = WaitFor {
         states: vec![MachineState::Stopped],
         instance_id: None,
+        after_event: None,
         timeout: Duration::from_secs(2),
     };
     let late = run

@@ -29,7 +29,11 @@ async fn a_machine_stays_with_the_driver_of_the_rung_it_was_launched_on() {
     let vms = FakeHost::of_rung(Rung::VmEmulated);
     let first = node.start_on(ladder(&node, &vms)).await;
     let request = create(Isolation::Rung(Rung::VmEmulated));
-    let created = first.worker.create_machine(request).await.unwrap();
+    let created = first
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     assert_eq!(created.rung, Rung::VmEmulated, "before it is launched, too");
     first.wait(&created.id, MachineState::Started).await;
     assert_eq!(vms.running(), std::slice::from_ref(&created.id));
@@ -58,10 +62,17 @@ async fn a_machine_stays_with_the_driver_of_the_rung_it_was_launched_on() {
         timeout: Duration::from_secs(1),
     };
     second.worker.exec(&created.id, command).await.unwrap();
-    let stop = second.worker.stop_machine(&created.id, None, None).await;
+    let stop = second
+        .worker
+        .stop_machine(&created.id, None, None, &samples::asker())
+        .await;
     stop.unwrap();
     second.wait(&created.id, MachineState::Stopped).await;
-    second.worker.start_machine(&created.id).await.unwrap();
+    second
+        .worker
+        .start_machine(&created.id, &samples::asker())
+        .await
+        .unwrap();
     let failed = second.wait(&created.id, MachineState::Failed).await;
     let reason = failed.state_reason.unwrap();
     assert!(reason.contains("qemu was removed"), "{reason}");
@@ -74,7 +85,11 @@ async fn a_rung_that_is_not_proven_fails_the_start_until_it_is() {
     let drivers = ladder(&node, &vms);
     let run = node.start_on(drivers.clone()).await;
     let request = create(Isolation::Rung(Rung::Vm));
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     let failed = run.wait(&created.id, MachineState::Failed).await;
     assert_eq!(
         failed.state_reason.as_deref(),
@@ -89,7 +104,10 @@ async fn a_rung_that_is_not_proven_fails_the_start_until_it_is() {
     );
     let proven = FakeHost::of_rung(Rung::Vm);
     drivers.set(proven.driver(), Standing::Proven);
-    run.worker.start_machine(&created.id).await.unwrap();
+    run.worker
+        .start_machine(&created.id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&created.id, MachineState::Started).await;
     assert_eq!(proven.running(), [created.id]);
 }
@@ -102,7 +120,11 @@ async fn a_machine_waits_for_the_proof_of_its_rung_and_can_be_stopped_meanwhile(
     drivers.set_standing(Rung::VmEmulated, Standing::Proving);
     let run = node.start_on(drivers.clone()).await;
     let request = create(Isolation::Rung(Rung::VmEmulated));
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     // As long as an emulated guest may take that boots in vain.
     tokio::time::sleep(Duration::from_secs(180)).await;
     let waiting = run.worker.machine(&created.id).await.unwrap();
@@ -110,10 +132,16 @@ async fn a_machine_waits_for_the_proof_of_its_rung_and_can_be_stopped_meanwhile(
     assert!(reason.contains("trying its isolation"), "{reason}");
     assert!(node.images.asked.lock().is_empty());
 
-    let stop = run.worker.stop_machine(&created.id, None, None).await;
+    let stop = run
+        .worker
+        .stop_machine(&created.id, None, None, &samples::asker())
+        .await;
     stop.unwrap();
     run.wait(&created.id, MachineState::Stopped).await;
-    run.worker.start_machine(&created.id).await.unwrap();
+    run.worker
+        .start_machine(&created.id, &samples::asker())
+        .await
+        .unwrap();
     drivers.set_standing(Rung::VmEmulated, Standing::Proven);
     run.wait(&created.id, MachineState::Started).await;
     assert_eq!(vms.launches().len(), 1);
@@ -125,9 +153,16 @@ async fn an_update_to_another_rung_leaves_nothing_on_the_old_one() {
     let vms = FakeHost::of_rung(Rung::VmEmulated);
     let run = node.start_on(ladder(&node, &vms)).await;
     let request = create(Isolation::Rung(Rung::VmEmulated));
-    let created = run.worker.create_machine(request).await.unwrap();
+    let created = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&created.id, MachineState::Started).await;
-    run.worker.suspend_machine(&created.id).await.unwrap();
+    run.worker
+        .suspend_machine(&created.id, &samples::asker())
+        .await
+        .unwrap();
     let suspended = run.wait(&created.id, MachineState::Suspended).await;
     assert_eq!(vms.snapshots(), std::slice::from_ref(&created.id));
     let mut spec = suspended.spec;
@@ -139,7 +174,7 @@ async fn an_update_to_another_rung_leaves_nothing_on_the_old_one() {
         launch: Launch::Start,
     };
     run.worker
-        .update_machine(&created.id, update)
+        .update_machine(&created.id, update, &samples::asker())
         .await
         .unwrap();
     let started = run.wait(&created.id, MachineState::Started).await;

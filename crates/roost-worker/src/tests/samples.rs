@@ -14,7 +14,7 @@ use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_model::placement::{Capacity, Overcommit};
 use roost_model::size::ByteSize;
 use roost_model::time::Timestamp;
-use roost_proto::worker::{CreateMachine, Launch, SecretEnv};
+use roost_proto::worker::{Asker, Cause, CreateMachine, Launch, SecretEnv};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -78,6 +78,12 @@ pub(crate) fn service(port: u16) -> Service {
     }
 }
 
+/// Somebody with a token.
+pub(crate) fn asker() -> Asker {
+    let (token, name) = ("tok_1".into(), "ann".into());
+    Asker::from(Cause::User { token, name })
+}
+
 /// A request for a machine that is started; its name is the request id.
 pub(crate) fn create(request_id: &str) -> CreateMachine {
     CreateMachine {
@@ -86,6 +92,7 @@ pub(crate) fn create(request_id: &str) -> CreateMachine {
         secrets: SecretEnv(BTreeMap::from([("TOKEN".into(), "hunter2".into())])),
         launch: Launch::Start,
         reservation: None,
+        lease: None,
     }
 }
 

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 async fn suspended(run: &Run) -> MachineId {
     let id = run.started().await.id;
-    run.worker.suspend_machine(&id).await.unwrap();
+    run.worker
+        .suspend_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Suspended).await;
     id
 }
@@ -31,14 +34,25 @@ async fn a_suspended_machine_takes_no_traffic_and_resumes() {
     let run = node.start().await;
     let mut request = samples::create("r1");
     request.spec.services = vec![samples::service(1)];
-    let id = run.worker.create_machine(request).await.unwrap().id;
+    let id = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap()
+        .id;
     run.wait(&id, MachineState::Started).await;
     for _ in 0..2 {
-        run.worker.suspend_machine(&id).await.unwrap();
+        run.worker
+            .suspend_machine(&id, &samples::asker())
+            .await
+            .unwrap();
     }
     let suspended = run.wait(&id, MachineState::Suspended).await;
     assert_eq!((suspended.pid, suspended.state_reason), (None, None));
-    run.worker.suspend_machine(&id).await.unwrap();
+    run.worker
+        .suspend_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     let feed = run.worker.traffic();
     let health = feed.borrow()[&suspended.spec.app].endpoints[0]
         .health
@@ -48,7 +62,10 @@ async fn a_suspended_machine_takes_no_traffic_and_resumes() {
     assert_eq!(node.host.snapshots(), std::slice::from_ref(&id));
     assert!(node.host.signals(&id).is_empty());
 
-    run.worker.start_machine(&id).await.unwrap();
+    run.worker
+        .start_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Started).await;
     assert!(node.host.launches()[1].resume);
     assert!(node.host.snapshots().is_empty());
@@ -56,7 +73,10 @@ async fn a_suspended_machine_takes_no_traffic_and_resumes() {
     assert_eq!(start.detail["resumed"], true);
     assert_eq!(start.detail["kernel"], FAKE_KERNEL);
     // And it is like any other again.
-    run.worker.restart_machine(&id).await.unwrap();
+    run.worker
+        .restart_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Started).await;
     assert!(!node.host.launches()[2].resume);
 }
@@ -71,7 +91,11 @@ async fn a_snapshot_outlives_roostd() {
     let status = second.worker.machine(&id).await.unwrap();
     assert_eq!(status.state, MachineState::Suspended);
     assert_eq!(node.host.snapshots(), std::slice::from_ref(&id));
-    second.worker.start_machine(&id).await.unwrap();
+    second
+        .worker
+        .start_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     second.wait(&id, MachineState::Started).await;
     assert_eq!(event(&second, &id, "start").await.detail["resumed"], true);
 }
@@ -82,7 +106,10 @@ async fn a_cold_start_in_place_of_a_resume_says_why() {
     let run = node.start().await;
     let id = suspended(&run).await;
     node.host.lose_snapshot(&id);
-    run.worker.start_machine(&id).await.unwrap();
+    run.worker
+        .start_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     let started = run.wait(&id, MachineState::Started).await;
     assert_eq!(
         started.state_reason.as_deref(),
@@ -101,7 +128,10 @@ async fn a_suspend_that_fails_or_hangs_leaves_the_machine_running() {
         (FakeSuspend::Hang, "not written within"),
     ] {
         node.host.plan_suspends([plan]);
-        run.worker.suspend_machine(&machine.id).await.unwrap();
+        run.worker
+            .suspend_machine(&machine.id, &samples::asker())
+            .await
+            .unwrap();
         let begun = tokio::time::Instant::now();
         let still = loop {
             let status = run.worker.machine(&machine.id).await.unwrap();
@@ -135,9 +165,16 @@ async fn a_start_while_a_suspend_fails_does_not_restart_what_runs() {
     let run = node.start().await;
     let machine = run.started().await;
     node.host.plan_suspends([FakeSuspend::Hang]);
-    run.worker.suspend_machine(&machine.id).await.unwrap();
+    run.worker
+        .suspend_machine(&machine.id, &samples::asker())
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let asked = run.worker.start_machine(&machine.id).await.unwrap();
+    let asked = run
+        .worker
+        .start_machine(&machine.id, &samples::asker())
+        .await
+        .unwrap();
     assert_eq!(asked.state, MachineState::Suspending);
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     let still = run.worker.machine(&machine.id).await.unwrap();
@@ -156,9 +193,17 @@ async fn a_machine_that_ends_while_it_is_being_suspended_rests_with_its_reason()
     node.gauge.0.store(1, Ordering::SeqCst);
     let mut request = samples::create("r1");
     request.spec.services = vec![samples::service(1)];
-    let id = run.worker.create_machine(request).await.unwrap().id;
+    let id = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap()
+        .id;
     run.wait(&id, MachineState::Started).await;
-    run.worker.suspend_machine(&id).await.unwrap();
+    run.worker
+        .suspend_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     let exit = MachineExit {
         exit_code: 1,
         signal: None,
@@ -183,11 +228,20 @@ async fn a_destruction_does_not_wait_for_a_suspend() {
     let run = node.start().await;
     let machine = run.started().await;
     node.host.plan_suspends([FakeSuspend::Hang]);
-    run.worker.suspend_machine(&machine.id).await.unwrap();
-    let refused = run.worker.destroy_machine(&machine.id, false).await;
+    run.worker
+        .suspend_machine(&machine.id, &samples::asker())
+        .await
+        .unwrap();
+    let refused = run
+        .worker
+        .destroy_machine(&machine.id, false, &samples::asker())
+        .await;
     assert!(refused.is_err(), "it may run on");
     let begun = tokio::time::Instant::now();
-    run.worker.destroy_machine(&machine.id, true).await.unwrap();
+    run.worker
+        .destroy_machine(&machine.id, true, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&machine.id, MachineState::Destroyed).await;
     assert!(begun.elapsed() < Duration::from_secs(1));
     node.wait_clear("").await;
@@ -198,22 +252,37 @@ async fn a_stop_a_restart_and_an_update_drop_the_snapshot() {
     let node = Node::on(Rung::Vm);
     let run = node.start().await;
     let id = suspended(&run).await;
-    run.worker.stop_machine(&id, None, None).await.unwrap();
+    run.worker
+        .stop_machine(&id, None, None, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Stopped).await;
     node.wait_clear("").await;
     event(&run, &id, "discard").await;
 
     let suspend_again = async || {
-        run.worker.start_machine(&id).await.unwrap();
+        run.worker
+            .start_machine(&id, &samples::asker())
+            .await
+            .unwrap();
         run.wait(&id, MachineState::Started).await;
-        run.worker.suspend_machine(&id).await.unwrap();
+        run.worker
+            .suspend_machine(&id, &samples::asker())
+            .await
+            .unwrap();
         run.wait(&id, MachineState::Suspended).await.spec
     };
     suspend_again().await;
-    run.worker.restart_machine(&id).await.unwrap();
+    run.worker
+        .restart_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Started).await;
     assert!(!node.host.launches().last().unwrap().resume);
-    run.worker.stop_machine(&id, None, None).await.unwrap();
+    run.worker
+        .stop_machine(&id, None, None, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Stopped).await;
     for launch in [Launch::Start, Launch::Skip] {
         let spec = suspend_again().await;
@@ -223,12 +292,18 @@ async fn a_stop_a_restart_and_an_update_drop_the_snapshot() {
             secrets: SecretEnv::default(),
             launch,
         };
-        run.worker.update_machine(&id, update).await.unwrap();
+        run.worker
+            .update_machine(&id, update, &samples::asker())
+            .await
+            .unwrap();
         match launch {
             Launch::Start => {
                 run.wait(&id, MachineState::Started).await;
                 assert!(!node.host.launches().last().unwrap().resume);
-                run.worker.stop_machine(&id, None, None).await.unwrap();
+                run.worker
+                    .stop_machine(&id, None, None, &samples::asker())
+                    .await
+                    .unwrap();
                 run.wait(&id, MachineState::Stopped).await;
             }
             Launch::Skip => {
@@ -243,13 +318,22 @@ async fn a_stop_a_restart_and_an_update_drop_the_snapshot() {
 }
 
 async fn suspend_again_then_destroy(node: &Node, run: &Run, id: MachineId) -> MachineId {
-    run.worker.start_machine(&id).await.unwrap();
+    run.worker
+        .start_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Started).await;
-    run.worker.suspend_machine(&id).await.unwrap();
+    run.worker
+        .suspend_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Suspended).await;
     assert_eq!(node.host.snapshots(), std::slice::from_ref(&id));
     // Without force: nothing runs.
-    run.worker.destroy_machine(&id, false).await.unwrap();
+    run.worker
+        .destroy_machine(&id, false, &samples::asker())
+        .await
+        .unwrap();
     id
 }
 
@@ -260,11 +344,17 @@ async fn a_resume_that_the_driver_refuses_ends_with_its_reason_and_no_snapshot()
     let id = suspended(&run).await;
     node.host
         .plan_launches([FakeLaunch::Refuse("no such program".into())]);
-    run.worker.start_machine(&id).await.unwrap();
+    run.worker
+        .start_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     let failed = run.wait(&id, MachineState::Failed).await;
     assert_eq!(failed.state_reason.as_deref(), Some("no such program"));
     node.wait_clear("").await;
-    run.worker.start_machine(&id).await.unwrap();
+    run.worker
+        .start_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Started).await;
     assert!(!node.host.launches().last().unwrap().resume);
 }
@@ -274,7 +364,11 @@ async fn what_cannot_be_suspended_is_refused_with_the_reason() {
     let node = Node::new();
     let run = node.start().await;
     let machine = run.started().await;
-    let refused = run.worker.suspend_machine(&machine.id).await.unwrap_err();
+    let refused = run
+        .worker
+        .suspend_machine(&machine.id, &samples::asker())
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("rung container"), "{refused}");
     run.shut_down().await;
 
@@ -282,13 +376,32 @@ async fn what_cannot_be_suspended_is_refused_with_the_reason() {
     let run = node.start().await;
     let mut request = samples::create("r1");
     request.launch = Launch::Skip;
-    let id = run.worker.create_machine(request).await.unwrap().id;
-    let refused = run.worker.suspend_machine(&id).await.unwrap_err();
+    let id = run
+        .worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap()
+        .id;
+    let refused = run
+        .worker
+        .suspend_machine(&id, &samples::asker())
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("is created"), "{refused}");
-    run.worker.start_machine(&id).await.unwrap();
+    run.worker
+        .start_machine(&id, &samples::asker())
+        .await
+        .unwrap();
     run.wait(&id, MachineState::Started).await;
     node.host.plan_suspends([FakeSuspend::Hang]);
-    run.worker.suspend_machine(&id).await.unwrap();
-    let refused = run.worker.restart_machine(&id).await.unwrap_err();
+    run.worker
+        .suspend_machine(&id, &samples::asker())
+        .await
+        .unwrap();
+    let refused = run
+        .worker
+        .restart_machine(&id, &samples::asker())
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("is suspending"), "{refused}");
 }

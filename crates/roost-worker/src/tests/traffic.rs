@@ -2,11 +2,10 @@
 
 use super::{Node, Run, samples};
 use roost_model::id::MachineId;
-use roost_model::machine::{Check, CheckKind, MachineState};
+use roost_model::machine::{Check, CheckKind, HttpCheck, MachineState};
 use roost_proto::traffic::{EndpointHealth, TrafficFeed};
 use roost_proto::worker::{CheckResult, CreateMachine, WorkerApi as _};
 use roost_runtime::tasks::Tasks;
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -58,7 +57,11 @@ fn serve(tasks: &Tasks, listener: TcpListener, status: &'static str) {
 }
 
 async fn create(run: &Run, request: CreateMachine) -> MachineId {
-    run.worker.create_machine(request).await.unwrap().id
+    run.worker
+        .create_machine(request, &samples::asker())
+        .await
+        .unwrap()
+        .id
 }
 
 #[tokio::test]
@@ -76,9 +79,15 @@ async fn a_service_takes_requests_once_its_port_is_open() {
         *health == EndpointHealth::Passing
     })
     .await;
-    run.worker.set_cordoned(&id, true).await.unwrap();
+    run.worker
+        .set_cordoned(&id, true, &samples::asker())
+        .await
+        .unwrap();
     assert_eq!(health(&feed), Some(EndpointHealth::Draining));
-    run.worker.set_cordoned(&id, false).await.unwrap();
+    run.worker
+        .set_cordoned(&id, false, &samples::asker())
+        .await
+        .unwrap();
     assert_eq!(health(&feed), Some(EndpointHealth::Passing));
 
     // Another roostd has it back in traffic when it has started.
@@ -88,11 +97,19 @@ async fn a_service_takes_requests_once_its_port_is_open() {
         health(&again.worker.traffic()),
         Some(EndpointHealth::Passing)
     );
-    again.worker.stop_machine(&id, None, None).await.unwrap();
+    again
+        .worker
+        .stop_machine(&id, None, None, &samples::asker())
+        .await
+        .unwrap();
     again.wait(&id, MachineState::Stopped).await;
     let down = EndpointHealth::Down("stopped".into());
     assert_eq!(health(&again.worker.traffic()), Some(down));
-    again.worker.destroy_machine(&id, false).await.unwrap();
+    again
+        .worker
+        .destroy_machine(&id, false, &samples::asker())
+        .await
+        .unwrap();
     again.wait(&id, MachineState::Destroyed).await;
     assert_eq!(health(&again.worker.traffic()), None);
     drop(listener);
@@ -100,17 +117,11 @@ async fn a_service_takes_requests_once_its_port_is_open() {
 }
 
 fn http_check(port: u16, grace_period: Duration) -> Check {
-    let kind = CheckKind::Http {
-        method: "GET".into(),
-        path: "/up".into(),
-        headers: BTreeMap::new(),
-    };
     Check {
-        kind,
-        port,
         interval: Duration::from_secs(1),
         timeout: Duration::from_secs(5),
         grace_period,
+        ..Check::new(CheckKind::Http(HttpCheck::get(port, "/up")))
     }
 }
 

@@ -48,9 +48,15 @@ async fn a_machine_goes_through_its_life_by_the_machines_api() {
         ok("POST", "/exec", json!({"cmd": "echo 'a b'"})).await["stdout"],
         "echo a b"
     );
+    let last = &ok("GET", "/events?limit=1", Value::Null).await[0];
     assert_eq!(
-        ok("GET", "/events?limit=1", Value::Null).await[0]["type"],
-        "uncordon"
+        (&last["type"], &last["source"]),
+        (&json!("uncordon"), &json!("user"))
+    );
+    let (_, token) = platform.call("GET", "/v1/token", Value::Null).await;
+    assert_eq!(
+        last["request"]["cause"],
+        json!({"kind": "user", "token": token["id"], "name": token["name"]})
     );
     let (status, error) = platform
         .call(

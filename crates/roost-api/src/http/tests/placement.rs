@@ -5,7 +5,9 @@ use crate::placement;
 use roost_model::placement::{Capacity, Overcommit};
 use roost_model::size::ByteSize;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
-use roost_proto::worker::{CreateMachine, Launch, SecretEnv};
+use roost_proto::worker::{Cause, CreateMachine, Launch, SecretEnv};
+use roost_testkit::sim_worker::SimWorker;
+use roost_testkit::worker_contract;
 use serde_json::{Value, json};
 
 /// Room for so many machines of 256 MiB.
@@ -15,6 +17,24 @@ fn room(n_machines: u64) -> Capacity {
         memory: ByteSize::mib(256 * n_machines),
         n_machines: 100,
         overcommit: Overcommit::NONE,
+    }
+}
+
+/// A machine of the app `web`.
+fn request() -> CreateMachine {
+    let config: MachineConfig = serde_json::from_value(web("hello")).unwrap();
+    let identity = MachineIdentity {
+        app: "web".to_owned().try_into().unwrap(),
+        name: "one".to_owned().try_into().unwrap(),
+        region: "local".to_owned().try_into().unwrap(),
+    };
+    CreateMachine {
+        request_id: "r1".into(),
+        spec: config.to_spec(identity).unwrap(),
+        secrets: SecretEnv::default(),
+        launch: Launch::Start,
+        reservation: None,
+        lease: None,
     }
 }
 
@@ -115,21 +135,16 @@ async fn a_deployment_without_room_fails_with_the_reason_and_the_old_release_ser
 async fn a_repeated_creation_is_answered_though_its_machine_took_the_last_room() {
     let dir = tempfile::tempdir().unwrap();
     let platform = start(dir.path(), room(1)).await;
-    let config: MachineConfig = serde_json::from_value(web("hello")).unwrap();
-    let identity = MachineIdentity {
-        app: "web".to_owned().try_into().unwrap(),
-        name: "one".to_owned().try_into().unwrap(),
-        region: "local".to_owned().try_into().unwrap(),
-    };
-    let request = CreateMachine {
-        request_id: "r1".into(),
-        spec: config.to_spec(identity).unwrap(),
-        secrets: SecretEnv::default(),
-        launch: Launch::Start,
-        reservation: None,
-    };
-    let create = async || placement::create(&platform.state, request.clone()).await;
+    let create =
+        async || placement::create(&platform.state, request(), &Cause::HostRestart.into()).await;
     let (first, second) = (create().await.unwrap(), create().await.unwrap());
     assert_eq!(first.id, second.id);
     platform.stop().await;
+}
+
+#[tokio::test]
+async fn the_simulated_worker_keeps_the_contract_of_room() {
+    let worker = SimWorker::new();
+    worker.set_capacity(room(4));
+    worker_contract::room(&worker, &request(), &Cause::HostRestart.into()).await;
 }

@@ -78,6 +78,7 @@ impl ListenNotice {
 pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(), SlotError> {
     let worker = &journal.state.worker;
     let deadline = Instant::now() + journal.record.wait_timeout;
+    let asker = journal.asker();
     let mut settling = Settling::default();
     let mut notice = ListenNotice::default();
     loop {
@@ -93,7 +94,7 @@ pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(
             Ok(Verdict::Healthy) => return Ok(()),
             Ok(Verdict::Waiting) => notice.look(journal, &status).await?,
             Ok(Verdict::NotStarted) => {
-                if let Err(error) = journal.insist(|| worker.start_machine(id)).await {
+                if let Err(error) = journal.insist(|| worker.start_machine(id, &asker)).await {
                     return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(
                         id, &error,
                     ))));

@@ -6,7 +6,7 @@ use roost_model::error::{Classify, Retry, chain};
 use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
 use roost_proto::rest::{DeploymentError, DeploymentStep};
-use roost_proto::worker::{WaitFor, WorkerError};
+use roost_proto::worker::{Asker, Cause, WaitFor, WorkerError};
 use roost_runtime::clock;
 use roost_store::StoreError;
 use roost_store::records::{
@@ -32,6 +32,13 @@ impl Journal {
             app,
             release,
             record,
+        })
+    }
+
+    /// Who asks for what the deployment does.
+    pub(super) fn asker(&self) -> Asker {
+        Asker::from(Cause::Deployment {
+            id: self.record.id.clone(),
         })
     }
 
@@ -162,7 +169,10 @@ impl Journal {
     /// Stops a machine, which lets it finish the requests under way, and waits until it has.
     pub(super) async fn stop(&self, id: &MachineId) -> Result<(), WorkerError> {
         let worker = &self.state.worker;
-        let status = self.insist(|| worker.stop_machine(id, None, None)).await?;
+        let asker = self.asker();
+        let status = self
+            .insist(|| worker.stop_machine(id, None, None, &asker))
+            .await?;
         let deadline = tokio::time::Instant::now() + status.spec.stop.timeout + limits::STOP_MARGIN;
         let wait = WaitFor {
             states: vec![
@@ -172,6 +182,7 @@ impl Journal {
                 MachineState::Destroyed,
             ],
             instance_id: None,
+            after_event: None,
             timeout: limits::WAIT_MAX,
         };
         loop {
@@ -184,8 +195,9 @@ impl Journal {
 
     /// Removes a machine; a missing one is fine. The error is a text for people.
     pub(super) async fn destroy(&self, id: &MachineId) -> Result<(), String> {
+        let asker = self.asker();
         match self
-            .insist(|| self.state.worker.destroy_machine(id, true))
+            .insist(|| self.state.worker.destroy_machine(id, true, &asker))
             .await
         {
             Ok(()) | Err(WorkerError::NotFound(_)) => Ok(()),

@@ -78,8 +78,9 @@ async fn create(journal: &Journal, slot: &SlotRecord) -> Result<MachineId, SlotE
         Err(error) => return Err(failed(diagnose::of_api_error(&error))),
     };
     let name = request.spec.name.to_string();
+    let asker = journal.asker();
     match journal
-        .insist(|| placement::create(state, request.clone()))
+        .insist(|| placement::create(state, request.clone(), &asker))
         .await
     {
         Ok(status) => {
@@ -123,6 +124,7 @@ async fn build_request(journal: &Journal, slot: &SlotRecord) -> Result<CreateMac
         secrets: secrets::open_all(state, &journal.app).await?,
         launch: Launch::Start,
         reservation: None,
+        lease: None,
     })
 }
 
@@ -146,8 +148,11 @@ async fn stop_old(journal: &Journal, old: &MachineId, ran: bool) -> Result<(), S
             format!("traffic leaves machine {old}"),
         )
         .await?;
+    let asker = journal.asker();
     let stopped = async {
-        journal.insist(|| worker.set_cordoned(old, true)).await?;
+        journal
+            .insist(|| worker.set_cordoned(old, true, &asker))
+            .await?;
         journal.stop(old).await
     };
     match stopped.await {

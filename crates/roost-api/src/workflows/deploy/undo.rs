@@ -52,10 +52,10 @@ pub(super) async fn undo(journal: &Journal) -> Result<(), StoreError> {
 
 /// Starts an old machine and waits until it can take traffic.
 async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
-    let worker = &journal.state.worker;
+    let (worker, asker) = (&journal.state.worker, journal.asker());
     let text = |error: WorkerError| chain(&error);
     let status = journal
-        .insist(|| worker.set_cordoned(old, false))
+        .insist(|| worker.set_cordoned(old, false, &asker))
         .await
         .map_err(text)?;
     // Its stop may have begun a moment ago, and cannot be taken back.
@@ -75,7 +75,7 @@ async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
             )
         {
             journal
-                .insist(|| worker.start_machine(old))
+                .insist(|| worker.start_machine(old, &asker))
                 .await
                 .map_err(text)?;
             asked = true;

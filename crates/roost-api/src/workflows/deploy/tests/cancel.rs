@@ -3,7 +3,7 @@
 use super::{assert_serving, ids, start};
 use crate::http::tests::{Platform, web};
 use http::StatusCode;
-use roost_proto::worker::{Launch, SecretEnv, UpdateMachine, WorkerApi as _};
+use roost_proto::worker::{Cause, Launch, SecretEnv, UpdateMachine, WorkerApi as _};
 use roost_testkit::sim_worker::Fate;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -124,7 +124,7 @@ async fn machines_of_a_deployment_are_its_own_until_its_end_and_go_with_it_whate
     update.spec.metadata.clear();
     platform
         .worker
-        .update_machine(&new.id, update)
+        .update_machine(&new.id, update, &Cause::HostRestart.into())
         .await
         .unwrap();
     cancel(&platform, &id).await;

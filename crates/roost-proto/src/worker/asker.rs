@@ -1,0 +1,120 @@
+//! Who asks for a change of a machine, and with which lease.
+
+use super::lease::LeaseNonce;
+use serde::{Deserialize, Serialize};
+
+/// What stands behind a change of a machine. It is kept in the machine's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Cause {
+    /// Somebody with a token of the API.
+    User {
+        /// Id of the token.
+        token: String,
+        /// Its name.
+        name: String,
+    },
+    /// A deployment.
+    Deployment {
+        /// Its id.
+        id: String,
+    },
+    /// The deletion of its app.
+    AppDeletion,
+    /// The machine's own schedule.
+    Schedule,
+    /// The machine's own restart policy.
+    RestartPolicy,
+    /// A request that found no machine, or machines that none came to.
+    Proxy,
+    /// The node, or the worker on it, started anew.
+    HostRestart,
+}
+
+impl Cause {
+    /// The word for it in a machine's history: what an event's `source` is.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::User { .. } => "user",
+            Self::Deployment { .. } => "deployment",
+            Self::AppDeletion => "app-deletion",
+            Self::Schedule => "schedule",
+            Self::RestartPolicy => "restart-policy",
+            Self::Proxy => "proxy",
+            Self::HostRestart => "host-restart",
+        }
+    }
+
+    /// Whether a change for this has to wait while somebody else holds a lease.
+    ///
+    /// A deployment looks for leases before it begins and takes none meanwhile; a
+    /// deleted app takes its machines along; and what keeps a machine as it is
+    /// wanted is no change.
+    pub fn heeds_leases(&self) -> bool {
+        match self {
+            Self::User { .. } | Self::Schedule | Self::Proxy => true,
+            Self::Deployment { .. }
+            | Self::AppDeletion
+            | Self::RestartPolicy
+            | Self::HostRestart => false,
+        }
+    }
+
+    /// The name of the user or the id of the deployment, where there is one.
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            Self::User { name, .. } => Some(name),
+            Self::Deployment { id } => Some(id),
+            Self::AppDeletion
+            | Self::Schedule
+            | Self::RestartPolicy
+            | Self::Proxy
+            | Self::HostRestart => None,
+        }
+    }
+}
+
+/// Who asks for a change of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    /// What stands behind the request.
+    pub cause: Cause,
+    /// The lease under which it is made.
+    pub lease_nonce: Option<LeaseNonce>,
+}
+
+impl From<Cause> for Asker {
+    /// One that holds no lease.
+    fn from(cause: Cause) -> Self {
+        Self {
+            cause,
+            lease_nonce: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cause;
+
+    #[test]
+    fn the_word_for_a_cause_is_the_kind_it_is_written_with() {
+        let causes = [
+            Cause::User {
+                token: "tok".into(),
+                name: "ann".into(),
+            },
+            Cause::Deployment { id: "dep".into() },
+            Cause::AppDeletion,
+            Cause::Schedule,
+            Cause::RestartPolicy,
+            Cause::Proxy,
+            Cause::HostRestart,
+        ];
+        for cause in causes {
+            let json = serde_json::to_value(&cause).unwrap();
+            assert_eq!(json["kind"], cause.as_str());
+            assert_eq!(serde_json::from_value::<Cause>(json).unwrap(), cause);
+        }
+    }
+}
