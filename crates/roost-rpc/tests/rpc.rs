@@ -1,0 +1,9 @@
+//! Claims about calls between nodes, over real sockets and certificates.
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+#[path = "rpc/calls.rs"]
+mod calls;
+#[path = "rpc/cluster.rs"]
+mod cluster;
+#[path = "rpc/identities.rs"]
+mod identities;
