@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+pub mod faults;
 pub mod images;
 pub mod logs;
 pub mod platform;
