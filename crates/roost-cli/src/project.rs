@@ -6,15 +6,15 @@ use crate::limits;
 use crate::output::Output;
 use base64::Engine as _;
 use roost_model::app_config::{
-    self, AppConfig, CheckSection, ConfigWarning, FileSource, ServiceSection, VmSection,
+    self, AppConfig, ConfigWarning, FileSource, ServiceSection, VmSection,
 };
 use roost_model::machine::Guest;
 use roost_model::name::AppName;
 use roost_model::size::ByteSize;
 use roost_proto::duration::WireDuration;
 use roost_proto::machine_config::{
-    CheckConfig, CheckHeader, FileConfig, GuestConfig, HttpOptions, InitConfig, MachineConfig,
-    PortConfig, RestartConfig, ServiceConfig, StopConfigWire,
+    CheckConfig, FileConfig, GuestConfig, HttpOptions, InitConfig, MachineConfig, PortConfig,
+    RestartConfig, ServiceConfig, StopConfigWire,
 };
 use std::path::{Path, PathBuf};
 
@@ -167,7 +167,7 @@ pub(crate) fn machine_config(
         checks: config
             .checks
             .iter()
-            .map(|(name, section)| (name.clone(), check(section)))
+            .map(|(name, check)| (name.clone(), check.into()))
             .collect(),
         files,
         restart: config.restart.as_ref().map(|restart| RestartConfig {
@@ -226,27 +226,7 @@ fn service(section: &ServiceSection) -> ServiceConfig {
             port(80, &["http"], section.force_https),
             port(443, &["tls", "http"], false),
         ],
-        checks: section.checks.iter().map(check).collect(),
-    }
-}
-
-fn check(section: &CheckSection) -> CheckConfig {
-    CheckConfig {
-        kind: if section.is_http { "http" } else { "tcp" }.into(),
-        port: section.port,
-        interval: section.interval.map(WireDuration),
-        timeout: section.timeout.map(WireDuration),
-        grace_period: section.grace_period.map(WireDuration),
-        method: section.method.clone(),
-        path: section.path.clone(),
-        headers: section
-            .headers
-            .iter()
-            .map(|(name, value)| CheckHeader {
-                name: name.clone(),
-                values: vec![value.clone()],
-            })
-            .collect(),
+        checks: section.checks.iter().map(CheckConfig::from).collect(),
     }
 }
 
@@ -283,6 +263,6 @@ mod tests {
         assert_eq!((spec.guest.n_cpus, spec.guest.memory.as_mib()), (2, 1024));
         assert_eq!(spec.files[0].content, b"hi");
         assert!(spec.services[0].force_https);
-        assert_eq!(spec.services[0].checks[0].port, 3000);
+        assert_eq!(spec.services[0].checks[0].kind.port(), Some(3000));
     }
 }

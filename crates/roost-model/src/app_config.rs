@@ -14,7 +14,7 @@ mod walk;
 mod tests;
 
 use crate::limits;
-use crate::machine::{Isolation, StopSignal};
+use crate::machine::{Check, Isolation, StopSignal};
 use crate::size::ByteSize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,7 +49,7 @@ pub struct AppConfig {
     /// Where the app takes traffic; `http_service` and `services` together.
     pub services: Vec<ServiceSection>,
     /// Health checks outside of services, by name.
-    pub checks: BTreeMap<String, CheckSection>,
+    pub checks: BTreeMap<String, Check>,
     /// The size of machines.
     pub vm: Option<VmSection>,
     /// When to restart.
@@ -108,28 +108,7 @@ pub struct ServiceSection {
     /// Whether to speak HTTP/2 with prior knowledge to the app.
     pub h2_backend: bool,
     /// Checks that take a machine out of routing.
-    pub checks: Vec<CheckSection>,
-}
-
-/// One health check.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct CheckSection {
-    /// Whether it is an HTTP check; else it is a TCP check.
-    pub is_http: bool,
-    /// The port; the service's when absent.
-    pub port: Option<u16>,
-    /// Time between two checks.
-    pub interval: Option<Duration>,
-    /// Time one check may take.
-    pub timeout: Option<Duration>,
-    /// Time after start in which failures do not count.
-    pub grace_period: Option<Duration>,
-    /// HTTP method.
-    pub method: Option<String>,
-    /// HTTP path.
-    pub path: Option<String>,
-    /// HTTP headers.
-    pub headers: BTreeMap<String, String>,
+    pub checks: Vec<Check>,
 }
 
 /// `[[vm]]`.

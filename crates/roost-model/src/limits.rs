@@ -1,6 +1,7 @@
 //! Bounds that more than one crate must agree on.
 
 use crate::size::ByteSize;
+use std::time::Duration;
 
 /// Longest app name: one DNS label, short enough for prefixes in front of it.
 pub const APP_NAME_BYTES_MAX: usize = 50;
@@ -16,8 +17,28 @@ pub const ENV_VARS_MAX: usize = 1_000;
 pub const APP_CONFIG_BYTES_MAX: usize = 256 * 1024;
 /// Most services in one machine config.
 pub const SERVICES_MAX: usize = 16;
-/// Most health checks in one machine config.
+/// Most health checks of one machine, those of its services included.
 pub const CHECKS_MAX: usize = 32;
+/// Shortest interval that users may give a check of a machine (Fly.io: 2 s).
+pub const CHECK_INTERVAL_MIN: Duration = Duration::from_secs(2);
+/// Shortest interval that users may give a check of a service (Fly.io: 1 s).
+pub const CHECK_INTERVAL_MIN_OF_SERVICES: Duration = Duration::from_secs(1);
+/// Longest interval and longest time of grace of a check.
+pub const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Longest time that one check may take (Fly.io: 60 s).
+pub const CHECK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// Most results in a row that a check may need to turn.
+pub const CHECK_THRESHOLD_MAX: u32 = 100;
+/// Longest name of a check.
+pub const CHECK_NAME_BYTES_MAX: usize = 64;
+/// Longest path, service, command, or headers together of a check.
+pub const CHECK_TEXT_BYTES_MAX: usize = 8 * 1024;
+/// Most headers of a check.
+pub const CHECK_HEADERS_MAX: usize = 32;
+/// Most words in the command of a check.
+pub const CHECK_COMMAND_WORDS_MAX: usize = 64;
+/// Most statuses and ranges of statuses that a check may expect.
+pub const CHECK_STATUSES_MAX: usize = 16;
 /// Largest JSON body of the REST API.
 pub const API_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Longest grace time between the stop signal and the kill (Fly.io: 300 s).

@@ -20,8 +20,13 @@
 //! a state here: an update writes a new version of the spec and goes through
 //! `Stopping` and `Starting`.
 
+mod check;
 mod guest;
 
+pub use check::{
+    Check, CheckDraft, CheckFault, CheckKind, CheckPlace, CheckPurpose, CheckTls, GrpcCheck,
+    HttpCheck, StatusRanges,
+};
 pub use guest::{CpuKind, CpuTime, Guest, SizeError, UnknownSize};
 
 use crate::image_ref::ImageRef;
@@ -53,7 +58,7 @@ pub struct MachineSpec {
     pub swap: ByteSize,
     /// Where it takes traffic.
     pub services: Vec<Service>,
-    /// Health checks that do not belong to a service, by name.
+    /// Health checks of the machine as a whole, by name.
     pub checks: BTreeMap<String, Check>,
     /// Files written before start.
     pub files: Vec<MachineFile>,
@@ -108,7 +113,7 @@ pub struct Service {
     pub force_https: bool,
     /// Whether the edge speaks HTTP/2 with prior knowledge to the app.
     pub h2_backend: bool,
-    /// Checks that take the machine out of routing while they fail.
+    /// While one of them does not pass no requests go to this service of the machine.
     pub checks: Vec<Check>,
 }
 
@@ -117,37 +122,6 @@ pub struct Service {
 pub enum ServiceProtocol {
     /// HTTP by host name, on the shared HTTP and HTTPS ports.
     Http,
-}
-
-/// A health check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// What is asked.
-    pub kind: CheckKind,
-    /// The port asked.
-    pub port: u16,
-    /// Time between two checks.
-    pub interval: Duration,
-    /// Time that one check may take.
-    pub timeout: Duration,
-    /// Time after start in which failures do not count.
-    pub grace_period: Duration,
-}
-
-/// What a health check asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckKind {
-    /// A TCP connection is accepted.
-    Tcp,
-    /// A request is answered with a status of 2xx.
-    Http {
-        /// The request method.
-        method: String,
-        /// The request path, starting with a slash.
-        path: String,
-        /// Request headers.
-        headers: BTreeMap<String, String>,
-    },
 }
 
 /// A file written into a machine before it starts.
@@ -358,16 +332,19 @@ pub enum ExitCause {
     AgentLost,
     /// The process that watched it was killed, so that how it ended is not known.
     Shim,
+    /// It was stopped because a check failed that asks for that.
+    Unhealthy,
 }
 
 impl ExitCause {
     /// All causes.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::App,
         Self::Hypervisor,
         Self::GuestPanic,
         Self::AgentLost,
         Self::Shim,
+        Self::Unhealthy,
     ];
 
     /// The word in events and records.
@@ -378,6 +355,7 @@ impl ExitCause {
             Self::GuestPanic => "guest-panic",
             Self::AgentLost => "agent-lost",
             Self::Shim => "shim",
+            Self::Unhealthy => "unhealthy",
         }
     }
 
@@ -392,6 +370,7 @@ impl ExitCause {
             Self::Shim => {
                 Some("the process that watched it was killed, so how it ended is not known")
             }
+            Self::Unhealthy => Some("it was stopped since one of its checks failed"),
         }
     }
 

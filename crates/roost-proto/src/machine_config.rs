@@ -182,13 +182,13 @@ pub struct HttpOptions {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckConfig {
-    /// `tcp` or `http`.
+    /// `tcp`, `http`, `grpc` or `exec`; the last two are additions of roost.
     #[serde(rename = "type")]
     pub kind: String,
     /// The port; a service check uses the service's port when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Time between two checks; 10 s by default, at least 1 s.
+    /// Time between two checks; 10 s by default, at least 2 s, in a service 1 s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<WireDuration>,
     /// Time one check may take; 2 s by default, at most 60 s.
@@ -197,15 +197,50 @@ pub struct CheckConfig {
     /// Time after start in which failures do not count; 5 s by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<WireDuration>,
+    /// What it decides: `readiness`, whether traffic goes to the machine; `informational`, only
+    /// whether a deploy goes on. Checks of services are always `readiness`, others are
+    /// `informational` by default.
+    #[serde(rename = "kind", skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
+    /// So many have to pass in a row before it passes; 1 by default. An addition of roost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub success_threshold: Option<u32>,
+    /// So many have to fail in a row before it fails; 1 by default, 3 with `unhealthy`. An
+    /// addition of roost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_threshold: Option<u32>,
+    /// `stop`: the machine is stopped when the check fails, and its restart policy decides
+    /// whether it is started again, as after a failure. An addition of roost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unhealthy: Option<String>,
     /// HTTP method; GET by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// HTTP path; `/` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// `http` (the default), or `https` for TLS; of `http` and `grpc` checks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// The name that the app's certificate has to be for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_server_name: Option<String>,
+    /// Whether any certificate will do.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tls_skip_verify: bool,
     /// HTTP headers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<CheckHeader>,
+    /// The HTTP statuses that pass, such as `204` or `200-299`, which is the default. An addition
+    /// of roost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_statuses: Option<Vec<String>>,
+    /// The service that a `grpc` check asks about; the server as a whole when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_service: Option<String>,
+    /// What an `exec` check runs in the machine: program and arguments. It passes with exit code 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
 }
 
 /// A header of an HTTP check.
@@ -308,8 +343,14 @@ mod tests {
             "services": [{"internal_port": 80, "ports": [
                 {"port": 80, "handlers": ["http"], "force_https": true},
                 {"port": 443, "handlers": ["tls", "http"]}],
-                "checks": [{"type": "http", "path": "/up", "interval": "2s"}]}],
-            "checks": {"alive": {"type": "tcp", "port": 80, "timeout": 1_000_000_000}},
+                "checks": [{"type": "http", "path": "/up", "interval": "1s"}]}],
+            "checks": {"alive": {"type": "tcp", "port": 80, "timeout": 1_000_000_000},
+                "https": {"type": "http", "port": 443, "protocol": "https", "tls_skip_verify": true,
+                    "tls_server_name": "a.example", "expected_statuses": ["200", "300-399"],
+                    "headers": [{"name": "Host", "values": ["a.example"]}]},
+                "grpc": {"type": "grpc", "port": 50051, "grpc_service": "a.B", "kind": "readiness"},
+                "exec": {"type": "exec", "command": ["true"], "unhealthy": "stop",
+                    "success_threshold": 2, "failure_threshold": 5}},
             "files": [{"guest_path": "/etc/x", "raw_value": "aGk="}],
             "restart": {"policy": "always"},
             "stop_config": {"signal": "SIGTERM", "timeout": "10s"},
@@ -334,7 +375,8 @@ mod tests {
             "isolation": "firecracker",
             "rootfs": {"size_gb": 0},
             "services": [{"internal_port": 0, "protocol": "udp", "ports": [{"port": 22}]}],
-            "checks": {"c": {"type": "icmp"}},
+            "checks": {"c": {"type": "icmp"}, "d": {"type": "tcp", "interval": "1s"},
+                "servicecheck-1": {"type": "tcp", "port": 1}},
             "restart": {"policy": "perhaps"},
             "stop_config": {"signal": "SIGNOPE", "timeout": "1h"},
         });
@@ -353,13 +395,28 @@ mod tests {
             "services[0].internal_port",
             "services[0].ports[0]",
             "checks.c.type",
-            "checks.c.port",
+            "checks.d.port",
+            "checks.servicecheck-1",
             "restart.policy",
             "stop_config.signal",
             "stop_config.timeout",
         ] {
             assert!(paths.contains(&path), "{path} in {paths:?}");
         }
+    }
+
+    #[test]
+    fn a_recorded_config_may_have_intervals_that_users_may_not_have() {
+        let json = serde_json::json!({
+            "image": "a", "checks": {"c": {"type": "tcp", "port": 1, "interval": "1s"}},
+        });
+        let config: MachineConfig = serde_json::from_value(json).unwrap();
+        let faults = config.to_spec(identity()).unwrap_err();
+        assert_eq!(
+            faults[0].to_string(),
+            "checks.c.interval: is shorter than 2 s"
+        );
+        assert!(config.to_recorded_spec(identity()).is_ok());
     }
 
     #[test]

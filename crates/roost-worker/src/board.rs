@@ -7,7 +7,7 @@
 
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
-use roost_model::machine::{MachineState, Service};
+use roost_model::machine::{Check, MachineState, Service};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
@@ -27,26 +27,73 @@ pub(crate) struct Entry {
     pub(crate) state: MachineState,
     pub(crate) cordoned: bool,
     pub(crate) pid: Option<u32>,
-    /// By position of the service: `None` when it takes requests, else why not.
-    pub(crate) faults: Vec<Option<String>>,
+    /// By position of the service: what is wrong with its port, if it has no checks.
+    /// Empty until it is known that the machine runs.
+    pub(crate) ports: Vec<Option<String>>,
     /// By name.
-    pub(crate) checks: BTreeMap<String, CheckStatus>,
+    pub(crate) checks: BTreeMap<String, CheckEntry>,
+}
+
+/// What is known now of one check.
+#[derive(Debug, Clone)]
+pub(crate) struct CheckEntry {
+    pub(crate) status: CheckStatus,
+    pub(crate) decides: Decides,
+}
+
+/// What a check decides about while it does not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decides {
+    /// The traffic of the service at this position.
+    Service(usize),
+    /// The traffic of all services.
+    Machine,
+    /// No traffic.
+    Nothing,
 }
 
 impl Entry {
     /// Which services take requests.
     pub(crate) fn healthy(&self) -> Vec<bool> {
-        self.faults.iter().map(Option::is_none).collect()
+        (0..self.services.len())
+            .map(|service_idx| self.fault(service_idx).is_none())
+            .collect()
+    }
+
+    /// Why a service takes no requests, for people.
+    fn fault(&self, service_idx: usize) -> Option<String> {
+        let Some(port) = self.ports.get(service_idx) else {
+            return Some("not checked yet".into());
+        };
+        let decides = |check: &&CheckEntry| match check.decides {
+            Decides::Service(idx) => idx == service_idx,
+            Decides::Machine => true,
+            Decides::Nothing => false,
+        };
+        let mut deciding = self.checks.values().filter(decides);
+        let of_checks = deciding.find_map(|check| match check.status.result {
+            CheckResult::Passing => None,
+            CheckResult::Waiting => Some(format!(
+                "check {} has not passed yet: {}",
+                check.status.name, check.status.output
+            )),
+            CheckResult::Critical => Some(format!(
+                "check {} fails: {}",
+                check.status.name, check.status.output
+            )),
+        });
+        of_checks.or_else(|| port.clone())
     }
 
     /// The results of all checks, and of the port probe of each service that has none.
     pub(crate) fn check_statuses(self, now: Timestamp) -> Vec<CheckStatus> {
-        let probes = self.services.iter().zip(&self.faults).enumerate();
+        let probes = self.services.iter().zip(&self.ports).enumerate();
         let probed = probes.filter(|(_, (service, _))| service.checks.is_empty());
         let mut statuses: Vec<CheckStatus> = probed
             .map(|(service_idx, (service, fault))| CheckStatus {
                 name: format!(
-                    "servicecheck-{service_idx:02}-port-{}",
+                    "{}{service_idx:02}-port-{}",
+                    Check::SERVICE_PREFIX,
                     service.internal_port
                 ),
                 result: match fault {
@@ -59,17 +106,16 @@ impl Entry {
                 updated_at: now,
             })
             .collect();
-        statuses.extend(self.checks.into_values());
+        statuses.extend(self.checks.into_values().map(|check| check.status));
         statuses
     }
 
     fn service_health(&self, service_idx: usize) -> EndpointHealth {
         match self.state {
             MachineState::Started if self.cordoned => EndpointHealth::Draining,
-            MachineState::Started => match self.faults.get(service_idx) {
-                Some(None) => EndpointHealth::Passing,
-                Some(Some(fault)) => EndpointHealth::Failing(fault.clone()),
-                None => EndpointHealth::Failing("not checked yet".into()),
+            MachineState::Started => match self.fault(service_idx) {
+                None => EndpointHealth::Passing,
+                Some(fault) => EndpointHealth::Failing(fault),
             },
             MachineState::Stopping | MachineState::Suspending => EndpointHealth::Draining,
             MachineState::Created
@@ -129,9 +175,15 @@ impl Board {
         change: impl FnOnce(&mut Entry) -> R,
     ) -> Option<R> {
         let mut entries = self.entries.lock();
-        let value = entries.get_mut(id).map(change);
-        self.publish(&entries);
-        value
+        let entry = entries.get_mut(id)?;
+        // Most checks find what they found before: the table of all machines
+        // is made anew only when this one looks different.
+        let before = as_published(id, entry);
+        let value = change(entry);
+        if as_published(id, entry) != before {
+            self.publish(&entries);
+        }
+        Some(value)
     }
 
     fn publish(&self, entries: &BTreeMap<MachineId, Entry>) {
@@ -149,19 +201,30 @@ impl Board {
 fn build_table(entries: &BTreeMap<MachineId, Entry>) -> TrafficTable {
     let mut table = TrafficTable::new();
     for (id, entry) in entries {
-        for (service_idx, service) in entry.services.iter().enumerate() {
-            let app: &mut AppTraffic = table.entry(entry.app.clone()).or_default();
-            app.force_https |= service.force_https;
-            app.endpoints.push(Endpoint {
-                machine_id: id.clone(),
-                region: entry.region.clone(),
-                address: SocketAddr::new(IpAddr::V4(entry.ipv4), service.internal_port),
-                health: entry.service_health(service_idx),
-                h2_backend: service.h2_backend,
-            });
+        // An app without services is not in the table.
+        if entry.services.is_empty() {
+            continue;
         }
+        let app: &mut AppTraffic = table.entry(entry.app.clone()).or_default();
+        let (force_https, endpoints) = as_published(id, entry);
+        app.force_https |= force_https;
+        app.endpoints.extend(endpoints);
     }
     table
+}
+
+/// What the table has of a machine: whether it wants HTTPS, and its endpoints.
+fn as_published(id: &MachineId, entry: &Entry) -> (bool, Vec<Endpoint>) {
+    let services = entry.services.iter().enumerate();
+    let endpoints = services.map(|(service_idx, service)| Endpoint {
+        machine_id: id.clone(),
+        region: entry.region.clone(),
+        address: SocketAddr::new(IpAddr::V4(entry.ipv4), service.internal_port),
+        health: entry.service_health(service_idx),
+        h2_backend: service.h2_backend,
+    });
+    let force_https = entry.services.iter().any(|service| service.force_https);
+    (force_https, endpoints.collect())
 }
 
 #[cfg(test)]
@@ -182,7 +245,7 @@ mod tests {
             state,
             cordoned: false,
             pid: None,
-            faults: vec![None],
+            ports: vec![None],
             checks: BTreeMap::new(),
         }
     }

@@ -8,7 +8,8 @@
 //!    │                              BackingOff ◀── ended, policy restarts ┘   │
 //!    │                                                                        │ wanted:
 //!    │      exited              exited               timer         drained    │ rest,
-//!    └── Killing ◀── timer ── Terminating ◀────────────────────── Draining ◀──┘ new version
+//!    └── Killing ◀── timer ── Terminating ◀────────────────────── Draining ◀──┘ new version,
+//!        (an unhealthy machine goes on to BackingOff, by policy)                 unhealthy
 //!
 //!           wanted: suspend            drained              snapshot is whole
 //!  Running ────────────────▶ Quieting ─────────▶ Suspending ───────────────▶ Resting
@@ -131,6 +132,8 @@ pub(crate) enum Event {
     StartFailed(AfterFailure),
     /// The process ended.
     Exited(AfterExit),
+    /// A check fails that asks for the machine to be stopped.
+    Unhealthy,
     /// No requests are under way, or the drain time is over.
     Drained,
     /// The snapshot is whole and the process is gone.
@@ -156,6 +159,8 @@ pub(crate) enum Action {
     Launch,
     /// Record that it runs, watch for its end, begin its checks.
     Announce,
+    /// Record which check asks for a stop.
+    RecordUnhealthy,
     /// End its checks and take it out of traffic.
     Withdraw,
     /// Wait for requests under way.
@@ -233,6 +238,13 @@ pub(crate) fn on_event(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
             phase => (phase, vec![]),
         },
         Event::StartFailed(after) => on_start_failed(phase, after),
+        Event::Unhealthy => match phase {
+            Phase::Running => (
+                Phase::Draining,
+                vec![Action::RecordUnhealthy, Action::Withdraw, Action::Drain],
+            ),
+            phase => (phase, vec![]),
+        },
         Event::Drained => match phase {
             Phase::Draining => (Phase::Terminating, vec![Action::SignalStop]),
             Phase::Quieting => (Phase::Suspending, vec![Action::Suspend]),
@@ -337,49 +349,33 @@ fn on_kick(phase: Phase, wish: Wish) -> (Phase, Vec<Action>) {
     }
 }
 
+/// What a restart policy has no say about, since somebody asked for the end,
+/// is told as [`AfterExit::Stay`].
 fn on_exit(phase: Phase, after: AfterExit) -> (Phase, Vec<Action>) {
-    match (phase, after) {
-        (Phase::Adopting | Phase::Running, AfterExit::RestartAt(at)) => (
+    match phase {
+        Phase::Adopting
+        | Phase::Running
+        | Phase::Draining
+        | Phase::Quieting
+        | Phase::Suspending
+        | Phase::Terminating
+        | Phase::Killing => {}
+        // Without a process: told late or twice.
+        Phase::Resting(_)
+        | Phase::Resolving
+        | Phase::Launching
+        | Phase::BackingOff(_)
+        | Phase::Removing
+        | Phase::Gone => return (phase, vec![]),
+    }
+    match after {
+        AfterExit::RestartAt(at) => (
             Phase::BackingOff(at),
             vec![Action::RecordEnd, Action::ArmBackoff(at)],
         ),
-        (Phase::Adopting | Phase::Running, AfterExit::Stay) => {
-            (Phase::Resting(Rest::Stopped), vec![Action::RecordEnd])
-        }
-        (Phase::Adopting | Phase::Running, AfterExit::GiveUp) => {
-            (Phase::Resting(Rest::Failed), vec![Action::RecordEnd])
-        }
-        (Phase::Adopting | Phase::Running, AfterExit::Destroy) => {
-            (Phase::Removing, vec![Action::RecordEnd, Action::Remove])
-        }
-        // It was asked to stop: policy has no say, but a machine that was to
-        // be removed when it ends is.
-        (
-            Phase::Draining
-            | Phase::Quieting
-            | Phase::Suspending
-            | Phase::Terminating
-            | Phase::Killing,
-            AfterExit::Destroy,
-        ) => (Phase::Removing, vec![Action::RecordEnd, Action::Remove]),
-        (
-            Phase::Draining
-            | Phase::Quieting
-            | Phase::Suspending
-            | Phase::Terminating
-            | Phase::Killing,
-            AfterExit::RestartAt(_) | AfterExit::Stay | AfterExit::GiveUp,
-        ) => (Phase::Resting(Rest::Stopped), vec![Action::RecordEnd]),
-        // Without a process: told late or twice.
-        (
-            phase @ (Phase::Resting(_)
-            | Phase::Resolving
-            | Phase::Launching
-            | Phase::BackingOff(_)
-            | Phase::Removing
-            | Phase::Gone),
-            AfterExit::RestartAt(_) | AfterExit::Stay | AfterExit::GiveUp | AfterExit::Destroy,
-        ) => (phase, vec![]),
+        AfterExit::Stay => (Phase::Resting(Rest::Stopped), vec![Action::RecordEnd]),
+        AfterExit::GiveUp => (Phase::Resting(Rest::Failed), vec![Action::RecordEnd]),
+        AfterExit::Destroy => (Phase::Removing, vec![Action::RecordEnd, Action::Remove]),
     }
 }
 

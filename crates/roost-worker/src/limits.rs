@@ -52,10 +52,34 @@ pub(crate) const PROBE_FAST_PERIOD: Duration = Duration::from_secs(60);
 pub(crate) const PROBE_INTERVAL_SLOW: Duration = Duration::from_secs(1);
 /// Longest one such try may take.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Health checks that run at the same moment on one node.
-pub(crate) const CHECKS_IN_FLIGHT_MAX: usize = 64;
-/// Text of a check's response that is kept.
+/// Pause after the first run of a check that has not passed yet; doubles with each further one.
+pub(crate) const FIRST_PASS_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// The most that it grows to while the machine is young.
+pub(crate) const FIRST_PASS_INTERVAL: Duration = Duration::from_millis(250);
+/// The same of checks that run a command.
+pub(crate) const FIRST_PASS_INTERVAL_OF_COMMANDS: Duration = Duration::from_secs(2);
+/// The first run of a check of a machine that was just started comes within this time.
+pub(crate) const CHECK_FIRST_PAUSE_MAX: Duration = Duration::from_millis(5);
+/// The first runs of checks that passed before the worker was restarted are spread over this time,
+/// or their interval if that is shorter.
+pub(crate) const CHECK_SPREAD_MAX: Duration = Duration::from_secs(30);
+/// Checks over the network that run at the same moment on one node.
+///
+/// One that hangs costs a connection and little memory, for a minute at most.
+pub(crate) const CHECKS_IN_FLIGHT_MAX: usize = 512;
+/// Checks that run a command at the same moment on one node; each costs processes, and up to twice
+/// `EXEC_OUTPUT_BYTES_MAX`.
+pub(crate) const COMMAND_CHECKS_IN_FLIGHT_MAX: usize = 16;
+/// Checks that run at the same moment in one machine.
+pub(crate) const CHECKS_PER_MACHINE_MAX: usize = 4;
+/// Text of a check's answer that is kept.
 pub(crate) const CHECK_OUTPUT_BYTES_MAX: usize = 512;
+/// Largest status line and headers that a check reads, in bytes.
+pub(crate) const CHECK_HEAD_BYTES_MAX: u32 = 32 * 1024;
+/// Largest message that a gRPC check reads.
+pub(crate) const CHECK_GRPC_BYTES_MAX: usize = 4 * 1024;
+/// Wait for the start of a body once the status is known.
+pub(crate) const CHECK_BODY_WAIT: Duration = Duration::from_millis(500);
 /// Time that start waits for machines to be adopted; late ones go on by themselves.
 pub(crate) const ADOPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the housekeeper runs.

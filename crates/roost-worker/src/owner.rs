@@ -13,6 +13,7 @@ mod actions;
 mod outcome;
 mod suspend;
 
+use crate::health::Unhealthy;
 use crate::images::ResolvedImage;
 use crate::lifecycle::{Action, Event, Phase, Rest, Wish, on_event};
 use crate::limits;
@@ -92,6 +93,10 @@ pub(crate) struct Owner {
     exit_watch: Option<BoxFuture<'static, MachineExit>>,
     /// Ends the checks of the process that runs.
     checks: Option<CancellationToken>,
+    /// Resolves when one of them asks for a stop.
+    unhealthy: Option<BoxFuture<'static, Unhealthy>>,
+    /// What it said, to be recorded.
+    ailment: Option<Unhealthy>,
     /// The rung that it was launched on last.
     rung: Option<Rung>,
     starting: Option<Box<Start>>,
@@ -141,6 +146,8 @@ impl Owner {
             operation: None,
             exit_watch: None,
             checks: None,
+            unhealthy: None,
+            ailment: None,
             rung: row.rung,
             starting: None,
             pid: None,
@@ -184,6 +191,7 @@ impl Owner {
                 return Ok(());
             }
             let (operation, exit_watch) = (&mut self.operation, &mut self.exit_watch);
+            let unhealthy = &mut self.unhealthy;
             tokio::select! {
                 biased;
                 // Cancel-safe: the token remembers that it fired.
@@ -197,6 +205,12 @@ impl Owner {
                 happened = poll_slot(operation) => {
                     self.operation = None;
                     self.on_happened(happened).await?;
+                }
+                // Cancel-safe: as above.
+                ailment = poll_slot(unhealthy) => {
+                    self.unhealthy = None;
+                    self.ailment = Some(ailment);
+                    self.handle_event(Event::Unhealthy).await?;
                 }
                 // Cancel-safe: a kick that is not taken is kept.
                 () = self.handle.kick.notified() => {}
@@ -305,6 +319,7 @@ impl Owner {
             }
             Action::Launch => self.launch().await,
             Action::Announce => self.announce().await,
+            Action::RecordUnhealthy => self.record_unhealthy().await,
             Action::Withdraw => self.withdraw().await,
             Action::Drain => {
                 self.drain();
@@ -388,6 +403,7 @@ impl Owner {
     }
 
     fn cancel_checks(&mut self) {
+        self.unhealthy = None;
         if let Some(checks) = self.checks.take() {
             checks.cancel();
         }

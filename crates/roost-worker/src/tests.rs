@@ -3,6 +3,7 @@
 mod adoption;
 mod capacity;
 mod disk_full;
+mod health;
 mod kill;
 mod lifecycle;
 mod operations;

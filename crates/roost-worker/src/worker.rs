@@ -3,6 +3,7 @@
 use crate::board::{Board, Entry};
 use crate::config::{StartWorkerError, WorkerConfig};
 use crate::drivers::Drivers;
+use crate::health::Asker;
 use crate::housekeeping;
 use crate::images::ImageSource;
 use crate::limits;
@@ -20,7 +21,7 @@ use roost_runtime::tasks::Tasks;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// The owner of the machines of one node.
 pub struct Worker {
@@ -63,8 +64,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     pub(crate) board: Board,
-    /// Bounds the health checks that run at once.
-    pub(crate) check_slots: Semaphore,
+    pub(crate) asker: Asker,
     handles: Mutex<HashMap<MachineId, Arc<Handle>>>,
 }
 
@@ -138,7 +138,7 @@ impl Worker {
             clock,
             tasks: tasks.clone(),
             board: Board::new(),
-            check_slots: Semaphore::new(limits::CHECKS_IN_FLIGHT_MAX),
+            asker: Asker::new(),
             handles: Mutex::default(),
         });
         housekeeping::remove_leftovers(&inner).await;
@@ -314,7 +314,7 @@ pub(crate) fn entry_of(inner: &Inner, row: &Row) -> Entry {
         state,
         cordoned: row.cordoned,
         pid: None,
-        faults: vec![],
+        ports: vec![],
         checks: BTreeMap::new(),
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Values of the wrong kind were reported before; here they read as absent.
 
+mod checks;
+
 use super::tree::{Node, Value};
 use super::walk::fraction;
 use super::{
-    AppConfig, BuildSection, CheckSection, DeploySection, FileSection, FileSource, Findings,
-    RestartSection, ServiceSection, VmSection,
+    AppConfig, BuildSection, DeploySection, FileSection, FileSource, Findings, RestartSection,
+    ServiceSection, VmSection,
 };
 use crate::duration::parse_go_duration;
 use crate::limits;
@@ -56,7 +58,7 @@ pub(super) fn app_config(root: &Node, findings: &mut Findings) -> AppConfig {
         env: env(root, findings),
         process: process(root, findings),
         services: services(root, findings),
-        checks: checks(root, findings),
+        checks: checks::of_machine(root, findings),
         vm: vm(root, findings),
         restart: restart(root, findings),
         files: files(root, findings),
@@ -331,12 +333,11 @@ fn services(root: &Node, findings: &mut Findings) -> Vec<ServiceSection> {
         let h2_backend = table
             .get("http_options")
             .is_some_and(|options| flag(options, "h2_backend"));
-        let mut checks = Vec::new();
-        for (path, item) in tables(table, "checks") {
-            checks.push(check(item, &format!("http_service.{path}"), true, findings));
-        }
+        let internal_port = internal_port(table, "http_service.", findings);
+        let checks =
+            checks::of_service(table, "http_service", &["checks"], internal_port, findings);
         services.push(ServiceSection {
-            internal_port: internal_port(table, "http_service.", findings),
+            internal_port,
             force_https: flag(table, "force_https"),
             h2_backend,
             checks,
@@ -414,113 +415,15 @@ fn tcp_service(table: &Node, path: &str, findings: &mut Findings) -> ServiceSect
             .get("http_options")
             .is_some_and(|options| flag(options, "h2_backend"));
     }
-    let mut checks = Vec::new();
-    for (key, is_http) in [("tcp_checks", false), ("http_checks", true)] {
-        for (check_path, item) in tables(table, key) {
-            // Old generators leave empty check tables behind.
-            if !item.entries().is_empty() {
-                checks.push(check(
-                    item,
-                    &format!("{path}.{check_path}"),
-                    is_http,
-                    findings,
-                ));
-            }
-        }
-    }
     let internal_port = internal_port(table, &format!("{path}."), findings);
+    let keys = ["tcp_checks", "http_checks", "grpc_checks", "exec_checks"];
+    let checks = checks::of_service(table, path, &keys, internal_port, findings);
     ServiceSection {
         internal_port,
         force_https,
         h2_backend,
         checks,
     }
-}
-
-fn check(table: &Node, path: &str, is_http: bool, findings: &mut Findings) -> CheckSection {
-    if let Some(node) = table.get("protocol")
-        && let Some(protocol) = node.text()
-        && protocol != "http"
-    {
-        let problem = "is refused: checks speak plain HTTP to the app; use \"http\"";
-        findings.error(node.line, format!("{path}.protocol"), problem);
-    }
-    let section = CheckSection {
-        is_http,
-        port: number(table, "port", &format!("{path}."), (1, 65_535), findings),
-        interval: duration(table, "interval", Unit::Milliseconds),
-        timeout: duration(table, "timeout", Unit::Milliseconds),
-        grace_period: duration(table, "grace_period", Unit::Milliseconds),
-        method: text(table, "method").map(|method| method.to_ascii_uppercase()),
-        path: text(table, "path"),
-        headers: scalars(table, "headers"),
-    };
-    if section
-        .interval
-        .is_some_and(|interval| interval < Duration::from_secs(1))
-    {
-        findings.error(
-            line_of(table, "interval"),
-            format!("{path}.interval"),
-            "is shorter than 1 s",
-        );
-    }
-    if section
-        .timeout
-        .is_some_and(|timeout| timeout.is_zero() || timeout > Duration::from_secs(60))
-    {
-        findings.error(
-            line_of(table, "timeout"),
-            format!("{path}.timeout"),
-            "is not between 1 ms and 60 s",
-        );
-    }
-    if section
-        .path
-        .as_ref()
-        .is_some_and(|path| !path.starts_with('/'))
-    {
-        findings.error(
-            line_of(table, "path"),
-            format!("{path}.path"),
-            "must start with a slash",
-        );
-    }
-    section
-}
-
-fn checks(root: &Node, findings: &mut Findings) -> BTreeMap<String, CheckSection> {
-    let fallback = root
-        .get("http_service")
-        .map(|table| internal_port(table, "http_service.", &mut Findings::default()));
-    let mut checks = BTreeMap::new();
-    for entry in root.get("checks").map_or(&[][..], Node::entries) {
-        let path = format!("checks.{}", entry.key);
-        let table = &entry.node;
-        if table.entries().is_empty() {
-            continue;
-        }
-        check_groups(table, &path, findings);
-        let is_http = match table.get("type").map(Node::text) {
-            Some(Some("http")) => true,
-            Some(Some("tcp")) => false,
-            _ => {
-                findings.error(
-                    line_of(table, "type"),
-                    format!("{path}.type"),
-                    "must be \"http\" or \"tcp\"",
-                );
-                false
-            }
-        };
-        let mut section = check(table, &path, is_http, findings);
-        section.port = section.port.or(fallback);
-        if section.port.is_none() {
-            findings.error(entry.line, format!("{path}.port"), "is missing");
-        }
-        checks.insert(entry.key.clone(), section);
-    }
-    checks
 }
 
 fn vm(root: &Node, findings: &mut Findings) -> Option<VmSection> {

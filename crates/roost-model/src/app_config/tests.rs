@@ -2,7 +2,7 @@
 
 use super::keys::{ALIASES, KEYS, Status, rule};
 use super::{AppConfig, ConfigErrors, ConfigWarning, FileSource, parse};
-use crate::machine::{Isolation, Rung};
+use crate::machine::{CheckKind, CheckPurpose, CheckTls, GrpcCheck, Isolation, Rung};
 use crate::size::ByteSize;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -166,10 +166,10 @@ raw_value = "hello"
     assert!(service.force_https && service.internal_port == 3000);
     assert_eq!(
         service.checks[0].interval,
-        Some(Duration::from_secs(5)),
+        Duration::from_secs(5),
         "integers in checks are milliseconds"
     );
-    assert_eq!(config.checks["alive"].port, Some(3001));
+    assert_eq!(config.checks["alive"].kind.port(), Some(3001));
     assert_eq!(config.vm.unwrap().memory, Some(ByteSize::gib(1)));
     assert_eq!(config.restart.unwrap().policy, "no");
     assert_eq!(config.files[0].source, FileSource::Text("hello".into()));
@@ -229,7 +229,10 @@ fn old_spellings_are_tolerated() {
     assert_eq!(config.env["A"], "b");
     assert_eq!(config.build.target.as_deref(), Some("x"));
     assert_eq!(config.services[0].internal_port, 80);
-    assert_eq!(config.services[0].checks[0].headers["a"], "b");
+    let CheckKind::Http(http) = &config.services[0].checks[0].kind else {
+        panic!("not an HTTP check: {:?}", config.services[0].checks);
+    };
+    assert_eq!((http.port, http.headers["a"].as_str()), (80, "b"));
     assert!(config.checks.contains_key("c"));
 }
 
@@ -269,6 +272,109 @@ fn what_is_not_toml_and_what_is_too_large_is_refused_with_the_reason() {
     assert!(bad(&large).to_string().contains("is the most"));
     let deep = format!("a = {}1{}", "[".repeat(10_000), "]".repeat(10_000));
     assert!(parse(&deep, "t").is_err());
+}
+
+#[test]
+fn checks_of_all_kinds_are_read() {
+    let (config, warnings) = ok(r#"
+[http_service]
+internal_port = 3000
+[[http_service.checks]]
+protocol = "https"
+tls_server_name = "a.example"
+expected_statuses = ["200-299", "401"]
+method = "head"
+[[http_service.checks]]
+type = "grpc"
+grpc_service = "shop.Cart"
+[[services]]
+internal_port = 80
+[[services.grpc_checks]]
+[[services.exec_checks]]
+command = "redis-cli ping"
+success_threshold = 2
+[[services.http_checks]]
+interval = 100
+timeout = "5m"
+tls_skip_verify = false
+[checks.alive]
+type = "exec"
+command = ["/bin/check", "-q"]
+kind = "readiness"
+failure_threshold = 4
+unhealthy = "stop"
+"#);
+    let (web, second) = (&config.services[0], &config.services[1]);
+    let CheckKind::Http(http) = &web.checks[0].kind else {
+        panic!("not an HTTP check");
+    };
+    let server_name = Some("a.example".to_owned());
+    let skip_verify = false;
+    assert_eq!(
+        http.tls,
+        Some(CheckTls {
+            server_name,
+            skip_verify
+        })
+    );
+    assert!(http.statuses.contains(401) && http.method == "HEAD");
+    let grpc = GrpcCheck {
+        port: 3000,
+        service: "shop.Cart".into(),
+        tls: None,
+    };
+    assert_eq!(web.checks[1].kind, CheckKind::Grpc(grpc));
+    let times = |idx: usize| (second.checks[idx].interval, second.checks[idx].timeout);
+    assert_eq!(
+        times(0),
+        (Duration::from_secs(1), Duration::from_secs(60)),
+        "clamped"
+    );
+    let command = vec!["redis-cli".to_owned(), "ping".to_owned()];
+    assert_eq!(second.checks[1].kind, CheckKind::Exec { command });
+    assert_eq!(second.checks[1].success_threshold, 2);
+    let alive = &config.checks["alive"];
+    assert!(alive.stops_unhealthy && alive.failure_threshold == 4);
+    assert_eq!(alive.purpose, CheckPurpose::Readiness);
+    let paths: Vec<&str> = warnings
+        .iter()
+        .map(|warning| warning.path.as_str())
+        .collect();
+    let of_check = |key| format!("services[0].http_checks[0].{key}");
+    assert_eq!(paths, [of_check("interval"), of_check("timeout")]);
+}
+
+#[test]
+fn faults_of_checks_are_named_with_their_lines() {
+    let errors = bad(
+        "[checks.a]\ntype = 'tcp'\n[checks.b]\ntype = 'icmp'\nport = 1\n[checks.c]\ntype = 'tcp'\nport = 1\n\
+        interval = '1s'\ntimeout = '61s'\n[checks.d]\ntype = 'exec'\n[checks.e]\ntype = 'tcp'\nport = 1\npath = '/'\n\
+        [checks.servicecheck-00]\ntype = 'tcp'\nport = 70000\n[[services]]\n[[services.http_checks]]\n\
+        kind = 'liveness'\nprotocol = 'ws'\nexpected_statuses = ['2xx']\n",
+    );
+    let text = errors.to_string();
+    for part in [
+        "roost.toml:1: `checks.a.port` is missing",
+        "roost.toml:4: `checks.b.type` must be one of tcp, http, grpc, exec",
+        "roost.toml:10: `checks.c.timeout` must be more than 0 and at most 60 s",
+        "`checks.d.command` is missing",
+        "roost.toml:16: `checks.e.path` has no meaning in a check of type tcp, only of http",
+        "`checks.servicecheck-00` has a name like those of the checks of services",
+        "roost.toml:19: `checks.servicecheck-00.port` must be between 1 and 65535, but is 70000",
+        "`services[0].http_checks[0].kind` must be informational or readiness; `unhealthy",
+        "`services[0].http_checks[0].protocol` must be \"http\" or \"https\"",
+        "`services[0].http_checks[0].expected_statuses` `2xx` is not a status",
+    ] {
+        assert!(text.contains(part), "{part}\nin\n{text}");
+    }
+    assert_eq!(errors.errors.len(), 10, "each once:\n{text}");
+    let short = bad("[checks.c]\ntype = 'tcp'\nport = 1\ninterval = '1s'");
+    assert!(
+        short
+            .to_string()
+            .contains("`checks.c.interval` is shorter than 2 s"),
+        "{short}"
+    );
 }
 
 proptest! {

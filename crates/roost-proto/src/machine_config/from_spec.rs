@@ -7,7 +7,7 @@ use super::{
 use crate::duration::WireDuration;
 use base64::Engine as _;
 use roost_model::machine::{
-    Check, CheckKind, CpuKind, Isolation, MachineFile, MachineSpec, RestartWhen, Service,
+    Check, CheckKind, CheckTls, CpuKind, Isolation, MachineFile, MachineSpec, RestartWhen, Service,
 };
 use roost_model::size::ByteSize;
 
@@ -90,34 +90,54 @@ impl From<&Service> for ServiceConfig {
 impl From<&Check> for CheckConfig {
     fn from(check: &Check) -> Self {
         let base = Self {
-            port: Some(check.port),
+            kind: check.kind.as_str().into(),
+            port: check.kind.port(),
             interval: Some(WireDuration(check.interval)),
             timeout: Some(WireDuration(check.timeout)),
             grace_period: Some(WireDuration(check.grace_period)),
+            purpose: Some(check.purpose.as_str().into()),
+            success_threshold: Some(check.success_threshold),
+            failure_threshold: Some(check.failure_threshold),
+            unhealthy: check.stops_unhealthy.then(|| "stop".into()),
             ..Self::default()
         };
         match &check.kind {
-            CheckKind::Tcp => Self {
-                kind: "tcp".into(),
+            CheckKind::Tcp { .. } => base,
+            CheckKind::Http(http) => Self {
+                method: Some(http.method.clone()),
+                path: Some(http.path.clone()),
+                headers: http.headers.iter().map(CheckHeader::from).collect(),
+                expected_statuses: Some(http.statuses.to_texts()),
+                ..base.with_tls(http.tls.as_ref())
+            },
+            CheckKind::Grpc(grpc) => Self {
+                grpc_service: Some(grpc.service.clone()),
+                ..base.with_tls(grpc.tls.as_ref())
+            },
+            CheckKind::Exec { command } => Self {
+                command: Some(command.clone()),
                 ..base
             },
-            CheckKind::Http {
-                method,
-                path,
-                headers,
-            } => Self {
-                kind: "http".into(),
-                method: Some(method.clone()),
-                path: Some(path.clone()),
-                headers: headers
-                    .iter()
-                    .map(|(name, value)| CheckHeader {
-                        name: name.clone(),
-                        values: vec![value.clone()],
-                    })
-                    .collect(),
-                ..base
-            },
+        }
+    }
+}
+
+impl CheckConfig {
+    fn with_tls(self, tls: Option<&CheckTls>) -> Self {
+        Self {
+            protocol: Some(if tls.is_some() { "https" } else { "http" }.into()),
+            tls_server_name: tls.and_then(|tls| tls.server_name.clone()),
+            tls_skip_verify: tls.is_some_and(|tls| tls.skip_verify),
+            ..self
+        }
+    }
+}
+
+impl From<(&String, &String)> for CheckHeader {
+    fn from((name, value): (&String, &String)) -> Self {
+        Self {
+            name: name.clone(),
+            values: vec![value.clone()],
         }
     }
 }

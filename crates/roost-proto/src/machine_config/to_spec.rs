@@ -4,13 +4,12 @@ use super::{
     CheckConfig, ConfigFault, GuestConfig, MachineConfig, MachineIdentity, PortConfig,
     ServiceConfig,
 };
-use crate::duration::WireDuration;
 use base64::Engine as _;
 use roost_model::image_ref::ImageRef;
 use roost_model::limits;
 use roost_model::machine::{
-    Check, CheckKind, CpuKind, Guest, Isolation, MachineFile, MachineSpec, ProcessSpec,
-    RestartPolicy, RestartWhen, Service, ServiceProtocol, StopConfig, StopSignal,
+    Check, CheckDraft, CheckPlace, CpuKind, Guest, Isolation, MachineFile, MachineSpec,
+    ProcessSpec, RestartPolicy, RestartWhen, Service, ServiceProtocol, StopConfig, StopSignal,
 };
 use roost_model::name::check_env_name;
 use roost_model::size::ByteSize;
@@ -19,11 +18,15 @@ use std::time::Duration;
 
 /// Collects every fault instead of stopping at the first.
 #[derive(Debug, Default)]
-struct Faults(Vec<ConfigFault>);
+struct Faults {
+    found: Vec<ConfigFault>,
+    /// Whether the config was accepted once, by rules that may have been others.
+    of_record: bool,
+}
 
 impl Faults {
     fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
-        self.0.push(ConfigFault {
+        self.found.push(ConfigFault {
             path: path.into(),
             problem: problem.into(),
         });
@@ -33,7 +36,25 @@ impl Faults {
 impl MachineConfig {
     /// The spec that this config asks for, or everything that is wrong with it.
     pub fn to_spec(&self, identity: MachineIdentity) -> Result<MachineSpec, Vec<ConfigFault>> {
-        let mut faults = Faults::default();
+        self.convert(identity, Faults::default())
+    }
+
+    /// The spec of a config that was accepted once: what is only a rule for
+    /// users, such as how often they may have something checked, is let be.
+    pub fn to_recorded_spec(
+        &self,
+        identity: MachineIdentity,
+    ) -> Result<MachineSpec, Vec<ConfigFault>> {
+        let of_record = true;
+        let found = vec![];
+        self.convert(identity, Faults { found, of_record })
+    }
+
+    fn convert(
+        &self,
+        identity: MachineIdentity,
+        mut faults: Faults,
+    ) -> Result<MachineSpec, Vec<ConfigFault>> {
         let image = ImageRef::parse(&self.image)
             .map_err(|error| faults.add("image", error.to_string()))
             .ok();
@@ -56,7 +77,7 @@ impl MachineConfig {
             env: self.env.clone(),
         };
         match image {
-            Some(image) if faults.0.is_empty() => Ok(MachineSpec {
+            Some(image) if faults.found.is_empty() => Ok(MachineSpec {
                 app: identity.app,
                 name: identity.name,
                 region: identity.region,
@@ -74,7 +95,7 @@ impl MachineConfig {
                 auto_destroy: self.auto_destroy,
                 metadata: self.metadata.clone(),
             }),
-            _ => Err(faults.0),
+            _ => Err(faults.found),
         }
     }
 
@@ -162,13 +183,24 @@ impl MachineConfig {
     }
 
     fn to_checks(&self, faults: &mut Faults) -> BTreeMap<String, Check> {
-        if self.checks.len() > limits::CHECKS_MAX {
-            faults.add("checks", format!("more than {} checks", limits::CHECKS_MAX));
+        let of_services = self.services.iter().map(|service| service.checks.len());
+        let n_checks = self.checks.len() + of_services.sum::<usize>();
+        if n_checks > limits::CHECKS_MAX && !faults.of_record {
+            let most = limits::CHECKS_MAX;
+            faults.add(
+                "checks",
+                format!("{n_checks} with those of services, and {most} is the most"),
+            );
         }
         let mut checks = BTreeMap::new();
         for (name, check) in &self.checks {
-            let check = check.to_check(&format!("checks.{name}"), None, faults);
-            checks.insert(name.clone(), check);
+            let path = format!("checks.{}", name.escape_debug());
+            if let Some(problem) = Check::name_problem(name).filter(|_| !faults.of_record) {
+                faults.add(path.clone(), problem);
+            }
+            if let Some(check) = check.to_check(&path, CheckPlace::Machine, faults) {
+                checks.insert(name.clone(), check);
+            }
         }
         checks
     }
@@ -293,12 +325,10 @@ impl ServiceConfig {
             .checks
             .iter()
             .enumerate()
-            .map(|(idx, check)| {
-                check.to_check(
-                    &format!("{path}.checks[{idx}]"),
-                    Some(self.internal_port),
-                    faults,
-                )
+            .filter_map(|(idx, check)| {
+                let port = self.internal_port;
+                let path = format!("{path}.checks[{idx}]");
+                check.to_check(&path, CheckPlace::Service { port }, faults)
             })
             .collect();
         Service {
@@ -330,62 +360,46 @@ impl PortConfig {
 }
 
 impl CheckConfig {
-    fn to_check(&self, path: &str, service_port: Option<u16>, faults: &mut Faults) -> Check {
-        let kind = match self.kind.as_str() {
-            "tcp" => CheckKind::Tcp,
-            "http" => self.to_http(path, faults),
-            other => {
-                faults.add(
-                    format!("{path}.type"),
-                    format!("`{other}` is not one of tcp, http"),
-                );
-                CheckKind::Tcp
+    fn to_check(&self, path: &str, place: CheckPlace, faults: &mut Faults) -> Option<Check> {
+        let draft = CheckDraft {
+            kind: self.kind.clone(),
+            port: self.port,
+            interval: self.interval.map(|interval| interval.0),
+            timeout: self.timeout.map(|timeout| timeout.0),
+            grace_period: self.grace_period.map(|grace_period| grace_period.0),
+            purpose: self.purpose.clone(),
+            success_threshold: self.success_threshold,
+            failure_threshold: self.failure_threshold,
+            unhealthy: self.unhealthy.clone(),
+            method: self.method.clone(),
+            path: self.path.clone(),
+            protocol: self.protocol.clone(),
+            headers: self
+                .headers
+                .iter()
+                .map(|header| (header.name.clone(), header.values.join(", ")))
+                .collect(),
+            tls_server_name: self.tls_server_name.clone(),
+            tls_skip_verify: self.tls_skip_verify,
+            expected_statuses: self.expected_statuses.clone(),
+            grpc_service: self.grpc_service.clone(),
+            command: self.command.clone(),
+        };
+        let interval_min = place.interval_min();
+        match draft.build(place) {
+            Ok(check) => {
+                if check.interval < interval_min && !faults.of_record {
+                    let problem = format!("is shorter than {} s", interval_min.as_secs());
+                    faults.add(format!("{path}.interval"), problem);
+                }
+                Some(check)
             }
-        };
-        let port = self.port.or(service_port).unwrap_or(0);
-        if port == 0 {
-            faults.add(format!("{path}.port"), "is missing");
-        }
-        let seconds = |value: Option<WireDuration>, default| {
-            value.map_or(Duration::from_secs(default), |duration| duration.0)
-        };
-        let interval = seconds(self.interval, 10);
-        let timeout = seconds(self.timeout, 2);
-        if interval < Duration::from_secs(1) {
-            faults.add(format!("{path}.interval"), "is shorter than 1 s");
-        }
-        if timeout > Duration::from_secs(60) || timeout.is_zero() {
-            faults.add(format!("{path}.timeout"), "is not between 1 ms and 60 s");
-        }
-        Check {
-            kind,
-            port,
-            interval,
-            timeout,
-            grace_period: seconds(self.grace_period, 5),
-        }
-    }
-
-    fn to_http(&self, path: &str, faults: &mut Faults) -> CheckKind {
-        let request_path = self.path.clone().unwrap_or_else(|| "/".into());
-        if !request_path.starts_with('/')
-            || request_path.contains(|c: char| c.is_ascii_control() || c == ' ')
-        {
-            faults.add(
-                format!("{path}.path"),
-                "does not start with a slash or has a space in it",
-            );
-        }
-        let headers = self
-            .headers
-            .iter()
-            .map(|header| (header.name.clone(), header.values.join(", ")))
-            .collect();
-        let method = self.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
-        CheckKind::Http {
-            method,
-            path: request_path,
-            headers,
+            Err(found) => {
+                for fault in found {
+                    faults.add(format!("{path}.{}", fault.key), fault.problem);
+                }
+                None
+            }
         }
     }
 }

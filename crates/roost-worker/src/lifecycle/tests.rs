@@ -24,7 +24,7 @@ const PHASES: [Phase; 16] = [
     Phase::Gone,
 ];
 
-const EVENTS: [Event; 22] = [
+const EVENTS: [Event; 23] = [
     Event::Kick(Wish::Run),
     Event::Kick(Wish::RunNewer),
     Event::Kick(Wish::Rest),
@@ -47,6 +47,7 @@ const EVENTS: [Event; 22] = [
     Event::AdoptedSuspended,
     Event::Suspended,
     Event::SuspendFailed,
+    Event::Unhealthy,
 ];
 
 fn run(start: Phase, events: &[Event]) -> (Phase, Vec<Action>) {
@@ -208,7 +209,7 @@ fn an_update_stops_and_then_starts() {
         &[
             Event::Kick(Wish::RunNewer),
             Event::Drained,
-            Event::Exited(AfterExit::RestartAt(AT)),
+            Event::Exited(AfterExit::Stay),
             Event::Kick(Wish::RunNewer),
         ],
     );
@@ -224,6 +225,39 @@ fn an_update_stops_and_then_starts() {
         ],
         "without back-off"
     );
+}
+
+#[test]
+fn an_unhealthy_machine_is_stopped_in_order_and_its_policy_decides() {
+    for (after, end) in [
+        (AfterExit::RestartAt(AT), Phase::BackingOff(AT)),
+        (AfterExit::Stay, Phase::Resting(Rest::Stopped)),
+        (AfterExit::GiveUp, Phase::Resting(Rest::Failed)),
+    ] {
+        let events = [
+            Event::Unhealthy,
+            Event::Kick(Wish::Run),
+            Event::Drained,
+            Event::Exited(after),
+        ];
+        let (phase, actions) = run(Phase::Running, &events);
+        assert_eq!(phase, end);
+        let stop = [
+            Action::RecordUnhealthy,
+            Action::Withdraw,
+            Action::Drain,
+            Action::SignalStop,
+            Action::RecordEnd,
+        ];
+        assert_eq!(actions[..stop.len()], stop);
+    }
+    for phase in PHASES.into_iter().filter(|phase| *phase != Phase::Running) {
+        assert_eq!(
+            on_event(phase, Event::Unhealthy),
+            (phase, vec![]),
+            "{phase:?}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::outcome::{Ending, bounded};
 use super::{Arrival, Happened, Owner, Resolved, Start, StartFailure, Stopped};
-use crate::health;
+use crate::health::{self, Unhealthy};
 use crate::images::ResolvedImage;
 use crate::launch::{plan_stop, resolve_process};
 use crate::lifecycle::Event;
@@ -21,6 +21,7 @@ use roost_model::time::Timestamp;
 use roost_proto::worker::WorkerError;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 const SIGKILL: i32 = 9;
 /// Why a machine has not begun to start, for people.
@@ -256,10 +257,44 @@ impl Owner {
             .update(&self.id, |entry| entry.cordoned = row.cordoned);
         self.inner.notify(&self.id);
         let checks = self.inner.tasks.stopping().child_token();
-        health::spawn(&self.inner, &self.id, &row.spec, ipv4, &checks);
+        let (unhealthy, mut told) = mpsc::channel(1);
+        health::spawn(&self.inner, &row, ipv4, &checks, &unhealthy);
         self.checks = Some(checks);
+        let ailment = async move {
+            match told.recv().await {
+                Some(ailment) => ailment,
+                // No check is left that could ask for a stop.
+                None => std::future::pending().await,
+            }
+        };
+        self.unhealthy = Some(ailment.boxed());
         tracing::info!(machine_id = %self.id, pid, arrival = ?self.arrival, "machine runs");
         Ok(())
+    }
+
+    /// Its end is looked upon as a failure because of what is recorded here,
+    /// also by a `roostd` that only finds that it has ended.
+    pub(super) async fn record_unhealthy(&mut self) -> Result<(), Stopped> {
+        let Some(ailment) = self.ailment.take() else {
+            return Ok(());
+        };
+        let Unhealthy {
+            check,
+            n_failed,
+            output,
+        } = ailment;
+        tracing::warn!(machine_id = %self.id, check, n_failed, output, "machine is unhealthy");
+        self.record(move |row| {
+            row.state_reason = Some(format!(
+                "its check {check} failed {n_failed} times in a row: {output}"
+            ));
+            let detail = serde_json::json!({
+                "check": check, "failures": n_failed, "output": output,
+            });
+            vec![NewEvent::by_worker("unhealthy", detail)]
+        })
+        .await
+        .map(drop)
     }
 
     pub(super) async fn withdraw(&mut self) -> Result<(), Stopped> {

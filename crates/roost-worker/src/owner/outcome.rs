@@ -4,7 +4,7 @@ use super::StartFailure;
 use crate::lifecycle::{AfterExit, AfterFailure};
 use crate::limits;
 use crate::store::row::{NewEvent, Row, Wanted};
-use roost_model::machine::{ExitCause, MachineExit, RestartPolicy, RestartWhen};
+use roost_model::machine::{ExitCause, MachineExit, MachineState, RestartPolicy, RestartWhen};
 use roost_model::restart::{RestartDecision, WINDOW, decide};
 use roost_model::time::Timestamp;
 
@@ -61,6 +61,13 @@ pub(super) fn after_exit(
     now: Timestamp,
 ) -> (AfterExit, Ending) {
     let is_requested = row.wanted != Wanted::Run || row.generation != generation;
+    // Nobody asked, and yet it was being stopped: for a check that failed.
+    let is_unhealthy = !is_requested && row.state == MachineState::Stopping;
+    let cause = match exit.cause {
+        ExitCause::App if is_unhealthy => ExitCause::Unhealthy,
+        cause => cause,
+    };
+    let exit = MachineExit { cause, ..exit };
     let after = if is_requested {
         let is_removed =
             row.spec.auto_destroy && matches!(row.wanted, Wanted::Rest | Wanted::Suspend);
@@ -77,7 +84,10 @@ pub(super) fn after_exit(
             RestartDecision::GiveUp { .. } => AfterExit::GiveUp,
         }
     };
-    let mut reason = describe_exit(exit, row.spec.guest.memory.as_mib());
+    let mut reason = match &row.state_reason {
+        Some(ailment) if exit.cause == ExitCause::Unhealthy => ailment.clone(),
+        _ => describe_exit(exit, row.spec.guest.memory.as_mib()),
+    };
     let mut restart = None;
     match after {
         AfterExit::RestartAt(at) => {
