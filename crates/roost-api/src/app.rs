@@ -6,6 +6,7 @@ pub(crate) mod deployments;
 pub(crate) mod images;
 pub(crate) mod logs;
 pub(crate) mod machines;
+pub(crate) mod operations;
 pub(crate) mod platform;
 pub(crate) mod releases;
 pub(crate) mod secrets;

@@ -133,6 +133,9 @@ pub(crate) enum Command {
         before_help = "Examples:\n  roost ops list -a web\n  roost ops watch -a web"
     )]
     Ops(OpsCommand),
+    /// Explain from recorded evidence why something is as it is
+    #[command(subcommand, before_help = "Examples:\n  roost why machine 148e…")]
+    Why(WhyCommand),
     /// Run a command in a machine of an app; exits with the command's code
     #[command(
         before_help = "Examples:\n  roost exec -- ls -l /\n  roost exec -a web -- printenv\n  roost exec --machine 148e… -- uptime"
@@ -206,6 +209,15 @@ pub(crate) struct UpArgs {
     /// Most bytes of images kept, such as 20GiB; what machines and releases need is always kept; an empty one takes it back
     #[arg(long, value_name = "SIZE")]
     pub(crate) images_max: Option<String>,
+    /// Memory for the machines of apps, such as 8GiB; that of this machine when absent; an empty one takes it back
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// Shared CPUs promised for each there is, in percent, 800 when absent; an empty one takes it back
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) overcommit_cpu: Option<String>,
+    /// Memory promised to machines with shared CPUs for what there is, in percent, 400 when absent; an empty one takes it back
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) overcommit_memory: Option<String>,
     /// Deploy this folder once the platform runs
     #[arg(long, value_name = "FOLDER")]
     pub(crate) deploy: Option<PathBuf>,
@@ -533,14 +545,27 @@ pub(crate) struct RollbackArgs {
 /// `ops …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum OpsCommand {
-    /// List deployments, the newest first
+    /// List what was and is done to an app and its machines, the newest first
     #[command(
         visible_alias = "ls",
-        before_help = "Examples:\n  roost ops list\n  roost ops list -a web --json"
+        before_help = "Examples:\n  roost ops list\n  roost ops list -a web --unfinished --json\n  roost ops list --machine 148e…"
     )]
-    List,
-    /// Follow a deployment to its end
-    #[command(before_help = "Examples:\n  roost ops watch\n  roost ops watch -a web 01JD…")]
+    List {
+        /// Of this machine only
+        #[arg(long, add = ArgValueCandidates::new(complete::machine_ids))]
+        machine: Option<String>,
+        /// Only those under way
+        #[arg(long)]
+        unfinished: bool,
+    },
+    /// Show the steps of an operation, with times and outcomes
+    #[command(before_help = "Examples:\n  roost ops show run_01JD…\n  roost ops show -a web dep_01JD… --json")]
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Follow a deployment or another operation to its end
+    #[command(before_help = "Examples:\n  roost ops watch\n  roost ops watch -a web 01JD…\n  roost ops watch run_01JD…")]
     Watch {
         /// Its id; the deployment under way when absent
         #[arg(add = ArgValueCandidates::new(complete::deployments))]
@@ -553,6 +578,14 @@ pub(crate) enum OpsCommand {
         #[arg(add = ArgValueCandidates::new(complete::deployments))]
         id: Option<String>,
     },
+}
+
+/// `why …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WhyCommand {
+    /// Why a machine runs, or does not
+    #[command(before_help = "Examples:\n  roost why machine 148e…\n  roost why machine 148e… --json")]
+    Machine(MachineId),
 }
 
 /// Flags of `exec`.

@@ -7,6 +7,7 @@ pub(crate) mod machines;
 pub(crate) mod ops;
 pub(crate) mod releases;
 pub(crate) mod secrets;
+pub(crate) mod why;
 
 use crate::error::CliError;
 use serde::de::DeserializeOwned;

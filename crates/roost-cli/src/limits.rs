@@ -40,3 +40,5 @@ pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const PROOF_TIMEOUT: Duration = Duration::from_secs(8);
 /// Pause between two attempts.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// Time between two looks at an operation that is watched.
+pub(crate) const WATCH_INTERVAL: Duration = Duration::from_millis(250);

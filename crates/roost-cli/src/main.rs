@@ -34,7 +34,7 @@ use args::{Cli, Command};
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use client::Client;
-use commands::{apps, local, logs, machines, ops, releases, secrets};
+use commands::{apps, local, logs, machines, ops, releases, secrets, why};
 use deploy::Unchanged;
 use error::CliError;
 use output::Output;
@@ -136,6 +136,7 @@ async fn run(cli: Cli, output: Output) -> Result<u8, CliError> {
         Command::Releases => releases::list(&client, &global, output).await?,
         Command::Rollback(args) => releases::rollback(&client, &global, &args, output).await?,
         Command::Ops(command) => ops::run(&client, &global, command, output).await?,
+        Command::Why(command) => why::run(&client, &global, command, output).await?,
         Command::Exec(args) => return machines::exec(&client, &global, args, output).await,
         Command::Open(args) => apps::open(&client, &global, &args, output).await?,
         Command::Doctor(args) => doctor::run(&client, &global, &args, output).await?,

@@ -41,6 +41,15 @@ pub(crate) struct Options {
     /// Most bytes of images kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) images_max: Option<String>,
+    /// Memory for machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<String>,
+    /// Shared CPUs promised for each there is, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) overcommit_cpu: Option<String>,
+    /// Memory promised to machines with shared CPUs, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) overcommit_memory: Option<String>,
     /// The roost-shim program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shim: Option<PathBuf>,
@@ -113,6 +122,9 @@ impl Options {
             runtime: text(&runtime, |last| &last.runtime),
             insecure_registries: list(&args.insecure_registries, |last| &last.insecure_registries),
             images_max: text(&args.images_max, |last| &last.images_max),
+            memory: text(&args.memory, |last| &last.memory),
+            overcommit_cpu: text(&args.overcommit_cpu, |last| &last.overcommit_cpu),
+            overcommit_memory: text(&args.overcommit_memory, |last| &last.overcommit_memory),
             shim: file(&args.shim, |last| &last.shim),
             vm: file(&args.vm, |last| &last.vm),
             guest: file(&args.guest, |last| &last.guest),
@@ -136,6 +148,9 @@ impl Options {
             ("--region", &self.region),
             ("--runtime", &self.runtime),
             ("--images-max", &self.images_max),
+            ("--memory", &self.memory),
+            ("--overcommit-cpu", &self.overcommit_cpu),
+            ("--overcommit-memory", &self.overcommit_memory),
         ] {
             value.iter().for_each(|value| add(flag, value));
         }
@@ -293,11 +308,12 @@ mod tests {
     fn an_empty_value_takes_an_option_back() {
         let set = "--domain a.example --domain b.example --insecure-registry r:5000 \
             --public-ip 192.0.2.1 --images-max 20GiB --runtime library --region fra --listen 0.0.0.0 \
+            --memory 8GiB --overcommit-cpu 100 --overcommit-memory 100 \
             --shim /s --vm /v --guest /g --qemu /q --firecracker /f --jailer /j";
         let set = Options::choose(&args(set), None);
         assert_eq!(set.domains, ["a.example", "b.example"]);
         let taken_back = "--domain= --insecure-registry= --public-ip= --images-max= --runtime= \
-            --region= --listen= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
+            --memory= --overcommit-cpu= --overcommit-memory= --region= --listen= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
         assert_eq!(
             Options::choose(&args(taken_back), Some(&set)),
             Options::choose(&args(""), None)

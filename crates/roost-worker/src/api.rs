@@ -140,11 +140,14 @@ impl Inner {
         F: FnOnce(&mut Row) -> Result<Option<&'static str>, Refusal> + Send + 'static,
     {
         let (now, capacity) = (self.clock.now(), self.config.capacity());
-        let cause = asker.cause.clone();
-        let change = move |row: &mut Row| match change(row) {
-            Ok(Some(kind)) => Ok(vec![NewEvent::asked(kind, &cause)]),
-            Ok(None) => Ok(vec![]),
-            Err(Refusal(reason)) => Err(WorkerError::Conflict(reason)),
+        let seen = asker.clone();
+        let change = move |row: &mut Row| {
+            seen.check_version(&row.id, &row.instance_id)?;
+            match change(row) {
+                Ok(Some(kind)) => Ok(vec![NewEvent::asked(kind, &seen.cause)]),
+                Ok(None) => Ok(vec![]),
+                Err(Refusal(reason)) => Err(WorkerError::Conflict(reason)),
+            }
         };
         let changed = self
             .store
@@ -401,6 +404,7 @@ impl WorkerApi for Worker {
         let now = self.inner.clock.now();
         let admitted = self.inner.store.admit_asker(id, asker.clone(), now).await;
         admitted.map_err(|error| store_failure(&error))??;
+        asker.check_version(id, &self.row(id).await?.instance_id)?;
         let driver = self.driver_of_running(id).await?;
         let sent = driver.signal(id, signal.number()).await;
         sent.map_err(|error| driver_error(id, &error))

@@ -58,6 +58,9 @@ pub(crate) async fn run_once(inner: &Arc<Inner>) {
         Ok(forgotten) => inner.forget(&forgotten),
         Err(error) => tracing::error!(%error, "cannot forget destroyed machines"),
     }
+    if let Err(error) = inner.store.forget_operations(now).await {
+        tracing::error!(%error, "cannot forget old operations");
+    }
     inner.kick_all();
     match inner.store.all().await {
         Ok(rows) => {

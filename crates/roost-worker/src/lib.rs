@@ -41,6 +41,7 @@ mod images;
 mod launch;
 mod lifecycle;
 mod limits;
+mod operations;
 mod owner;
 mod store;
 mod worker;

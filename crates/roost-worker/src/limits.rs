@@ -1,5 +1,6 @@
 //! The worker's bounds.
 
+use roost_fsm::journal::PruneRule;
 use std::time::Duration;
 
 /// Most machines of one node unless the configuration says less.
@@ -90,3 +91,9 @@ pub(crate) const DESTROYED_RETENTION: Duration = Duration::from_secs(3_600);
 pub(crate) const RESERVATION_MAX: Duration = Duration::from_secs(900);
 /// Longest request id.
 pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Which operations of machines are forgotten.
+pub(crate) const OPERATIONS_KEPT: PruneRule = PruneRule {
+    keep_for: Duration::from_secs(30 * 24 * 3600),
+    keep_per_subject: 50,
+    batch: 1_000,
+};

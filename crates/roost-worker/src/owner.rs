@@ -17,6 +17,7 @@ use crate::health::Unhealthy;
 use crate::images::ResolvedImage;
 use crate::lifecycle::{Action, Event, Phase, Rest, Wish, on_event};
 use crate::limits;
+use crate::operations::{self, Note};
 use crate::store::StoreError;
 use crate::store::row::{NewEvent, Row, Wanted};
 use crate::worker::{Handle, Inner};
@@ -107,6 +108,8 @@ pub(crate) struct Owner {
     ending: Option<Ending>,
     /// Why the suspend under way failed.
     suspend_failure: Option<String>,
+    /// What is to be noted of the operation with the next record.
+    notes: Vec<Note>,
     /// Told once the machine is no longer being adopted.
     adopted: Option<oneshot::Sender<()>>,
 }
@@ -154,6 +157,11 @@ impl Owner {
             arrival: Arrival::Adopted,
             ending: None,
             suspend_failure: None,
+            // What an earlier `roostd` was about is taken up from here.
+            notes: operations::step_of(phase)
+                .map(Note::StepStarted)
+                .into_iter()
+                .collect(),
             adopted,
         }
     }
@@ -236,7 +244,7 @@ impl Owner {
                 if matches!(self.phase, Phase::Resting(_)) && row.state != self.phase.state() {
                     self.record_rest().await?;
                 }
-                return Ok(());
+                return self.end_operation(&row, wish).await;
             }
         }
     }
@@ -302,12 +310,54 @@ impl Owner {
         let (phase, actions) = on_event(self.phase, event);
         if phase != self.phase {
             tracing::debug!(machine_id = %self.id, from = ?self.phase, to = ?phase, "machine moves");
+            let start_failure = self.ending.as_ref().and_then(|end| end.reason.as_deref());
+            let reason = if matches!(event, Event::StartFailed(_)) {
+                start_failure
+            } else {
+                self.suspend_failure.as_deref()
+            };
+            let notes = operations::notes_of(self.phase, phase, event, reason);
+            self.notes.extend(notes);
         }
         self.phase = phase;
         for action in actions {
             self.act(action).await?;
         }
+        // Most actions record something, and the notes with it.
+        self.write_notes().await
+    }
+
+    /// Writes what no record took along.
+    async fn write_notes(&mut self) -> Result<(), Stopped> {
+        while !self.notes.is_empty() {
+            let (notes, now) = (self.notes.clone(), self.inner.clock.now());
+            match self.inner.store.note(&self.id, notes, now).await {
+                Ok(()) => self.notes.clear(),
+                Err(error) => self.pause(&error, "cannot note operation").await?,
+            }
+        }
         Ok(())
+    }
+
+    /// Ends the operation under way if nothing more is to be done for it.
+    async fn end_operation(&mut self, row: &Row, wish: Wish) -> Result<(), Stopped> {
+        let Some(kind) = self.operation_kind().await? else {
+            return Ok(());
+        };
+        let reason = row.state_reason.as_deref();
+        let end = operations::end_of(&kind, self.phase, wish, reason);
+        self.notes.extend(end.map(Note::Ended));
+        self.write_notes().await
+    }
+
+    /// The kind of the operation under way.
+    async fn operation_kind(&mut self) -> Result<Option<String>, Stopped> {
+        loop {
+            match self.inner.store.operation_under_way(&self.id).await {
+                Ok(run) => return Ok(run.map(|run| run.kind.name)),
+                Err(error) => self.pause(&error, "cannot read operation").await?,
+            }
+        }
     }
 
     async fn act(&mut self, action: Action) -> Result<(), Stopped> {
@@ -378,8 +428,11 @@ impl Owner {
                 row.state = state;
                 Ok::<_, std::convert::Infallible>(change(row))
             };
-            match self.inner.store.change(&self.id, now, apply).await {
+            let notes = self.notes.clone();
+            let changed = self.inner.store.change(&self.id, now, notes, apply);
+            match changed.await {
                 Ok(Some(Ok(row))) => {
+                    self.notes.clear();
                     self.inner.notify(&self.id);
                     return Ok(row);
                 }

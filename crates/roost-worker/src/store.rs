@@ -152,7 +152,7 @@ impl Store {
         F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         #[cfg(test)]
-        self.power.before_write().await;
+        let n = self.power.before_write().await;
         let result = self
             .run(move |connection| {
                 let transaction = connection
@@ -164,7 +164,7 @@ impl Store {
             })
             .await;
         #[cfg(test)]
-        self.power.after_write().await;
+        self.power.after_write(n).await;
         result
     }
 

@@ -1,12 +1,14 @@
-//! `ops`: deployments under way and past, watched and cancelled.
+//! `ops`: operations under way and past, shown and watched; deployments also cancelled.
 
 use crate::args::{Global, OpsCommand};
-use crate::client::Client;
+use crate::client::{Client, encode};
 use crate::deploy::{self, Deadline, Proof};
 use crate::error::{CliError, Exit};
-use crate::output::{Output, date, table};
+use crate::limits;
+use crate::output::{Output, date, printable, table};
 use crate::project::app_name;
 use roost_proto::rest::{App, Deployment};
+use roost_proto::worker::{Operation, OperationStep};
 
 /// Runs `ops …`.
 pub(crate) async fn run(
@@ -16,18 +18,32 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), CliError> {
     let name = app_name(global)?;
-    let path = format!("/v1/apps/{name}/deployments");
-    let deployments: Vec<Deployment> = client.get(&path).await?;
     match command {
-        OpsCommand::List => {
-            output.result(&deployments, || {
+        OpsCommand::List {
+            machine,
+            unfinished,
+        } => {
+            let mut path = format!("/v1/apps/{name}/operations?unfinished={unfinished}");
+            if let Some(machine) = machine {
+                path.push_str(&format!("&machine={}", encode(&machine)));
+            }
+            let operations: Vec<Operation> = client.get(&path).await?;
+            output.result(&operations, || {
                 table(
-                    &["id", "release", "status", "began", "why"],
-                    deployments.iter().map(row).collect(),
+                    &["id", "kind", "subject", "status", "began", "why"],
+                    operations.iter().map(row).collect(),
                 )
             });
         }
+        OpsCommand::Show { id } => {
+            let operation = find(client, &name, &id).await?;
+            output.result(&operation, || describe(&operation));
+        }
+        OpsCommand::Watch { id: Some(id) } if is_of_machine(&id) => {
+            watch(client, global, &name, &id, output).await?;
+        }
         OpsCommand::Watch { id } => {
+            let deployments = deployments(client, &name).await?;
             let deployment = choose(&name, deployments, id.as_deref())?;
             let app: App = client.get(&format!("/v1/apps/{name}")).await?;
             if let Some(now) = superseded_by(&deployment, &app) {
@@ -42,6 +58,7 @@ pub(crate) async fn run(
             deploy::see_through(client, deadline, deployment, &app, Proof::Wanted, output).await?;
         }
         OpsCommand::Cancel { id } => {
+            let deployments = deployments(client, &name).await?;
             let deployment = choose(&name, deployments, id.as_deref())?;
             if global.dry_run {
                 plan_cancel(&deployment, output);
@@ -66,15 +83,119 @@ fn superseded_by(deployment: &Deployment, app: &App) -> Option<u64> {
         .filter(|now| deployment.status == "succeeded" && *now != deployment.release)
 }
 
-fn row(deployment: &Deployment) -> Vec<String> {
-    let why = deployment.error.as_ref().map(|error| error.message.clone());
+async fn deployments(client: &Client, app: &str) -> Result<Vec<Deployment>, CliError> {
+    client.get(&format!("/v1/apps/{app}/deployments")).await
+}
+
+/// One operation of an app, with its steps.
+pub(crate) async fn find(client: &Client, app: &str, id: &str) -> Result<Operation, CliError> {
+    let path = format!("/v1/apps/{app}/operations/{}", encode(id));
+    client.get(&path).await
+}
+
+/// Whether an id is that of an operation of a machine.
+fn is_of_machine(id: &str) -> bool {
+    id.starts_with("run_")
+}
+
+/// Prints each step of an operation as it ends; fails if the operation does.
+async fn watch(
+    client: &Client,
+    global: &Global,
+    app: &str,
+    id: &str,
+    output: Output,
+) -> Result<(), CliError> {
+    let late = |why: String| {
+        CliError::new(Exit::StillRunning, "wait-timeout", format!("operation {id}: {why}"))
+            .hint(format!("`roost ops watch -a {app} {id}` goes on watching"))
+    };
+    let ended = Deadline::of(global).wait(follow(client, app, id, output), late);
+    let operation = ended.await?;
+    if operation.status == "succeeded" {
+        output.result(&operation, || summary(&operation));
+        return Ok(());
+    }
+    Err(CliError::failed("operation-failed", summary(&operation))
+        .hint(format!("`roost ops show -a {app} {id}` shows its steps")))
+}
+
+async fn follow(
+    client: &Client,
+    app: &str,
+    id: &str,
+    output: Output,
+) -> Result<Operation, CliError> {
+    let mut n_told = 0;
+    loop {
+        let operation = find(client, app, id).await?;
+        let is_over = |step: &&OperationStep| step.ended_at.is_some();
+        for step in operation.steps.iter().take_while(is_over).skip(n_told) {
+            output.say(&step_line(step));
+            n_told += 1;
+        }
+        if operation.is_ended() {
+            return Ok(operation);
+        }
+        tokio::time::sleep(limits::WATCH_INTERVAL).await;
+    }
+}
+
+fn row(operation: &Operation) -> Vec<String> {
     vec![
-        deployment.id.clone(),
-        deployment.release.to_string(),
-        deployment.status.clone(),
-        date(deployment.created_at),
-        why.unwrap_or_default(),
+        operation.id.clone(),
+        operation.kind.clone(),
+        operation.subject.clone(),
+        operation.status.clone(),
+        date(operation.created_at),
+        printable(operation.reason.as_deref().unwrap_or_default()),
     ]
+}
+
+fn summary(operation: &Operation) -> String {
+    let Operation {
+        kind,
+        subject,
+        status,
+        ..
+    } = operation;
+    match &operation.reason {
+        Some(reason) => format!("{kind} of {subject}: {status}: {}", printable(reason)),
+        None => format!("{kind} of {subject}: {status}"),
+    }
+}
+
+/// An operation with its steps, for people.
+pub(crate) fn describe(operation: &Operation) -> String {
+    let cause = operation.cause["name"]
+        .as_str()
+        .or(operation.cause["kind"].as_str())
+        .unwrap_or("roost");
+    let asked = format!(
+        "asked for by {} at {}",
+        printable(cause),
+        date(operation.created_at)
+    );
+    let steps = operation.steps.iter().map(step_line);
+    let lines: Vec<String> = [summary(operation), asked].into_iter().chain(steps).collect();
+    lines.join("\n")
+}
+
+fn step_line(step: &OperationStep) -> String {
+    let outcome = step.outcome.as_deref().unwrap_or("under way");
+    let took = match step.ended_at {
+        Some(ended) => format!(" after {} ms", ended.saturating_sub(step.started_at)),
+        None => String::new(),
+    };
+    let attempt = match step.attempt {
+        1 => String::new(),
+        n => format!(" (attempt {n})"),
+    };
+    let reason = match &step.reason {
+        Some(reason) => format!(": {}", printable(reason)),
+        None => String::new(),
+    };
+    format!("  {}{attempt}: {outcome}{took}{reason}", step.name)
 }
 
 /// The deployment with this id, else the one under way.

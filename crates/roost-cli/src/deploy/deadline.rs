@@ -31,7 +31,7 @@ impl Deadline {
     }
 
     /// Waits for `work`; `late` makes the error of "gave up waiting after …".
-    pub(super) async fn wait<T>(
+    pub(crate) async fn wait<T>(
         self,
         work: impl Future<Output = Result<T, CliError>>,
         late: impl FnOnce(String) -> CliError,

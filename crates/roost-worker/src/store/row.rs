@@ -86,6 +86,9 @@ pub(crate) struct Row {
     pub(crate) updated_at: Timestamp,
 }
 
+/// The source of what the worker did or saw by itself.
+pub(crate) const WORKER: &str = "worker";
+
 /// An event to append.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NewEvent {
@@ -108,7 +111,7 @@ impl NewEvent {
     pub(crate) fn by_worker(kind: &'static str, detail: serde_json::Value) -> Self {
         Self {
             kind,
-            source: "worker",
+            source: WORKER,
             detail,
         }
     }

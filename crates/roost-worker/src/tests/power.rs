@@ -34,19 +34,21 @@ impl Power {
         self.is_cut.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) async fn before_write(&self) {
-        self.n_writes.fetch_add(1, Ordering::SeqCst);
-        self.pass(Moment::Before).await;
+    /// Gives the write its number: others may begin before it ends.
+    pub(crate) async fn before_write(&self) -> u64 {
+        let n = self.n_writes.fetch_add(1, Ordering::SeqCst) + 1;
+        self.pass(n, Moment::Before).await;
+        n
     }
 
-    pub(crate) async fn after_write(&self) {
-        self.pass(Moment::After).await;
+    pub(crate) async fn after_write(&self, n: u64) {
+        self.pass(n, Moment::After).await;
     }
 
-    async fn pass(&self, here: Moment) {
+    async fn pass(&self, n_here: u64, here: Moment) {
         let is_now = match &*self.plan.lock() {
             Some((n, moment, driver)) => {
-                let is_now = *moment == here && *n == self.n_writes.load(Ordering::SeqCst);
+                let is_now = *moment == here && *n == n_here;
                 if is_now {
                     driver.cut();
                     self.cut();

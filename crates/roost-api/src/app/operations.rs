@@ -1,0 +1,113 @@
+//! Operations of an app: those of its machines, and its deployments.
+
+use super::find_app;
+use crate::ctx::RequestCtx;
+use crate::error::ApiError;
+use crate::limits;
+use crate::state::ApiState;
+use crate::view;
+use roost_auth::policy::Action;
+use roost_model::id::{MachineId, RunId};
+use roost_model::name::AppName;
+use roost_proto::rest::Deployment;
+use roost_proto::worker::{Operation, OperationFilter, OperationStep};
+use roost_store::StoreError;
+
+/// The newest operations of an app, without their steps.
+pub(crate) async fn list(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+    machine: Option<MachineId>,
+    only_unfinished: bool,
+) -> Result<Vec<Operation>, ApiError> {
+    ctx.allow(Action::SeeApp, Some(name))?;
+    let app = find_app(state, name).await?;
+    let filter = OperationFilter {
+        app: Some(name.clone()),
+        machine: machine.clone(),
+        only_unfinished,
+        limit: limits::OPERATIONS,
+    };
+    let mut operations = state.worker.operations(filter).await?;
+    if machine.is_none() {
+        let deployments = state.store.deployments(&app.id).await?;
+        let deployments = deployments
+            .into_iter()
+            .map(|record| of_deployment(view::deployment(state, &app, record, vec![])));
+        operations.extend(deployments.filter(|one| !only_unfinished || !one.is_ended()));
+    }
+    operations.sort_by_key(|operation| std::cmp::Reverse(operation.created_at));
+    operations.truncate(usize::try_from(limits::OPERATIONS).unwrap_or(usize::MAX));
+    Ok(operations)
+}
+
+/// One operation with its steps.
+pub(crate) async fn get(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+    id: &str,
+) -> Result<Operation, ApiError> {
+    ctx.allow(Action::SeeApp, Some(name))?;
+    let app = find_app(state, name).await?;
+    let unknown = || {
+        ApiError::not_found(
+            "operation-not-found",
+            format!("app `{name}` has no operation {id}"),
+        )
+        .with_hint(format!("`roost ops list -a {name}` shows its operations"))
+    };
+    if let Ok(run) = RunId::parse(id) {
+        let found = state.worker.operation(&run).await?.ok_or_else(unknown)?;
+        return match machine_of(&found) {
+            Some(machine) if state.worker.machine(&machine).await?.spec.app == *name => Ok(found),
+            Some(_) | None => Err(unknown()),
+        };
+    }
+    let record = match state.store.deployment(&app.id, id).await {
+        Err(StoreError::NotFound(_)) => return Err(unknown()),
+        found => found?,
+    };
+    let steps = state.store.steps(&record.id, 0).await?;
+    Ok(of_deployment(view::deployment(state, &app, record, steps)))
+}
+
+fn machine_of(operation: &Operation) -> Option<MachineId> {
+    let id = operation.subject.strip_prefix("machine/")?;
+    MachineId::parse(id).ok()
+}
+
+/// A deployment as an operation: each of its steps tells of one thing that was done.
+fn of_deployment(deployment: Deployment) -> Operation {
+    let code = deployment.error.as_ref().map(|error| error.code.as_str());
+    let status = match (deployment.status.as_str(), code) {
+        ("pending", _) => "queued",
+        ("running" | "retiring", _) => "running",
+        ("failed", Some("deploy-cancelled")) => "cancelled",
+        (same, _) => same,
+    };
+    let steps = deployment.steps.iter().map(|step| OperationStep {
+        name: match &step.machine {
+            Some(machine) => format!("{} {machine}", step.name),
+            None => step.name.clone(),
+        },
+        direction: if step.name == "undo" { "undo" } else { "do" }.to_owned(),
+        attempt: 1,
+        started_at: step.at,
+        ended_at: (step.status != "started").then_some(step.at),
+        outcome: (step.status != "started").then(|| step.status.clone()),
+        reason: Some(step.message.clone()),
+    });
+    Operation {
+        kind: "deploy".to_owned(),
+        subject: format!("app/{}", deployment.app),
+        cause: serde_json::json!({ "kind": "release", "release": deployment.release }),
+        status: status.to_owned(),
+        reason: deployment.error.as_ref().map(|error| error.message.clone()),
+        created_at: deployment.created_at,
+        ended_at: deployment.finished_at,
+        steps: steps.collect(),
+        id: deployment.id,
+    }
+}
