@@ -54,6 +54,7 @@ impl RequestCtx {
         Asker {
             cause: Cause::User { token, name },
             lease_nonce: self.lease_nonce.clone(),
+            seen_version: None,
         }
     }
 

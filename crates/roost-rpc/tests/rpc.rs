@@ -5,5 +5,9 @@
 mod calls;
 #[path = "rpc/cluster.rs"]
 mod cluster;
+#[path = "rpc/contract.rs"]
+mod contract;
 #[path = "rpc/identities.rs"]
 mod identities;
+#[path = "rpc/real.rs"]
+mod real;

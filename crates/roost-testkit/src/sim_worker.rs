@@ -217,8 +217,11 @@ impl Inner {
         }
     }
 
-    /// Whether a lease speaks against what is asked.
+    /// Whether a lease or a newer version speaks against what is asked.
     fn admit_asker(&self, id: &MachineId, asker: &Asker) -> Result<(), WorkerError> {
+        if let Some(machine) = self.machines.get(id) {
+            asker.check_version(id, &machine.status.instance_id)?;
+        }
         match self.lease(id, asker)? {
             _ if !asker.cause.heeds_leases() => Ok(()),
             Some(lease) if !lease.is_own => Err(self.leased(id, lease)),

@@ -3,14 +3,62 @@
 //! A test makes a worker whose node has 1 GiB of memory, promises nothing
 //! twice and runs nothing yet, and hands it to a suite.
 
+mod leases;
+mod life;
+
+pub use leases::leases;
+pub use life::{late_requests, life, unknown_machines};
+
 use roost_model::error::{Classify as _, Retry};
 use roost_model::id::ReservationId;
 use roost_model::machine::Guest;
 use roost_model::name::MachineName;
 use roost_model::placement::Usage;
 use roost_model::size::ByteSize;
-use roost_proto::worker::{Asker, CreateMachine, Launch, Reserve, WorkerApi, WorkerError};
+use roost_proto::worker::{Asker, Cause, CreateMachine, Launch, Reserve, WorkerApi, WorkerError};
+use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// A worker to be tried, with what keeps it alive.
+#[expect(missing_debug_implementations, reason = "a worker has none")]
+pub struct Subject {
+    /// The worker; its node is as the module says.
+    pub worker: Arc<dyn WorkerApi>,
+    /// A request that it takes.
+    pub sample: CreateMachine,
+    /// Dropped after the test.
+    pub held: Box<dyn Any + Send>,
+}
+
+/// One test for each suite, each with a worker of its own from `$make`, an
+/// `async fn() -> Subject`.
+#[macro_export]
+macro_rules! worker_contract {
+    ($make:path) => {
+        $crate::worker_contract!(@ $make: room, life, unknown_machines, late_requests);
+
+        #[tokio::test]
+        async fn leases() {
+            let subject = $make().await;
+            $crate::worker_contract::leases(&*subject.worker, &subject.sample).await;
+        }
+    };
+    (@ $make:path: $($suite:ident),*) => {$(
+        #[tokio::test]
+        async fn $suite() {
+            let subject = $make().await;
+            let asker = $crate::worker_contract::asker();
+            $crate::worker_contract::$suite(&*subject.worker, &subject.sample, &asker).await;
+        }
+    )*};
+}
+
+/// A user, who heeds leases.
+pub fn asker() -> Asker {
+    let (token, name) = ("tok_1".to_owned(), "ann".to_owned());
+    Cause::User { token, name }.into()
+}
 
 fn of_memory(mib: u64) -> Guest {
     Guest {

@@ -1,6 +1,8 @@
 //! Who asks for a change of a machine, and with which lease.
 
+use super::WorkerError;
 use super::lease::LeaseNonce;
+use roost_model::id::{InstanceId, MachineId};
 use serde::{Deserialize, Serialize};
 
 /// What stands behind a change of a machine. It is kept in the machine's history.
@@ -81,14 +83,41 @@ pub struct Asker {
     pub cause: Cause,
     /// The lease under which it is made.
     pub lease_nonce: Option<LeaseNonce>,
+    /// The version of the machine that the asker has seen. A request that comes
+    /// when the machine has another one is late, and is refused.
+    pub seen_version: Option<InstanceId>,
+}
+
+impl Asker {
+    /// The same asker, for this version of a machine only.
+    #[must_use]
+    pub fn for_version(mut self, version: InstanceId) -> Self {
+        self.seen_version = Some(version);
+        self
+    }
+
+    /// Refuses what was asked of another version than the machine has.
+    pub fn check_version(
+        &self,
+        machine: &MachineId,
+        version: &InstanceId,
+    ) -> Result<(), WorkerError> {
+        match &self.seen_version {
+            Some(seen) if seen != version => Err(WorkerError::Conflict(format!(
+                "machine {machine} has version {version} now; the request was made for {seen} and comes late"
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 impl From<Cause> for Asker {
-    /// One that holds no lease.
+    /// One that holds no lease, and asks whatever the version.
     fn from(cause: Cause) -> Self {
         Self {
             cause,
             lease_nonce: None,
+            seen_version: None,
         }
     }
 }

@@ -204,19 +204,30 @@ impl Wire for Asker {
     type Message = proto::Asker;
 
     fn to_wire(&self) -> proto::Asker {
-        let Self { cause, lease_nonce } = self;
+        let Self {
+            cause,
+            lease_nonce,
+            seen_version,
+        } = self;
         proto::Asker {
             cause: serde_json::to_string(cause).expect("a cause has only text as keys"),
             lease_nonce: lease_nonce.as_ref().map(|nonce| nonce.expose().to_owned()),
+            seen_version: seen_version.as_ref().map(ToString::to_string),
         }
     }
 
     fn from_wire(message: proto::Asker) -> Result<Self, BadMessage> {
-        let proto::Asker { cause, lease_nonce } = message;
+        let proto::Asker {
+            cause,
+            lease_nonce,
+            seen_version,
+        } = message;
+        let seen = seen_version.map(|id| text(&id, "seen_version", InstanceId::parse));
         let lease_nonce = lease_nonce.as_deref().map(nonce);
         Ok(Self {
             cause: text(&cause, "cause", |json| serde_json::from_str(json))?,
             lease_nonce: lease_nonce.transpose()?,
+            seen_version: seen.transpose()?,
         })
     }
 }

@@ -1,0 +1,65 @@
+//! The contract of workers: the real one and the simulated one, each also as
+//! another node sees it.
+
+use crate::cluster::{Cluster, create};
+use crate::real;
+use roost_model::placement::{Capacity, Overcommit};
+use roost_model::size::ByteSize;
+use roost_proto::worker::WorkerApi;
+use roost_testkit::sim_worker::SimWorker;
+use roost_testkit::worker_contract::Subject;
+use std::any::Any;
+use std::sync::Arc;
+
+fn here(worker: Arc<dyn WorkerApi>, held: Box<dyn Any + Send>) -> Subject {
+    Subject {
+        worker,
+        sample: create("sample"),
+        held,
+    }
+}
+
+/// The same worker, through gRPC.
+async fn there(subject: Subject) -> Subject {
+    let cluster = Cluster::new();
+    let remote = cluster.remote(subject.worker).await;
+    let held = (subject.held, remote.tasks);
+    here(Arc::new(remote.worker), Box::new(held))
+}
+
+async fn real_here() -> Subject {
+    let real = real::start().await;
+    here(real.worker.clone(), Box::new(real))
+}
+
+async fn real_there() -> Subject {
+    there(real_here().await).await
+}
+
+async fn simulated_here() -> Subject {
+    let worker = SimWorker::new();
+    worker.set_capacity(Capacity {
+        n_cores: 8,
+        memory: ByteSize::gib(1),
+        n_machines: 100,
+        overcommit: Overcommit::NONE,
+    });
+    here(Arc::new(worker), Box::new(()))
+}
+
+async fn simulated_there() -> Subject {
+    there(simulated_here().await).await
+}
+
+mod real_in_process {
+    roost_testkit::worker_contract!(super::real_here);
+}
+mod real_through_grpc {
+    roost_testkit::worker_contract!(super::real_there);
+}
+mod simulated_in_process {
+    roost_testkit::worker_contract!(super::simulated_here);
+}
+mod simulated_through_grpc {
+    roost_testkit::worker_contract!(super::simulated_there);
+}
