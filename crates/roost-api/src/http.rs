@@ -90,6 +90,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(deployments::rollback))
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))
+        .routes(routes!(operations::cancel))
         .routes(routes!(releases::list))
         .routes(routes!(releases::get))
         .routes(routes!(secrets::list, secrets::set))

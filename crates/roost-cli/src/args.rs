@@ -559,20 +559,26 @@ pub(crate) enum OpsCommand {
         unfinished: bool,
     },
     /// Show the steps of an operation, with times and outcomes
-    #[command(before_help = "Examples:\n  roost ops show run_01JD…\n  roost ops show -a web dep_01JD… --json")]
+    #[command(
+        before_help = "Examples:\n  roost ops show run_01JD…\n  roost ops show -a web dep_01JD… --json"
+    )]
     Show {
         /// Its id
         id: String,
     },
     /// Follow a deployment or another operation to its end
-    #[command(before_help = "Examples:\n  roost ops watch\n  roost ops watch -a web 01JD…\n  roost ops watch run_01JD…")]
+    #[command(
+        before_help = "Examples:\n  roost ops watch\n  roost ops watch -a web 01JD…\n  roost ops watch run_01JD…"
+    )]
     Watch {
         /// Its id; the deployment under way when absent
         #[arg(add = ArgValueCandidates::new(complete::deployments))]
         id: Option<String>,
     },
-    /// Cancel a deployment under way, which undoes it
-    #[command(before_help = "Examples:\n  roost ops cancel\n  roost ops cancel -a web 01JD…")]
+    /// Cancel a deployment under way, which undoes it, or the start of a machine
+    #[command(
+        before_help = "Examples:\n  roost ops cancel\n  roost ops cancel -a web 01JD…\n  roost ops cancel run_01JD…"
+    )]
     Cancel {
         /// Its id; the deployment under way when absent
         #[arg(add = ArgValueCandidates::new(complete::deployments))]
@@ -584,7 +590,9 @@ pub(crate) enum OpsCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum WhyCommand {
     /// Why a machine runs, or does not
-    #[command(before_help = "Examples:\n  roost why machine 148e…\n  roost why machine 148e… --json")]
+    #[command(
+        before_help = "Examples:\n  roost why machine 148e…\n  roost why machine 148e… --json"
+    )]
     Machine(MachineId),
 }
 

@@ -10,7 +10,7 @@ use roost_auth::policy::Action;
 use roost_model::id::{MachineId, RunId};
 use roost_model::name::AppName;
 use roost_proto::rest::Deployment;
-use roost_proto::worker::{Operation, OperationFilter, OperationStep};
+use roost_proto::worker::{Operation, OperationFilter, OperationStep, WorkerError};
 use roost_store::StoreError;
 
 /// The newest operations of an app, without their steps.
@@ -51,26 +51,69 @@ pub(crate) async fn get(
 ) -> Result<Operation, ApiError> {
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
-    let unknown = || {
-        ApiError::not_found(
-            "operation-not-found",
-            format!("app `{name}` has no operation {id}"),
-        )
-        .with_hint(format!("`roost ops list -a {name}` shows its operations"))
-    };
     if let Ok(run) = RunId::parse(id) {
-        let found = state.worker.operation(&run).await?.ok_or_else(unknown)?;
-        return match machine_of(&found) {
-            Some(machine) if state.worker.machine(&machine).await?.spec.app == *name => Ok(found),
-            Some(_) | None => Err(unknown()),
-        };
+        return Ok(of_machine(state, name, &run).await?.0);
     }
     let record = match state.store.deployment(&app.id, id).await {
-        Err(StoreError::NotFound(_)) => return Err(unknown()),
+        Err(StoreError::NotFound(_)) => return Err(unknown(name, id)),
         found => found?,
     };
     let steps = state.store.steps(&record.id, 0).await?;
     Ok(of_deployment(view::deployment(state, &app, record, steps)))
+}
+
+/// Cancels an operation of a machine that is on its way to start, by a stop.
+/// Deployments are cancelled as such.
+pub(crate) async fn cancel(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+    id: &RunId,
+) -> Result<Operation, ApiError> {
+    ctx.allow(Action::ManageMachines, Some(name))?;
+    find_app(state, name).await?;
+    let (operation, machine) = of_machine(state, name, id).await?;
+    let Operation { kind, status, .. } = &operation;
+    if operation.is_ended() {
+        let message = format!("the {kind} of machine {machine} has ended: it {status}");
+        return Err(ApiError::conflict("operation-ended", message));
+    }
+    if !matches!(kind.as_str(), "create" | "start" | "restart" | "update") {
+        let message = format!("a {kind} of a machine cannot be cancelled once it has begun");
+        return Err(
+            ApiError::conflict("operation-ended", message).with_hint(format!(
+                "`roost ops watch -a {name} {id}` waits for its end; start the machine again then"
+            )),
+        );
+    }
+    state
+        .worker
+        .stop_machine(&machine, None, None, &ctx.asker())
+        .await?;
+    Ok(of_machine(state, name, id).await?.0)
+}
+
+/// An operation of a machine of this app, with its steps.
+async fn of_machine(
+    state: &ApiState,
+    name: &AppName,
+    id: &RunId,
+) -> Result<(Operation, MachineId), ApiError> {
+    let unknown = || unknown(name, id.as_str());
+    let found = state.worker.operation(id).await?.ok_or_else(unknown)?;
+    let machine = machine_of(&found).ok_or_else(unknown)?;
+    match state.worker.machine(&machine).await {
+        Ok(status) if status.spec.app == *name => Ok((found, machine)),
+        Ok(_) | Err(WorkerError::NotFound(_)) => Err(unknown()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn unknown(name: &AppName, id: &str) -> ApiError {
+    let shown: String = id.chars().take(60).collect();
+    let message = format!("app `{name}` has no operation {shown}");
+    ApiError::not_found("operation-not-found", message)
+        .with_hint(format!("`roost ops list -a {name}` shows its operations"))
 }
 
 fn machine_of(operation: &Operation) -> Option<MachineId> {

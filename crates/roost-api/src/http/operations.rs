@@ -7,7 +7,8 @@ use crate::error::ApiError;
 use crate::state::ApiState;
 use axum::Json;
 use axum::extract::State;
-use roost_model::id::MachineId;
+use http::StatusCode;
+use roost_model::id::{MachineId, RunId};
 use roost_model::name::AppName;
 use roost_proto::rest::ErrorBody;
 use roost_proto::worker::Operation;
@@ -54,4 +55,17 @@ pub(super) async fn get(
     Route((name, id)): Route<(AppName, String)>,
 ) -> Result<Json<Operation>, ApiError> {
     Ok(Json(app::get(&ctx, &state, &name, &id).await?))
+}
+
+/// Cancel an operation of a machine that is on its way to start: the machine is stopped.
+#[utoipa::path(post, path = "/v1/apps/{app}/operations/{id}/cancel", tag = "operations", operation_id = "cancel_operation",
+    params(("app" = String, Path, description = "name of the app"), ("id" = String, Path, description = "id of the operation")),
+    responses((status = 202, body = Operation), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn cancel(
+    State(state): State<ApiState>,
+    ctx: RequestCtx,
+    Route((name, id)): Route<(AppName, RunId)>,
+) -> Result<(StatusCode, Json<Operation>), ApiError> {
+    let operation = app::cancel(&ctx, &state, &name, &id).await?;
+    Ok((StatusCode::ACCEPTED, Json(operation)))
 }

@@ -1,7 +1,7 @@
 //! `ops`: operations under way and past, shown and watched; deployments also cancelled.
 
 use crate::args::{Global, OpsCommand};
-use crate::client::{Client, encode};
+use crate::client::{Client, NOTHING, encode};
 use crate::deploy::{self, Deadline, Proof};
 use crate::error::{CliError, Exit};
 use crate::limits;
@@ -57,6 +57,17 @@ pub(crate) async fn run(
             let deadline = Deadline::of(global);
             deploy::see_through(client, deadline, deployment, &app, Proof::Wanted, output).await?;
         }
+        OpsCommand::Cancel { id: Some(id) } if is_of_machine(&id) => {
+            let operation = find(client, &name, &id).await?;
+            if global.dry_run {
+                let text = format!("cancel {}", summary(&operation));
+                output.plan("ops cancel", serde_json::json!(operation), &text);
+                return Ok(());
+            }
+            let path = format!("/v1/apps/{name}/operations/{}/cancel", encode(&id));
+            let cancelled: Operation = client.post(&path, NOTHING).await?;
+            output.result(&cancelled, || summary(&cancelled));
+        }
         OpsCommand::Cancel { id } => {
             let deployments = deployments(client, &name).await?;
             let deployment = choose(&name, deployments, id.as_deref())?;
@@ -107,8 +118,12 @@ async fn watch(
     output: Output,
 ) -> Result<(), CliError> {
     let late = |why: String| {
-        CliError::new(Exit::StillRunning, "wait-timeout", format!("operation {id}: {why}"))
-            .hint(format!("`roost ops watch -a {app} {id}` goes on watching"))
+        CliError::new(
+            Exit::StillRunning,
+            "wait-timeout",
+            format!("operation {id}: {why}"),
+        )
+        .hint(format!("`roost ops watch -a {app} {id}` goes on watching"))
     };
     let ended = Deadline::of(global).wait(follow(client, app, id, output), late);
     let operation = ended.await?;
@@ -177,7 +192,10 @@ pub(crate) fn describe(operation: &Operation) -> String {
         date(operation.created_at)
     );
     let steps = operation.steps.iter().map(step_line);
-    let lines: Vec<String> = [summary(operation), asked].into_iter().chain(steps).collect();
+    let lines: Vec<String> = [summary(operation), asked]
+        .into_iter()
+        .chain(steps)
+        .collect();
     lines.join("\n")
 }
 

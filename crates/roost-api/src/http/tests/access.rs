@@ -23,10 +23,11 @@ impl Operation {
             "create_machine" | "update_machine" | "create_deployment" => {
                 json!({"config": web("hello")})
             }
+            "patch_machine" => json!({"config": {}, "current_version": "1"}),
             "signal_machine" => json!({"signal": 1}),
             "exec_in_machine" => json!({"command": ["true"]}),
             "set_secrets" => json!({"values": {"A": "x"}}),
-            "set_secret" => json!({"value": "x"}),
+            "set_secret" | "set_metadata" => json!({"value": "x"}),
             "pull_image" => json!({"image": "hello"}),
             _ => return Body::empty(),
         };
@@ -57,6 +58,8 @@ fn operations() -> Vec<Operation> {
             }
             let id = if path.contains("/deployments/") {
                 "dep_01ARZ3NDEKTSV4RRFFQ69G5FAV"
+            } else if path.contains("/operations/") {
+                "run_01ARZ3NDEKTSV4RRFFQ69G5FAV"
             } else {
                 "00000000000000"
             };
@@ -64,6 +67,7 @@ fn operations() -> Vec<Operation> {
                 .replace("{app}", "web")
                 .replace("{id}", id)
                 .replace("{name}", "A")
+                .replace("{key}", "A")
                 .replace("{version}", "1");
             assert!(!path.contains('{'), "{path} has a part with no sample");
             if path.ends_with("/builds") {
