@@ -192,9 +192,13 @@ pub(super) fn bounded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bounded, describe_exit};
+    use super::{after_exit, bounded, describe_exit};
+    use crate::lifecycle::AfterExit;
     use crate::limits::REASON_BYTES_MAX;
-    use roost_model::machine::{ExitCause, MachineExit};
+    use crate::store::row::Wanted;
+    use crate::tests::samples;
+    use roost_model::machine::{ExitCause, MachineExit, MachineState};
+    use roost_model::time::Timestamp;
 
     #[test]
     fn a_reason_is_kept_in_full_up_to_a_bound_and_cut_between_characters() {
@@ -203,6 +207,35 @@ mod tests {
         let cut = bounded(&format!("b{}", "ä".repeat(REASON_BYTES_MAX)));
         assert!(cut.starts_with("bä") && cut.ends_with("ä…"));
         assert!(cut.len() <= REASON_BYTES_MAX + '…'.len_utf8());
+    }
+
+    #[test]
+    fn a_clean_end_of_a_machine_that_was_stopped_for_its_health_is_a_failure() {
+        let now = Timestamp::from_ms(10_000);
+        let clean = MachineExit {
+            exit_code: 0,
+            signal: None,
+            oom_killed: false,
+            cause: ExitCause::App,
+        };
+        let mut row = samples::row();
+        (row.wanted, row.state) = (Wanted::Run, MachineState::Stopping);
+        row.state_reason = Some("its check c failed".into());
+        let (after, ending) = after_exit(&row, row.generation, clean, now);
+        assert!(matches!(after, AfterExit::RestartAt(_)), "{after:?}");
+        assert!(
+            ending
+                .reason
+                .unwrap()
+                .starts_with("its check c failed; starts again")
+        );
+        // Asked for meanwhile, or by itself: no failure.
+        row.wanted = Wanted::Rest;
+        let (after, ending) = after_exit(&row, row.generation, clean, now);
+        assert_eq!((after, ending.exit), (AfterExit::Stay, Some(clean)));
+        (row.wanted, row.state) = (Wanted::Run, MachineState::Started);
+        let (after, ending) = after_exit(&row, row.generation, clean, now);
+        assert_eq!((after, ending.exit), (AfterExit::Stay, Some(clean)));
     }
 
     #[test]

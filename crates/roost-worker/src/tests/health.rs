@@ -1,13 +1,20 @@
 //! Checks that inform, and checks that have their machine stopped, against real sockets.
 
 use super::{Node, Run, samples};
+use crate::drivers::{Drivers, Standing};
+use crate::worker::{Worker, WorkerParts};
 use roost_host::fake::FakeLaunch;
 use roost_model::id::MachineId;
 use roost_model::machine::{
     Check, CheckKind, ExitCause, MachineExit, MachineSpec, MachineState, RestartPolicy, RestartWhen,
 };
+use roost_model::time::Timestamp;
 use roost_proto::worker::{CheckResult, CheckStatus, MachineEvent, WorkerApi as _};
-use std::time::Duration;
+use roost_runtime::clock::Clock;
+use roost_runtime::tasks::Tasks;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 /// A check that is quick to fail.
@@ -182,5 +189,65 @@ async fn a_command_in_the_machine_is_a_check() {
     let id = create(&run, check(CheckKind::Exec { command }), |_| {}).await;
     let passing = wait_result(&run, &id, CheckResult::Passing).await;
     assert_eq!(passing.output, "exit code 0: PONG");
+    run.shut_down().await;
+}
+
+/// A clock that somebody sets a year forward or back each time that it is read.
+#[derive(Debug, Default)]
+struct WildClock(AtomicU64);
+
+impl Clock for WildClock {
+    fn now(&self) -> Timestamp {
+        const YEAR_MS: u64 = 365 * 24 * 3_600 * 1_000;
+        let n_read = self.0.fetch_add(1, Ordering::SeqCst);
+        Timestamp::from_ms(YEAR_MS * (50 + n_read % 2) + n_read)
+    }
+}
+
+#[tokio::test]
+async fn setting_the_clock_neither_stops_checks_nor_floods_machines_with_them() {
+    let node = Node::new();
+    let (tasks, drivers, driver) = (Tasks::new(), Drivers::new(), node.host.driver());
+    drivers.set(driver.clone(), Standing::Proven);
+    let parts = WorkerParts {
+        drivers,
+        images: node.images.clone(),
+        gauge: node.gauge.clone(),
+        clock: Arc::new(WildClock::default()),
+    };
+    let config = node.config.clone();
+    let worker = Worker::start_with_store(config, parts, &tasks, node.store()).await;
+    let worker = worker.unwrap();
+    let run = Run {
+        worker,
+        tasks,
+        driver,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let kind = CheckKind::Tcp {
+        port: address.port(),
+    };
+    let patient = Check {
+        grace_period: Duration::from_secs(3_600),
+        ..check(kind)
+    };
+    let id = create(&run, patient.clone(), |_| {}).await;
+    // Years go by and the time of grace does not.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let waiting = alive(&run, &id).await.unwrap();
+    assert_eq!(waiting.result, CheckResult::Waiting);
+    assert_eq!(waiting.output, "connection refused");
+
+    let begin = Instant::now();
+    let listener = TcpListener::bind(address).await.unwrap();
+    wait_result(&run, &id, CheckResult::Passing).await;
+    for n_asked in 0..10 {
+        let asked = tokio::time::timeout(Duration::from_secs(30), listener.accept()).await;
+        assert!(asked.is_ok(), "asked {n_asked} times only");
+    }
+    let least = patient.interval.mul_f64(0.9) * 9;
+    assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
     run.shut_down().await;
 }

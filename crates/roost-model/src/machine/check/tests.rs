@@ -110,16 +110,30 @@ fn values_that_no_check_can_use_are_refused() {
             draft.protocol = Some("https".into());
             draft.tls_server_name = Some("-a..b".into());
         }),
-        ("expected_statuses", |draft| draft.expected_statuses = Some(vec![])),
+        ("expected_statuses", |draft| {
+            draft.expected_statuses = Some(vec![])
+        }),
         ("interval", |draft| draft.interval = Some(Duration::ZERO)),
         ("interval", |draft| draft.interval = Some(Duration::MAX)),
-        ("timeout", |draft| draft.timeout = Some(Duration::from_secs(61))),
-        ("grace_period", |draft| draft.grace_period = Some(Duration::MAX)),
-        ("failure_threshold", |draft| draft.failure_threshold = Some(0)),
-        ("success_threshold", |draft| draft.success_threshold = Some(101)),
-        ("unhealthy", |draft| draft.unhealthy = Some("restart".into())),
+        ("timeout", |draft| {
+            draft.timeout = Some(Duration::from_secs(61))
+        }),
+        ("grace_period", |draft| {
+            draft.grace_period = Some(Duration::MAX)
+        }),
+        ("failure_threshold", |draft| {
+            draft.failure_threshold = Some(0)
+        }),
+        ("success_threshold", |draft| {
+            draft.success_threshold = Some(101)
+        }),
+        ("unhealthy", |draft| {
+            draft.unhealthy = Some("restart".into())
+        }),
         ("port", |draft| draft.port = Some(0)),
-        ("command", |draft| (draft.kind, draft.port) = ("exec".into(), None)),
+        ("command", |draft| {
+            (draft.kind, draft.port) = ("exec".into(), None)
+        }),
     ];
     for (key, change) in of_http {
         let mut bad = draft("http");
