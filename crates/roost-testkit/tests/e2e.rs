@@ -10,6 +10,10 @@
 
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
+#[path = "e2e/capacity.rs"]
+mod capacity;
+#[path = "e2e/checks.rs"]
+mod checks;
 #[path = "e2e/crash.rs"]
 mod crash;
 #[path = "e2e/deploy.rs"]
