@@ -7,6 +7,8 @@ mod calls;
 mod cluster;
 #[path = "rpc/contract.rs"]
 mod contract;
+#[path = "rpc/deploy.rs"]
+mod deploy;
 #[path = "rpc/identities.rs"]
 mod identities;
 #[path = "rpc/real.rs"]

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use roost_model::placement::Overcommit;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// The node daemon of roost: owns machines, proxies traffic, serves the API.
@@ -51,6 +51,10 @@ pub(crate) struct RunArgs {
     /// The wildcard DNS zone that the name for --public-ip is made under.
     #[arg(long, default_value = "sslip.io")]
     pub(crate) wildcard_zone: String,
+    /// Address where the worker answers other nodes, which show an identity of this cluster;
+    /// nowhere when absent.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) worker_listen: Option<SocketAddr>,
     /// The region of this node.
     #[arg(long, default_value = "local")]
     pub(crate) region: String,

@@ -20,6 +20,8 @@ pub(crate) struct NodeConfig {
     pub(crate) api: Vec<SocketAddr>,
     pub(crate) http: Vec<SocketAddr>,
     pub(crate) https: Vec<SocketAddr>,
+    /// Where the worker answers other nodes.
+    pub(crate) worker: Option<SocketAddr>,
     /// Best first: the first one is shown to users.
     pub(crate) domains: Vec<String>,
     pub(crate) runtime: RuntimeChoice,
@@ -85,6 +87,9 @@ impl NodePaths {
     }
     pub(crate) fn authority(&self) -> PathBuf {
         self.data.join("ca")
+    }
+    pub(crate) fn cluster(&self) -> PathBuf {
+        self.data.join("cluster")
     }
     pub(crate) fn sealing_key(&self) -> PathBuf {
         self.data.join("sealing.key")
@@ -175,6 +180,7 @@ impl NodeConfig {
             api: addresses(args.listen, args.api_port),
             http: addresses(listen, args.http_port),
             https: addresses(listen, args.https_port),
+            worker: args.worker_listen,
             domains,
             runtime,
             shim,

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod args;
+mod cluster;
 mod config;
 mod daemon;
 mod doctor;

@@ -9,6 +9,7 @@
 //! then the worker's tasks end. Machines run on.
 
 use crate::adapters;
+use crate::cluster;
 use crate::config::NodeConfig;
 use crate::daemon::{self, Facts, Lock};
 use crate::rungs;
@@ -100,6 +101,9 @@ impl Node {
         let worker = Worker::start(worker_config, parts, tasks)
             .await
             .context("start the worker")?;
+        if let Some(address) = config.worker {
+            cluster::serve_worker(address, config, worker.clone(), &key, tasks).await?;
+        }
         let edge = bind_edge(config, worker.traffic(), counter, tasks).await?;
 
         let token = admin_token(config)?;
