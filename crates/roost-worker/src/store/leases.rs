@@ -249,3 +249,85 @@ pub(super) fn write(
         .during("write lease")?;
     Ok(lease)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{LeaseRefusal, admit};
+    use crate::capacity::Admission;
+    use crate::store::{Inserted, Store};
+    use crate::tests::samples;
+    use roost_model::id::MachineId;
+    use roost_model::time::Timestamp;
+    use roost_proto::worker::{LeaseNonce, TakeLease};
+    use std::path::Path;
+    use std::time::Duration;
+
+    const START: Timestamp = Timestamp::from_ms(1_000);
+
+    async fn store_with_machine(dir: &Path) -> (Store, MachineId) {
+        let store = Store::open(&dir.join("worker.db")).unwrap();
+        let admission = Admission {
+            capacity: samples::node(1).capacity,
+            cordoned: false,
+            reservation: None,
+        };
+        let inserted = store.insert(samples::row(), admission, samples::asker(), None);
+        let Inserted::New(row) = inserted.await.unwrap() else {
+            panic!("there is room");
+        };
+        (store, row.id)
+    }
+
+    fn take(n: u8) -> TakeLease {
+        TakeLease {
+            nonce: LeaseNonce::from_bytes([n; 16]),
+            ttl: Duration::from_secs(10),
+            description: String::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_ends_with_its_time_and_not_a_moment_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, id) = store_with_machine(dir.path()).await;
+        let asker = samples::asker();
+        let lease = store.take_lease(&id, take(1), asker.clone(), START).await;
+        let expires_at = lease.unwrap().unwrap().expires_at;
+        let last = START.after(Duration::from_millis(9_999));
+        let refused = store.admit_asker(&id, asker.clone(), last).await.unwrap();
+        assert!(matches!(refused, Err(LeaseRefusal::Held { .. })));
+        let admitted = store.admit_asker(&id, asker.clone(), expires_at).await;
+        assert_eq!(admitted.unwrap(), Ok(()));
+        // Another's now; the first holder learns that it has lost it.
+        let second = store
+            .take_lease(&id, take(2), asker.clone(), expires_at)
+            .await;
+        assert!(second.unwrap().is_ok());
+        let mut holder = asker;
+        holder.lease_nonce = Some(take(1).nonce);
+        let refused = store.take_lease(&id, take(1), holder, expires_at).await;
+        assert!(matches!(refused.unwrap(), Err(LeaseRefusal::Held { .. })));
+    }
+
+    #[tokio::test]
+    async fn the_database_does_not_know_the_nonce_and_keeps_the_lease_over_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, id) = store_with_machine(dir.path()).await;
+        let mut asker = samples::asker();
+        let taken = store.take_lease(&id, take(1), asker.clone(), START).await;
+        taken.unwrap().unwrap();
+        drop(store);
+        let store = Store::open(&dir.path().join("worker.db")).unwrap();
+        let columns = store.run(|connection| {
+            let sql = "SELECT nonce_hash || owner || description || version FROM leases";
+            Ok(connection.query_row(sql, [], |row| row.get::<_, String>(0)))
+        });
+        let columns = columns.await.unwrap().unwrap();
+        assert!(!columns.contains(take(1).nonce.expose()), "{columns}");
+        asker.lease_nonce = Some(take(1).nonce);
+        let lease = store.lease(&id, asker.lease_nonce.clone(), START).await;
+        assert!(lease.unwrap().unwrap().is_own);
+        let admitted = store.run(move |connection| admit(connection, &id, &asker, START));
+        assert_eq!(admitted.await.unwrap(), Ok(()));
+    }
+}

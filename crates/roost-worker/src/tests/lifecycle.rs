@@ -523,3 +523,39 @@ async fn a_wait_that_is_too_long_says_the_state() {
         format!("machine {} is started, not stopped, after 2 s", machine.id)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_state_of_a_moment_is_not_missed_by_who_waits_from_an_event_on() {
+    let node = Node::new();
+    let run = node.start().await;
+    let machine = run.started().await;
+    let since = run.worker.machine_events(&machine.id, 1).await.unwrap()[0].seq;
+    let asker = samples::asker();
+    run.worker
+        .restart_machine(&machine.id, &asker)
+        .await
+        .unwrap();
+    run.worker
+        .stop_machine(&machine.id, None, None, &asker)
+        .await
+        .unwrap();
+    run.wait(&machine.id, MachineState::Stopped).await;
+    let wait = |state, after_event| WaitFor {
+        states: vec![state],
+        instance_id: None,
+        after_event,
+        timeout: Duration::from_secs(1),
+    };
+    let stopping = wait(MachineState::Stopping, Some(since));
+    let reached = run.worker.wait_machine(&machine.id, stopping).await;
+    assert_eq!(reached.unwrap().state, MachineState::Stopped);
+    let newest = run.worker.machine_events(&machine.id, 1).await.unwrap()[0].seq;
+    let late = wait(MachineState::Stopped, Some(newest));
+    let error = run
+        .worker
+        .wait_machine(&machine.id, late)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, WorkerError::WaitTimeout { .. }), "it was so before");
+    run.shut_down().await;
+}

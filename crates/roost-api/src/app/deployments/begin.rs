@@ -16,7 +16,7 @@ use roost_model::machine::MachineState;
 use roost_model::rollout::{self, SlotWork};
 use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest::Deployment;
-use roost_proto::worker::MachineStatus;
+use roost_proto::worker::{Asker, Cause, MachineStatus, WorkerError};
 use roost_runtime::clock;
 use roost_store::records::{
     AppRecord, DeploymentRecord, NewDeployment, NewRelease, SlotPhase, SlotRecord,
@@ -90,6 +90,7 @@ async fn plan(
     let follows = refuse_while_deploying(state, app).await?;
     let current = state.store.app_by_id(&app.id).await?.current_release;
     let mut machines = deployed_machines(state, app).await?;
+    refuse_leased(state, &machines).await?;
     // What an earlier deployment could not remove is not counted, and comes last.
     let serves = |machine: &MachineStatus| deploy::release_of(machine) == current;
     let n_serving = machines.iter().filter(|machine| serves(machine)).count();
@@ -170,6 +171,23 @@ async fn deployed_machines(
             )
     });
     Ok(machines)
+}
+
+/// Fails while somebody holds a lease on one of the machines.
+async fn refuse_leased(state: &ApiState, machines: &[MachineStatus]) -> Result<(), ApiError> {
+    let nobody = Asker::from(Cause::Deployment { id: String::new() });
+    for machine in machines {
+        if let Some(lease) = state.worker.lease(&machine.id, &nobody).await? {
+            return Err(WorkerError::Leased {
+                machine: machine.id.clone(),
+                owner: lease.owner,
+                expires_at: lease.expires_at,
+                left: lease.expires_at.since(clock::now()),
+            }
+            .into());
+        }
+    }
+    Ok(())
 }
 
 /// Fails, naming it, while a deployment of the app is unfinished. Returns the one that ended last.

@@ -188,3 +188,217 @@ async fn the_node_says_which_rungs_it_offers_and_why_not_the_others() {
     );
     platform.stop().await;
 }
+
+#[tokio::test]
+async fn a_leased_machine_is_changed_by_its_holder_only_and_nobody_reads_the_nonce() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    let body = json!({"config": web("hello"), "lease_ttl": 60});
+    let (_, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    let nonce = machine["nonce"].as_str().unwrap();
+    let path = format!("/v1/apps/web/machines/{}", machine["id"].as_str().unwrap());
+    let lease = format!("{path}/lease");
+    let (status, seen) = platform.call("GET", &lease, Value::Null).await;
+    assert_eq!(
+        (status.as_u16(), &seen["data"]["owner"]),
+        (200, &json!("test"))
+    );
+    assert_eq!(seen["data"].get("nonce"), None);
+    let stop = format!("{path}/stop");
+    let (status, error) = platform.call("POST", &stop, json!({})).await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (409, &json!("machine-leased"))
+    );
+    let text = error["error"].as_str().unwrap();
+    assert!(text.contains("leased by test for another"), "{text}");
+
+    for header in ["fly-machine-lease-nonce", "roost-machine-lease-nonce"] {
+        let (status, answer) = platform
+            .call_with_header("POST", &stop, (header, nonce), json!({}))
+            .await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let own = ("fly-machine-lease-nonce", nonce);
+    let (_, seen) = platform
+        .call_with_header("GET", &lease, own, Value::Null)
+        .await;
+    assert_eq!(seen["data"]["nonce"], nonce);
+    let more = format!("{lease}?ttl=120");
+    let (status, longer) = platform
+        .call_with_header("POST", &more, own, json!({}))
+        .await;
+    assert_eq!(
+        (status.as_u16(), &longer["data"]["nonce"]),
+        (201, &json!(nonce))
+    );
+    assert!(longer["data"]["expires_at"].as_u64() > seen["data"]["expires_at"].as_u64());
+
+    assert_eq!(platform.call("DELETE", &lease, Value::Null).await.0, 400);
+    let wrong = ("fly-machine-lease-nonce", "x");
+    let (status, _) = platform
+        .call_with_header("DELETE", &lease, wrong, Value::Null)
+        .await;
+    assert_eq!(status, 400);
+    let (status, _) = platform
+        .call_with_header("DELETE", &lease, own, Value::Null)
+        .await;
+    assert_eq!(status, 200);
+    let (status, error) = platform.call("GET", &lease, Value::Null).await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (404, &json!("lease-not-found"))
+    );
+    platform.call("POST", &lease, json!({"ttl": 60})).await;
+    let force = format!("{lease}?force=true");
+    assert_eq!(platform.call("DELETE", &force, Value::Null).await.0, 200);
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_deployment_does_not_begin_while_one_of_its_machines_is_leased() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    let app = json!({"app_name": "web"});
+    platform.call("POST", "/v1/apps", app).await;
+    platform
+        .deploy("web", json!({"config": web("hello")}))
+        .await;
+    let id = platform.machines("web").await[0]["id"].clone();
+    let lease = format!("/v1/apps/web/machines/{}/lease", id.as_str().unwrap());
+    platform.call("POST", &lease, json!({"ttl": 60})).await;
+    let body = json!({"config": web("next")});
+    let (status, error) = platform
+        .call("POST", "/v1/apps/web/deployments", body)
+        .await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (409, &json!("machine-leased"))
+    );
+    let force = format!("{lease}?force=true");
+    platform.call("DELETE", &force, Value::Null).await;
+    let next = platform.deploy("web", json!({"config": web("next")})).await;
+    assert_eq!(next["status"], "succeeded", "{next}");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn metadata_is_set_without_a_new_version_and_finds_machines() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    let mut paths = vec![];
+    for name in ["one", "two"] {
+        let body = json!({"config": web("hello"), "name": name, "skip_launch": name == "two"});
+        let (_, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
+        paths.push(format!(
+            "/v1/apps/web/machines/{}",
+            machine["id"].as_str().unwrap()
+        ));
+    }
+    let (_, before) = platform.call("GET", &paths[0], Value::Null).await;
+    let entry = format!("{}/metadata/role", paths[0]);
+    let (status, _) = platform
+        .call("POST", &entry, json!({"value": "blue"}))
+        .await;
+    assert_eq!(status, 204);
+    let (_, after) = platform.call("GET", &paths[0], Value::Null).await;
+    assert_eq!(after["instance_id"], before["instance_id"]);
+    let all = format!("{}/metadata", paths[0]);
+    let (_, metadata) = platform.call("GET", &all, Value::Null).await;
+    assert_eq!(metadata, json!({"role": "blue"}));
+    for key in ["fly_x", "roost_deployment_id"] {
+        let reserved = format!("{}/metadata/{key}", paths[0]);
+        let set = platform.call("POST", &reserved, json!({"value": ""})).await;
+        let remove = platform.call("DELETE", &reserved, Value::Null).await;
+        assert_eq!((set.0.as_u16(), remove.0.as_u16()), (422, 422));
+    }
+    let names = async |query: &str| {
+        let path = format!("/v1/apps/web/machines?{query}");
+        let (_, found) = platform.call("GET", &path, Value::Null).await;
+        let found = found.as_array().unwrap().iter();
+        found
+            .map(|machine| machine["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names("metadata.role=blue").await, ["one"]);
+    assert_eq!(names("state=created&region=local").await, ["two"]);
+    assert_eq!(names("state=created,started").await.len(), 2);
+    assert!(names("metadata.role=blue&state=created").await.is_empty());
+    assert_eq!(platform.call("DELETE", &entry, Value::Null).await.0, 204);
+    assert!(names("metadata.role=blue").await.is_empty());
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_patch_changes_what_it_names_and_only_of_the_version_that_was_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    let mut config = web("hello");
+    config["env"] = json!({"A": "1", "B": "2"});
+    let body = json!({"config": config});
+    let (_, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    let path = format!("/v1/apps/web/machines/{}", machine["id"].as_str().unwrap());
+    let change = json!({"env": {"A": null, "C": "3"}});
+    let patch = json!({"config": change, "current_version": machine["instance_id"]});
+    let (status, patched) = platform.call("PATCH", &path, patch.clone()).await;
+    assert_eq!(status, 200, "{patched}");
+    assert_eq!(patched["config"]["env"], json!({"B": "2", "C": "3"}));
+    assert_eq!(patched["config"]["image"], machine["config"]["image"]);
+    let (status, error) = platform.call("PATCH", &path, patch).await;
+    assert_eq!(
+        (status.as_u16(), &error["code"]),
+        (409, &json!("machine-conflict"))
+    );
+    let blind = json!({"config": {}});
+    assert_eq!(platform.call("PATCH", &path, blind).await.0, 400);
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn processes_are_listed_and_waits_take_versions_and_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path()).await;
+    platform
+        .call("POST", "/v1/apps", json!({"app_name": "web"}))
+        .await;
+    let body = json!({"config": web("hello")});
+    let (_, machine) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    let path = format!("/v1/apps/web/machines/{}", machine["id"].as_str().unwrap());
+    let (_, processes) = platform
+        .call("GET", &format!("{path}/ps"), Value::Null)
+        .await;
+    assert_eq!(processes[0]["pid"], 1, "{processes}");
+    let wait = async |query: &str| {
+        let path = format!("{path}/wait?timeout=0&{query}");
+        platform.call("GET", &path, Value::Null).await.0.as_u16()
+    };
+    let version = machine["instance_id"].as_str().unwrap();
+    assert_eq!(wait(&format!("version={version}")).await, 200);
+    assert_eq!(wait("version=01ARZ3NDEKTSV4RRFFQ69G5FAV").await, 409);
+    assert_eq!(wait("state=stopped&state=started").await, 200);
+    assert_eq!(wait("state=settled").await, 200);
+    assert_eq!(wait("state=started&from_event_id=0").await, 200);
+    assert_eq!(wait("state=started&from_event_id=1000").await, 408);
+    platform
+        .call("POST", &format!("{path}/stop"), json!({}))
+        .await;
+    assert_eq!(
+        wait("state=started&from_event_id=0").await,
+        200,
+        "it was so since"
+    );
+    let (status, _) = platform
+        .call("GET", &format!("{path}/ps"), Value::Null)
+        .await;
+    assert_eq!(status, 409);
+    platform.stop().await;
+}

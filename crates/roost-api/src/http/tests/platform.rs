@@ -257,14 +257,28 @@ impl Platform {
     }
 
     pub(crate) async fn call(&self, method: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        self.call_of(self.request(method, path), body).await
+    }
+
+    /// The same with one more header.
+    pub(super) async fn call_with_header(
+        &self,
+        method: &str,
+        path: &str,
+        (name, value): (&str, &str),
+        body: Value,
+    ) -> (StatusCode, Value) {
+        let request = self.request(method, path).header(name, value);
+        self.call_of(request, body).await
+    }
+
+    async fn call_of(&self, request: http::request::Builder, body: Value) -> (StatusCode, Value) {
         let body = if body.is_null() {
             Body::empty()
         } else {
             Body::from(body.to_string())
         };
-        let (status, text) = self
-            .send(self.request(method, path).body(body).unwrap())
-            .await;
+        let (status, text) = self.send(request.body(body).unwrap()).await;
         (
             status,
             serde_json::from_str(&text).unwrap_or(Value::String(text)),
