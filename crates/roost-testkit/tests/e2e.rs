@@ -22,5 +22,7 @@ mod deploy;
 mod first_run;
 #[path = "e2e/isolation.rs"]
 mod isolation;
+#[path = "e2e/operations.rs"]
+mod operations;
 #[path = "e2e/vm.rs"]
 mod vm;

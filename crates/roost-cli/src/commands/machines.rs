@@ -91,7 +91,11 @@ pub(crate) async fn list(client: &Client, app: &str) -> Result<Vec<Machine>, Cli
 }
 
 /// The machine with this id or name, in the app at hand or else in any.
-pub(crate) async fn locate(client: &Client, global: &Global, wanted: &str) -> Result<Machine, CliError> {
+pub(crate) async fn locate(
+    client: &Client,
+    global: &Global,
+    wanted: &str,
+) -> Result<Machine, CliError> {
     let apps = match app_name(global) {
         Ok(app) => vec![app],
         Err(_) => client

@@ -56,7 +56,10 @@ fn explain(why: &MachineWhy) -> String {
             machine.state,
             printable(reason)
         ),
-        None => format!("machine {} of {} is {}", machine.id, machine.app, machine.state),
+        None => format!(
+            "machine {} of {} is {}",
+            machine.id, machine.app, machine.state
+        ),
     }];
     lines.push(format!(
         "it is in region {} on the rung {}, version {}",
