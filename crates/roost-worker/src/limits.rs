@@ -79,6 +79,8 @@ pub(crate) const CHECK_OUTPUT_BYTES_MAX: usize = 512;
 pub(crate) const CHECK_HEAD_BYTES_MAX: u32 = 32 * 1024;
 /// Largest message that a gRPC check reads.
 pub(crate) const CHECK_GRPC_BYTES_MAX: usize = 4 * 1024;
+/// What a machine may send ahead to a gRPC check; the least that HTTP/2 knows for a connection.
+pub(crate) const CHECK_WINDOW_BYTES: u32 = 65_535;
 /// Wait for the start of a body once the status is known.
 pub(crate) const CHECK_BODY_WAIT: Duration = Duration::from_millis(500);
 /// Time that start waits for machines to be adopted; late ones go on by themselves.

@@ -38,7 +38,7 @@ impl Wire for MachineSpec {
             region: text(&region, "region", RegionCode::parse)?,
         };
         let config: MachineConfig = text(&config, "config", |json| serde_json::from_str(json))?;
-        config.to_spec(identity).map_err(|faults| {
+        config.to_recorded_spec(identity).map_err(|faults| {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             BadMessage::new("config", faults.join("; "))
         })

@@ -111,7 +111,7 @@ async fn build_request(journal: &Journal, slot: &SlotRecord) -> Result<CreateMac
     let mut spec = journal
         .release
         .config
-        .to_spec(identity)
+        .to_recorded_spec(identity)
         .map_err(ApiError::faults)?;
     spec.metadata
         .insert(DEPLOYMENT_KEY.into(), journal.record.id.clone());

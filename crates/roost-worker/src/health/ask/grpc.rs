@@ -49,6 +49,8 @@ pub(super) async fn exchange(
 ) -> Answer {
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(limits::CHECK_HEAD_BYTES_MAX)
+        .initial_stream_window_size(limits::CHECK_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CHECK_WINDOW_BYTES)
         .handshake(TokioIo::new(transport))
         .await
         .map_err(|error| format!("no HTTP/2: {}", chain(&error)))?;

@@ -407,6 +407,28 @@ async fn a_grpc_check_speaks_tls() {
 }
 
 #[tokio::test]
+async fn a_grpc_answer_of_a_gigabyte_is_refused_at_its_announcement() {
+    let mut tasks = JoinSet::new();
+    let port = serve(&mut tasks, |stream| async move {
+        let service = hyper::service::service_fn(|_| async {
+            let mut bytes = vec![0; 256 * 1024];
+            bytes[1..5].copy_from_slice(&(1_u32 << 30).to_be_bytes());
+            let body = http_body_util::Full::new(hyper::body::Bytes::from(bytes));
+            let response = hyper::Response::builder().header("content-type", "application/grpc");
+            response.body(body)
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+    })
+    .await;
+    let service = String::new();
+    let tls = None;
+    let problem = ask(CheckKind::Grpc(GrpcCheck { port, service, tls })).await;
+    let problem = problem.unwrap_err();
+    assert!(problem.starts_with("OutOfRange: "), "{problem}");
+}
+
+#[tokio::test]
 async fn what_does_not_speak_grpc_fails_with_a_reason() {
     let mut tasks = JoinSet::new();
     let http1 = serve(&mut tasks, |stream| {
