@@ -222,20 +222,29 @@ impl Guest {
     }
 }
 
-/// Checks all claims, one after the other.
+/// Checks all claims, one after the other, and says which: under nested
+/// emulation each takes a minute.
 pub async fn check_all(fixture: &Fixture) {
-    a_guest_answers_and_is_gone_when_it_is_killed(fixture).await;
-    a_guest_has_its_disks_and_its_link(fixture).await;
-    the_process_has_no_privileges(fixture).await;
-    a_paused_guest_stands_still_and_goes_on(fixture).await;
-    a_restored_guest_goes_on_where_it_was(fixture).await;
-    a_killed_hypervisor_is_seen(fixture).await;
-    a_guest_that_powers_off_ends_its_vm(fixture).await;
-    a_flooded_console_costs_no_memory(fixture).await;
-    a_dropped_vm_leaves_no_process(fixture).await;
-    a_corrupt_kernel_never_becomes_a_guest(fixture).await;
-    a_missing_kernel_is_an_error_that_names_it(fixture).await;
-    a_corrupt_snapshot_is_an_error(fixture).await;
+    macro_rules! check {
+        ($($claim:ident)*) => {$(
+            println!("claim: {}", stringify!($claim));
+            $claim(fixture).await;
+        )*};
+    }
+    check! {
+        a_guest_answers_and_is_gone_when_it_is_killed
+        a_guest_has_its_disks_and_its_link
+        the_process_has_no_privileges
+        a_paused_guest_stands_still_and_goes_on
+        a_restored_guest_goes_on_where_it_was
+        a_killed_hypervisor_is_seen
+        a_guest_that_powers_off_ends_its_vm
+        a_flooded_console_costs_no_memory
+        a_dropped_vm_leaves_no_process
+        a_corrupt_kernel_never_becomes_a_guest
+        a_missing_kernel_is_an_error_that_names_it
+        a_corrupt_snapshot_is_an_error
+    }
 }
 
 /// The stream, the console, and the figures of a VM, from launch to kill.
