@@ -1,5 +1,6 @@
 //! The one place that decides who may do what.
 
+use crate::cluster::Role;
 use roost_model::name::AppName;
 
 /// Who asks.
@@ -87,6 +88,21 @@ pub enum Denied {
     /// The token may not do this.
     #[error("this token does not allow it")]
     Forbidden,
+}
+
+/// A peer of the cluster may not ask a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a worker answers the role `api` only, and the caller's is `{}`", role.map_or("none", Role::as_str))]
+pub struct PeerDenied {
+    role: Option<Role>,
+}
+
+/// Decides whether a peer of the cluster may ask a worker.
+pub fn allow_worker_call(role: Option<Role>) -> Result<(), PeerDenied> {
+    match role {
+        Some(Role::Api) => Ok(()),
+        Some(Role::Worker) | None => Err(PeerDenied { role }),
+    }
 }
 
 /// Decides whether `caller` may do `action`, to `app` if it is about one.

@@ -4,6 +4,7 @@
 //! cluster is trusted to be who it is, and not to be of this version.
 
 mod failure;
+pub mod fuzzing;
 mod machine;
 mod node;
 pub(crate) mod request;
@@ -12,13 +13,9 @@ pub use failure::{failure_from_wire, failure_to_wire};
 
 use crate::proto;
 use roost_model::machine::{CpuKind, Guest};
-use roost_model::placement::NodeView;
 use roost_model::size::ByteSize;
 use roost_model::time::Timestamp;
-use roost_proto::worker::{
-    Lease, ListeningSocket, MachineEvent, MachineStatus, Operation, OperationFilter, Process,
-    Reservation, Reserve, RungStatus,
-};
+use roost_proto::worker::{ListeningSocket, RungStatus};
 use std::time::Duration;
 
 /// A message is not what it should be.
@@ -132,52 +129,6 @@ list_answer!(
     RungStatus = RungsAnswer.rungs,
     ListeningSocket = ListeningSocketsAnswer.sockets
 );
-
-/// Decodes bytes as every message in turn and converts what comes of it: what
-/// is accepted must survive the way back. For fuzzing.
-pub fn try_all(bytes: &[u8]) {
-    fn try_one<T: Wire>(bytes: &[u8]) {
-        let Ok(message) = <T::Message as prost::Message>::decode(bytes) else {
-            return;
-        };
-        if let Ok(value) = T::from_wire(message) {
-            let again = T::from_wire(value.to_wire());
-            assert!(again.is_ok(), "what was accepted is refused");
-        }
-    }
-    use request::{
-        Change, Create, Events, Exec, GetOperation, GiveBack, List, SetMetadata, Signal, Stop,
-        Take, Update, Wait,
-    };
-    try_one::<Create>(bytes);
-    try_one::<Update>(bytes);
-    try_one::<Change>(bytes);
-    try_one::<Stop>(bytes);
-    try_one::<Signal>(bytes);
-    try_one::<SetMetadata>(bytes);
-    try_one::<Wait>(bytes);
-    try_one::<Events>(bytes);
-    try_one::<Exec>(bytes);
-    try_one::<List>(bytes);
-    try_one::<Take>(bytes);
-    try_one::<GiveBack>(bytes);
-    try_one::<GetOperation>(bytes);
-    try_one::<OperationFilter>(bytes);
-    try_one::<Reserve>(bytes);
-    try_one::<Reservation>(bytes);
-    try_one::<NodeView>(bytes);
-    try_one::<MachineStatus>(bytes);
-    try_one::<MachineEvent>(bytes);
-    try_one::<Process>(bytes);
-    try_one::<Vec<ListeningSocket>>(bytes);
-    try_one::<Vec<RungStatus>>(bytes);
-    try_one::<Operation>(bytes);
-    try_one::<Lease>(bytes);
-    let status = tonic::Status::with_details(tonic::Code::Unknown, "", bytes.to_vec().into());
-    if let Some(error) = failure_from_wire(&status) {
-        assert!(failure_from_wire(&failure_to_wire(&error)).is_some());
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use crate::listener::Listener;
 use crate::proto;
 use crate::proto::worker_server::{Worker, WorkerServer};
 use roost_auth::cluster::{ClusterIdentity, IdentityError, Role};
+use roost_auth::policy::allow_worker_call;
 use roost_model::id::ReservationId;
 use roost_proto::worker::{OperationFilter, Reserve, WorkerApi, WorkerError};
 use roost_runtime::tasks::Tasks;
@@ -89,11 +90,8 @@ impl WorkerService {
         R: Wire,
         F: Future<Output = Result<T, WorkerError>>,
     {
-        match self.role {
-            Some(Role::Api) => {}
-            Some(role @ Role::Worker) => return Err(forbidden(role.as_str())),
-            None => return Err(forbidden("none")),
-        }
+        allow_worker_call(self.role)
+            .map_err(|denied| Status::permission_denied(denied.to_string()))?;
         let id = request.metadata().get(REQUEST_ID);
         let id = id.and_then(|id| id.to_str().ok()).unwrap_or("-").to_owned();
         let message = request.into_inner();
@@ -130,13 +128,6 @@ impl WorkerService {
         let answer = self.act(request, act).await?;
         Ok(Response::new(answer.to_wire()))
     }
-}
-
-fn forbidden(role: &str) -> Status {
-    Status::permission_denied(format!(
-        "a worker answers the role `{}` only, and the caller's is `{role}`",
-        Role::Api.as_str()
-    ))
 }
 
 /// Items of an answer, one message each.
