@@ -1,9 +1,14 @@
 //! The command line: every command, flag and help text.
 
+pub(crate) mod machines;
+
 use crate::complete;
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
+use machines::{
+    CloneMachineArgs, LeasesCommand, MetadataCommand, NewMachineArgs, UpdateMachineArgs,
+};
 use roost_model::machine::Isolation;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -428,6 +433,57 @@ pub(crate) enum MachinesCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Make a machine from an image and start it, outside any release
+    #[command(
+        before_help = "Examples:\n  roost machines run nginx -a web --port 80\n  roost machines run debian -a jobs --rm --memory 512 -- sh -c 'echo done'"
+    )]
+    Run(Box<NewMachineArgs>),
+    /// Make a machine from an image without starting it
+    #[command(
+        before_help = "Examples:\n  roost machines create nginx -a web --name spare --size shared-cpu-2x"
+    )]
+    Create(Box<NewMachineArgs>),
+    /// Change some of what a machine should be, if nobody else changes it meanwhile
+    #[command(
+        before_help = "Examples:\n  roost machines update 148e… --memory 512\n  roost machines update 148e… --image nginx:1.27 --env LOG=debug --skip-start"
+    )]
+    Update(Box<UpdateMachineArgs>),
+    /// Make a machine like another one
+    #[command(
+        before_help = "Examples:\n  roost machines clone 148e…\n  roost machines clone 148e… --name second --skip-start"
+    )]
+    Clone(CloneMachineArgs),
+    /// Keep new traffic from a machine
+    #[command(before_help = "Examples:\n  roost machines cordon 148e…")]
+    Cordon(MachineId),
+    /// Let traffic to a machine again
+    #[command(before_help = "Examples:\n  roost machines uncordon 148e…")]
+    Uncordon(MachineId),
+    /// Send a signal to the first process of a machine
+    #[command(before_help = "Examples:\n  roost machines signal 148e… SIGHUP")]
+    Signal {
+        /// The machine.
+        #[command(flatten)]
+        machine: MachineId,
+        /// The signal, by name or number
+        signal: String,
+    },
+    /// List the processes that run in a machine
+    #[command(before_help = "Examples:\n  roost machines ps 148e…")]
+    Ps(MachineId),
+    /// Metadata of a machine: list, set, remove
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  roost machines metadata list 148e…\n  roost machines metadata set 148e… role blue"
+    )]
+    Metadata(MetadataCommand),
+    /// Leases, under which one tool alone changes a machine: list, clear
+    #[command(
+        subcommand,
+        alias = "lease",
+        before_help = "Examples:\n  roost machines leases list -a web\n  roost machines leases clear 148e…"
+    )]
+    Leases(LeasesCommand),
     /// Run a command in a machine; exits with the command's code
     #[command(before_help = "Examples:\n  roost machines exec 148e… -- ls -l /")]
     Exec {
@@ -444,7 +500,7 @@ pub(crate) enum MachinesCommand {
         /// The machine.
         #[command(flatten)]
         machine: MachineId,
-        /// The state: started, stopped, suspended, destroyed, …
+        /// The state: started, stopped, suspended, destroyed, …, settled; several joined by commas
         #[arg(long, default_value = "started")]
         state: String,
     },

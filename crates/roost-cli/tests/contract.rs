@@ -65,6 +65,19 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("machines destroy", with(&["m1"]), Changes),
         ("machines exec", vec!["m1", "--", "true"], Changes),
         ("machines wait", with(&["m1"]), Reads),
+        ("machines run", with(&["nginx", "--port", "80"]), Changes),
+        ("machines create", with(&["nginx"]), Changes),
+        ("machines update", with(&["m1", "--memory", "512"]), Changes),
+        ("machines clone", with(&["m1"]), Changes),
+        ("machines cordon", with(&["m1"]), Changes),
+        ("machines uncordon", with(&["m1"]), Changes),
+        ("machines signal", with(&["m1", "SIGHUP"]), Changes),
+        ("machines ps", with(&["m1"]), Reads),
+        ("machines metadata list", with(&["m1"]), Reads),
+        ("machines metadata set", with(&["m1", "a", "b"]), Changes),
+        ("machines metadata remove", with(&["m1", "a"]), Changes),
+        ("machines leases list", web.clone(), Reads),
+        ("machines leases clear", with(&["m1"]), Changes),
         ("status", web.clone(), Reads),
         ("logs", web.clone(), Reads),
         ("secrets list", web.clone(), Reads),
@@ -74,8 +87,10 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("releases", web.clone(), Reads),
         ("rollback", web.clone(), Changes),
         ("ops list", web.clone(), Reads),
+        ("ops show", with(&["run_1"]), Reads),
         ("ops watch", with(&["d1"]), Reads),
         ("ops cancel", vec!["-a", "busy"], Changes),
+        ("why machine", with(&["m1"]), Reads),
         ("exec", vec!["-a", "web", "--", "true"], Changes),
         ("open", with(&["--print"]), Reads),
         ("doctor", vec![], Reads),
@@ -86,6 +101,24 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("config validate", vec!["-c", "config"], Reads),
         ("help", vec!["errors", "port-in-use"], Reads),
     ]
+}
+
+/// What is asked about the machine and the operations.
+fn parts_of_app() -> Router {
+    let process = json!({"pid": 1, "stime": 10, "rtime": 1000, "command": "app", "directory": "/", "cpu": 1,
+        "rss": 4096, "listen_sockets": [{"proto": "tcp", "address": "0.0.0.0:80"}]});
+    let lease = json!({"status": "success", "data": {"expires_at": 1, "owner": "ann", "description": "",
+        "version": "i"}});
+    let operation = json!({"id": "run_1", "kind": "start", "subject": "machine/m1", "cause": {"kind": "user"},
+        "status": "succeeded", "created_at": 0, "ended_at": 1});
+    let ok = |value: Value| get(move || async move { Json(value) });
+    Router::new()
+        .route("/v1/apps/web/machines/m1/wait", ok(json!({"ok": true})))
+        .route("/v1/apps/web/machines/m1/ps", ok(json!([process])))
+        .route("/v1/apps/web/machines/m1/metadata", ok(json!({"a": "b"})))
+        .route("/v1/apps/web/machines/m1/lease", ok(lease))
+        .route("/v1/apps/web/operations", ok(json!([operation.clone()])))
+        .route("/v1/apps/web/operations/run_1", ok(operation))
 }
 
 /// An API that answers every question and counts every request to change something.
@@ -131,7 +164,7 @@ async fn serve(n_changes: Arc<AtomicUsize>) -> (String, JoinSet<()>) {
         .route("/v1/apps/{app}", get(one_app))
         .route("/v1/apps/web/machines", ok(json!([machine])))
         .route("/v1/apps/web/machines/m1", ok(machine.clone()))
-        .route("/v1/apps/web/machines/m1/wait", ok(json!({"ok": true})))
+        .merge(parts_of_app())
         .route("/v1/apps/web/releases", ok(json!([release(2), release(1)])))
         .route("/v1/apps/web/secrets", ok(secrets))
         .route(

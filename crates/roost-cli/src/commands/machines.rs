@@ -1,5 +1,9 @@
 //! `machines` and `exec`.
 
+mod create;
+mod leases;
+mod parts;
+
 use crate::args::{ExecArgs, Global, MachinesCommand};
 use crate::client::{Client, NOTHING, encode};
 use crate::error::{CliError, Exit};
@@ -42,24 +46,28 @@ pub(crate) async fn run(
             act(client, global, &machine.machine, "restart", output).await?
         }
         MachinesCommand::Destroy { machine, force } => {
-            let machine = locate(client, global, &machine.machine).await?;
-            if global.dry_run {
-                plan("destroy", &machine, output);
-                return Ok(0);
-            }
-            let what = format!("destroy machine {} of {}", machine.id, machine.app);
-            output.confirm(&what, &machine.id)?;
-            client
-                .delete(&format!("{}?force={force}", path(&machine)))
-                .await
-                .map_err(|error| match error.code.as_str() {
-                    "machine-conflict" if !force => error.hint("add --force"),
-                    _ => error,
-                })?;
-            output.result(&serde_json::json!({"destroyed": machine.id}), || {
-                format!("destroyed {}", machine.id)
-            });
+            destroy(client, global, &machine.machine, force, output).await?;
         }
+        MachinesCommand::Run(args) => create::create(client, global, *args, true, output).await?,
+        MachinesCommand::Create(args) => {
+            create::create(client, global, *args, false, output).await?
+        }
+        MachinesCommand::Update(args) => create::update(client, global, *args, output).await?,
+        MachinesCommand::Clone(args) => create::clone(client, global, args, output).await?,
+        MachinesCommand::Cordon(machine) => {
+            parts::cordon(client, global, &machine, "cordon", output).await?
+        }
+        MachinesCommand::Uncordon(machine) => {
+            parts::cordon(client, global, &machine, "uncordon", output).await?
+        }
+        MachinesCommand::Signal { machine, signal } => {
+            parts::signal(client, global, &machine, &signal, output).await?
+        }
+        MachinesCommand::Ps(machine) => parts::processes(client, global, &machine, output).await?,
+        MachinesCommand::Metadata(command) => {
+            parts::metadata(client, global, command, output).await?
+        }
+        MachinesCommand::Leases(command) => leases::run(client, global, command, output).await?,
         MachinesCommand::Exec { machine, command } => {
             let machine = locate(client, global, &machine.machine).await?;
             return run_in(client, global, &machine, command, output).await;
@@ -76,6 +84,33 @@ pub(crate) async fn run(
         }
     }
     Ok(0)
+}
+
+async fn destroy(
+    client: &Client,
+    global: &Global,
+    wanted: &str,
+    force: bool,
+    output: Output,
+) -> Result<(), CliError> {
+    let machine = locate(client, global, wanted).await?;
+    if global.dry_run {
+        plan("destroy", &machine, output);
+        return Ok(());
+    }
+    let what = format!("destroy machine {} of {}", machine.id, machine.app);
+    output.confirm(&what, &machine.id)?;
+    client
+        .delete(&format!("{}?force={force}", path(&machine)))
+        .await
+        .map_err(|error| match error.code.as_str() {
+            "machine-conflict" if !force => error.hint("add --force"),
+            _ => error,
+        })?;
+    output.result(&serde_json::json!({"destroyed": machine.id}), || {
+        format!("destroyed {}", machine.id)
+    });
+    Ok(())
 }
 
 fn path(machine: &Machine) -> String {

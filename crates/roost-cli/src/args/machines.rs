@@ -1,0 +1,143 @@
+//! Flags of `machines …` that say what a machine should be, or which part of one.
+
+use super::{MachineId, isolation, variable};
+use crate::complete;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
+use roost_model::machine::Isolation;
+
+/// What a machine should be.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct MachineConfigArgs {
+    /// A size such as shared-cpu-1x or performance-2x
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["cpus", "memory"])]
+    pub(crate) size: Option<String>,
+    /// Number of CPUs
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<u32>,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory: Option<u64>,
+    /// An environment variable; may be repeated
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// The port it takes traffic on through the edge
+    #[arg(short, long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// When it is started again
+    #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["no", "on-failure", "always"]))]
+    pub(crate) restart: Option<String>,
+    /// The rung of the isolation ladder
+    #[arg(long, value_name = "RUNG", value_parser = isolation())]
+    pub(crate) isolation: Option<Isolation>,
+    /// Program arguments instead of the image's
+    #[arg(last = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// Flags of `machines run` and `machines create`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NewMachineArgs {
+    /// The image
+    pub(crate) image: String,
+    /// Its name; a new one when absent
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Its region; that of the platform when absent
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// Remove it when it has ended
+    #[arg(long, conflicts_with = "restart")]
+    pub(crate) rm: bool,
+    /// What it should be.
+    #[command(flatten)]
+    pub(crate) config: MachineConfigArgs,
+}
+
+/// Flags of `machines update`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpdateMachineArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub(crate) machine: MachineId,
+    /// Another image
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// Write the new version and do not start it
+    #[arg(long)]
+    pub(crate) skip_start: bool,
+    /// What is to be another way.
+    #[command(flatten)]
+    pub(crate) config: MachineConfigArgs,
+}
+
+/// Flags of `machines clone`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CloneMachineArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub(crate) machine: MachineId,
+    /// The name of the new one; a generated one when absent
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The region of the new one; that of the old one when absent
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// Record it without starting it
+    #[arg(long)]
+    pub(crate) skip_start: bool,
+}
+
+/// `machines leases …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeasesCommand {
+    /// List the leases on machines of the app, or on one machine
+    #[command(
+        visible_alias = "ls",
+        alias = "view",
+        before_help = "Examples:\n  roost machines leases list -a web\n  roost machines leases list 148e…"
+    )]
+    List {
+        /// The id or name of the machine
+        #[arg(add = ArgValueCandidates::new(complete::machine_ids))]
+        machine: Option<String>,
+    },
+    /// End the lease on a machine, whoever holds it
+    #[command(before_help = "Examples:\n  roost machines leases clear 148e…")]
+    Clear(MachineId),
+}
+
+/// `machines metadata …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MetadataCommand {
+    /// Show the metadata of a machine
+    #[command(
+        visible_alias = "ls",
+        before_help = "Examples:\n  roost machines metadata list 148e…"
+    )]
+    List(MachineId),
+    /// Set one entry; this makes no new version of the machine
+    #[command(before_help = "Examples:\n  roost machines metadata set 148e… role blue")]
+    Set {
+        /// The machine.
+        #[command(flatten)]
+        machine: MachineId,
+        /// Its key
+        key: String,
+        /// Its value
+        value: String,
+    },
+    /// Remove one entry
+    #[command(
+        visible_alias = "rm",
+        before_help = "Examples:\n  roost machines metadata remove 148e… role"
+    )]
+    Remove {
+        /// The machine.
+        #[command(flatten)]
+        machine: MachineId,
+        /// Its key
+        key: String,
+    },
+}
