@@ -4,6 +4,8 @@
 //! can be told that the machines of certain images never become healthy or
 //! end at once, and that what is destroyed takes its time.
 
+mod leases;
+
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use roost_model::id::{InstanceId, MachineId, NodeId, ReservationId, RunId};
@@ -196,69 +198,6 @@ impl Inner {
             .ok_or_else(|| WorkerError::NotFound(id.clone()))
     }
 
-    /// The lease that holds now, as the asker sees it.
-    fn lease(&self, id: &MachineId, asker: &Asker) -> Result<Option<Lease>, WorkerError> {
-        let machine = self.machines.get(id);
-        let machine = machine.ok_or_else(|| WorkerError::NotFound(id.clone()))?;
-        let held = machine.lease.as_ref();
-        let held = held.filter(|(_, lease)| lease.expires_at > self.now());
-        Ok(held.map(|(nonce, lease)| Lease {
-            is_own: asker.lease_nonce.as_ref() == Some(nonce),
-            ..lease.clone()
-        }))
-    }
-
-    fn leased(&self, id: &MachineId, lease: Lease) -> WorkerError {
-        WorkerError::Leased {
-            machine: id.clone(),
-            left: lease.expires_at.since(self.now()),
-            owner: lease.owner,
-            expires_at: lease.expires_at,
-        }
-    }
-
-    /// Whether a lease or a newer version speaks against what is asked.
-    fn admit_asker(&self, id: &MachineId, asker: &Asker) -> Result<(), WorkerError> {
-        if let Some(machine) = self.machines.get(id) {
-            asker.check_version(id, &machine.status.instance_id)?;
-        }
-        match self.lease(id, asker)? {
-            _ if !asker.cause.heeds_leases() => Ok(()),
-            Some(lease) if !lease.is_own => Err(self.leased(id, lease)),
-            None if asker.lease_nonce.is_some() => Err(WorkerError::NoLease(id.clone())),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn take_lease(
-        &mut self,
-        id: &MachineId,
-        request: TakeLease,
-        asker: &Asker,
-    ) -> Result<Lease, WorkerError> {
-        if request.ttl.is_zero() || request.ttl > Lease::TTL_MAX {
-            return Err(WorkerError::Invalid("a lease holds for 1 to 3600 s".into()));
-        }
-        let mut holder = asker.clone();
-        holder.lease_nonce = Some(request.nonce.clone());
-        match self.lease(id, &holder)? {
-            Some(lease) if !lease.is_own => return Err(self.leased(id, lease)),
-            None if asker.lease_nonce.is_some() => return Err(WorkerError::NoLease(id.clone())),
-            Some(_) | None => {}
-        }
-        let (now, cause) = (self.now(), &asker.cause);
-        let machine = self.find_lasting(id)?;
-        let lease = Lease {
-            owner: cause.subject().unwrap_or(cause.as_str()).to_owned(),
-            description: request.description,
-            version: machine.status.instance_id.clone(),
-            expires_at: now.after(request.ttl),
-            is_own: true,
-        };
-        machine.lease = Some((request.nonce, lease.clone()));
-        Ok(lease)
-    }
-
     /// Fails for a machine that is being destroyed, too.
     fn find_lasting(&mut self, id: &MachineId) -> Result<&mut SimMachine, WorkerError> {
         let machine = self.find(id)?;
@@ -357,24 +296,8 @@ impl Inner {
         Ok(self.find(id)?.status.clone())
     }
 
-    fn create(
-        &mut self,
-        request: CreateMachine,
-        cause: &Cause,
-    ) -> Result<MachineStatus, WorkerError> {
-        if let Some(id) = self.by_request.get(&request.request_id).cloned() {
-            return Ok(self.find(&id)?.status.clone());
-        }
-        let is_taken = |machine: &SimMachine| {
-            machine.status.spec.app == request.spec.app
-                && machine.status.spec.name == request.spec.name
-        };
-        if self.machines.values().any(is_taken) {
-            return Err(WorkerError::Conflict(format!(
-                "a machine named {} exists",
-                request.spec.name
-            )));
-        }
+    /// Room for a new machine: what was held for it, or what is free.
+    fn take_room(&mut self, request: &CreateMachine) -> Result<(), WorkerError> {
         match &request.reservation {
             Some(id) => {
                 let (now, guest) = (self.now(), request.spec.guest);
@@ -393,6 +316,28 @@ impl Inner {
             }
             None => self.admit(request.spec.guest)?,
         }
+        Ok(())
+    }
+
+    fn create(
+        &mut self,
+        request: CreateMachine,
+        cause: &Cause,
+    ) -> Result<MachineStatus, WorkerError> {
+        if let Some(id) = self.by_request.get(&request.request_id).cloned() {
+            return Ok(self.find(&id)?.status.clone());
+        }
+        let is_taken = |machine: &SimMachine| {
+            machine.status.spec.app == request.spec.app
+                && machine.status.spec.name == request.spec.name
+        };
+        if self.machines.values().any(is_taken) {
+            return Err(WorkerError::Conflict(format!(
+                "a machine named {} exists",
+                request.spec.name
+            )));
+        }
+        self.take_room(&request)?;
         self.n_made += 1;
         let n = self.n_made.to_be_bytes();
         let id = MachineId::from_bytes([1, n[2], n[3], n[4], n[5], n[6], n[7]]);
