@@ -108,7 +108,7 @@ pub(crate) async fn create(
         region,
     };
     let spec = to_spec(&request.config, identity)?;
-    let lease = request.lease_ttl.map(|ttl| leases::with_creation(ttl));
+    let lease = request.lease_ttl.map(leases::with_creation);
     let state_of_task = state.clone();
     let (launch, asker) = (launch(request.skip_launch), ctx.asker());
     // The worker knows a repeated request by its id, so that a crash makes none twice.

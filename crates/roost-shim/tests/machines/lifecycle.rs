@@ -21,6 +21,7 @@ with_both_runtimes!(
     a_missing_command_is_refused_by_name,
     long_output_of_a_command_is_cut,
     listening_sockets_are_listed_with_their_process,
+    processes_are_listed_as_the_machine_sees_them,
     a_machine_that_is_not_there_does_not_run,
     a_launch_that_is_given_up_at_any_time_leaves_nothing,
     machines_start_side_by_side,
@@ -262,6 +263,35 @@ async fn listening_sockets_are_listed_with_their_process(host: &Host) {
     );
     assert_eq!(sockets[0].process.as_deref(), Some("nc"));
     host.remove(&id).await;
+}
+
+async fn processes_are_listed_as_the_machine_sees_them(host: &Host) {
+    let mut config = host.machine("cd /tmp; sleep 601 & nc -l -p 80");
+    config.process.user = "app".to_owned();
+    let id = config.machine_id.clone();
+    host.driver.launch(config).await.unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let processes = loop {
+        let processes = host.driver.processes(&id).await.unwrap();
+        let listens = processes.iter().any(|one| !one.listening.is_empty());
+        if listens || std::time::Instant::now() > deadline {
+            break processes;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let of = |command: &str| {
+        let found = processes.iter().find(|one| one.command == command);
+        found.unwrap_or_else(|| panic!("{command} in {processes:#?}"))
+    };
+    assert_eq!(processes[0].pid, 1);
+    assert!(of("sleep 601").listening.is_empty());
+    assert_eq!(of("sleep 601").directory.as_deref(), Some("/tmp"));
+    let server = of("nc -l -p 80");
+    assert_eq!(server.listening[0].address.port(), 80);
+    assert!(server.memory > 0 && server.age < PATIENCE);
+    host.remove(&id).await;
+    let gone = host.driver.processes(&id).await;
+    assert!(matches!(gone, Err(DriverError::NotRunning(_))));
 }
 
 async fn a_machine_that_is_not_there_does_not_run(host: &Host) {

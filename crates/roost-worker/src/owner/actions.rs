@@ -18,7 +18,7 @@ use roost_model::image_ref::ImageRef;
 use roost_model::machine::{ExitCause, Isolation, MachineExit, MachineState, Rung};
 use roost_model::restart::WINDOW;
 use roost_model::time::Timestamp;
-use roost_proto::worker::WorkerError;
+use roost_proto::worker::{Cause, WorkerError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -81,7 +81,6 @@ impl Owner {
                     (_, Some(_)) => None,
                     (_, None) => Some(format!("pulling image {}", row.spec.image)),
                 };
-                row.restart_at = None;
                 vec![]
             })
             .await?;
@@ -127,19 +126,23 @@ impl Owner {
         };
         let generation = self.current_generation;
         self.record(move |row| {
+            let mut event = match cause_of_relaunch(row, generation) {
+                Some(cause) => NewEvent::asked("launch", &cause),
+                None => NewEvent::by_worker("launch", serde_json::json!({})),
+            };
+            event.detail["image_digest"] = image.digest.to_string().into();
+            event.detail["rung"] = rung.as_str().into();
             row.vm_live = true;
             row.rung = Some(rung);
             row.launched_generation = generation;
+            row.restart_at = None;
             row.state_reason = None;
             // The spec may have been replaced meanwhile, with another image.
             if row.generation == generation {
                 row.image_digest = Some(image.digest.to_string());
                 row.image_stop_signal.clone_from(&image.stop_signal);
             }
-            vec![NewEvent::by_worker(
-                "launch",
-                serde_json::json!({ "image_digest": image.digest, "rung": rung.as_str() }),
-            )]
+            vec![event]
         })
         .await?;
         let mut limit = limits::LAUNCH_TIMEOUT;
@@ -456,6 +459,18 @@ impl Owner {
         tracing::info!(machine_id = %self.id, "machine removed");
         Ok(())
     }
+}
+
+/// Why a machine is launched again that nobody asked for anew.
+fn cause_of_relaunch(row: &Row, generation: u64) -> Option<Cause> {
+    if row.launched_generation != generation {
+        return None;
+    }
+    Some(match row.restart_at {
+        Some(_) => Cause::RestartPolicy,
+        // Its process was gone when this `roostd` looked for it.
+        None => Cause::HostRestart,
+    })
 }
 
 /// The event of a machine that runs, and its reason.

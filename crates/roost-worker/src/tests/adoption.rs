@@ -70,6 +70,8 @@ async fn a_machine_that_is_gone_is_started_again_and_the_events_say_so() {
             .any(|event| event.detail.to_string().contains("was gone")),
         "{events:#?}"
     );
+    let launch = events.iter().find(|event| event.kind == "launch").unwrap();
+    assert_eq!(launch.source, "host-restart");
     let pinned = node.images.asked.lock().last().cloned().unwrap();
     assert!(
         pinned.digest.is_some(),

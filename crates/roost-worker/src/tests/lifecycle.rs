@@ -198,6 +198,11 @@ async fn a_crash_loop_backs_off_and_gives_up() {
         "{reason}"
     );
     assert_eq!(node.host.launches().len(), 4);
+    let events = run.worker.machine_events(&created.id, 50).await.unwrap();
+    let launches = events.iter().filter(|event| event.kind == "launch");
+    let sources: Vec<&str> = launches.map(|event| event.source.as_str()).collect();
+    let policy = "restart-policy";
+    assert_eq!(sources, [policy, policy, policy, "worker"], "newest first");
     assert!(
         // Less what the test itself took: the restart times are of the real clock.
         begun.elapsed() >= Duration::from_millis(500 + 1_000 + 1_000),
@@ -556,6 +561,9 @@ async fn a_state_of_a_moment_is_not_missed_by_who_waits_from_an_event_on() {
         .wait_machine(&machine.id, late)
         .await
         .unwrap_err();
-    assert!(matches!(error, WorkerError::WaitTimeout { .. }), "it was so before");
+    assert!(
+        matches!(error, WorkerError::WaitTimeout { .. }),
+        "it was so before"
+    );
     run.shut_down().await;
 }
