@@ -143,7 +143,8 @@ async fn a_newer_request_takes_the_place_of_the_one_under_way() {
 #[tokio::test(start_paused = true)]
 async fn a_kill_is_seen_in_the_operation_that_goes_on() {
     let asker = samples::asker();
-    let node = Node::new();
+    let mut node = Node::new();
+    node.config.drain_timeout = std::time::Duration::from_secs(3_600);
     let first = node.start().await;
     let id = first.started().await.id;
     ended(&first, &id).await;
