@@ -31,7 +31,6 @@ fn code<T: std::fmt::Debug>(result: Result<T, WorkerError>) -> String {
 
 /// A lease keeps others out until it is given back or cleared, whoever asks for the
 /// machine's own sake; `sample` is a request that the worker takes.
-#[expect(clippy::too_many_lines, reason = "a story is told in one piece")]
 pub async fn leases(worker: &dyn WorkerApi, sample: &CreateMachine) {
     let mut request = sample.clone();
     request.launch = Launch::Skip;
