@@ -77,7 +77,7 @@ pub(crate) enum Command {
     #[command(
         before_help = "Examples:\n  roost up\n  roost up --data-dir ./.roost --deploy examples/hello\n  roost up --listen 0.0.0.0 --http-port 80 --https-port 443 --domain apps.example.com\n  roost up --runtime /usr/sbin/runc\n  roost up --firecracker /opt/firecracker/firecracker --jailer /opt/firecracker/jailer"
     )]
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     /// Stop the platform on this machine and remove every trace of it
     #[command(before_help = "Examples:\n  roost down\n  roost down --data-dir ./.roost --yes")]
     Down(DownArgs),

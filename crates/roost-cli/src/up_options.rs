@@ -249,7 +249,7 @@ mod tests {
     fn args(text: &str) -> UpArgs {
         let words = ["roost", "up"].into_iter().chain(text.split_whitespace());
         match Cli::try_parse_from(words).unwrap().command {
-            Command::Up(args) => args,
+            Command::Up(args) => *args,
             other => panic!("{other:?}"),
         }
     }

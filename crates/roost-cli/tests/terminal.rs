@@ -27,6 +27,10 @@ async fn serve() -> (String, JoinSet<()>) {
     let deployment = json!({"id": "d1", "app": "web", "release": 2, "status": "failed", "error": cause, "urls": [],
         "created_at": 0, "steps": [{"seq": 1, "name": "create", "status": "done", "at": 0,
             "message": format!("made{STEERING}")}]});
+    let operation = json!({"id": "d1", "kind": "deploy", "subject": "app/web", "cause": {"kind": "release"},
+        "status": "failed", "reason": format!("cause{STEERING}"), "created_at": 0, "ended_at": 1,
+        "steps": [{"name": "create", "direction": "do", "attempt": 1, "started_at": 0, "ended_at": 1,
+            "outcome": "failed", "reason": format!("made{STEERING}")}]});
     let app = json!({"id": "a1", "name": "web", "status": "deployed", "machine_count": 1, "current_release": 1,
         "urls": [], "created_at": 0});
     let ok = |value: Value| get(move || async move { Json(value) });
@@ -34,6 +38,8 @@ async fn serve() -> (String, JoinSet<()>) {
         .route("/v1/apps/web", ok(app))
         .route("/v1/apps/web/logs", ok(json!([record])))
         .route("/v1/apps/web/builds", post(move || async move { build }))
+        .route("/v1/apps/web/operations", ok(json!([operation.clone()])))
+        .route("/v1/apps/web/operations/d1", ok(operation))
         .route("/v1/apps/web/deployments", ok(json!([deployment])))
         .route("/v1/apps/web/deployments/d1", ok(deployment));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -65,6 +71,7 @@ async fn neither_a_build_nor_an_app_nor_a_failed_deploy_steers_the_terminal() {
         (&["logs"], &["warn", "said", "field=\"value"]),
         (&["ops", "watch", "d1"], &["create: made", "failed: cause"]),
         (&["ops", "list"], &["cause"]),
+        (&["ops", "show", "d1"], &["cause", "made"]),
     ] {
         let output = roost(&url, folder.path(), args);
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();

@@ -23,11 +23,8 @@ pub(crate) async fn run(
             machine,
             unfinished,
         } => {
-            let mut path = format!("/v1/apps/{name}/operations?unfinished={unfinished}");
-            if let Some(machine) = machine {
-                path.push_str(&format!("&machine={}", encode(&machine)));
-            }
-            let operations: Vec<Operation> = client.get(&path).await?;
+            let machine = machine.as_deref();
+            let operations = list(client, &name, machine, unfinished).await?;
             output.result(&operations, || {
                 table(
                     &["id", "kind", "subject", "status", "began", "why"],
@@ -58,15 +55,7 @@ pub(crate) async fn run(
             deploy::see_through(client, deadline, deployment, &app, Proof::Wanted, output).await?;
         }
         OpsCommand::Cancel { id: Some(id) } if is_of_machine(&id) => {
-            let operation = find(client, &name, &id).await?;
-            if global.dry_run {
-                let text = format!("cancel {}", summary(&operation));
-                output.plan("ops cancel", serde_json::json!(operation), &text);
-                return Ok(());
-            }
-            let path = format!("/v1/apps/{name}/operations/{}/cancel", encode(&id));
-            let cancelled: Operation = client.post(&path, NOTHING).await?;
-            output.result(&cancelled, || summary(&cancelled));
+            cancel(client, global, &name, &id, output).await?;
         }
         OpsCommand::Cancel { id } => {
             let deployments = deployments(client, &name).await?;
@@ -96,6 +85,39 @@ fn superseded_by(deployment: &Deployment, app: &App) -> Option<u64> {
 
 async fn deployments(client: &Client, app: &str) -> Result<Vec<Deployment>, CliError> {
     client.get(&format!("/v1/apps/{app}/deployments")).await
+}
+
+async fn list(
+    client: &Client,
+    app: &str,
+    machine: Option<&str>,
+    only_unfinished: bool,
+) -> Result<Vec<Operation>, CliError> {
+    let mut path = format!("/v1/apps/{app}/operations?unfinished={only_unfinished}");
+    if let Some(machine) = machine {
+        path.push_str(&format!("&machine={}", encode(machine)));
+    }
+    client.get(&path).await
+}
+
+/// Cancels an operation of a machine.
+async fn cancel(
+    client: &Client,
+    global: &Global,
+    app: &str,
+    id: &str,
+    output: Output,
+) -> Result<(), CliError> {
+    let operation = find(client, app, id).await?;
+    if global.dry_run {
+        let text = format!("cancel {}", summary(&operation));
+        output.plan("ops cancel", serde_json::json!(operation), &text);
+        return Ok(());
+    }
+    let path = format!("/v1/apps/{app}/operations/{}/cancel", encode(id));
+    let cancelled: Operation = client.post(&path, NOTHING).await?;
+    output.result(&cancelled, || summary(&cancelled));
+    Ok(())
 }
 
 /// One operation of an app, with its steps.
