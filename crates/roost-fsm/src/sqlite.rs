@@ -6,7 +6,7 @@
 //! tables belong to.
 //!
 //! An owner that executes runs by itself, without an engine, does so in the transactions that it
-//! makes anyway: [`open`] and [`take`] with the wish, [`record`] with each thing that it did,
+//! makes anyway: [`open()`] and [`take()`] with the wish, [`record()`] with each thing that it did,
 //! [`crate::journal::Entry::Ended`] with the last. A run that gives way to a newer one of its
 //! subject has to end before the newer one is taken.
 //!
