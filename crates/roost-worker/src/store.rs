@@ -11,7 +11,7 @@ mod schema;
 use crate::capacity::rows::{admit, admit_resize};
 use crate::capacity::{Admission, NoRoom};
 use crate::limits;
-use crate::operations::{self, Note};
+use crate::operations::{self, End, Note};
 use leases::LeaseRefusal;
 use parking_lot::Mutex;
 use roost_fsm::{JournalError, Run, Story};
@@ -371,6 +371,21 @@ impl Store {
         let id = id.clone();
         self.run(move |connection| operations::find(connection, &id))
             .await
+    }
+
+    /// Ends the operations that a kill left open of machines that are gone and
+    /// have no owner any more.
+    pub(crate) async fn end_operations_of_the_gone(
+        &self,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            for row in row::select(transaction, "WHERE state = 'destroyed'", [])? {
+                operations::note(transaction, &row.id, &[Note::Ended(End::Succeeded)], now)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Forgets old operations.

@@ -142,6 +142,10 @@ impl Worker {
             handles: Mutex::default(),
         });
         housekeeping::remove_leftovers(&inner).await;
+        let now = inner.clock.now();
+        if let Err(error) = inner.store.end_operations_of_the_gone(now).await {
+            tracing::error!(%error, "cannot end operations of destroyed machines");
+        }
         inner.adopt_all(&rows).await;
         tasks.spawn("worker housekeeping", housekeeping::run(Arc::clone(&inner)));
         Ok(Arc::new(Self { inner }))

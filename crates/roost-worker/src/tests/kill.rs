@@ -4,7 +4,7 @@ use super::power::Moment;
 use super::{Node, Run, samples};
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineState, Rung};
-use roost_proto::worker::{Operation, OperationFilter, WorkerApi as _};
+use roost_proto::worker::{OperationFilter, WorkerApi as _};
 
 /// The life of one machine; it is killed somewhere in it.
 async fn live(run: &Run) {
@@ -51,6 +51,7 @@ async fn go_on(node: &Node, run: &Run, at: &str) {
     if all.is_empty() {
         run.wait(&machine.id, MachineState::Destroyed).await;
         node.wait_clear(at).await;
+        wait_ended(run, at).await;
         return;
     }
     // It may be on its way to destruction already.
@@ -77,20 +78,25 @@ async fn end(node: &Node, run: &Run, id: &MachineId, at: &str) {
         .unwrap();
     run.wait(id, MachineState::Destroyed).await;
     node.wait_clear(at).await;
-    // The last one ends after the machine is seen to be gone.
-    while !unfinished(run).await.is_empty() {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    wait_ended(run, at).await;
 }
 
-/// Operations under way.
-async fn unfinished(run: &Run) -> Vec<Operation> {
+/// The last operation ends after the machine is seen to be gone.
+async fn wait_ended(run: &Run, at: &str) {
     let filter = OperationFilter {
         only_unfinished: true,
         limit: 50,
         ..OperationFilter::default()
     };
-    run.worker.operations(filter).await.unwrap()
+    for _ in 0..1_000 {
+        let unfinished = run.worker.operations(filter.clone()).await.unwrap();
+        if unfinished.is_empty() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let unfinished = run.worker.operations(filter).await.unwrap();
+    panic!("{at}: {unfinished:?} does not end");
 }
 
 /// Kills at the `n`th write; `false` when the life has fewer.

@@ -146,7 +146,11 @@ async fn a_kill_is_seen_in_the_operation_that_goes_on() {
     let mut node = Node::new();
     node.config.drain_timeout = std::time::Duration::from_secs(3_600);
     let first = node.start().await;
-    let id = first.started().await.id;
+    let mut request = samples::create("r1");
+    request.spec.services = vec![samples::service(8_080)];
+    let created = first.worker.create_machine(request, &asker).await;
+    let id = created.unwrap().id;
+    first.wait(&id, MachineState::Started).await;
     ended(&first, &id).await;
     // Drains for as long as requests are under way.
     node.gauge.0.store(1, std::sync::atomic::Ordering::SeqCst);

@@ -25,8 +25,9 @@ pub(crate) struct Power {
 }
 
 impl Power {
-    /// Plans the kill at the `n`th write, counted from 1.
+    /// Plans the kill at the `n`th write from now on, counted from 1.
     pub(crate) fn plan(&self, n: u64, moment: Moment, driver: Arc<FakeDriver>) {
+        self.n_writes.store(0, Ordering::SeqCst);
         *self.plan.lock() = Some((n, moment, driver));
     }
 
