@@ -50,6 +50,11 @@ impl MortalJournal {
         self.died.notify_one();
     }
 
+    /// Whether it was killed.
+    pub(crate) fn is_killed(&self) -> bool {
+        *self.is_dead.lock()
+    }
+
     /// Whether this write is the one that kills.
     fn strikes(&self) -> bool {
         let mut n_writes_left = self.n_writes_left.lock();

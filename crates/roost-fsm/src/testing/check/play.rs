@@ -87,7 +87,11 @@ impl Case {
             // Cancel-safe: the notification is kept.
             () = mortal.died.notified() => true,
             // Cancel-safe: it only waits.
-            ended = self.wait(&first.engine, &id, &plot) => ended.map(|()| false)?,
+            ended = self.wait(&first.engine, &id, &plot) => {
+                ended?;
+                // A look that was under way may see the write that kills.
+                mortal.is_killed()
+            }
         };
         let mut last = first;
         if was_killed {
