@@ -96,6 +96,10 @@ impl Store {
                 .attempt("limit the pages")?;
             connections.push(connection);
         }
+        for mut connection in connections {
+            // Dropped, it would be back at some later time, and another be made meanwhile.
+            connection.return_to_pool().await;
+        }
         Ok(())
     }
 
