@@ -149,10 +149,7 @@ impl Buildah {
                 &self.file("run"),
             ])
             .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
+            .env("PATH", roost_model::program::PATH_DEFAULT)
             .env("HOME", &self.settings.dir)
             .env("TMPDIR", self.file("tmp"))
             .env("CONTAINERS_REGISTRIES_CONF", self.file("registries.conf"))

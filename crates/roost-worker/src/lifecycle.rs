@@ -406,4 +406,4 @@ fn on_start_failed(phase: Phase, after: AfterFailure) -> (Phase, Vec<Action>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,7 +17,7 @@ use roost_fsm::record::Outcome;
 mod journal;
 mod view;
 
-pub(crate) use journal::{begin, find, list, note, prune};
+pub(crate) use journal::{begin, list, note};
 pub(crate) use view::{operation, operation_with_steps};
 
 /// What a machine's owner notes of an operation.

@@ -14,7 +14,7 @@ use crate::limits;
 use crate::operations::{self, End, Note};
 use leases::LeaseRefusal;
 use parking_lot::Mutex;
-use roost_fsm::{JournalError, Run, Story};
+use roost_fsm::{JournalError, Run, Story, sqlite};
 use roost_model::id::{MachineId, RunId};
 use roost_model::name::AppName;
 use roost_model::placement::{Capacity, Shortage};
@@ -369,7 +369,7 @@ impl Store {
     /// One operation with its steps.
     pub(crate) async fn operation(&self, id: &RunId) -> Result<Option<Story>, StoreError> {
         let id = id.clone();
-        self.run(move |connection| operations::find(connection, &id))
+        self.run(move |connection| Ok(sqlite::load(connection, &id)?))
             .await
     }
 
@@ -390,8 +390,10 @@ impl Store {
 
     /// Forgets old operations.
     pub(crate) async fn forget_operations(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.write(move |transaction| operations::prune(transaction, &limits::OPERATIONS_KEPT, now))
-            .await
+        self.write(move |transaction| {
+            Ok(sqlite::prune(transaction, &limits::OPERATIONS_KEPT, now)?)
+        })
+        .await
     }
 
     /// Drops the records of machines destroyed longer ago than `retention`.

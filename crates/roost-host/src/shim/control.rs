@@ -118,10 +118,7 @@ impl Handshake {
         let child = tokio::process::Command::new(program)
             .arg("run")
             .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
+            .env("PATH", roost_model::program::PATH_DEFAULT)
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(lock))

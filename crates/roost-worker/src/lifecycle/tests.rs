@@ -5,7 +5,8 @@ use roost_model::time::Timestamp;
 
 const AT: Timestamp = Timestamp::from_ms(5);
 
-const PHASES: [Phase; 16] = [
+/// Every phase.
+pub(crate) const PHASES: [Phase; 16] = [
     Phase::Adopting,
     Phase::Resting(Rest::Created),
     Phase::Resting(Rest::Stopped),

@@ -2,7 +2,7 @@
 
 use super::{End, Note};
 use crate::store::StoreError;
-use roost_fsm::journal::{Entry, Fence, Filter, JournalError, NewRun, Opened, PruneRule};
+use roost_fsm::journal::{Entry, Filter, JournalError, NewRun, Opened};
 use roost_fsm::record::{Direction, Kind, Outcome, Run, Status, Story, Subject, Turn};
 use roost_fsm::sqlite;
 use roost_fsm::workflow::OnBusy;
@@ -88,6 +88,10 @@ pub(crate) fn note(
     notes: &[Note],
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    // Most records of a machine bring none.
+    if notes.is_empty() {
+        return Ok(());
+    }
     let Some(run) = active(transaction, &subject(machine)?)? else {
         return Ok(());
     };
@@ -98,23 +102,13 @@ pub(crate) fn note(
     for note in notes {
         let entries = entries_of(&story, note);
         if !entries.is_empty() {
-            record(transaction, &fence, &entries, now)?;
+            sqlite::record(transaction, &fence, &entries, now)?;
             match sqlite::load(transaction, &run.id)? {
                 Some(after) if !after.run.status.is_ended() => story = after,
                 Some(_) | None => return Ok(()),
             }
         }
     }
-    Ok(())
-}
-
-fn record(
-    transaction: &Transaction<'_>,
-    fence: &Fence,
-    entries: &[Entry],
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    sqlite::record(transaction, fence, entries, now)?;
     Ok(())
 }
 
@@ -186,20 +180,6 @@ pub(crate) fn list(
         ..Filter::default()
     };
     Ok(sqlite::list(connection, &filter)?)
-}
-
-/// One operation with its steps.
-pub(crate) fn find(connection: &Connection, id: &RunId) -> Result<Option<Story>, StoreError> {
-    Ok(sqlite::load(connection, id)?)
-}
-
-/// Forgets old operations.
-pub(crate) fn prune(
-    transaction: &Transaction<'_>,
-    rule: &PruneRule,
-    now: Timestamp,
-) -> Result<usize, StoreError> {
-    Ok(sqlite::prune(transaction, rule, now)?)
 }
 
 /// The operation under way.

@@ -1,28 +1,10 @@
-//! Operations of a worker with a fake driver, as people see them.
+//! What phases and events mean for an operation.
 
 use super::{End, end_of, notes_of, opened_by, step_of};
+use crate::lifecycle::tests::PHASES;
 use crate::lifecycle::{Event, Phase, Rest, Wish};
 use crate::store::row::NewEvent;
-use roost_model::time::Timestamp;
 use roost_proto::worker::Cause;
-
-const PHASES: [Phase; 15] = [
-    Phase::Adopting,
-    Phase::Resting(Rest::Created),
-    Phase::Resting(Rest::Stopped),
-    Phase::Resting(Rest::Suspended),
-    Phase::Resting(Rest::Failed),
-    Phase::Resolving,
-    Phase::Launching,
-    Phase::Running,
-    Phase::Draining,
-    Phase::Quieting,
-    Phase::Suspending,
-    Phase::Terminating,
-    Phase::Killing,
-    Phase::BackingOff(Timestamp::from_ms(7)),
-    Phase::Removing,
-];
 
 #[test]
 fn a_phase_that_takes_time_is_a_step_and_never_an_end() {
