@@ -1,6 +1,6 @@
 //! Operations of an app: those of its machines, and its deployments.
 
-use super::find_app;
+use super::{find_app, machines};
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::limits;
@@ -9,7 +9,7 @@ use crate::view;
 use roost_auth::policy::Action;
 use roost_model::id::{MachineId, RunId};
 use roost_model::name::AppName;
-use roost_proto::rest::Deployment;
+use roost_proto::rest::{Deployment, StopRequest};
 use roost_proto::worker::{Operation, OperationFilter, OperationStep, WorkerError};
 use roost_store::StoreError;
 
@@ -75,7 +75,7 @@ pub(crate) async fn cancel(
     let (operation, machine) = of_machine(state, name, id).await?;
     let Operation { kind, status, .. } = &operation;
     if operation.is_ended() {
-        let message = format!("the {kind} of machine {machine} has ended: it {status}");
+        let message = format!("the {kind} of machine {machine} has ended already: {status}");
         return Err(ApiError::conflict("operation-ended", message));
     }
     if !matches!(kind.as_str(), "create" | "start" | "restart" | "update") {
@@ -86,10 +86,8 @@ pub(crate) async fn cancel(
             )),
         );
     }
-    state
-        .worker
-        .stop_machine(&machine, None, None, &ctx.asker())
-        .await?;
+    // Refused as any stop while a deployment owns the machine.
+    machines::stop(ctx, state, name, &machine, StopRequest::default()).await?;
     Ok(of_machine(state, name, id).await?.0)
 }
 
