@@ -7,7 +7,7 @@ use roost_auth::token::fingerprint;
 use roost_model::error::{Blame, chain};
 use roost_model::name::AppName;
 use roost_proto::worker::{Asker, Cause, LeaseNonce};
-use roost_runtime::clock;
+use roost_runtime::{clock, points};
 use roost_store::records::Idempotency;
 use roost_store::{Claim, Store};
 use serde::Serialize;
@@ -157,6 +157,7 @@ fn overloaded() -> ApiError {
 
 /// Keeps the answer unless it is kept already.
 async fn keep(store: &Store, claim: &Claim, answer: serde_json::Result<String>) {
+    points::pass("control.db before answer");
     let kept = match answer {
         Ok(text) => store
             .keep_answer(claim, &text, clock::now())
@@ -168,4 +169,5 @@ async fn keep(store: &Store, claim: &Claim, answer: serde_json::Result<String>) 
     if let Err(error) = kept {
         tracing::warn!(error, "a repeated request will not get the kept answer");
     }
+    points::pass("control.db answer kept");
 }

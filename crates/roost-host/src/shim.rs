@@ -20,6 +20,7 @@ use roost_model::id::MachineId;
 use roost_model::machine::{ExitCause, MachineExit};
 use roost_proto::shim::{ShimCommand, ShimEvent, ShimExit, exit_path, lock_path};
 use roost_runtime::fs::{ensure_no_dir, ensure_no_file};
+use roost_runtime::points;
 use rustix::fs::FlockOperation;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -91,7 +92,10 @@ impl Shims {
     /// Makes the directories of a machine that is about to start.
     pub(crate) fn make_dirs(&self, id: &MachineId) -> Result<(), DriverError> {
         make_private_dir(&self.run_dir(id))?;
-        make_private_dir(&self.data_dir(id))
+        points::pass("run directory made");
+        make_private_dir(&self.data_dir(id))?;
+        points::pass("data directory made");
+        Ok(())
     }
 
     /// Ends and removes whatever there is of a machine.
@@ -181,7 +185,10 @@ impl Shims {
         if let Ok((mut connection, _)) = ShimConnection::open(&self.run_dir(id)).await {
             loop {
                 match connection.receive().await {
-                    Ok(Some(ShimEvent::Exited(exit))) => return Ok(machine_exit(exit)),
+                    Ok(Some(ShimEvent::Exited(exit))) => {
+                        points::pass("exit seen");
+                        return Ok(machine_exit(exit));
+                    }
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => break,
                 }
@@ -211,8 +218,12 @@ impl Shims {
             )));
         }
         let command = ShimCommand::Signal { number: signal };
+        points::pass("before signal");
         match self.ask(id, command, CONTROL_TIMEOUT).await? {
-            ShimEvent::Signalled => Ok(()),
+            ShimEvent::Signalled => {
+                points::pass("signal sent");
+                Ok(())
+            }
             ShimEvent::Exited(_) => Err(DriverError::NotRunning(id.clone())),
             other => Err(host(
                 "signal the machine",
@@ -353,6 +364,7 @@ fn sweep(
     cgroup: &str,
     parent: &str,
 ) -> std::io::Result<()> {
+    points::pass("sweep begins");
     let cgroup = Cgroup::at(cgroup)?;
     // The shim sees its machine end, and ends. One that is creating the
     // machine may put another process there, so look again while waiting.
@@ -364,15 +376,19 @@ fn sweep(
         }
         cgroup.kill_all(KILL_TIMEOUT)?;
     }
+    points::pass("sweep shim ended");
     cgroup.remove(KILL_TIMEOUT)?;
+    points::pass("sweep cgroup removed");
     if keep == Keep::Nothing {
         quota::release(data_dir)?;
         remove_tree(data_dir)?;
     }
+    points::pass("sweep disks removed");
     // Last of all, so that an interrupted sweep is found and done again; and
     // the lock last in it, since it is what says that no shim is there.
     let removed = ensure_no_file(&exit_path(run_dir)).and_then(|()| ensure_no_dir(run_dir));
     removed.map_err(std::io::Error::other)?;
+    points::pass("sweep run directory removed");
     Cgroup::at(parent)?.remove_if_empty();
     Ok(())
 }

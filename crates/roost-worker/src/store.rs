@@ -21,6 +21,7 @@ use roost_model::placement::{Capacity, Shortage};
 use roost_model::time::Timestamp;
 use roost_proto::worker::{Asker, MachineEvent, OperationFilter, TakeLease};
 use row::{NewEvent, Row};
+use roost_runtime::points;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use std::path::Path;
 use std::sync::Arc;
@@ -153,6 +154,7 @@ impl Store {
     {
         #[cfg(test)]
         let n = self.power.before_write().await;
+        points::pass("worker.db before write");
         let result = self
             .run(move |connection| {
                 let transaction = connection
@@ -163,6 +165,7 @@ impl Store {
                 Ok(value)
             })
             .await;
+        points::pass("worker.db written");
         #[cfg(test)]
         self.power.after_write(n).await;
         result

@@ -6,6 +6,7 @@ mod adapters;
 mod args;
 mod cluster;
 mod config;
+mod crash;
 mod daemon;
 mod doctor;
 mod node;
@@ -40,7 +41,7 @@ fn run(args: &RunArgs) -> Result<()> {
     };
     // What other users may read (kernels, root images) says so itself.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    telemetry::init(&args.log, format);
+    telemetry::init(&args.log, format, crash::hook());
     install_crypto_provider();
     let config = config::NodeConfig::from_args(args)?;
     runtime()?.block_on(node::run(config))

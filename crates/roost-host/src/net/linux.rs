@@ -8,6 +8,7 @@ use crate::driver::MachineAddresses;
 use crate::instance::InstanceTag;
 use async_trait::async_trait;
 use roost_model::id::MachineId;
+use roost_runtime::points;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -77,6 +78,7 @@ impl LinuxPlumber {
             make_host_end(&netlink, &host_plan).await
         })
         .await?;
+        points::pass("link host end up");
         let pid = plan.netns_pid;
         run_in(Netns::OfProcess(pid), async move |netlink: Netlink| {
             set_machine_end(&netlink, &plan).await
@@ -96,11 +98,14 @@ impl LinuxPlumber {
 
     /// Takes the link and its firewall entries away.
     async fn unplumb(&self, name: &str) -> Result<(), PlumbError> {
+        points::pass("before link removal");
         self.delete_link(name.to_owned()).await?;
+        points::pass("link removed");
         let mut sources = self.sources.lock().await;
         if let Some(addresses) = sources.get(name).copied() {
             firewall::forbid_source(self.config.tag, name, addresses).await?;
             sources.remove(name);
+            points::pass("address forbidden");
         }
         Ok(())
     }
@@ -132,7 +137,9 @@ impl PacketPlumber for LinuxPlumber {
         }
         // Noted first: what may have been done is undone by `detach`.
         sources.insert(name.clone(), addresses);
-        firewall::allow_source(self.config.tag, &name, addresses).await
+        firewall::allow_source(self.config.tag, &name, addresses).await?;
+        points::pass("address allowed");
+        Ok(())
     }
 
     async fn attach(
@@ -297,11 +304,13 @@ async fn make_host_end(netlink: &Netlink, plan: &LinkPlan) -> Result<(), PlumbEr
         netlink.delete_link(&old).await?;
     }
     create_pair(netlink, plan).await?;
+    points::pass("link made");
     let link = netlink.expect_link(name).await?;
     let alias = LinkUnspec::new_with_index(link.index);
     netlink
         .change_link(alias.alias(plan.machine.as_str()).build(), name)
         .await?;
+    points::pass("link named");
     distrust_ipv4(name)?;
     netlink
         .add_address(&link, IpAddr::V4(network.gateway_ipv4()), 32)

@@ -8,6 +8,7 @@ use roost_model::error::{ErrorCode, Retry, chain};
 use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
 use roost_proto::worker::WorkerError;
+use roost_runtime::points;
 
 fn owner_of(machine: &MachineId) -> String {
     format!("machine:{machine}")
@@ -86,7 +87,9 @@ impl ImageSource for Images {
         self.retain(&owner_of(machine), &image.digest)
             .await
             .map_err(|error| failure(&error, "image-store-failed", Retry::Backoff))?;
+        points::pass("image retained");
         let root_fs = root_fs(self, &image, kind).await?;
+        points::pass("image unpacked");
         let split = |text: &String| {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             (name.to_owned(), value.to_owned())
@@ -107,6 +110,8 @@ impl ImageSource for Images {
         // The inherent method, not this one.
         Images::release(self, &owner_of(machine))
             .await
-            .map_err(|error| failure(&error, "image-store-failed", Retry::Backoff))
+            .map_err(|error| failure(&error, "image-store-failed", Retry::Backoff))?;
+        points::pass("image released");
+        Ok(())
     }
 }
