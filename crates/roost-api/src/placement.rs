@@ -111,6 +111,7 @@ fn wanted(spec: &MachineSpec) -> PlacementRequest {
         alone: false,
         image: spec.image.digest.as_ref().map(ToString::to_string),
         spread_slack: 0,
+        excluded: BTreeMap::new(),
     }
 }
 

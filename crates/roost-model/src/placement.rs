@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! nodes ─▶ filters, in this order, each with its reason:
-//!            volume, region, labels, cordon, isolation, anti-affinity, disk, room
+//!            excluded, volume, region, labels, cordon, isolation, anti-affinity, disk, room
 //!       ─▶ the first region of the request that has a node left
 //!       ─▶ zones, then nodes, with the fewest machines of the group (within the slack)
 //!       ─▶ nodes that have the image ─▶ the fullest ─▶ the smallest id
@@ -193,6 +193,9 @@ fn keep_emptiest(
 
 /// The position of the node's region among the preferred ones, or what speaks against the node.
 fn filter(node: &NodeView, request: &PlacementRequest) -> Result<usize, Reason> {
+    if let Some(reason) = request.excluded.get(&node.id) {
+        return Err(reason.clone());
+    }
     if let Some(on) = request.volume_node.as_ref()
         && *on != node.id
     {

@@ -30,6 +30,18 @@ pub struct NodeRefusal {
 /// What speaks against a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
+    /// It has not answered for a while.
+    Silent {
+        /// For so long.
+        seconds: u64,
+    },
+    /// It was asked for this machine, and did not take it.
+    Declined {
+        /// What it said.
+        said: String,
+    },
+    /// A machine on it has to be removed first: another has taken its place.
+    Fenced,
     /// The machine's volume is elsewhere.
     Volume {
         /// There.
@@ -78,6 +90,9 @@ impl Reason {
     /// A word for programs.
     pub fn as_str(&self) -> &'static str {
         match self {
+            Self::Silent { .. } => "silent",
+            Self::Declined { .. } => "declined",
+            Self::Fenced => "fenced",
             Self::Volume { .. } => "volume",
             Self::Region { .. } => "region",
             Self::Label { .. } => "label",
@@ -94,6 +109,9 @@ impl Reason {
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self {
+            Self::Silent { .. } => "look whether the node runs and can be reached",
+            Self::Declined { .. } => "try again, or make room on the node",
+            Self::Fenced => "wait until the node has removed what was replaced",
             Self::Volume { .. } => "make room on the volume's node, or use another volume",
             Self::Region { .. } => "add this region to the preferred ones, or add a node there",
             Self::Label { .. } => "ask for other labels, or label the node",
@@ -116,6 +134,9 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Silent { seconds } => write!(f, "it has not answered for {seconds} s"),
+            Self::Declined { said } => write!(f, "it did not take the machine: {said}"),
+            Self::Fenced => f.write_str("it has yet to remove machines that others replaced"),
             Self::Volume { on } => write!(f, "the machine's volume is on {on}"),
             Self::Region { region } => write!(f, "it is in region {region}"),
             Self::Label {
@@ -150,7 +171,10 @@ impl Refusal {
     fn is_in_vain(&self) -> bool {
         let granted_nowhere = |refused: &NodeRefusal| match refused.reason {
             Reason::Region { .. } | Reason::Label { .. } | Reason::Isolation { .. } => true,
-            Reason::Volume { .. }
+            Reason::Silent { .. }
+            | Reason::Declined { .. }
+            | Reason::Fenced
+            | Reason::Volume { .. }
             | Reason::Cordoned
             | Reason::Alone { .. }
             | Reason::Disk { .. }

@@ -3,7 +3,7 @@
 use super::{
     Capacity, ClusterView, NodeView, Overcommit, PlacementRequest, Reason, Usage, choose, filter,
 };
-use crate::error::Classify as _;
+use crate::error::{Classify as _, Retry};
 use crate::id::NodeId;
 use crate::machine::{Guest, Isolation, Rung};
 use crate::name::{AppName, RegionCode, ZoneName};
@@ -58,6 +58,7 @@ fn request() -> PlacementRequest {
         alone: false,
         image: None,
         spread_slack: 0,
+        excluded: BTreeMap::new(),
     }
 }
 
@@ -86,6 +87,20 @@ fn the_first_region_with_room_wins_and_its_rank_is_told() {
     let choice = choose(&nodes, &request()).unwrap();
     assert_eq!((choice.node, choice.why.region_rank), (node_id(1), 1));
     assert!(choice.why.to_string().contains("region ams (choice 2)"));
+}
+
+#[test]
+fn an_excluded_node_is_not_chosen_and_its_reason_is_told_before_any_other() {
+    let mut nodes = view([node(1, "fra", "a"), node(2, "fra", "a")]);
+    let mut excluding = request();
+    let silent = Reason::Silent { seconds: 20 };
+    excluding.excluded.insert(node_id(1), silent.clone());
+    assert_eq!(choose(&nodes, &excluding).unwrap().node, node_id(2));
+    nodes.nodes.truncate(1);
+    nodes.nodes[0].cordoned = true;
+    let refusal = choose(&nodes, &excluding).unwrap_err();
+    assert_eq!(refusal.nodes[0].reason, silent);
+    assert_eq!(refusal.retry(), Retry::Backoff, "it may come back");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a placement looks at: nodes, and what is asked for.
 
+use super::refusal::Reason;
 use super::room::{Capacity, Usage};
 use crate::id::NodeId;
 use crate::machine::{Guest, Isolation, Rung};
@@ -91,4 +92,6 @@ pub struct PlacementRequest {
     /// How unevenly a group may be spread over zones and nodes to fill nodes up:
     /// machines more than on the emptiest one.
     pub spread_slack: u32,
+    /// Nodes that are out of the question, and why: what the view of a node does not tell.
+    pub excluded: BTreeMap<NodeId, Reason>,
 }

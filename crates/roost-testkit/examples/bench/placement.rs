@@ -113,5 +113,6 @@ fn request(n: u64) -> PlacementRequest {
         alone: false,
         image: Some(digest(n)),
         spread_slack: 0,
+        excluded: BTreeMap::new(),
     }
 }
