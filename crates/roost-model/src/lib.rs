@@ -24,5 +24,6 @@ pub mod program;
 pub mod rates;
 pub mod restart;
 pub mod rollout;
+pub mod schedule;
 pub mod size;
 pub mod time;

@@ -39,6 +39,10 @@ pub const CHECK_HEADERS_MAX: usize = 32;
 pub const CHECK_COMMAND_WORDS_MAX: usize = 64;
 /// Most statuses and ranges of statuses that a check may expect.
 pub const CHECK_STATUSES_MAX: usize = 16;
+/// Longest schedule of a machine.
+pub const SCHEDULE_BYTES_MAX: usize = 256;
+/// Most machines that one stands by for.
+pub const STANDBYS_MAX: usize = 16;
 /// Largest JSON body of the REST API.
 pub const API_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Longest grace time between the stop signal and the kill (Fly.io: 300 s).

@@ -29,8 +29,10 @@ pub use check::{
 };
 pub use guest::{CpuKind, CpuTime, Guest, SizeError, UnknownSize};
 
+use crate::id::MachineId;
 use crate::image_ref::ImageRef;
 use crate::name::{AppName, MachineName, RegionCode};
+use crate::schedule::Schedule;
 use crate::size::ByteSize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,6 +70,11 @@ pub struct MachineSpec {
     pub stop: StopConfig,
     /// Whether to remove it once it has ended.
     pub auto_destroy: bool,
+    /// When to start it, if it rests then.
+    pub schedule: Option<Schedule>,
+    /// The machines that it stands by for: it rests until the node of one of
+    /// them is lost.
+    pub standbys: Vec<MachineId>,
     /// Labels of the user and of the deploy (`roost_release_id`, …).
     pub metadata: BTreeMap<String, String>,
 }
@@ -77,6 +84,11 @@ impl MachineSpec {
     pub const PROCESS_GROUP_KEY: &str = "fly_process_group";
     /// The group of a machine without that label.
     pub const PROCESS_GROUP_DEFAULT: &str = "app";
+
+    /// Whether it rests until a machine that it stands by for is lost.
+    pub fn is_standby(&self) -> bool {
+        !self.standbys.is_empty()
+    }
 
     /// The process group: machines of an app that are alike.
     pub fn process_group(&self) -> &str {

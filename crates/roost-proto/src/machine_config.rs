@@ -59,6 +59,14 @@ pub struct MachineConfig {
     /// Whether to remove the machine when it has ended.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub auto_destroy: bool,
+    /// When to start it, if it rests then: `hourly`, `daily`, `weekly` or `monthly`, counted from
+    /// its creation, or the five fields of a cron line, in UTC, which is an addition of roost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// Ids of the machines that it stands by for: it is not started until the node of one of them
+    /// is lost. Only without `services`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub standbys: Vec<String>,
 }
 
 /// The root file system of a machine. It does not outlive a stop.
@@ -352,8 +360,9 @@ mod tests {
                 "exec": {"type": "exec", "command": ["true"], "unhealthy": "stop",
                     "success_threshold": 2, "failure_threshold": 5}},
             "files": [{"guest_path": "/etc/x", "raw_value": "aGk="}],
-            "restart": {"policy": "always"},
+            "restart": {"policy": "no"},
             "stop_config": {"signal": "SIGTERM", "timeout": "10s"},
+            "schedule": "0  4 * * mon",
         });
         let config: MachineConfig = serde_json::from_value(json).unwrap();
         let spec = config.to_spec(identity()).unwrap();
@@ -361,6 +370,7 @@ mod tests {
         assert_eq!(spec.isolation, Isolation::Rung(Rung::VmEmulated));
         assert_eq!(spec.root_disk, ByteSize::gib(20));
         assert_eq!(spec.swap, ByteSize::mib(128));
+        assert_eq!(spec.schedule.as_ref().unwrap().to_string(), "0 4 * * mon");
         let again = MachineConfig::from(&spec).to_spec(identity()).unwrap();
         assert_eq!(spec, again);
     }
@@ -379,6 +389,8 @@ mod tests {
                 "servicecheck-1": {"type": "tcp", "port": 1}},
             "restart": {"policy": "perhaps"},
             "stop_config": {"signal": "SIGNOPE", "timeout": "1h"},
+            "schedule": "0 25 * * *",
+            "standbys": ["web-1"],
         });
         let config: MachineConfig = serde_json::from_value(json).unwrap();
         let faults = config.to_spec(identity()).unwrap_err();
@@ -400,6 +412,9 @@ mod tests {
             "restart.policy",
             "stop_config.signal",
             "stop_config.timeout",
+            "schedule",
+            "standbys",
+            "standbys[0]",
         ] {
             assert!(paths.contains(&path), "{path} in {paths:?}");
         }
@@ -421,8 +436,47 @@ mod tests {
 
     #[test]
     fn members_that_are_not_honoured_are_refused_by_name() {
-        let json = serde_json::json!({"image": "a", "schedule": "daily"});
+        let json = serde_json::json!({"image": "a", "mounts": []});
         let error = serde_json::from_value::<MachineConfig>(json).unwrap_err();
-        assert!(error.to_string().contains("schedule"), "{error}");
+        assert!(error.to_string().contains("mounts"), "{error}");
+    }
+
+    fn faults(json: serde_json::Value) -> Vec<String> {
+        let config: MachineConfig = serde_json::from_value(json).unwrap();
+        let faults = config.to_spec(identity()).err().unwrap_or_default();
+        faults.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_schedule_that_could_never_start_the_machine_is_refused_and_says_why() {
+        let with = |schedule: &str, key: &str, value: serde_json::Value| {
+            faults(serde_json::json!({"image": "a", "schedule": schedule, key: value}))
+        };
+        let none = Vec::<String>::new();
+        assert_eq!(with("daily", "services", serde_json::json!([])), none);
+        let found = with("0 25 * * *", "env", serde_json::json!({}));
+        assert_eq!(found, ["schedule: hour: `25` is not a number from 0 to 23"]);
+        for (key, value) in [
+            ("restart", serde_json::json!({"policy": "always"})),
+            ("auto_destroy", true.into()),
+            ("standbys", serde_json::json!(["00000000000001"])),
+        ] {
+            let found = with("daily", key, value);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].starts_with("schedule: "), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_standby_names_machines_once_and_takes_no_traffic() {
+        let with = |standbys: serde_json::Value| {
+            faults(serde_json::json!({"image": "a", "standbys": standbys}))
+        };
+        let id = "00000000000001";
+        assert_eq!(with(serde_json::json!([id])), Vec::<String>::new());
+        let found = with(serde_json::json!([id, id]));
+        assert_eq!(found, [format!("standbys[1]: names {id} again")]);
+        let many: Vec<String> = (0..17).map(|n| format!("{n:014x}")).collect();
+        assert_eq!(with(many.into()), ["standbys: more than 16 machines"]);
     }
 }

@@ -124,6 +124,8 @@ pub struct MachineStatus {
     pub cordoned: bool,
     /// The last end of its process.
     pub last_exit: Option<MachineExit>,
+    /// When its schedule is due next.
+    pub due_at: Option<Timestamp>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When its state or spec last changed.

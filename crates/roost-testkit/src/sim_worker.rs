@@ -361,6 +361,7 @@ impl Inner {
             checks: vec![],
             cordoned: false,
             last_exit: None,
+            due_at: None,
             created_at: at,
             updated_at: at,
         };

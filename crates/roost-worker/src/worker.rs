@@ -289,6 +289,7 @@ impl Inner {
                 .unwrap_or_default(),
             cordoned: row.cordoned,
             last_exit: row.last_exit,
+            due_at: row.due_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
             id: row.id,

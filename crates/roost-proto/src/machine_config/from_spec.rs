@@ -60,6 +60,8 @@ impl From<&MachineSpec> for MachineConfig {
                 timeout: Some(WireDuration(spec.stop.timeout)),
             }),
             auto_destroy: spec.auto_destroy,
+            schedule: spec.schedule.as_ref().map(ToString::to_string),
+            standbys: spec.standbys.iter().map(ToString::to_string).collect(),
         }
     }
 }

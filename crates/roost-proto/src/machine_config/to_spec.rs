@@ -2,9 +2,10 @@
 
 use super::{
     CheckConfig, ConfigFault, GuestConfig, MachineConfig, MachineIdentity, PortConfig,
-    ServiceConfig,
+    RestartConfig, ServiceConfig,
 };
 use base64::Engine as _;
+use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
 use roost_model::limits;
 use roost_model::machine::{
@@ -12,6 +13,7 @@ use roost_model::machine::{
     ProcessSpec, RestartPolicy, RestartWhen, Service, ServiceProtocol, StopConfig, StopSignal,
 };
 use roost_model::name::check_env_name;
+use roost_model::schedule::Schedule;
 use roost_model::size::ByteSize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,6 +70,8 @@ impl MachineConfig {
         let files = self.to_files(&mut faults);
         let restart = self.to_restart(&mut faults);
         let stop = self.to_stop(&mut faults);
+        let schedule = self.to_schedule(&mut faults);
+        let standbys = self.to_standbys(&mut faults);
         let process = ProcessSpec {
             exec: self.init.exec.clone(),
             entrypoint: self.init.entrypoint.clone(),
@@ -93,6 +97,8 @@ impl MachineConfig {
                 restart,
                 stop,
                 auto_destroy: self.auto_destroy,
+                schedule,
+                standbys,
                 metadata: self.metadata.clone(),
             }),
             _ => Err(faults.found),
@@ -272,6 +278,47 @@ impl MachineConfig {
             faults.add("stop_config.timeout", "is longer than 300 s");
         }
         StopConfig { signal, timeout }
+    }
+
+    fn to_schedule(&self, faults: &mut Faults) -> Option<Schedule> {
+        let text = self.schedule.as_deref()?;
+        let schedule = Schedule::parse(text)
+            .map_err(|error| faults.add("schedule", error.to_string()))
+            .ok();
+        let always = |restart: &RestartConfig| restart.policy == "always";
+        let contradiction = if self.restart.as_ref().is_some_and(always) {
+            "`restart.policy` is `always`, so that the machine never rests to be started"
+        } else if self.auto_destroy {
+            "`auto_destroy` removes the machine after its first run"
+        } else if !self.standbys.is_empty() {
+            "a machine with `standbys` rests until another is lost"
+        } else {
+            return schedule;
+        };
+        faults.add("schedule", contradiction);
+        schedule
+    }
+
+    fn to_standbys(&self, faults: &mut Faults) -> Vec<MachineId> {
+        if !self.standbys.is_empty() && !self.services.is_empty() {
+            let problem = "a machine with `services` takes traffic and cannot stand by";
+            faults.add("standbys", problem);
+        }
+        let most = limits::STANDBYS_MAX;
+        if self.standbys.len() > most {
+            faults.add("standbys", format!("more than {most} machines"));
+            return vec![];
+        }
+        let mut ids = vec![];
+        for (idx, text) in self.standbys.iter().enumerate() {
+            let path = format!("standbys[{idx}]");
+            match MachineId::parse(text) {
+                Ok(id) if ids.contains(&id) => faults.add(path, format!("names {id} again")),
+                Ok(id) => ids.push(id),
+                Err(error) => faults.add(path, error.to_string()),
+            }
+        }
+        ids
     }
 }
 

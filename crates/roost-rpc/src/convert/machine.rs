@@ -5,6 +5,7 @@ use crate::proto;
 use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{ExitCause, MachineExit, MachineSpec, MachineState, Rung};
 use roost_model::name::{AppName, MachineName, RegionCode};
+use roost_model::time::Timestamp;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
 use roost_proto::worker::{
     CheckResult, CheckStatus, ExecOutcome, Lease, ListeningSocket, MachineEvent, MachineStatus,
@@ -145,6 +146,7 @@ impl Wire for MachineStatus {
             checks,
             cordoned,
             last_exit,
+            due_at,
             created_at,
             updated_at,
         } = self;
@@ -162,6 +164,7 @@ impl Wire for MachineStatus {
             checks: checks.iter().map(Wire::to_wire).collect(),
             cordoned: *cordoned,
             last_exit: last_exit.as_ref().map(Wire::to_wire),
+            due_at_ms: due_at.map(Timestamp::as_ms),
             created_at_ms: created_at.as_ms(),
             updated_at_ms: updated_at.as_ms(),
         }
@@ -182,6 +185,7 @@ impl Wire for MachineStatus {
             checks,
             cordoned,
             last_exit,
+            due_at_ms,
             created_at_ms,
             updated_at_ms,
         } = message;
@@ -200,6 +204,7 @@ impl Wire for MachineStatus {
             checks: checks.collect::<Result<_, _>>()?,
             cordoned,
             last_exit: last_exit.map(MachineExit::from_wire).transpose()?,
+            due_at: due_at_ms.map(time),
             created_at: time(created_at_ms),
             updated_at: time(updated_at_ms),
         })

@@ -47,7 +47,7 @@ fn spec() -> MachineSpec {
         "checks": {"up": {"type": "tcp", "port": 8081}},
         "files": [{"guest_path": "/etc/x", "raw_value": "AP8K"}],
         "stop_config": {"signal": "SIGTERM", "timeout": "30s"},
-        "auto_destroy": true,
+        "schedule": "*/5 * * * *",
     });
     let config: MachineConfig = serde_json::from_value(config).unwrap();
     let identity = MachineIdentity {
@@ -88,6 +88,7 @@ fn status(state: MachineState, last_exit: Option<MachineExit>) -> MachineStatus 
         .to_vec(),
         cordoned: true,
         last_exit,
+        due_at: last_exit.map(|_| Timestamp::from_ms(6)),
         created_at: Timestamp::from_ms(1),
         updated_at: Timestamp::from_ms(u64::MAX),
     }
@@ -96,6 +97,10 @@ fn status(state: MachineState, last_exit: Option<MachineExit>) -> MachineStatus 
 #[test]
 fn machines_arrive_as_they_were() {
     assert_carried(&spec());
+    let mut standby = spec();
+    (standby.schedule, standby.services) = (None, vec![]);
+    standby.standbys = vec![machine_id()];
+    assert_carried(&standby);
     for state in MachineState::ALL {
         assert_carried(&status(state, None));
     }

@@ -47,6 +47,8 @@ pub(super) fn new_row(
         last_exit: None,
         restarts: vec![],
         restart_at: None,
+        due_at: None,
+        n_passed_over: 0,
         healthy: vec![],
         created_at: now,
         updated_at: now,

@@ -80,6 +80,10 @@ pub(crate) struct Row {
     /// Times of restarts, newest last, bounded by the restart window.
     pub(crate) restarts: Vec<Timestamp>,
     pub(crate) restart_at: Option<Timestamp>,
+    /// When its schedule is due next.
+    pub(crate) due_at: Option<Timestamp>,
+    /// How often it was due in vain since its schedule last started it.
+    pub(crate) n_passed_over: u64,
     /// Which services were healthy when last seen, by position.
     pub(crate) healthy: Vec<bool>,
     pub(crate) created_at: Timestamp,
@@ -153,6 +157,8 @@ struct Rest {
     exit_signal: Option<i32>,
     oom_killed: bool,
     restart_at_ms: Option<i64>,
+    due_ms: Option<i64>,
+    n_passed_over: i64,
     created_ms: i64,
     updated_ms: i64,
 }
@@ -213,6 +219,8 @@ fn read_raw(row: &rusqlite::Row<'_>) -> Result<RawRow, rusqlite::Error> {
             exit_signal: row.get("exit_signal")?,
             oom_killed: row.get("oom_killed")?,
             restart_at_ms: row.get("restart_at_ms")?,
+            due_ms: row.get("due_ms")?,
+            n_passed_over: row.get("n_passed_over")?,
             created_ms: row.get("created_ms")?,
             updated_ms: row.get("updated_ms")?,
         },
@@ -281,6 +289,8 @@ fn check(raw: RawRow) -> Result<Row, StoreError> {
         restart_at: rest
             .restart_at_ms
             .map(|ms| Timestamp::from_ms(from_sql(ms))),
+        due_at: rest.due_ms.map(|ms| Timestamp::from_ms(from_sql(ms))),
+        n_passed_over: from_sql(rest.n_passed_over),
         healthy,
         created_at: Timestamp::from_ms(from_sql(rest.created_ms)),
         updated_at: Timestamp::from_ms(from_sql(rest.updated_ms)),
@@ -302,13 +312,13 @@ const INSERT: &str = "INSERT INTO machines (id, request_id, app, name, region, p
     secrets, state, state_reason, wanted, generation, launched_generation, vm_live, rung, \
     has_snapshot, slot, cordoned, image_digest, image_stop_signal, stop_signal, stop_timeout_ms, \
     exit_code, exit_signal, oom_killed, exit_cause, \
-    restarts, restart_at_ms, healthy, created_ms, updated_ms) \
+    restarts, restart_at_ms, due_ms, n_passed_over, healthy, created_ms, updated_ms) \
     VALUES (:id, :request_id, :app, :name, :region, :process_group, :cpu_kind, :cpus, :memory_mb, \
     :instance_id, :config, :secrets, :state, \
     :state_reason, :wanted, :generation, :launched_generation, :vm_live, :rung, :has_snapshot, \
     :slot, :cordoned, \
     :image_digest, :image_stop_signal, :stop_signal, :stop_timeout_ms, :exit_code, :exit_signal, \
-    :oom_killed, :exit_cause, :restarts, :restart_at_ms, :healthy, :created_ms, :updated_ms)";
+    :oom_killed, :exit_cause, :restarts, :restart_at_ms, :due_ms, :n_passed_over, :healthy, :created_ms, :updated_ms)";
 
 const UPDATE: &str = "UPDATE machines SET request_id = :request_id, app = :app, name = :name, \
     region = :region, process_group = :process_group, cpu_kind = :cpu_kind, cpus = :cpus, \
@@ -320,7 +330,8 @@ const UPDATE: &str = "UPDATE machines SET request_id = :request_id, app = :app, 
     stop_signal = :stop_signal, stop_timeout_ms = :stop_timeout_ms, exit_code = :exit_code, \
     exit_signal = :exit_signal, oom_killed = :oom_killed, exit_cause = :exit_cause, \
     restarts = :restarts, \
-    restart_at_ms = :restart_at_ms, healthy = :healthy, created_ms = :created_ms, \
+    restart_at_ms = :restart_at_ms, due_ms = :due_ms, \
+    n_passed_over = :n_passed_over, healthy = :healthy, created_ms = :created_ms, \
     updated_ms = :updated_ms WHERE id = :id";
 
 fn write(
@@ -369,6 +380,8 @@ fn write(
                 ":exit_cause": row.last_exit.map(|exit| exit.cause.as_str()),
                 ":restarts": restarts_json(&row.restarts),
                 ":restart_at_ms": row.restart_at.map(|at| to_sql(at.as_ms())),
+                ":due_ms": row.due_at.map(|at| to_sql(at.as_ms())),
+                ":n_passed_over": to_sql(row.n_passed_over),
                 ":healthy": serde_json::json!(row.healthy).to_string(),
                 ":created_ms": to_sql(row.created_at.as_ms()),
                 ":updated_ms": to_sql(row.updated_at.as_ms()),

@@ -4,13 +4,14 @@ use super::{SqliteContext as _, StoreError};
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Statements that lead from each version to the next.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
     // Operations of machines.
     roost_fsm::sqlite::SCHEMA,
     include_str!("migrations/5.sql"),
+    include_str!("migrations/6.sql"),
 ];
 
 /// Brings a database of any known version to the newest.

@@ -64,6 +64,8 @@ pub(crate) fn spec(name: &str) -> MachineSpec {
         restart: RestartPolicy::DEFAULT,
         stop: StopConfig::DEFAULT,
         auto_destroy: false,
+        schedule: None,
+        standbys: vec![],
         metadata: BTreeMap::new(),
     }
 }
