@@ -121,6 +121,24 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Makes it and moves a process into it.
+    ///
+    /// Not in hierarchies whose new cgroups take no process before they are set
+    /// up, as `cpuset` of v1 does.
+    pub fn adopt(&self, pid: u32) -> io::Result<()> {
+        for path in &self.paths {
+            std::fs::create_dir_all(path)?;
+            match std::fs::write(path.join("cgroup.procs"), pid.to_string()) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    // It would be empty for ever.
+                    let _ = std::fs::remove_dir(path);
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
     /// The files through which a process that writes `0` enters it, wherever it exists.
     ///
     /// For a process that has just been forked and must not open files by path.
@@ -296,6 +314,28 @@ mod tests {
             counter("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "oom_kill"),
             Some(1)
         );
+    }
+
+    #[test]
+    fn an_adopted_process_is_a_member_until_it_is_killed_with_the_cgroup() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: cgroups are root's");
+            return;
+        }
+        let name = format!("roost-test-{}", std::process::id());
+        let cgroup = Cgroup::at(&name).unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .unwrap();
+        cgroup.adopt(child.id()).unwrap();
+        assert_eq!(cgroup.pids(), [child.id()]);
+        assert!(super::is_member(child.id(), &format!("/{name}")));
+        // Reaped here; else its cgroup would stay busy.
+        let reaper = std::thread::spawn(move || child.wait().unwrap());
+        cgroup.remove(Duration::from_secs(10)).unwrap();
+        assert!(!reaper.join().unwrap().success());
+        assert!(!cgroup.exists());
     }
 
     #[test]

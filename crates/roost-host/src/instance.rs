@@ -70,6 +70,11 @@ impl InstanceTag {
     pub fn cgroup_name(self) -> String {
         format!("roost-{self}")
     }
+
+    /// The cgroup of the machines' shims, beside that of the machines: `roost-1a2b-shims`.
+    pub fn shim_cgroup_name(self) -> String {
+        format!("roost-{self}-shims")
+    }
 }
 
 /// What the names of all instances' nftables tables begin with.

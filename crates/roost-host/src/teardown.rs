@@ -132,6 +132,8 @@ fn end_processes_and_mounts(remains: &Remains) -> Result<TeardownReport, Teardow
         report.mounts.extend(unmount_below(base)?);
     }
     cgroup.remove(KILL_LIMIT).map_err(fail)?;
+    let of_shims = Cgroup::at(&remains.tag.shim_cgroup_name()).map_err(fail)?;
+    of_shims.remove(KILL_LIMIT).map_err(fail)?;
     ensure_no_dir(&remains.run_dir).map_err(TeardownError::RunDir)?;
     Ok(report)
 }

@@ -1,6 +1,7 @@
 //! The worker's side of a shim's connections.
 
 use super::limits::{CONTROL_TIMEOUT, EVENT_BYTES_MAX, SHIM_LOG_BYTES_MAX};
+use crate::cgroup::Cgroup;
 use crate::driver::{DriverError, Origin};
 use roost_proto::shim::{LaunchFault, ShimCommand, ShimEvent, ShimOrigin, lock_path, socket_path};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -101,7 +102,14 @@ impl Handshake {
     ///
     /// The shim gets the locked lock file as its standard output: from its
     /// first moment on, whoever finds the file unlocked knows that it is gone.
-    pub(crate) fn begin(program: &Path, run_dir: &Path, limit: Duration) -> io::Result<Self> {
+    /// It lives in the cgroup `home`: whoever ends that of `roostd`, as a
+    /// service manager does, leaves it alone.
+    pub(crate) fn begin(
+        program: &Path,
+        run_dir: &Path,
+        home: &Cgroup,
+        limit: Duration,
+    ) -> io::Result<Self> {
         let private = |path: PathBuf| {
             File::options()
                 .write(true)
@@ -124,6 +132,10 @@ impl Handshake {
             .stdout(Stdio::from(lock))
             .stderr(Stdio::from(log))
             .spawn()?;
+        // It waits for a message and has no children yet.
+        if let Some(Err(error)) = child.id().map(|pid| home.adopt(pid)) {
+            tracing::warn!(%error, "a shim stays in the control group of roostd");
+        }
         // It outlives this process; while this process lives, tokio reaps it.
         drop(child);
         let connection = ShimConnection::new(UnixStream::from_std(ours)?);

@@ -32,6 +32,14 @@ fn machines_outlive_roostd_and_their_logs_are_kept() {
     let before = platform.machine_pids("ticker");
     assert_eq!(before.len(), 1);
 
+    // A service manager that ends the whole cgroup of roostd leaves shims alone.
+    let own = std::fs::read_to_string(format!(
+        "/proc/{}/cgroup",
+        shim_of(*before.values().next().unwrap())
+    ))
+    .unwrap();
+    assert!(own.contains("-shims"), "{own}");
+
     platform.kill_roostd();
     let last_seen = last_tick(&platform);
     wait_until("ticks without roostd", Duration::from_secs(30), || {
@@ -60,6 +68,14 @@ fn machines_outlive_roostd_and_their_logs_are_kept() {
         404,
         "httpd of the machine answers"
     );
+}
+
+/// The parent of a machine's first process.
+fn shim_of(pid: u64) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // After the name, which may hold spaces: state, parent.
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 /// The newest tick in the log segments, read without `roostd`.
