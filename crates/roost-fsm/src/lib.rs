@@ -15,7 +15,8 @@
 //! - [`record`]: what is recorded. [`journal`]: where, and what is decided in a transaction.
 //! - [`decide`], [`retry`], [`outline`]: every other decision, pure.
 //! - [`engine`]: executes runs; [`context`]: what a step sees of its run.
-//! - [`sqlite`]: the journal in SQLite, usable inside a transaction of the caller.
+//! - [`sql`]: the journal's tables and what is written to them, on a transaction of the caller;
+//!   [`sqlite`]: the same over a blocking connection.
 //! - `testing` (feature): the checker that every workflow's tests call, and the contract of
 //!   journals.
 //!
@@ -33,6 +34,7 @@ pub mod limits;
 pub mod outline;
 pub mod record;
 pub mod retry;
+pub mod sql;
 pub mod sqlite;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -1,43 +1,167 @@
-//! The journal in SQLite.
+//! The journal in SQLite over a blocking connection.
 //!
-//! The functions of this module run on a transaction of the caller, so that he can write rows
-//! of his own and the first record of a run in one: all or nothing. [`SqliteJournal`] runs each
-//! in a transaction of its own, over a connection that it shares with the database that the
-//! tables belong to.
+//! The functions of this module are those of [`crate::sql`] on a transaction of the caller.
+//! [`SqliteJournal`] runs each in a transaction of its own, over a connection that it shares with
+//! the database that the tables belong to.
 //!
 //! An owner that executes runs by itself, without an engine, does so in the transactions that it
 //! makes anyway: [`open()`] and [`take()`] with the wish, [`record()`] with each thing that it did,
 //! [`crate::journal::Entry::Ended`] with the last. A run that gives way to a newer one of its
 //! subject has to end before the newer one is taken.
-//!
-//! [`SCHEMA`] is what a database's migrations take in. A version that was released is never
-//! changed: what is added later is another text for another migration.
-
-mod history;
-mod leases;
-mod open;
-mod rows;
-mod write;
-
-pub use history::{list, load, prune};
-pub use leases::{claim, renew, take};
-pub use open::open;
-pub use write::{ask_cancel, record};
 
 use crate::journal::{
     CancelAnswer, Claim, Entry, Fence, Filter, Journal, JournalError, NewRun, Opened, PruneRule,
     Recorded, Renewal,
 };
 use crate::record::{Cancel, Run, Story};
+pub use crate::sql::SCHEMA;
+use crate::sql::{self, Row, Sql, Value};
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use roost_model::id::RunId;
 use roost_model::time::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ToSql, Transaction, TransactionBehavior, params_from_iter};
 use std::sync::Arc;
 
-/// The tables of the journal.
-pub const SCHEMA: &str = include_str!("sqlite/schema.sql");
+/// Runs statements at once: each future is ready when it is made.
+struct Blocking<'c>(&'c Connection);
+
+impl Sql for Blocking<'_> {
+    fn execute<'a>(
+        &'a mut self,
+        operation: &'static str,
+        statement: &'static str,
+        values: Vec<Value>,
+    ) -> BoxFuture<'a, Result<usize, JournalError>> {
+        let n_rows = self
+            .0
+            .prepare_cached(statement)
+            .and_then(|mut statement| statement.execute(params_from_iter(values)))
+            .during(operation);
+        std::future::ready(n_rows).boxed()
+    }
+
+    fn rows<'a>(
+        &'a mut self,
+        operation: &'static str,
+        statement: &'static str,
+        values: Vec<Value>,
+    ) -> BoxFuture<'a, Result<Vec<Row>, JournalError>> {
+        let rows = self.0.prepare_cached(statement).and_then(|mut statement| {
+            let n_columns = statement.column_count();
+            let rows = statement.query_map(params_from_iter(values), |row| {
+                let columns = (0..n_columns).map(|idx| row.get(idx));
+                Ok(Row::new(columns.collect::<Result<_, _>>()?))
+            })?;
+            rows.collect()
+        });
+        std::future::ready(rows.during(operation)).boxed()
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Integer(number) => ValueRef::Integer(*number),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+        }))
+    }
+}
+
+impl FromSql for Value {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        match value {
+            ValueRef::Null => Ok(Self::Null),
+            ValueRef::Integer(number) => Ok(Self::Integer(number)),
+            ValueRef::Text(_) => Ok(Self::Text(value.as_str()?.to_owned())),
+            ValueRef::Real(_) | ValueRef::Blob(_) => Err(FromSqlError::InvalidType),
+        }
+    }
+}
+
+/// The result of statements that [`Blocking`] runs.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    let result = future.now_or_never();
+    result.expect("futures of a blocking connection are ready")
+}
+
+/// See [`sql::open()`].
+pub fn open(transaction: &Transaction<'_>, new: &NewRun) -> Result<Opened, JournalError> {
+    at_once(sql::open(&mut Blocking(transaction), new))
+}
+
+/// See [`sql::claim()`].
+pub fn claim(transaction: &Transaction<'_>, claim: &Claim) -> Result<Vec<Run>, JournalError> {
+    at_once(sql::claim(&mut Blocking(transaction), claim))
+}
+
+/// See [`sql::take()`].
+pub fn take(
+    transaction: &Transaction<'_>,
+    id: &RunId,
+    holder: &str,
+    until: Timestamp,
+    now: Timestamp,
+) -> Result<Run, JournalError> {
+    at_once(sql::take(
+        &mut Blocking(transaction),
+        id,
+        holder,
+        until,
+        now,
+    ))
+}
+
+/// See [`sql::renew()`].
+pub fn renew(
+    transaction: &Transaction<'_>,
+    fences: &[Fence],
+    until: Timestamp,
+) -> Result<Vec<Renewal>, JournalError> {
+    at_once(sql::renew(&mut Blocking(transaction), fences, until))
+}
+
+/// See [`sql::record()`].
+pub fn record(
+    transaction: &Transaction<'_>,
+    fence: &Fence,
+    entries: &[Entry],
+    now: Timestamp,
+) -> Result<Recorded, JournalError> {
+    at_once(sql::record(&mut Blocking(transaction), fence, entries, now))
+}
+
+/// See [`sql::ask_cancel()`].
+pub fn ask_cancel(
+    transaction: &Transaction<'_>,
+    id: &RunId,
+    cancel: &Cancel,
+) -> Result<CancelAnswer, JournalError> {
+    at_once(sql::ask_cancel(&mut Blocking(transaction), id, cancel))
+}
+
+/// See [`sql::load()`].
+pub fn load(connection: &Connection, id: &RunId) -> Result<Option<Story>, JournalError> {
+    at_once(sql::load(&mut Blocking(connection), id))
+}
+
+/// See [`sql::list()`].
+pub fn list(connection: &Connection, filter: &Filter) -> Result<Vec<Run>, JournalError> {
+    at_once(sql::list(&mut Blocking(connection), filter))
+}
+
+/// See [`sql::prune()`].
+pub fn prune(
+    transaction: &Transaction<'_>,
+    rule: &PruneRule,
+    now: Timestamp,
+) -> Result<usize, JournalError> {
+    at_once(sql::prune(&mut Blocking(transaction), rule, now))
+}
 
 /// A connection that several parts of a process use in turn.
 pub type SharedConnection = Arc<Mutex<Connection>>;
@@ -123,7 +247,7 @@ impl Journal for SqliteJournal {
         // Looks without a lock first: most of the time there is nothing.
         let to_look = asked.clone();
         let found = self
-            .run(move |connection| leases::claimable(connection, &to_look))
+            .run(move |connection| at_once(sql::claimable(&mut Blocking(connection), &to_look)))
             .await?;
         if found.is_empty() {
             return Ok(vec![]);
@@ -192,22 +316,6 @@ impl<T> JournalContext<T> for Result<T, rusqlite::Error> {
             }
         })
     }
-}
-
-/// The revision of the change that is being made.
-fn next_revision(transaction: &Transaction<'_>) -> Result<i64, JournalError> {
-    let newest: Option<i64> = transaction
-        .prepare_cached("UPDATE run_revision SET newest = newest + 1 RETURNING newest")
-        .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
-        .during("count the change of a run")?;
-    newest.ok_or_else(|| JournalError::Damaged {
-        what: "the table run_revision".into(),
-        problem: "it has no row".into(),
-    })
-}
-
-fn to_i64(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
 //! Whether a run may be recorded, and its first row.
 
-use super::rows::{ms, run, runs};
+use super::history::count_children;
+use super::rows::{run, runs, select_runs};
 use super::write::{end_unbegun, set_cancel};
-use super::{JournalContext as _, next_revision};
+use super::{Sql, next_revision, values};
 use crate::journal::{JournalError, NewRun, Opened};
 use crate::limits;
 use crate::record::{Cancel, Run, Status, Turn, cut};
 use crate::workflow::OnBusy;
 use roost_model::id::RunId;
-use rusqlite::{Transaction, params};
 
 /// Records a run as queued, unless something speaks against it.
-pub fn open(transaction: &Transaction<'_>, new: &NewRun) -> Result<Opened, JournalError> {
-    if let Some(earlier) = with_key(transaction, new)? {
+pub async fn open<S: Sql>(sql: &mut S, new: &NewRun) -> Result<Opened, JournalError> {
+    if let Some(earlier) = with_key(sql, new).await? {
         let is_same = earlier.kind.name == new.kind.name
             && earlier.subject == new.subject
             && earlier.params == new.params;
@@ -23,15 +23,16 @@ pub fn open(transaction: &Transaction<'_>, new: &NewRun) -> Result<Opened, Journ
         });
     }
     if let Some(parent) = &new.parent
-        && let Some(refusal) = refused_as_child(transaction, new, parent)?
+        && let Some(refusal) = refused_as_child(sql, new, parent).await?
     {
         return Ok(refusal);
     }
     let others = runs(
-        transaction,
-        "WHERE subject = ?1 AND ended_ms IS NULL ORDER BY ordinal",
-        [new.subject.as_str()],
-    )?;
+        sql,
+        select_runs!("WHERE subject = ?1 AND ended_ms IS NULL ORDER BY ordinal"),
+        values![new.subject.as_str()],
+    )
+    .await?;
     let mut superseded = vec![];
     match (new.on_busy, others.first()) {
         (_, None) => {}
@@ -42,38 +43,36 @@ pub fn open(transaction: &Transaction<'_>, new: &NewRun) -> Result<Opened, Journ
                 return Ok(Opened::QueueFull);
             }
         }
-        (OnBusy::Supersede, Some(_)) => superseded = supersede(transaction, new, &others)?,
+        (OnBusy::Supersede, Some(_)) => superseded = supersede(sql, new, &others).await?,
     }
-    insert(transaction, new)?;
-    match run(transaction, &new.id)? {
+    insert(sql, new).await?;
+    match run(sql, &new.id).await? {
         Some(run) => Ok(Opened::New { run, superseded }),
         None => Err(JournalError::NotFound(new.id.clone())),
     }
 }
 
-fn with_key(transaction: &Transaction<'_>, new: &NewRun) -> Result<Option<Run>, JournalError> {
-    match &new.key {
-        Some(key) => Ok(runs(transaction, "WHERE key = ?1", [key])?.pop()),
-        None => Ok(None),
-    }
+async fn with_key<S: Sql>(sql: &mut S, new: &NewRun) -> Result<Option<Run>, JournalError> {
+    let Some(key) = &new.key else {
+        return Ok(None);
+    };
+    let found = runs(sql, select_runs!("WHERE key = ?1"), values![key.as_str()]);
+    Ok(found.await?.pop())
 }
 
-fn refused_as_child(
-    transaction: &Transaction<'_>,
+async fn refused_as_child<S: Sql>(
+    sql: &mut S,
     new: &NewRun,
     parent: &RunId,
 ) -> Result<Option<Opened>, JournalError> {
-    let n_siblings: u32 = transaction
-        .prepare_cached("SELECT COUNT(*) FROM runs WHERE parent = ?1 AND ended_ms IS NULL")
-        .and_then(|mut statement| statement.query_row([parent.as_str()], |row| row.get(0)))
-        .during("count the children of a run")?;
-    if n_siblings >= limits::CHILDREN_MAX {
+    if count_children(sql, parent).await? >= limits::CHILDREN_MAX {
         return Ok(Some(Opened::TooManyRelatives(parent.clone())));
     }
     let mut above = Some(parent.clone());
     let mut n_above = 0;
     while let Some(id) = above {
-        let ancestor = run(transaction, &id)?.ok_or_else(|| JournalError::NotFound(id.clone()))?;
+        let ancestor = run(sql, &id).await?;
+        let ancestor = ancestor.ok_or_else(|| JournalError::NotFound(id.clone()))?;
         if n_above == 0 && ancestor.status != Status::Running {
             return Ok(Some(Opened::ParentTurnsBack(ancestor.id)));
         }
@@ -90,8 +89,8 @@ fn refused_as_child(
 }
 
 /// Asks the other runs of the subject to give way. Those that wait end at once.
-fn supersede(
-    transaction: &Transaction<'_>,
+async fn supersede<S: Sql>(
+    sql: &mut S,
     new: &NewRun,
     others: &[Run],
 ) -> Result<Vec<RunId>, JournalError> {
@@ -103,39 +102,37 @@ fn supersede(
     let mut asked = vec![];
     for other in others {
         if other.status == Status::Queued {
-            end_unbegun(transaction, &other.id, &cancel)?;
+            end_unbegun(sql, &other.id, &cancel).await?;
         } else if other.status == Status::Running && !other.is_past_point && other.cancel.is_none()
         {
-            set_cancel(transaction, &other.id, &cancel)?;
+            set_cancel(sql, &other.id, &cancel).await?;
             asked.push(other.id.clone());
         }
     }
     Ok(asked)
 }
 
-fn insert(transaction: &Transaction<'_>, new: &NewRun) -> Result<(), JournalError> {
-    let revision = next_revision(transaction)?;
-    transaction
-        .prepare_cached(
-            "INSERT INTO runs (id, workflow, version, subject, key, parent, cause, params,
-                               status, created_ms, revision)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        )
-        .and_then(|mut statement| {
-            statement.execute(params![
-                new.id.as_str(),
-                new.kind.name,
-                new.kind.version,
-                new.subject.as_str(),
-                new.key,
-                new.parent.as_ref().map(RunId::as_str),
-                cut(new.cause.clone()),
-                new.params,
-                Status::Queued.as_str(),
-                ms(new.created_at),
-                revision,
-            ])
-        })
-        .during("record a run")?;
+async fn insert<S: Sql>(sql: &mut S, new: &NewRun) -> Result<(), JournalError> {
+    let revision = next_revision(sql).await?;
+    sql.execute(
+        "record a run",
+        "INSERT INTO runs (id, workflow, version, subject, key, parent, cause, params,
+                           status, created_ms, revision)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        values![
+            new.id.as_str(),
+            new.kind.name.as_str(),
+            new.kind.version,
+            new.subject.as_str(),
+            new.key.as_deref(),
+            new.parent.as_ref().map(RunId::as_str),
+            cut(new.cause.clone()),
+            new.params.as_str(),
+            Status::Queued.as_str(),
+            new.created_at,
+            revision,
+        ],
+    )
+    .await?;
     Ok(())
 }
