@@ -21,6 +21,11 @@ pub(crate) const MIGRATIONS: &[(i64, &str, &str)] = &[
         "deletion",
         include_str!("../migrations/0002_deletion.sql"),
     ),
+    (
+        4,
+        "placements",
+        include_str!("../migrations/0004_placements.sql"),
+    ),
 ];
 
 /// The control database. Cheap to clone.

@@ -12,6 +12,7 @@ mod deployments;
 mod error;
 mod idempotency;
 pub mod limits;
+pub mod placements;
 pub mod records;
 mod releases;
 mod secrets;

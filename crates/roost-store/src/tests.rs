@@ -4,6 +4,7 @@ mod apps;
 mod crashes;
 mod full;
 mod migrations;
+mod placements;
 mod repeats;
 mod writers;
 
