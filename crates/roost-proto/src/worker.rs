@@ -48,6 +48,8 @@ pub struct CreateMachine {
     pub reservation: Option<ReservationId>,
     /// A lease to take with it.
     pub lease: Option<TakeLease>,
+    /// Why this node, for the machine's history.
+    pub placement: Option<String>,
 }
 
 /// A request to hold room for a machine to come.

@@ -377,6 +377,9 @@ impl Inner {
             self.take_lease(&id, lease, &Asker::from(cause.clone()))?;
         }
         self.set_state(&id, "launch", MachineState::Created, Some(cause))?;
+        if let (Some(why), Some(event)) = (request.placement, self.find(&id)?.events.last_mut()) {
+            event.detail["placement"] = why.into();
+        }
         match request.launch {
             Launch::Start => self.start(&id, cause),
             Launch::Skip => Ok(self.find(&id)?.status.clone()),

@@ -121,6 +121,7 @@ pub(crate) async fn create(
             launch,
             reservation: None,
             lease: lease.clone(),
+            placement: None,
         };
         let status = create_in_app(&state_of_task, &record, request, &asker).await?;
         let id = status.id.clone();

@@ -280,6 +280,7 @@ impl Wire for Create {
             launch,
             reservation,
             lease,
+            placement,
         } = request;
         proto::CreateMachineRequest {
             request_id: request_id.clone(),
@@ -289,6 +290,7 @@ impl Wire for Create {
             reservation: reservation.as_ref().map(ToString::to_string),
             asker: Some(asker.to_wire()),
             lease: lease.as_ref().map(Wire::to_wire),
+            placement: placement.clone(),
         }
     }
 
@@ -301,6 +303,7 @@ impl Wire for Create {
             reservation,
             asker,
             lease,
+            placement,
         } = message;
         let reservation = reservation.map(|id| text(&id, "reservation", ReservationId::parse));
         let request = CreateMachine {
@@ -310,6 +313,7 @@ impl Wire for Create {
             launch: launch(start),
             reservation: reservation.transpose()?,
             lease: lease.map(Wire::from_wire).transpose()?,
+            placement,
         };
         let asker = present(asker, "asker")?;
         Ok(Self { request, asker })

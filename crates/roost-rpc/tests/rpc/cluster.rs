@@ -98,6 +98,7 @@ pub(crate) fn create(request_id: &str) -> CreateMachine {
         launch: Launch::Start,
         reservation: None,
         lease: None,
+        placement: None,
     }
 }
 

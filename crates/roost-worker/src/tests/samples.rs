@@ -95,6 +95,7 @@ pub(crate) fn create(request_id: &str) -> CreateMachine {
         launch: Launch::Start,
         reservation: None,
         lease: None,
+        placement: None,
     }
 }
 

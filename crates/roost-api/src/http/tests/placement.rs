@@ -35,6 +35,7 @@ fn request() -> CreateMachine {
         launch: Launch::Start,
         reservation: None,
         lease: None,
+        placement: None,
     }
 }
 

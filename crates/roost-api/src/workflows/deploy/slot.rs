@@ -125,6 +125,7 @@ async fn build_request(journal: &Journal, slot: &SlotRecord) -> Result<CreateMac
         launch: Launch::Start,
         reservation: None,
         lease: None,
+        placement: None,
     })
 }
 
