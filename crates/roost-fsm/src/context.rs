@@ -1,14 +1,16 @@
 //! What a step sees of its run.
 
 use crate::engine::Engine;
+use crate::engine::leases::{self, Hold};
 use crate::engine::start::{StartError, StartRequest};
-use crate::record::{Direction, Outcome, Run, Status, Story, Subject};
+use crate::record::{Direction, Outcome, Run, Status, Story, Subject, Turn};
 use crate::workflow::{Step, StepError, Workflow};
 use roost_model::error::chain;
 use roost_model::id::RunId;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// The recorded outputs of a run's steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +65,7 @@ struct Inner {
     run: Run,
     step: &'static str,
     outputs: Outputs,
+    hold: watch::Receiver<Hold>,
 }
 
 impl<P> Clone for Cx<P> {
@@ -76,12 +79,18 @@ impl<P> Clone for Cx<P> {
 
 impl Cx<()> {
     /// What one attempt of `step` sees.
-    pub(crate) fn new(engine: Engine, story: &Story, step: &'static str) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        story: &Story,
+        step: &'static str,
+        hold: watch::Receiver<Hold>,
+    ) -> Self {
         let inner = Inner {
             engine,
             run: story.run.clone(),
             step,
             outputs: Outputs::of(story),
+            hold,
         };
         Self {
             inner: Arc::new(inner),
@@ -114,6 +123,17 @@ impl<P> Cx<P> {
     /// What the run acts on.
     pub fn subject(&self) -> &Subject {
         &self.inner.run.subject
+    }
+
+    /// Why the run turns back; in an undo only.
+    pub fn turn(&self) -> Option<Turn> {
+        self.inner.run.turn
+    }
+
+    /// Ends when the run is asked to turn back, for a step that
+    /// [winds down](crate::Steps::winds_down). Cancel-safe: it only waits.
+    pub async fn asked_to_turn_back(&self) {
+        leases::asked_to_turn_back(self.inner.hold.clone()).await;
     }
 
     /// The recorded output of an earlier step; in an undo also of its own step.

@@ -15,7 +15,7 @@
 //! else may take it; what it would still write is refused by the journal.
 
 mod drive;
-mod leases;
+pub(crate) mod leases;
 pub mod start;
 
 use crate::journal::{CancelAnswer, Filter, Journal, JournalError, PruneRule};

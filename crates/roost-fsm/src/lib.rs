@@ -17,6 +17,7 @@
 //! - [`engine`]: executes runs; [`context`]: what a step sees of its run.
 //! - [`sql`]: the journal's tables and what is written to them, on a transaction of the caller;
 //!   [`sqlite`]: the same over a blocking connection.
+//! - [`view`]: what users see of a run, as an operation.
 //! - `testing` (feature): the checker that every workflow's tests call, and the contract of
 //!   journals.
 //!
@@ -38,6 +39,7 @@ pub mod sql;
 pub mod sqlite;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod view;
 pub mod workflow;
 
 pub use context::{Cx, Outputs};

@@ -18,6 +18,8 @@ pub struct StepOutline {
     pub retry: Option<RetryPolicy>,
     /// Whether there is something to undo.
     pub has_undo: bool,
+    /// Whether it comes to an end by itself when the run is asked to turn back.
+    pub winds_down: bool,
 }
 
 /// The steps of a workflow in order.
@@ -108,6 +110,7 @@ mod tests {
             timeout: limits::STEP_TIMEOUT,
             retry: None,
             has_undo: false,
+            winds_down: false,
         }
     }
 

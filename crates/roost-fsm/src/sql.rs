@@ -16,7 +16,7 @@ mod write;
 
 pub use history::{list, load, prune};
 pub use leases::{claim, claimable, renew, take};
-pub use open::open;
+pub use open::{open, with_key};
 pub use rows::Row;
 pub use write::{ask_cancel, record};
 

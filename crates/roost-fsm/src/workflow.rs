@@ -47,7 +47,8 @@
 //! - Ids of outside things are made in a step of their own, before the step that uses them;
 //!   or made of [`Cx::request_id`]. Otherwise an undo cannot name what it undoes.
 //! - An undo is called for each step that was begun, also if it never ended.
-//! - It may be dropped at any await: when the run is cancelled, times out, or loses its lease.
+//! - It may be dropped at any await: when the run is cancelled (see [`Steps::winds_down`]), times
+//!   out, or loses its lease.
 //!
 //! Names of steps are stored. A list that changed is a new [`Workflow::VERSION`], a type
 //! registered beside the old one until no unfinished run has the old version.
@@ -208,6 +209,7 @@ impl<W: Workflow> Steps<W> {
             timeout: limits::STEP_TIMEOUT,
             retry: None,
             has_undo: false,
+            winds_down: false,
         });
         self.acts.push(Acts {
             forward: erase(act),
@@ -246,6 +248,17 @@ impl<W: Workflow> Steps<W> {
         match self.outline.steps.last_mut() {
             Some(step) => step.retry = Some(policy),
             None => return self.mistaken("a retry policy belongs to the step above it"),
+        }
+        self
+    }
+
+    /// When the run is asked to turn back the step above is not dropped: it hears of it by
+    /// [`Cx::asked_to_turn_back`], and comes to an end soon. For what is easier to undo when it
+    /// is not cut off in the middle.
+    pub fn winds_down(mut self) -> Self {
+        match self.outline.steps.last_mut() {
+            Some(step) => step.winds_down = true,
+            None => return self.mistaken("what winds down is the step above"),
         }
         self
     }

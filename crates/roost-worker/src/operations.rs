@@ -15,10 +15,9 @@ use crate::store::row::{NewEvent, WORKER};
 use roost_fsm::record::Outcome;
 
 mod journal;
-mod view;
 
 pub(crate) use journal::{begin, list, note};
-pub(crate) use view::{operation, operation_with_steps};
+pub(crate) use roost_fsm::view::{operation, operation_with_steps};
 
 /// What a machine's owner notes of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,6 +26,7 @@ fn outline(has_undo: &[bool], point_of_no_return: Option<usize>) -> Outline {
             timeout: limits::STEP_TIMEOUT,
             retry: None,
             has_undo: *has_undo && point_of_no_return.is_none_or(|point| idx < point),
+            winds_down: false,
         });
     let outline = Outline {
         steps: steps.collect(),

@@ -199,7 +199,7 @@ impl Walk {
         let outline = self.workflow.outline();
         let step = &outline.steps[attempt.step_idx];
         let trying = outline.trying(attempt.step_idx, attempt.direction);
-        let cx = Cx::new(self.engine.clone(), story, step.name);
+        let cx = Cx::new(self.engine.clone(), story, step.name, self.hold.clone());
         let span = tracing::info_span!("step", step = step.name, direction = %attempt.direction);
         let act = self
             .workflow
@@ -208,7 +208,7 @@ impl Walk {
         let result = tokio::select! {
             biased;
             // Cancel-safe: it only waits. The step may be dropped at any await, see `workflow`.
-            () = asked_to_turn_back(self.hold.clone()), if may_turn_back => {
+            () = asked_to_turn_back(self.hold.clone()), if may_turn_back && !step.winds_down => {
                 return ended(Outcome::Dropped);
             }
             // Cancel-safe: the same.
@@ -222,6 +222,9 @@ impl Walk {
                     output: Some(output),
                     retry_at: None,
                 };
+            }
+            Ok(Ok(Err(_))) if may_turn_back && self.hold.borrow().turns_back => {
+                return ended(Outcome::Dropped);
             }
             Ok(Ok(Err(error))) => error,
             Ok(Err(_panic)) => StepError::Retry("it panicked".into()),

@@ -19,7 +19,7 @@ pub(super) struct Held {
 
 /// What the task of a run goes by.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Hold {
+pub(crate) struct Hold {
     /// Until then nobody else executes the run; on the clock that does not jump.
     pub(super) until: Instant,
     /// Whether the run is asked to turn back.
@@ -188,7 +188,7 @@ pub(super) async fn lost(mut hold: watch::Receiver<Hold>) {
 }
 
 /// Ends when the run is asked to turn back.
-pub(super) async fn asked_to_turn_back(mut hold: watch::Receiver<Hold>) {
+pub(crate) async fn asked_to_turn_back(mut hold: watch::Receiver<Hold>) {
     if hold.wait_for(|hold| hold.turns_back).await.is_err() {
         // The lease is lost, and that ends the task.
         std::future::pending::<()>().await;

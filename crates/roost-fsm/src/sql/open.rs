@@ -12,7 +12,11 @@ use roost_model::id::RunId;
 
 /// Records a run as queued, unless something speaks against it.
 pub async fn open<S: Sql>(sql: &mut S, new: &NewRun) -> Result<Opened, JournalError> {
-    if let Some(earlier) = with_key(sql, new).await? {
+    let earlier = match &new.key {
+        Some(key) => with_key(sql, key).await?,
+        None => None,
+    };
+    if let Some(earlier) = earlier {
         let is_same = earlier.kind.name == new.kind.name
             && earlier.subject == new.subject
             && earlier.params == new.params;
@@ -52,11 +56,9 @@ pub async fn open<S: Sql>(sql: &mut S, new: &NewRun) -> Result<Opened, JournalEr
     }
 }
 
-async fn with_key<S: Sql>(sql: &mut S, new: &NewRun) -> Result<Option<Run>, JournalError> {
-    let Some(key) = &new.key else {
-        return Ok(None);
-    };
-    let found = runs(sql, select_runs!("WHERE key = ?1"), values![key.as_str()]);
+/// The run with this key.
+pub async fn with_key<S: Sql>(sql: &mut S, key: &str) -> Result<Option<Run>, JournalError> {
+    let found = runs(sql, select_runs!("WHERE key = ?1"), values![key]);
     Ok(found.await?.pop())
 }
 

@@ -7,13 +7,14 @@ mod play;
 
 use super::meddle::{Meddling, Mischief};
 use super::mortal::Side;
-use crate::engine::{EngineBuilder, RegisterError};
+use crate::engine::{EngineBuilder, RegisterError, Timing};
 use crate::outline::Outline;
 use crate::record::{Direction, Status, Story, Subject};
 use crate::workflow::{StepError, Workflow};
 use async_trait::async_trait;
 use play::Case;
 use std::fmt;
+use std::time::Duration;
 
 /// Kills of one run; it would not end otherwise.
 const KILLS_MAX: usize = 10_000;
@@ -34,6 +35,16 @@ pub trait Scenario: Send + Sync {
     /// What the run acts on.
     fn subject(&self) -> Subject {
         Subject::new("test/1").expect("a short text")
+    }
+
+    /// How long the leases of this world's processes last. Where time cannot be paused, short
+    /// ones keep the checks short.
+    fn timing(&self) -> Timing {
+        Timing {
+            lease: Duration::from_secs(2),
+            heartbeat_interval: Duration::from_millis(500),
+            look_interval: Duration::from_millis(200),
+        }
     }
 
     /// Adds the workflows that the steps run as children.

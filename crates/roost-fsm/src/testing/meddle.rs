@@ -18,9 +18,9 @@ pub(super) enum Mischief {
     FailAfter(StepError),
     /// It is done twice.
     Twice,
-    /// It never ends, and does nothing.
+    /// It does nothing, and does not end before the run turns back.
     HangBefore,
-    /// It does all, and then never ends.
+    /// It does all, and then does not end before the run turns back.
     HangAfter,
 }
 
@@ -68,6 +68,12 @@ impl Plot {
     }
 }
 
+/// Waits in vain, until the run turns back.
+async fn hang(cx: Cx<()>) -> Result<String, StepError> {
+    cx.asked_to_turn_back().await;
+    Err(StepError::Retry("the run turns back".into()))
+}
+
 /// A workflow whose attempts follow a plot.
 pub(super) struct Meddled {
     pub(super) inner: Arc<dyn Registered>,
@@ -102,12 +108,12 @@ impl Registered for Meddled {
                 }
                 Mischief::HangBefore => {
                     plot.hangs.notify_one();
-                    std::future::pending().await
+                    hang(cx).await
                 }
                 Mischief::HangAfter => {
-                    inner.attempt(step_idx, direction, cx).await?;
+                    inner.attempt(step_idx, direction, cx.clone()).await?;
                     plot.hangs.notify_one();
-                    std::future::pending().await
+                    hang(cx).await
                 }
             }
         }

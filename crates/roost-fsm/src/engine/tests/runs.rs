@@ -9,11 +9,14 @@ use crate::engine::start::{StartError, StartRequest};
 use crate::journal::{CancelAnswer, Filter};
 use crate::limits;
 use crate::outline::OutlineError;
+use crate::record::Turn;
 use crate::sqlite::SqliteJournal;
 use crate::workflow::{OnBusy, Step, Steps, Workflow};
+use parking_lot::Mutex;
 use roost_runtime::tasks::Tasks;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -140,6 +143,55 @@ async fn a_cancelled_run_drops_its_step_and_undoes() {
     );
     assert_eq!(stage.played(), ["one", "two", "undo two", "undo one"]);
     process.shutdown().await;
+}
+
+/// One step that is not to be dropped half-way.
+#[derive(Default)]
+struct Careful {
+    began: Notify,
+    said: Mutex<Vec<&'static str>>,
+}
+
+impl Workflow for Arc<Careful> {
+    const NAME: &'static str = "careful";
+    const VERSION: u32 = 1;
+    const ON_BUSY: OnBusy = OnBusy::Refuse;
+    type Params = u64;
+
+    fn steps() -> Steps<Self> {
+        Steps::new()
+            .step(Step::<()>::new("one"), async |this: Arc<Self>, cx| {
+                this.began.notify_one();
+                cx.asked_to_turn_back().await;
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                this.said.lock().push("wound down");
+                Err(StepError::Fail("half done".into()))
+            })
+            .undo(async |this: Arc<Self>, cx| {
+                assert_eq!(cx.turn(), Some(Turn::Cancelled));
+                this.said.lock().push("undone");
+                Ok(())
+            })
+            .winds_down()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_winds_down_is_waited_for_and_then_undone() {
+    let careful = Arc::new(Careful::default());
+    let tasks = Tasks::new();
+    let builder = Engine::builder(Bench::new().config("a", &tasks));
+    let engine = builder.register(Arc::clone(&careful)).unwrap().start();
+    let started = engine.start::<Arc<Careful>>(request("thing/1", &1)).await;
+    let id = started.unwrap();
+    careful.began.notified().await;
+    engine.cancel(&id, "").await.unwrap();
+    let story = engine.wait_ended(&id).await.unwrap();
+    assert_eq!(story.run.status, Status::Cancelled);
+    assert_eq!(*careful.said.lock(), ["wound down", "undone"]);
+    let dropped = [Some(Outcome::Dropped)];
+    assert_eq!(outcomes(&story, "one", Direction::Do), dropped);
+    assert!(tasks.shutdown(Duration::from_secs(60)).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use super::{Flaw, Scenario};
 use crate::engine::start::StartRequest;
-use crate::engine::{Engine, EngineConfig, RegisterError, Timing};
+use crate::engine::{Engine, EngineConfig, RegisterError};
 use crate::journal::Journal;
 use crate::record::{Status, Story};
 use crate::sqlite::SqliteJournal;
@@ -23,11 +23,8 @@ use tokio::time::{sleep, timeout};
 const RUN_LIMIT: Duration = Duration::from_secs(1_800);
 /// The tasks of an engine end within this.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
-const TIMING: Timing = Timing {
-    lease: Duration::from_secs(2),
-    heartbeat_interval: Duration::from_millis(500),
-    look_interval: Duration::from_millis(200),
-};
+/// Pause between two looks at a run whose process was killed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One run, what is done to it, and how it must end.
 pub(super) struct Case {
@@ -122,7 +119,7 @@ impl Case {
             }
             // The journal of a process that was killed answers no more.
             while engine.wait_ended(id).await.is_err() {
-                sleep(TIMING.look_interval).await;
+                sleep(LOOK_INTERVAL).await;
             }
             Ok(())
         };
@@ -173,7 +170,7 @@ impl Process {
             clock: Arc::new(clock),
             rng: Box::new(StdRng::seed_from_u64(1)),
             tasks: tasks.clone(),
-            timing: TIMING,
+            timing: world.timing(),
         });
         let definition = Definition::new(world.workflow());
         let definition = definition.map_err(|source| RegisterError::Outline {

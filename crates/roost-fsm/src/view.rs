@@ -1,11 +1,11 @@
-//! Operations as callers see them.
+//! Runs as callers of the API see them: operations.
 
-use roost_fsm::record::{Run, StepRecord, Story};
+use crate::record::{Run, StepRecord, Story};
 use roost_model::time::Timestamp;
 use roost_proto::worker::{Operation, OperationStep};
 
-/// An operation without its steps.
-pub(crate) fn operation(run: &Run) -> Operation {
+/// A run without its steps. Its cause is JSON, see [`roost_proto::worker::Cause`].
+pub fn operation(run: &Run) -> Operation {
     Operation {
         id: run.id.to_string(),
         kind: run.kind.name.clone(),
@@ -19,8 +19,8 @@ pub(crate) fn operation(run: &Run) -> Operation {
     }
 }
 
-/// An operation with its steps.
-pub(crate) fn operation_with_steps(story: &Story) -> Operation {
+/// A run with its steps.
+pub fn operation_with_steps(story: &Story) -> Operation {
     Operation {
         steps: story.steps.iter().map(step).collect(),
         ..operation(&story.run)
