@@ -90,6 +90,7 @@ pub(crate) fn machine(status: MachineStatus, events: Vec<MachineEvent>) -> rest:
         cordoned: status.cordoned,
         nonce: None,
         events: events.into_iter().map(event).collect(),
+        due_at: status.due_at.map(rfc3339),
         created_at: rfc3339(status.created_at),
         updated_at: rfc3339(status.updated_at),
     }

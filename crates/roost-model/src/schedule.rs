@@ -50,7 +50,8 @@ impl Period {
         }
     }
 
-    /// The first end of a period, counted from the anchor, that is later than `after`.
+    /// The first time after `after` that is whole periods from the anchor, before
+    /// it as well: clocks are set back.
     fn next_after(self, anchor: Timestamp, after: Timestamp) -> Option<Timestamp> {
         let length = match self {
             Self::Hour => HOUR,
@@ -59,21 +60,21 @@ impl Period {
             Self::Month => return next_month_after(anchor, after),
         };
         let length = u64::try_from(length.as_millis()).ok()?;
-        let n_over = after.as_ms().saturating_sub(anchor.as_ms()) / length;
-        let next = n_over.checked_add(1)?.checked_mul(length)?;
-        anchor.as_ms().checked_add(next).map(Timestamp::from_ms)
+        let period = after.as_ms() - after.as_ms() % length;
+        let in_period = period.checked_add(anchor.as_ms() % length)?;
+        let is_over = in_period <= after.as_ms();
+        let next = in_period.checked_add(if is_over { length } else { 0 })?;
+        Some(Timestamp::from_ms(next))
     }
 }
 
 /// The anchor's day of the month and time of day, or the last day of a month
 /// that has no such day.
 fn next_month_after(anchor: Timestamp, after: Timestamp) -> Option<Timestamp> {
-    let first = Date::of(anchor)?;
-    let from = Date::of(after.max(anchor))?;
-    let n_over = from.months_since(first);
-    // In the month of `after` itself it may be over already.
-    (n_over.max(1)..=n_over + 1)
-        .map(|n_months| first.months_later(n_months).at_time_of(anchor))
+    let (first, now) = (Date::of(anchor)?, Date::of(after)?);
+    [now, now.next_month()]
+        .map(|month| month.with_day(first.day).at_time_of(anchor))
+        .into_iter()
         .find(|at| *at > after)
 }
 

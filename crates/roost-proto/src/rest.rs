@@ -260,6 +260,9 @@ pub struct Machine {
     /// The newest events, newest first (in answers about one machine).
     #[serde(default)]
     pub events: Vec<MachineEvent>,
+    /// When its schedule starts it next, if it rests then; RFC 3339. An addition of roost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<String>,
     /// RFC 3339.
     pub created_at: String,
     /// RFC 3339.

@@ -4,7 +4,7 @@
 //! so that a caller that goes away changes nothing about it.
 
 mod leases;
-mod requests;
+pub(crate) mod requests;
 
 use crate::drivers::Standing;
 use crate::limits;
@@ -188,9 +188,16 @@ impl Inner {
             .map_err(WorkerError::Internal)?;
         let admission = self.admission(request.reservation.clone());
         let lease = request.lease.clone();
+        let placement = request.placement.clone().map(|mut text| {
+            text.truncate(text.floor_char_boundary(limits::PLACEMENT_BYTES_MAX));
+            text
+        });
         let row = requests::new_row(id, request, secrets, self.clock.now());
         let (app, name) = (row.spec.app.clone(), row.spec.name.clone());
-        let inserted = self.store.insert(row, admission, asker, lease).await;
+        let inserted = self
+            .store
+            .insert(row, admission, (asker, placement), lease)
+            .await;
         match inserted.map_err(|error| store_failure(&error))? {
             Inserted::New(row) => {
                 self.board.put([(row.id.clone(), entry_of(&self, &row))]);
@@ -215,9 +222,10 @@ impl Inner {
             .seal_secrets(&id, &request.secrets)
             .map_err(WorkerError::Internal)?;
         let instance_id = InstanceId::from_ulid(ulid::Ulid::generate());
+        let now = self.clock.now();
         let row = self
             .change(&id, asker, move |row| {
-                requests::update(row, request, secrets, instance_id)
+                requests::update(row, request, secrets, instance_id, now)
             })
             .await?;
         // What rests shows its new services at once; what runs, when it starts anew.

@@ -43,6 +43,7 @@ mod lifecycle;
 mod limits;
 mod operations;
 mod owner;
+mod schedule;
 mod store;
 mod worker;
 

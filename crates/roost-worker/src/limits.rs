@@ -85,6 +85,10 @@ pub(crate) const CHECK_WINDOW_BYTES: u32 = 65_535;
 pub(crate) const CHECK_BODY_WAIT: Duration = Duration::from_millis(500);
 /// Time that start waits for machines to be adopted; late ones go on by themselves.
 pub(crate) const ADOPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked for machines whose schedule is due: so late may one be started.
+pub(crate) const SCHEDULE_INTERVAL: Duration = Duration::from_secs(1);
+/// Machines that are started at one look, so that those of the same minute do not come all at once.
+pub(crate) const SCHEDULE_STARTS_MAX: u32 = 50;
 /// How often the housekeeper runs.
 pub(crate) const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the record of a destroyed machine is kept.
@@ -93,6 +97,8 @@ pub(crate) const DESTROYED_RETENTION: Duration = Duration::from_secs(3_600);
 pub(crate) const RESERVATION_MAX: Duration = Duration::from_secs(900);
 /// Longest request id.
 pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Longest text of why a machine is on this node; of a longer one the rest is dropped.
+pub(crate) const PLACEMENT_BYTES_MAX: usize = 1_024;
 /// Which operations of machines are forgotten.
 pub(crate) const OPERATIONS_KEPT: PruneRule = PruneRule {
     keep_for: Duration::from_secs(30 * 24 * 3600),

@@ -161,6 +161,7 @@ impl Store {
                     .transaction_with_behavior(TransactionBehavior::Immediate)
                     .during("begin transaction")?;
                 let value = work(&transaction)?;
+                points::pass("worker.db before commit");
                 transaction.commit().during("commit")?;
                 Ok(value)
             })
@@ -194,12 +195,13 @@ impl Store {
         self.run(move |connection| get_row(connection, &id)).await
     }
 
-    /// Records a new machine, if it is admitted, and gives it a slot.
+    /// Records a new machine, if it is admitted, and gives it a slot. Its history says who
+    /// asked for it, and why here.
     pub(crate) async fn insert(
         &self,
         mut row: Row,
         admission: Admission,
-        asker: Asker,
+        (asker, placement): (Asker, Option<String>),
         lease: Option<TakeLease>,
     ) -> Result<Inserted, StoreError> {
         self.write(move |transaction| {
@@ -223,7 +225,10 @@ impl Store {
             };
             row.slot = Some(slot);
             row::insert(transaction, &row)?;
-            let event = NewEvent::asked("create", &asker.cause);
+            let mut event = NewEvent::asked("create", &asker.cause);
+            if let Some(placement) = placement {
+                event.detail["placement"] = placement.into();
+            }
             append_event(transaction, &row, &event, row.created_at)?;
             if let Some(lease) = &lease {
                 leases::write(transaction, &row, lease, &asker, row.created_at)?;
@@ -428,7 +433,7 @@ fn get_row(connection: &Connection, id: &MachineId) -> Result<Option<Row>, Store
         .next())
 }
 
-fn change_row<E>(
+pub(crate) fn change_row<E>(
     transaction: &Transaction<'_>,
     id: &MachineId,
     now: Timestamp,

@@ -10,6 +10,8 @@ mod operations;
 pub(crate) mod power;
 mod rungs;
 pub(crate) mod samples;
+mod schedule;
+mod standby;
 mod suspend;
 mod traffic;
 
@@ -26,9 +28,10 @@ use roost_model::error::{ErrorCode, Retry};
 use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
 use roost_model::machine::{MachineState, Rung};
+use roost_model::time::Timestamp;
 use roost_proto::traffic::TrafficGauge;
 use roost_proto::worker::{MachineStatus, WaitFor, WorkerApi as _, WorkerError};
-use roost_runtime::clock::SystemClock;
+use roost_runtime::clock::{Clock, SystemClock};
 use roost_runtime::tasks::Tasks;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,12 +88,33 @@ impl TrafficGauge for FakeGauge {
     }
 }
 
+/// A clock that a test sets.
+#[derive(Debug)]
+struct SetClock(Mutex<Timestamp>);
+
+impl SetClock {
+    fn at(now: Timestamp) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(now)))
+    }
+
+    fn set(&self, now: Timestamp) {
+        *self.0.lock() = now;
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock()
+    }
+}
+
 /// What outlives a `roostd`: the disk and the host.
 struct Node {
     dir: tempfile::TempDir,
     host: FakeHost,
     images: Arc<FakeImages>,
     gauge: Arc<FakeGauge>,
+    clock: Arc<dyn Clock>,
     config: WorkerConfig,
 }
 
@@ -125,6 +149,7 @@ impl Node {
             host: FakeHost::of_rung(rung),
             images: Arc::default(),
             gauge: Arc::default(),
+            clock: Arc::new(SystemClock),
             config,
         }
     }
@@ -166,7 +191,7 @@ impl Node {
             drivers,
             images: self.images.clone(),
             gauge: self.gauge.clone(),
-            clock: Arc::new(SystemClock),
+            clock: Arc::clone(&self.clock),
         };
         let config = self.config.clone();
         let worker = Worker::start_with_store(config, parts, &tasks, store)

@@ -8,6 +8,7 @@ use crate::housekeeping;
 use crate::images::ImageSource;
 use crate::limits;
 use crate::owner::Owner;
+use crate::schedule;
 use crate::store::Store;
 use crate::store::row::Row;
 use parking_lot::Mutex;
@@ -148,6 +149,7 @@ impl Worker {
         }
         inner.adopt_all(&rows).await;
         tasks.spawn("worker housekeeping", housekeeping::run(Arc::clone(&inner)));
+        tasks.spawn("worker schedules", schedule::run(Arc::clone(&inner)));
         Ok(Arc::new(Self { inner }))
     }
 

@@ -28,6 +28,13 @@ pub(crate) struct MachineConfigArgs {
     /// When it is started again
     #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["no", "on-failure", "always"]))]
     pub(crate) restart: Option<String>,
+    /// When it is started by itself: hourly, daily, weekly, monthly, or a cron line in UTC;
+    /// an empty text for never
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) schedule: Option<String>,
+    /// A machine that it stands by for: it rests until that one's node is lost; may be repeated
+    #[arg(long, value_name = "MACHINE ID", conflicts_with = "port")]
+    pub(crate) standby_for: Vec<String>,
     /// The rung of the isolation ladder
     #[arg(long, value_name = "RUNG", value_parser = isolation())]
     pub(crate) isolation: Option<Isolation>,

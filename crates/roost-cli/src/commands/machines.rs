@@ -359,6 +359,17 @@ fn describe(machine: &Machine) -> String {
     if let Some(reason) = &machine.state_reason {
         text.push_str(&format!("\nreason: {}", printable(reason)));
     }
+    if let Some(schedule) = &machine.config.schedule {
+        let due_at = machine.due_at.as_deref().unwrap_or("never");
+        text.push_str(&format!(
+            "\nschedule: {}, next at {due_at}",
+            printable(schedule)
+        ));
+    }
+    if !machine.config.standbys.is_empty() {
+        let ids = machine.config.standbys.join(", ");
+        text.push_str(&format!("\nstands by for: {}", printable(&ids)));
+    }
     for check in &machine.checks {
         text.push_str(&format!(
             "\ncheck {}: {} {}",

@@ -70,25 +70,21 @@ impl Date {
 
     /// The first day of the next month.
     pub(super) fn next_month(self) -> Self {
-        Self { day: 1, ..self }.months_later(1)
+        let (year, month) = match self.month {
+            12 => (self.year + 1, 1),
+            month => (self.year, month + 1),
+        };
+        Self {
+            year,
+            month,
+            day: 1,
+        }
     }
 
-    /// The same day so many months later, or the last of that month.
-    pub(super) fn months_later(self, n_months: u64) -> Self {
-        let months = self.months() + n_months;
-        let (year, from_january) = (months / 12, months % 12);
-        let month = u8::try_from(from_january + 1).expect("at most 12");
-        let day = self.day.min(days_of_month(year, month));
-        Self { year, month, day }
-    }
-
-    /// Months from the month of an earlier day to this one's.
-    pub(super) fn months_since(self, earlier: Self) -> u64 {
-        self.months().saturating_sub(earlier.months())
-    }
-
-    fn months(self) -> u64 {
-        self.year * 12 + u64::from(self.month) - 1
+    /// Another day of the same month, the last one if it has no such day.
+    pub(super) fn with_day(self, day: u8) -> Self {
+        let day = day.min(days_of_month(self.year, self.month));
+        Self { day, ..self }
     }
 
     /// This day at the time of day of another point in time.

@@ -72,7 +72,7 @@ fn periods_are_counted_from_the_anchor() {
     // A clock that was set back since the machine was created.
     assert_eq!(
         times("daily", anchor, "2020-01-01T00:00:00")[0],
-        "2026-02-01T10:20:30"
+        "2020-01-01T10:20:30"
     );
 }
 
@@ -299,7 +299,7 @@ proptest! {
 
     #[test]
     fn whatever_the_clock_does_the_next_start_is_at_most_two_periods_away(
-        which in 0..4_usize, anchor in 0..CALENDAR_END / 4,
+        which in 0..4_usize, anchor in 0..CALENDAR_END,
         clock in prop::collection::vec(0..CALENDAR_END / 2, 1..20),
     ) {
         let schedule = schedule(Schedule::WORDS[which]);
@@ -309,6 +309,7 @@ proptest! {
             let due = schedule.due(anchor, recorded, now).unwrap();
             let next = schedule.next_after(anchor, now).unwrap();
             prop_assert!(due <= schedule.next_after(anchor, next).unwrap());
+            prop_assert!(due.since(now) <= 62 * DAY);
             // At most one start for each look at the clock.
             recorded = Some(if due <= now { next } else { due });
         }

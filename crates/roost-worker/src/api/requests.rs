@@ -1,10 +1,10 @@
 //! What each request changes of a machine's row, or why it is refused. Pure.
 
-use crate::store::row::{Row, StopAsked, Wanted};
+use crate::store::row::{NewEvent, Row, StopAsked, Wanted};
 use roost_model::id::{InstanceId, MachineId};
 use roost_model::machine::{MachineState, StopSignal};
 use roost_model::time::Timestamp;
-use roost_proto::worker::{CreateMachine, Launch, UpdateMachine};
+use roost_proto::worker::{Cause, CreateMachine, Launch, UpdateMachine};
 use std::time::Duration;
 
 /// Why the machine's state or version forbids a request.
@@ -22,9 +22,12 @@ pub(super) fn new_row(
     now: Timestamp,
 ) -> Row {
     let (wanted, generation) = match request.launch {
-        Launch::Start => (Wanted::Run, 1),
-        Launch::Skip => (Wanted::Rest, 0),
+        // Others start one that stands by, when it is needed.
+        Launch::Start if !request.spec.is_standby() => (Wanted::Run, 1),
+        Launch::Start | Launch::Skip => (Wanted::Rest, 0),
     };
+    let schedule = request.spec.schedule.as_ref();
+    let due_at = schedule.and_then(|schedule| schedule.next_after(now, now));
     Row {
         id,
         request_id: request.request_id,
@@ -47,7 +50,7 @@ pub(super) fn new_row(
         last_exit: None,
         restarts: vec![],
         restart_at: None,
-        due_at: None,
+        due_at,
         n_passed_over: 0,
         healthy: vec![],
         created_at: now,
@@ -114,6 +117,40 @@ pub(super) fn start(row: &mut Row) -> Outcome {
     Ok(Some("start"))
 }
 
+/// Starts a machine whose schedule is due, unless something is against it; that
+/// is told when it begins to be so.
+pub(crate) fn come_due(row: &mut Row, now: Timestamp) -> Option<NewEvent> {
+    let due_at = row.due_at.filter(|at| *at <= now)?;
+    let schedule = row.spec.schedule.as_ref()?;
+    row.due_at = schedule.next_after(row.created_at, now);
+    let against = if row.cordoned {
+        Some("it is cordoned")
+    } else if row.wanted == Wanted::Run {
+        Some("it runs already")
+    } else {
+        None
+    };
+    let mut event = match against {
+        Some(reason) => {
+            row.n_passed_over += 1;
+            if row.n_passed_over > 1 {
+                return None;
+            }
+            let mut event = NewEvent::asked("pass_over", &Cause::Schedule);
+            event.detail["reason"] = reason.into();
+            event
+        }
+        None => {
+            want_run(row);
+            let mut event = NewEvent::asked("start", &Cause::Schedule);
+            event.detail["passed_over"] = std::mem::take(&mut row.n_passed_over).into();
+            event
+        }
+    };
+    event.detail["due_at"] = due_at.as_ms().into();
+    Some(event)
+}
+
 pub(super) fn stop(
     row: &mut Row,
     signal: Option<StopSignal>,
@@ -167,6 +204,9 @@ fn refuse_while_suspending(row: &Row, what: &str) -> Result<(), Refusal> {
 pub(super) fn restart(row: &mut Row) -> Outcome {
     refuse_if_going(row, "restarted")?;
     refuse_while_suspending(row, "restarted")?;
+    if row.spec.is_standby() && !is_up(row) {
+        return Ok(None);
+    }
     row.has_snapshot = false;
     want_run(row);
     Ok(Some("restart"))
@@ -184,6 +224,7 @@ pub(super) fn destroy(row: &mut Row, force: bool) -> Outcome {
         )));
     }
     row.wanted = Wanted::Gone;
+    row.due_at = None;
     Ok(Some("destroy"))
 }
 
@@ -212,6 +253,7 @@ pub(super) fn update(
     request: UpdateMachine,
     secrets: Vec<u8>,
     instance_id: InstanceId,
+    now: Timestamp,
 ) -> Outcome {
     refuse_if_going(row, "updated")?;
     refuse_while_suspending(row, "updated")?;
@@ -241,10 +283,19 @@ pub(super) fn update(
     if row.spec.image != request.spec.image {
         (row.image_digest, row.image_stop_signal) = (None, None);
     }
+    if row.spec.schedule != request.spec.schedule {
+        let schedule = request.spec.schedule.as_ref();
+        row.due_at = schedule.and_then(|schedule| schedule.next_after(row.created_at, now));
+        row.n_passed_over = 0;
+    }
     row.spec = request.spec;
     row.secrets = secrets;
     row.instance_id = instance_id;
-    match request.launch {
+    let launch = match request.launch {
+        Launch::Start if row.spec.is_standby() && !is_up(row) => Launch::Skip,
+        launch => launch,
+    };
+    match launch {
         Launch::Start => want_run(row),
         // Its snapshot is of the old version.
         Launch::Skip if row.has_snapshot => row.wanted = Wanted::Rest,

@@ -271,7 +271,7 @@ mod tests {
             cordoned: false,
             reservation: None,
         };
-        let inserted = store.insert(samples::row(), admission, samples::asker(), None);
+        let inserted = store.insert(samples::row(), admission, (samples::asker(), None), None);
         let Inserted::New(row) = inserted.await.unwrap() else {
             panic!("there is room");
         };

@@ -172,7 +172,7 @@ pub(crate) fn from_sql(number: i64) -> u64 {
 }
 
 /// The rows that `filter` (`WHERE …`) selects.
-pub(super) fn select<P: Params>(
+pub(crate) fn select<P: Params>(
     connection: &Connection,
     filter: &'static str,
     parameters: P,

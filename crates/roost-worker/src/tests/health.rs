@@ -1,8 +1,6 @@
 //! Checks that inform, and checks that have their machine stopped, against real sockets.
 
 use super::{Node, Run, samples};
-use crate::drivers::{Drivers, Standing};
-use crate::worker::{Worker, WorkerParts};
 use roost_host::fake::FakeLaunch;
 use roost_model::id::MachineId;
 use roost_model::machine::{
@@ -11,7 +9,6 @@ use roost_model::machine::{
 use roost_model::time::Timestamp;
 use roost_proto::worker::{CheckResult, CheckStatus, MachineEvent, WorkerApi as _};
 use roost_runtime::clock::Clock;
-use roost_runtime::tasks::Tasks;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -206,23 +203,9 @@ impl Clock for WildClock {
 
 #[tokio::test]
 async fn setting_the_clock_neither_stops_checks_nor_floods_machines_with_them() {
-    let node = Node::new();
-    let (tasks, drivers, driver) = (Tasks::new(), Drivers::new(), node.host.driver());
-    drivers.set(driver.clone(), Standing::Proven);
-    let parts = WorkerParts {
-        drivers,
-        images: node.images.clone(),
-        gauge: node.gauge.clone(),
-        clock: Arc::new(WildClock::default()),
-    };
-    let config = node.config.clone();
-    let worker = Worker::start_with_store(config, parts, &tasks, node.store()).await;
-    let worker = worker.unwrap();
-    let run = Run {
-        worker,
-        tasks,
-        driver,
-    };
+    let mut node = Node::new();
+    node.clock = Arc::new(WildClock::default());
+    let run = node.start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);

@@ -82,7 +82,9 @@ async fn make(
     }
     let url = format!("/v1/apps/{app}/machines");
     let mut machine: Machine = client.create(&url, Some(&request)).await?;
-    if !request.skip_launch && !request.config.auto_destroy {
+    // What stands by is not started, and what removes itself may be gone.
+    let starts = !request.skip_launch && request.config.standbys.is_empty();
+    if starts && !request.config.auto_destroy {
         let what = format!("{} to be started", machine.id);
         let waiting = wait(client, global, &machine, "started");
         output.wait(&what, waiting).await?;
@@ -162,6 +164,15 @@ fn changes(args: &MachineConfigArgs) -> Value {
     if let Some(policy) = &args.restart {
         config["restart"] = json!({"policy": policy});
     }
+    if let Some(schedule) = &args.schedule {
+        config["schedule"] = match schedule.as_str() {
+            "" => Value::Null,
+            schedule => schedule.into(),
+        };
+    }
+    if !args.standby_for.is_empty() {
+        config["standbys"] = json!(args.standby_for);
+    }
     if let Some(isolation) = args.isolation {
         config["isolation"] = isolation.as_str().into();
     }
@@ -189,6 +200,8 @@ mod tests {
             cpus: Some(2),
             env: vec![("A".into(), "1=2".into())],
             port: Some(8080),
+            schedule: Some(String::new()),
+            standby_for: vec!["148e".into()],
             command: vec!["serve".into(), "-v".into()],
             ..MachineConfigArgs::default()
         };
@@ -199,6 +212,8 @@ mod tests {
                 "guest": {"cpus": 2},
                 "env": {"A": "1=2"},
                 "services": [{"internal_port": 8080}],
+                "schedule": null,
+                "standbys": ["148e"],
                 "init": {"cmd": ["serve", "-v"]},
             })
         );
