@@ -28,6 +28,11 @@ fn app(row: &SqliteRow) -> Result<AppRecord, StoreError> {
     })
 }
 
+/// What the runs of an app act on. By its id: an app of the same name may come after it.
+pub fn subject_of_app(id: &str) -> String {
+    format!("app/{id}")
+}
+
 impl Store {
     /// Records an app, and with it the answer to the request for it, if it is to be kept.
     pub async fn create_app(
@@ -136,14 +141,23 @@ impl Store {
         transaction.commit().await.attempt(OPERATION)
     }
 
-    /// Removes an app whose deletion has begun, with its releases, deployments and secrets;
+    /// Removes an app whose deletion has begun, with its releases, deployments, secrets and runs;
     /// a missing one is fine.
     pub async fn delete_app(&self, id: &str) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM apps WHERE id = $1 AND deleting_at IS NOT NULL")
+        const DELETE: &str = "delete an app";
+        let mut transaction = self.begin(DELETE).await?;
+        let deleted = sqlx::query("DELETE FROM apps WHERE id = $1 AND deleting_at IS NOT NULL")
             .bind(id)
-            .execute(&self.pool)
+            .execute(&mut *transaction)
             .await
-            .attempt("delete an app")?;
-        Ok(())
+            .attempt(DELETE)?;
+        if deleted.rows_affected() > 0 {
+            sqlx::query("DELETE FROM runs WHERE subject = $1")
+                .bind(subject_of_app(id))
+                .execute(&mut *transaction)
+                .await
+                .attempt(DELETE)?;
+        }
+        transaction.commit().await.attempt(DELETE)
     }
 }

@@ -21,6 +21,7 @@ pub(crate) const MIGRATIONS: &[(i64, &str, &str)] = &[
         "deletion",
         include_str!("../migrations/0002_deletion.sql"),
     ),
+    (3, "runs", roost_fsm::sql::SCHEMA),
     (
         4,
         "placements",

@@ -1,5 +1,6 @@
 //! Why the control database did not do what it was asked.
 
+use roost_fsm::JournalError;
 use roost_model::error::{Blame, CallerFault, Classify, ErrorCode, Retry};
 
 /// The control database could not do what it was asked.
@@ -52,6 +53,9 @@ pub enum StoreError {
         /// Which.
         value: String,
     },
+    /// A run could not be recorded or read.
+    #[error("the journal of runs")]
+    Runs(#[from] JournalError),
     /// Anything else.
     #[error("{operation}")]
     Database {
@@ -118,23 +122,27 @@ impl Classify for StoreError {
             Self::NotFound(_) => Blame::Caller(CallerFault::NotFound),
             Self::Exists(_) | Self::Deleting(_) => Blame::Caller(CallerFault::Conflict),
             Self::TooMany { .. } => Blame::Caller(CallerFault::Invalid),
-            Self::DiskFull { .. } => Blame::Environment,
+            Self::DiskFull { .. } | Self::Runs(JournalError::Full { .. }) => Blame::Environment,
             Self::Corrupt { .. }
             | Self::Migrate(_)
             | Self::Unreadable { .. }
+            | Self::Runs(_)
             | Self::Database { .. } => Blame::Internal,
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::DiskFull { .. } | Self::Database { .. } => Retry::Backoff,
+            Self::DiskFull { .. }
+            | Self::Runs(JournalError::Full { .. } | JournalError::Storage { .. })
+            | Self::Database { .. } => Retry::Backoff,
             Self::NotFound(_)
             | Self::Exists(_)
             | Self::Deleting(_)
             | Self::TooMany { .. }
             | Self::Corrupt { .. }
             | Self::Migrate(_)
+            | Self::Runs(_)
             | Self::Unreadable { .. } => Retry::Never,
         }
     }
@@ -145,10 +153,11 @@ impl Classify for StoreError {
             Self::Exists(_) => ErrorCode("already-exists"),
             Self::Deleting(_) => ErrorCode("app-deleting"),
             Self::TooMany { .. } => ErrorCode("too-many"),
-            Self::DiskFull { .. } => ErrorCode("disk-full"),
+            Self::DiskFull { .. } | Self::Runs(JournalError::Full { .. }) => ErrorCode("disk-full"),
             Self::Corrupt { .. }
             | Self::Migrate(_)
             | Self::Unreadable { .. }
+            | Self::Runs(_)
             | Self::Database { .. } => ErrorCode("internal"),
         }
     }
@@ -156,7 +165,7 @@ impl Classify for StoreError {
         match self {
             Self::Deleting(_) => Some("wait for its end; deleting it again completes it".into()),
             Self::TooMany { .. } => Some("remove some that are not needed".into()),
-            Self::DiskFull { .. } => Some(
+            Self::DiskFull { .. } | Self::Runs(JournalError::Full { .. }) => Some(
                 "make room on the disk of roost's data folder and try again; nothing was changed"
                     .into(),
             ),
@@ -165,6 +174,7 @@ impl Classify for StoreError {
             | Self::Corrupt { .. }
             | Self::Migrate(_)
             | Self::Unreadable { .. }
+            | Self::Runs(_)
             | Self::Database { .. } => None,
         }
     }

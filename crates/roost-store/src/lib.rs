@@ -1,8 +1,8 @@
-//! The control database: tokens, apps, releases, deployments and their
-//! journal, sealed secrets, idempotency keys.
+//! The control database: tokens, apps, releases, deployments, the runs of
+//! workflows, sealed secrets, idempotency keys.
 //!
 //! SQLite today. Nothing of SQL or SQLite is in the public interface, and the
-//! SQL keeps to what PostgreSQL reads too.
+//! SQL keeps to what PostgreSQL reads too, but for the tables of runs.
 
 #![forbid(unsafe_code)]
 
@@ -15,11 +15,14 @@ pub mod limits;
 pub mod placements;
 pub mod records;
 mod releases;
+mod runs;
 mod secrets;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
+pub use apps::subject_of_app;
 pub use database::Store;
 pub use error::StoreError;
 pub use idempotency::{Answer, Claim};
+pub use runs::RunJournal;

@@ -6,10 +6,15 @@ mod full;
 mod migrations;
 mod placements;
 mod repeats;
+mod runs;
 mod writers;
 
-use crate::Store;
 use crate::records::{NewDeployment, NewRelease, SlotPhase, SlotRecord};
+use crate::{Store, subject_of_app};
+use roost_fsm::journal::NewRun;
+use roost_fsm::record::{Kind, Subject};
+use roost_fsm::workflow::OnBusy;
+use roost_model::id::RunId;
 use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::MachineConfig;
@@ -43,6 +48,25 @@ fn release(n: u32) -> NewRelease {
         image_digest: None,
         config: MachineConfig::default(),
         description: None,
+    }
+}
+
+/// A run of deployment `n` of the app, which nobody executes.
+fn run(n: u32) -> NewRun {
+    NewRun {
+        id: RunId::from_ulid(ulid::Ulid::from_parts(1, u128::from(n))),
+        kind: Kind {
+            name: "deploy".into(),
+            version: 1,
+        },
+        // As if those before had ended.
+        subject: Subject::new(format!("{}/{n}", subject_of_app("app_1"))).unwrap(),
+        on_busy: OnBusy::Refuse,
+        key: Some(format!("dep_{n}")),
+        parent: None,
+        cause: "{}".into(),
+        params: "{}".into(),
+        created_at: NOW,
     }
 }
 
