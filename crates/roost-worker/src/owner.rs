@@ -230,13 +230,7 @@ impl Owner {
     async fn follow_wish(&mut self) -> Result<(), Stopped> {
         loop {
             let row = self.load().await?;
-            let wish = match row.wanted {
-                Wanted::Gone => Wish::Gone,
-                Wanted::Rest => Wish::Rest,
-                Wanted::Suspend => Wish::Suspend,
-                Wanted::Run if row.generation == self.current_generation => Wish::Run,
-                Wanted::Run => Wish::RunNewer,
-            };
+            let wish = wish_of(&row, self.current_generation);
             let before = self.phase;
             self.handle_event(Event::Kick(wish)).await?;
             if self.phase == before {
@@ -244,7 +238,7 @@ impl Owner {
                 if matches!(self.phase, Phase::Resting(_)) && row.state != self.phase.state() {
                     self.record_rest().await?;
                 }
-                return self.end_operation(&row, wish).await;
+                return self.end_operation().await;
             }
         }
     }
@@ -340,22 +334,19 @@ impl Owner {
     }
 
     /// Ends the operation under way if nothing more is to be done for it.
-    async fn end_operation(&mut self, row: &Row, wish: Wish) -> Result<(), Stopped> {
-        let Some(kind) = self.operation_kind().await? else {
-            return Ok(());
+    async fn end_operation(&mut self) -> Result<(), Stopped> {
+        let (phase, generation) = (self.phase, self.current_generation);
+        // Of the row as it is then: another request may have come meanwhile, whose
+        // operation is not at its end because what was wanted before is so.
+        let end = move |row: &Row, kind: &str| {
+            let reason = row.state_reason.as_deref();
+            operations::end_of(kind, phase, wish_of(row, generation), reason)
         };
-        let reason = row.state_reason.as_deref();
-        let end = operations::end_of(&kind, self.phase, wish, reason);
-        self.notes.extend(end.map(Note::Ended));
-        self.write_notes().await
-    }
-
-    /// The kind of the operation under way.
-    async fn operation_kind(&mut self) -> Result<Option<String>, Stopped> {
         loop {
-            match self.inner.store.operation_under_way(&self.id).await {
-                Ok(run) => return Ok(run.map(|run| run.kind.name)),
-                Err(error) => self.pause(&error, "cannot read operation").await?,
+            let now = self.inner.clock.now();
+            match self.inner.store.end_operation(&self.id, now, end).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.pause(&error, "cannot end operation").await?,
             }
         }
     }
@@ -460,6 +451,17 @@ impl Owner {
         if let Some(checks) = self.checks.take() {
             checks.cancel();
         }
+    }
+}
+
+/// What is wanted of a machine of which this generation was launched last.
+fn wish_of(row: &Row, current_generation: u64) -> Wish {
+    match row.wanted {
+        Wanted::Gone => Wish::Gone,
+        Wanted::Rest => Wish::Rest,
+        Wanted::Suspend => Wish::Suspend,
+        Wanted::Run if row.generation == current_generation => Wish::Run,
+        Wanted::Run => Wish::RunNewer,
     }
 }
 

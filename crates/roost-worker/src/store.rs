@@ -154,19 +154,19 @@ impl Store {
     {
         #[cfg(test)]
         let n = self.power.before_write().await;
-        points::pass("worker.db before write");
+        points::pass("worker.db-before-write");
         let result = self
             .run(move |connection| {
                 let transaction = connection
                     .transaction_with_behavior(TransactionBehavior::Immediate)
                     .during("begin transaction")?;
                 let value = work(&transaction)?;
-                points::pass("worker.db before commit");
+                points::pass("worker.db-before-commit");
                 transaction.commit().during("commit")?;
                 Ok(value)
             })
             .await;
-        points::pass("worker.db written");
+        points::pass("worker.db-written");
         #[cfg(test)]
         self.power.after_write(n).await;
         result
@@ -364,14 +364,34 @@ impl Store {
         .await
     }
 
-    /// The operation of a machine that is under way.
-    pub(crate) async fn operation_under_way(
+    /// Ends the operation of a machine that is under way, if `end` says how, by
+    /// the machine's row and the operation's kind as they are now.
+    pub(crate) async fn end_operation(
         &self,
         machine: &MachineId,
-    ) -> Result<Option<Run>, StoreError> {
+        now: Timestamp,
+        end: impl FnOnce(&Row, &str) -> Option<End> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let under_way = {
+            let machine = machine.clone();
+            self.run(move |connection| operations::list(connection, Some(&machine), true, 1))
+        };
+        if under_way.await?.is_empty() {
+            return Ok(());
+        }
         let machine = machine.clone();
-        self.run(move |connection| Ok(operations::list(connection, Some(&machine), true, 1)?.pop()))
-            .await
+        self.write(move |transaction| {
+            let run = operations::list(transaction, Some(&machine), true, 1)?.pop();
+            let row = get_row(transaction, &machine)?;
+            let (Some(run), Some(row)) = (run, row) else {
+                return Ok(());
+            };
+            match end(&row, &run.kind.name) {
+                Some(end) => operations::note(transaction, &machine, &[Note::Ended(end)], now),
+                None => Ok(()),
+            }
+        })
+        .await
     }
 
     /// One operation with its steps.

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Images without layers.
+/// Images without layers. Those with the tag `quits` are stopped by SIGQUIT.
 #[derive(Debug, Default)]
 struct FakeImages {
     /// What images that are asked for are refused with.
@@ -62,6 +62,7 @@ impl ImageSource for FakeImages {
         match *self.refusal.lock() {
             None => Ok(ResolvedImage {
                 root_fs,
+                stop_signal: (image.tag.as_deref() == Some("quits")).then(|| "SIGQUIT".into()),
                 ..samples::image("/app", "")
             }),
             Some(message) => Err(WorkerError::Image {

@@ -281,7 +281,7 @@ pub(super) fn update(
         )));
     }
     if row.spec.image != request.spec.image {
-        (row.image_digest, row.image_stop_signal) = (None, None);
+        row.image_digest = None;
     }
     if row.spec.schedule != request.spec.schedule {
         let schedule = request.spec.schedule.as_ref();

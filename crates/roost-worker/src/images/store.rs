@@ -87,9 +87,9 @@ impl ImageSource for Images {
         self.retain(&owner_of(machine), &image.digest)
             .await
             .map_err(|error| failure(&error, "image-store-failed", Retry::Backoff))?;
-        points::pass("image retained");
+        points::pass("image-retained");
         let root_fs = root_fs(self, &image, kind).await?;
-        points::pass("image unpacked");
+        points::pass("image-unpacked");
         let split = |text: &String| {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             (name.to_owned(), value.to_owned())
@@ -111,7 +111,7 @@ impl ImageSource for Images {
         Images::release(self, &owner_of(machine))
             .await
             .map_err(|error| failure(&error, "image-store-failed", Retry::Backoff))?;
-        points::pass("image released");
+        points::pass("image-released");
         Ok(())
     }
 }

@@ -74,6 +74,7 @@ pub(crate) struct Row {
     pub(crate) slot: Option<u32>,
     pub(crate) cordoned: bool,
     pub(crate) image_digest: Option<String>,
+    /// The stop signal of the image that was launched last.
     pub(crate) image_stop_signal: Option<String>,
     pub(crate) stop_asked: StopAsked,
     pub(crate) last_exit: Option<MachineExit>,

@@ -1,9 +1,8 @@
-//! The database as older versions of roost left it, and on a full disk.
+//! The database of a newer roost, on a full disk, and how it is asked. Older
+//! ones are read by `tests/golden.rs`.
 
 use super::{SqliteContext as _, Store, StoreError};
 use roost_model::id::MachineId;
-use roost_model::machine::{MachineState, Rung};
-use roost_model::placement::Usage;
 use rusqlite::Connection;
 
 /// The most pages of a database when nothing limits them (sqlite.org/limits.html).
@@ -46,33 +45,6 @@ fn limit_pages(connection: &Connection, pages: i64) -> Result<(), StoreError> {
     connection
         .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
         .during("limit pages")
-}
-
-/// A database of schema version 1 with one started machine.
-const GOLDEN_V1: &str = include_str!("../../tests/golden/worker-v1.sql");
-
-#[tokio::test]
-async fn a_database_of_version_1_is_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("worker.db");
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch(GOLDEN_V1)
-        .unwrap();
-    for _ in 0..2 {
-        let store = Store::open(&path).unwrap();
-        let rows = store.all().await.unwrap();
-        assert_eq!(rows.len(), 1);
-        assert_eq!(rows[0].id, MachineId::parse("01020304050607").unwrap());
-        assert_eq!(rows[0].state, MachineState::Started);
-        assert_eq!((rows[0].slot, rows[0].vm_live), (Some(4), true));
-        assert_eq!(rows[0].rung, Some(Rung::Container), "there was no other");
-        assert_eq!(rows[0].spec.services[0].internal_port, 8080);
-        let promised = store.promised(rows[0].created_at).await.unwrap();
-        assert_eq!(promised.used, Usage::of(rows[0].spec.guest));
-        let events = store.events(&rows[0].id, 10).await.unwrap();
-        assert_eq!(events[0].kind, "start");
-    }
 }
 
 #[test]

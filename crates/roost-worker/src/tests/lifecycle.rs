@@ -332,6 +332,33 @@ async fn a_drain_waits_for_requests_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_old_version_is_stopped_by_the_signal_of_its_own_image() {
+    const SIGQUIT: i32 = 3;
+    let node = Node::new();
+    let run = node.start().await;
+    node.host.plan_launches([FakeLaunch::RunStubbornly]);
+    let mut request = samples::create("r1");
+    request.spec.image = ImageRef::parse("nginx:quits").unwrap();
+    let asker = samples::asker();
+    let created = run.worker.create_machine(request, &asker).await.unwrap();
+    let mut spec = run.wait(&created.id, MachineState::Started).await.spec;
+    spec.image = ImageRef::parse("nginx:1.26").unwrap();
+    let update = UpdateMachine {
+        current_version: None,
+        spec,
+        secrets: SecretEnv::default(),
+        launch: Launch::Start,
+    };
+    let update = run.worker.update_machine(&created.id, update, &asker);
+    update.await.unwrap();
+    while node.host.signals(&created.id).is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(node.host.signals(&created.id), [SIGQUIT]);
+    run.wait(&created.id, MachineState::Started).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_update_replaces_the_process_and_guards_the_version() {
     let node = Node::new();
     let run = node.start().await;

@@ -172,3 +172,23 @@ async fn a_kill_is_seen_in_the_operation_that_goes_on() {
     assert_eq!(steps[..2], ["drain:cut off", "adopt:done"], "{steps:?}");
     second.shut_down().await;
 }
+
+#[tokio::test]
+async fn an_operation_is_not_over_because_the_one_before_it_is() {
+    let asker = samples::asker();
+    let node = Node::new();
+    let run = node.start().await;
+    for name in ["a", "b", "c"] {
+        // The start may not have been seen to be over when the stop comes.
+        let request = samples::create(name);
+        let created = run.worker.create_machine(request, &asker);
+        let id = created.await.unwrap().id;
+        run.wait(&id, MachineState::Started).await;
+        let stop = run.worker.stop_machine(&id, None, None, &asker);
+        stop.await.unwrap();
+        let stop = ended(&run, &id).await;
+        assert_eq!(stop.kind, "stop");
+        assert_eq!(steps(&stop), ["drain:done", "signal:done"], "{stop:?}");
+    }
+    run.shut_down().await;
+}
