@@ -157,7 +157,7 @@ fn overloaded() -> ApiError {
 
 /// Keeps the answer unless it is kept already.
 async fn keep(store: &Store, claim: &Claim, answer: serde_json::Result<String>) {
-    points::pass("control.db before answer");
+    points::pass("control.db-before-answer");
     let kept = match answer {
         Ok(text) => store
             .keep_answer(claim, &text, clock::now())
@@ -169,5 +169,5 @@ async fn keep(store: &Store, claim: &Claim, answer: serde_json::Result<String>) 
     if let Err(error) = kept {
         tracing::warn!(error, "a repeated request will not get the kept answer");
     }
-    points::pass("control.db answer kept");
+    points::pass("control.db-answer-kept");
 }

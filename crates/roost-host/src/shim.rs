@@ -92,9 +92,9 @@ impl Shims {
     /// Makes the directories of a machine that is about to start.
     pub(crate) fn make_dirs(&self, id: &MachineId) -> Result<(), DriverError> {
         make_private_dir(&self.run_dir(id))?;
-        points::pass("run directory made");
+        points::pass("run-directory-made");
         make_private_dir(&self.data_dir(id))?;
-        points::pass("data directory made");
+        points::pass("data-directory-made");
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl Shims {
             loop {
                 match connection.receive().await {
                     Ok(Some(ShimEvent::Exited(exit))) => {
-                        points::pass("exit seen");
+                        points::pass("exit-seen");
                         return Ok(machine_exit(exit));
                     }
                     Ok(Some(_)) => {}
@@ -218,10 +218,10 @@ impl Shims {
             )));
         }
         let command = ShimCommand::Signal { number: signal };
-        points::pass("before signal");
+        points::pass("before-signal");
         match self.ask(id, command, CONTROL_TIMEOUT).await? {
             ShimEvent::Signalled => {
-                points::pass("signal sent");
+                points::pass("signal-sent");
                 Ok(())
             }
             ShimEvent::Exited(_) => Err(DriverError::NotRunning(id.clone())),
@@ -364,31 +364,32 @@ fn sweep(
     cgroup: &str,
     parent: &str,
 ) -> std::io::Result<()> {
-    points::pass("sweep begins");
+    points::pass("sweep-begins");
     let cgroup = Cgroup::at(cgroup)?;
     // The shim sees its machine end, and ends. One that is creating the
     // machine may put another process there, so look again while waiting.
     let deadline = Instant::now() + SHIM_END_TIMEOUT;
     cgroup.kill_all(KILL_TIMEOUT)?;
+    points::pass("sweep-killed");
     while !shim_ends(run_dir, SHIM_END_POLL) {
         if Instant::now() >= deadline {
             return Err(std::io::Error::other("its shim does not end"));
         }
         cgroup.kill_all(KILL_TIMEOUT)?;
     }
-    points::pass("sweep shim ended");
+    points::pass("sweep-shim-ended");
     cgroup.remove(KILL_TIMEOUT)?;
-    points::pass("sweep cgroup removed");
+    points::pass("sweep-cgroup-removed");
     if keep == Keep::Nothing {
         quota::release(data_dir)?;
         remove_tree(data_dir)?;
     }
-    points::pass("sweep disks removed");
+    points::pass("sweep-disks-removed");
     // Last of all, so that an interrupted sweep is found and done again; and
     // the lock last in it, since it is what says that no shim is there.
     let removed = ensure_no_file(&exit_path(run_dir)).and_then(|()| ensure_no_dir(run_dir));
     removed.map_err(std::io::Error::other)?;
-    points::pass("sweep run directory removed");
+    points::pass("sweep-run-directory-removed");
     Cgroup::at(parent)?.remove_if_empty();
     Ok(())
 }

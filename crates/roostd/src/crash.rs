@@ -3,7 +3,7 @@
 //! Debug builds only. The variable `ROOST_CRASH_DIR` names a folder. While a
 //! file `plan` is in it, each point that is passed is appended to its file
 //! `passed`, with how often it was passed since that file was begun, as in
-//! `link made #1`; at the one that `plan` names this process kills itself with
+//! `link-made:1`; at the one that `plan` names this process kills itself with
 //! SIGKILL. An empty plan only records. No file is removed here.
 
 use roost_runtime::points::Hook;
@@ -39,9 +39,9 @@ fn pass(dir: &std::path::Path, point: &str) -> std::io::Result<()> {
     };
     let path = dir.join("passed");
     let passed = std::fs::read_to_string(&path).unwrap_or_default();
-    let names = passed.lines().filter_map(|line| line.rsplit_once(" #"));
+    let names = passed.lines().filter_map(|line| line.rsplit_once(':'));
     let n = 1 + names.filter(|(name, _)| *name == point).count();
-    let name = format!("{point} #{n}");
+    let name = format!("{point}:{n}");
     let mut file = std::fs::File::options()
         .create(true)
         .append(true)

@@ -78,7 +78,7 @@ impl LinuxPlumber {
             make_host_end(&netlink, &host_plan).await
         })
         .await?;
-        points::pass("link host end up");
+        points::pass("link-host-end-made");
         let pid = plan.netns_pid;
         run_in(Netns::OfProcess(pid), async move |netlink: Netlink| {
             set_machine_end(&netlink, &plan).await
@@ -98,14 +98,14 @@ impl LinuxPlumber {
 
     /// Takes the link and its firewall entries away.
     async fn unplumb(&self, name: &str) -> Result<(), PlumbError> {
-        points::pass("before link removal");
+        points::pass("before-link-removal");
         self.delete_link(name.to_owned()).await?;
-        points::pass("link removed");
+        points::pass("link-removed");
         let mut sources = self.sources.lock().await;
         if let Some(addresses) = sources.get(name).copied() {
             firewall::forbid_source(self.config.tag, name, addresses).await?;
             sources.remove(name);
-            points::pass("address forbidden");
+            points::pass("address-forbidden");
         }
         Ok(())
     }
@@ -138,7 +138,7 @@ impl PacketPlumber for LinuxPlumber {
         // Noted first: what may have been done is undone by `detach`.
         sources.insert(name.clone(), addresses);
         firewall::allow_source(self.config.tag, &name, addresses).await?;
-        points::pass("address allowed");
+        points::pass("address-allowed");
         Ok(())
     }
 
@@ -304,13 +304,13 @@ async fn make_host_end(netlink: &Netlink, plan: &LinkPlan) -> Result<(), PlumbEr
         netlink.delete_link(&old).await?;
     }
     create_pair(netlink, plan).await?;
-    points::pass("link made");
+    points::pass("link-made");
     let link = netlink.expect_link(name).await?;
     let alias = LinkUnspec::new_with_index(link.index);
     netlink
         .change_link(alias.alias(plan.machine.as_str()).build(), name)
         .await?;
-    points::pass("link named");
+    points::pass("link-named");
     distrust_ipv4(name)?;
     netlink
         .add_address(&link, IpAddr::V4(network.gateway_ipv4()), 32)
@@ -324,6 +324,7 @@ async fn make_host_end(netlink: &Netlink, plan: &LinkPlan) -> Result<(), PlumbEr
             .add_address(&link, IpAddr::V6(GATEWAY_LINK_LOCAL), 64)
             .await?;
     }
+    points::pass("link-has-its-addresses");
     let up = LinkUnspec::new_with_index(link.index).up().build();
     netlink.change_link(up, name).await?;
     let route = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -335,6 +336,7 @@ async fn make_host_end(netlink: &Netlink, plan: &LinkPlan) -> Result<(), PlumbEr
     netlink
         .add_route(route.build(), "the IPv4 route to the machine")
         .await?;
+    points::pass("route-to-the-machine-made");
     if has_ipv6() {
         let route = RouteMessageBuilder::<Ipv6Addr>::new()
             .destination_prefix(addresses.ipv6, 128)
@@ -390,6 +392,7 @@ async fn set_machine_end(netlink: &Netlink, plan: &LinkPlan) -> Result<(), Plumb
     }
     let up = LinkUnspec::new_with_index(link.index).up().build();
     netlink.change_link(up, MACHINE_LINK).await?;
+    points::pass("machine-link-up");
     let route = RouteMessageBuilder::<Ipv4Addr>::new()
         .gateway(network.gateway_ipv4())
         .output_interface(link.index)

@@ -26,13 +26,13 @@ impl Shims {
         limit: Duration,
     ) -> Result<(u32, Origin), DriverError> {
         let (id, addresses) = (&config.machine_id, config.addresses);
-        points::pass("shim before start");
+        points::pass("shim-before-start");
         let failed =
             |error: io::Error| host(format!("start {}", shim.display()), error.to_string());
         let home = Cgroup::at(&self.config.tag.shim_cgroup_name()).map_err(failed)?;
         let mut handshake =
             Handshake::begin(shim, &self.run_dir(id), &home, limit).map_err(failed)?;
-        points::pass("shim started");
+        points::pass("shim-started");
         let refused =
             |error: PlumbError| host(format!("attach machine {id} to the network"), chain(&error));
         let plumber = &self.config.plumber;
@@ -41,12 +41,12 @@ impl Shims {
             tokio::join!(handshake.create(message), plumber.admit(id, addresses));
         let pid = created?;
         admitted.map_err(refused)?;
-        points::pass("machine created");
+        points::pass("machine-created");
         let attached = plumber.attach(id, addresses, pid).await;
         attached.map_err(refused)?;
-        points::pass("machine attached");
+        points::pass("machine-attached");
         let origin = handshake.start().await?;
-        points::pass("machine started");
+        points::pass("machine-started");
         Ok((pid, origin))
     }
 }
