@@ -84,3 +84,30 @@ pub(crate) const METADATA_ENTRIES_MAX: usize = 100;
 pub(crate) const METADATA_KEY_BYTES_MAX: usize = 128;
 /// Longest value of such an entry.
 pub(crate) const METADATA_VALUE_BYTES_MAX: usize = 4_096;
+/// Time between two questions to each node how it is.
+pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest time for an answer to what the fleet itself asks.
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most nodes that are asked at once.
+pub(crate) const FAN_OUT: usize = 64;
+/// A node that was silent for so long gets no new machines.
+pub(crate) const SUSPECT_AFTER: Duration = Duration::from_secs(15);
+/// A node that was silent for so long is lost: what has to run is started elsewhere.
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(60);
+/// Most nodes that are asked for one machine, one after the other.
+pub(crate) const PLACEMENT_ATTEMPTS: u32 = 5;
+/// Wait before a creation whose answer was lost is repeated on the same node.
+pub(crate) const LOST_ANSWER_PAUSE: Duration = Duration::from_millis(200);
+/// How long a creation whose answer was lost may still be under way on its node.
+pub(crate) const LATE_CALL_MAX: Duration = Duration::from_secs(60);
+/// A request for a machine that no node has answered, and that nobody repeats, is forgotten then.
+pub(crate) const COMING_MAX: Duration = Duration::from_secs(600);
+/// Time between two looks of a reconciler; half as much again at most, by chance.
+pub(crate) const RECONCILE_INTERVAL: Duration = Duration::from_secs(20);
+/// Wait of a reconciler that left something undone, because it was much or it failed.
+pub(crate) const RECONCILE_PAUSE: Duration = Duration::from_secs(1);
+/// Most machines that one look of a reconciler makes or removes: a node that is lost does not
+/// bury the others.
+pub(crate) const RECONCILE_ACTIONS_MAX: usize = 20;
+/// Most of these at once.
+pub(crate) const RECONCILE_AT_ONCE: usize = 8;

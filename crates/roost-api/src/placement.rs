@@ -1,16 +1,37 @@
-//! Which node gets a machine: the pure choice over what the workers say.
+//! Which node gets a machine: the pure choice over what is known of the nodes, and what
+//! follows when the node that was chosen does not take it.
 //!
-//! There is one worker today. Its word is the last: what it refuses after it
-//! was chosen is its answer.
+//! ```text
+//!   choose ──▶ record node and reason ──▶ ask the worker ──▶ record the machine
+//!     ▲                                        │
+//!     ├── it has no room: it declined ─────────┤
+//!     └── no answer, twice: fenced there ──────┘  if the machine is kept, else an error
+//! ```
+//!
+//! A request never has two machines that count. Its node is recorded before that is asked, so
+//! that a repetition, also after a kill, asks the same one, which knows the request. When the
+//! answer is lost nobody knows whether there is a machine. One that is *kept*, see [`is_kept`],
+//! is then asked of another node, and in the same transaction a fence says that it must not be
+//! on the first: that has it removed as soon as it answers, and gets no machine before. One that
+//! is not kept might do twice what it must do once: it is repeated on its node only.
 
 use crate::error::ApiError;
+use crate::fleet::not_recorded;
+use crate::limits;
 use crate::state::ApiState;
+use crate::workflows::deploy;
 use roost_model::error::{Blame, Classify, ErrorCode, Retry};
-use roost_model::machine::{MachineSpec, Rung};
-use roost_model::placement::{self, ClusterView, PlacementRequest, Refusal};
+use roost_model::id::NodeId;
+use roost_model::machine::{MachineSpec, RestartWhen, Rung};
+use roost_model::placement::{NodeRefusal, PlacementRequest, Reason, Refusal};
+use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest::PlacementRefusal;
-use roost_proto::worker::{Asker, CreateMachine, MachineStatus, WorkerError};
+use roost_proto::worker::{Asker, Cause, CreateMachine, MachineStatus, WorkerError};
+use roost_runtime::clock;
+use roost_store::StoreError;
+use roost_store::placements::{Blueprint, Chosen, Fence, Placement};
 use std::collections::BTreeMap;
+use tokio::time::Instant;
 
 /// Why there is no new machine.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +42,18 @@ pub(crate) enum CreateError {
     /// The worker did not make it.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+}
+
+impl From<StoreError> for CreateError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Exists(what) => {
+                let text = format!("the app has {what} already; choose another name");
+                Self::Worker(WorkerError::Conflict(text))
+            }
+            other => Self::Worker(not_recorded(&other)),
+        }
+    }
 }
 
 impl CreateError {
@@ -75,30 +108,266 @@ fn refusals(refusal: &Refusal) -> Vec<PlacementRefusal> {
         .collect()
 }
 
+/// Whether a machine is made anew when its node is lost or it vanishes otherwise: one of a
+/// deployment that is to be restarted when it ends.
+///
+/// It may run twice for a moment, while its node is cut off and another one has begun: what
+/// must not, such as a job that somebody runs by hand, is not kept.
+pub(crate) fn is_kept(spec: &MachineSpec) -> bool {
+    is_deployed(spec)
+        && spec.restart.when != RestartWhen::No
+        && !spec.auto_destroy
+        && !spec.is_standby()
+}
+
+fn is_deployed(spec: &MachineSpec) -> bool {
+    spec.metadata.contains_key(deploy::DEPLOYMENT_KEY)
+}
+
+fn release_of(spec: &MachineSpec) -> Option<u64> {
+    let release = spec.metadata.get(deploy::RELEASE_KEY)?;
+    release.parse().ok().filter(|_| is_deployed(spec))
+}
+
+/// What a machine is to be, should it have to be made anew.
+pub(crate) fn blueprint(spec: &MachineSpec) -> Blueprint {
+    Blueprint {
+        region: spec.region.clone(),
+        config: MachineConfig::from(spec),
+        release_version: release_of(spec),
+        is_kept: is_kept(spec),
+    }
+}
+
 /// Chooses a node for a machine and creates it there. May be repeated.
 pub(crate) async fn create(
     state: &ApiState,
     request: CreateMachine,
     asker: &Asker,
 ) -> Result<MachineStatus, CreateError> {
-    let view = ClusterView {
-        nodes: vec![state.worker.capacity().await?],
-    };
-    match placement::choose(&view, &wanted(&request.spec)) {
-        Ok(choice) => tracing::debug!(
-            machine = %request.spec.name,
-            node = %choice.node,
-            why = %choice.why,
-            "node chosen"
-        ),
-        // What takes the room may be the machine that an earlier try of this request made.
-        Err(refusal) if !is_made(state, &request.spec).await? => return Err(refusal.into()),
-        Err(_) => {}
+    let mut search = Search::begin(state, request).await?;
+    for _ in 0..limits::PLACEMENT_ATTEMPTS {
+        if let Some(status) = search.ask(asker).await? {
+            return Ok(status);
+        }
     }
-    Ok(state.worker.create_machine(request, asker).await?)
+    Err(search.give_up().await?.into())
 }
 
-fn wanted(spec: &MachineSpec) -> PlacementRequest {
+/// Has a machine of another node, or of none any more, made anew. `None` when it is not as it
+/// was seen any more.
+pub(crate) async fn create_anew(
+    state: &ApiState,
+    seen: &Placement,
+    request: CreateMachine,
+    reason: &str,
+) -> Result<Option<MachineStatus>, CreateError> {
+    let mut chosen = choose(state, &request.spec, &BTreeMap::new()).await?;
+    chosen.why = format!("{reason}; {}", chosen.why);
+    let fence = fence(seen, reason);
+    let moved = state.store.move_placement(seen, &chosen, Some(&fence));
+    if !moved.await? {
+        return Ok(None);
+    }
+    state.worker.fence(fence);
+    let status = create(state, request, &Cause::Reconciler.into()).await?;
+    Ok(Some(status))
+}
+
+/// The search of a node for a machine.
+struct Search<'a> {
+    state: &'a ApiState,
+    request: CreateMachine,
+    /// The node that is asked next.
+    at: Placement,
+    /// Nodes that were asked in vain.
+    excluded: BTreeMap<NodeId, Reason>,
+}
+
+impl<'a> Search<'a> {
+    /// Goes on with the node that an earlier try chose, or chooses one.
+    async fn begin(state: &'a ApiState, request: CreateMachine) -> Result<Self, CreateError> {
+        let (store, spec) = (&state.store, &request.spec);
+        let at = match store.placement(&request.request_id).await? {
+            Some(at) => at,
+            None => {
+                let app = store.app(&spec.app).await?;
+                let chosen = choose(state, spec, &BTreeMap::new()).await?;
+                let key = (request.request_id.as_str(), app.id.as_str(), &spec.name);
+                // Not when the same request came twice; it has its node then.
+                store
+                    .begin_placement(key, &blueprint(spec), &chosen)
+                    .await?;
+                find(state, &request.request_id).await?
+            }
+        };
+        Ok(Self {
+            state,
+            request,
+            at,
+            excluded: BTreeMap::new(),
+        })
+    }
+
+    /// Asks the node that is next. None: it is another one's turn.
+    async fn ask(&mut self, asker: &Asker) -> Result<Option<MachineStatus>, CreateError> {
+        let answer = match self.ask_once(asker).await {
+            // The answer may have been lost on its way.
+            Err(WorkerError::Unreachable { .. }) => {
+                tokio::time::sleep(limits::LOST_ANSWER_PAUSE).await;
+                self.ask_once(asker).await
+            }
+            answer => answer,
+        };
+        match answer {
+            Ok(status) => self.settle(status, asker).await.map(Some),
+            Err(error) if declines(&error) => {
+                let said = error.to_string();
+                self.move_on(Reason::Declined { said }, None).await?;
+                Ok(None)
+            }
+            Err(WorkerError::Unreachable { .. }) if is_kept(&self.request.spec) => {
+                let why = "the answer to its creation was lost, and another node was asked";
+                let fence = fence(&self.at, why);
+                self.move_on(Reason::Fenced, Some(fence)).await?;
+                Ok(None)
+            }
+            Err(error) => {
+                if error.retry() == Retry::Never {
+                    self.state.store.give_up_placement(&self.at).await?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn ask_once(&self, asker: &Asker) -> Result<MachineStatus, WorkerError> {
+        let (fleet, at) = (&self.state.worker, &self.at);
+        let request = CreateMachine {
+            request_id: match at.attempt {
+                0 => at.request_id.clone(),
+                // Another request: the node may have been asked before, and know the first.
+                attempt => format!("{}-{attempt}", at.request_id),
+            },
+            placement: Some(at.why.clone()),
+            ..self.request.clone()
+        };
+        let worker = fleet.worker(&at.node)?;
+        let call = worker.create_machine(request, asker);
+        let status = fleet.ask(&at.node, call).await?;
+        fleet.remember(&at.node, &status);
+        Ok(status)
+    }
+
+    async fn settle(
+        &self,
+        status: MachineStatus,
+        asker: &Asker,
+    ) -> Result<MachineStatus, CreateError> {
+        let (state, at) = (self.state, &self.at);
+        let settled = state
+            .store
+            .settle_placement(&at.request_id, at.attempt, &status.id);
+        if settled.await? {
+            return Ok(status);
+        }
+        // Nobody wants it any more: its app was deleted, or another node is asked for it.
+        let removed = state.worker.destroy_machine(&status.id, true, asker);
+        removed.await?;
+        let text = format!("machine {} was removed while it was made", status.spec.name);
+        Err(WorkerError::Conflict(text).into())
+    }
+
+    /// Chooses another node. The one before is fenced if it may have made the machine.
+    async fn move_on(&mut self, reason: Reason, fence: Option<Fence>) -> Result<(), CreateError> {
+        let (state, left) = (self.state, self.at.node.clone());
+        tracing::info!(machine = %self.at.name, node = %left, %reason, "another node is chosen");
+        self.excluded.insert(left.clone(), reason);
+        if fence.is_none() {
+            // What was known of it was wrong.
+            state.worker.look_at(vec![left]).await;
+        }
+        let chosen = match choose(state, &self.request.spec, &self.excluded).await {
+            Ok(chosen) => chosen,
+            Err(refusal) => {
+                // One that may have made the machine is asked again at the next try.
+                if fence.is_none() {
+                    state.store.give_up_placement(&self.at).await?;
+                }
+                return Err(refusal.into());
+            }
+        };
+        let moved = state
+            .store
+            .move_placement(&self.at, &chosen, fence.as_ref());
+        if !moved.await? {
+            let text = format!("machine {} is placed by another request", self.at.name);
+            return Err(WorkerError::Conflict(text).into());
+        }
+        if let Some(fence) = fence {
+            state.worker.fence(fence);
+        }
+        self.at = find(state, &self.at.request_id).await?;
+        Ok(())
+    }
+
+    /// As many nodes as may be were asked; the next one was not.
+    async fn give_up(self) -> Result<Refusal, StoreError> {
+        self.state.store.give_up_placement(&self.at).await?;
+        let nodes = self.excluded.into_iter();
+        Ok(Refusal {
+            nodes: nodes
+                .map(|(node, reason)| NodeRefusal { node, reason })
+                .collect(),
+        })
+    }
+}
+
+/// Whether a worker said that it has not made a machine, and that another may.
+fn declines(error: &WorkerError) -> bool {
+    error.retry() == Retry::ElsewhereNow || matches!(error, WorkerError::DiskFull(_))
+}
+
+async fn find(state: &ApiState, request_id: &str) -> Result<Placement, StoreError> {
+    let found = state.store.placement(request_id).await?;
+    // Its app was deleted meanwhile.
+    found.ok_or_else(|| StoreError::NotFound(format!("machine of request `{request_id}`")))
+}
+
+/// What must not be on the node of a placement any more.
+pub(crate) fn fence(of: &Placement, why: &str) -> Fence {
+    Fence {
+        node: of.node.clone(),
+        app: of.app.clone(),
+        name: of.name.clone(),
+        machine: of.machine.clone(),
+        why: why.to_owned(),
+        since: clock::now(),
+    }
+}
+
+async fn choose(
+    state: &ApiState,
+    spec: &MachineSpec,
+    excluded: &BTreeMap<NodeId, Reason>,
+) -> Result<Chosen, Refusal> {
+    let (fleet, began) = (&state.worker, Instant::now());
+    let choice = match fleet.choose(wanted(spec, excluded)) {
+        // A node may have room again, or have come, since it was looked at.
+        Err(_) => {
+            fleet.refresh_older(began).await;
+            fleet.choose(wanted(spec, excluded))?
+        }
+        Ok(choice) => choice,
+    };
+    Ok(Chosen {
+        why: format!("node {}: {}", choice.node, choice.why),
+        node: choice.node,
+        at: clock::now(),
+    })
+}
+
+fn wanted(spec: &MachineSpec, excluded: &BTreeMap<NodeId, Reason>) -> PlacementRequest {
     PlacementRequest {
         app: spec.app.clone(),
         group: spec.process_group().to_owned(),
@@ -111,14 +380,6 @@ fn wanted(spec: &MachineSpec) -> PlacementRequest {
         alone: false,
         image: spec.image.digest.as_ref().map(ToString::to_string),
         spread_slack: 0,
-        excluded: BTreeMap::new(),
+        excluded: excluded.clone(),
     }
-}
-
-/// Whether the app has a machine of this name.
-async fn is_made(state: &ApiState, spec: &MachineSpec) -> Result<bool, WorkerError> {
-    let machines = state.worker.machines(Some(&spec.app)).await?;
-    Ok(machines
-        .iter()
-        .any(|machine| machine.spec.name == spec.name))
 }

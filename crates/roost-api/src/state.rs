@@ -2,11 +2,14 @@
 
 use crate::app::apps;
 use crate::error::ApiError;
+use crate::fleet::Fleet;
 use crate::limits;
 use crate::ports::{ImageBuilder, ImageSource, LogSource, PortError};
+use crate::reconcile;
 use crate::workflows::deploy;
 use roost_auth::seal::SealingKey;
 use roost_auth::token::TokenSecret;
+use roost_model::id::NodeId;
 use roost_model::name::RegionCode;
 use roost_proto::worker::WorkerApi;
 use roost_runtime::clock;
@@ -37,8 +40,8 @@ pub struct NodeFacts {
 pub struct ApiParts {
     /// The control database.
     pub store: Store,
-    /// The owner of machines.
-    pub worker: Arc<dyn WorkerApi>,
+    /// The owners of machines, one for each node.
+    pub workers: Vec<(NodeId, Arc<dyn WorkerApi>)>,
     /// Images.
     pub images: Arc<dyn ImageSource>,
     /// Logs.
@@ -65,7 +68,8 @@ impl std::fmt::Debug for ApiParts {
 #[derive(Clone)]
 pub struct ApiState {
     pub(crate) store: Store,
-    pub(crate) worker: Arc<dyn WorkerApi>,
+    /// The workers of all nodes, as if they were one.
+    pub(crate) worker: Arc<Fleet>,
     pub(crate) images: Arc<dyn ImageSource>,
     pub(crate) logs: Arc<dyn LogSource>,
     pub(crate) builder: Arc<dyn ImageBuilder>,
@@ -110,9 +114,13 @@ pub enum MintTokenError {
 impl ApiState {
     /// The API made of these parts.
     pub fn new(parts: ApiParts) -> Self {
+        let fleet = Fleet::new(parts.store.clone());
+        for (node, worker) in parts.workers {
+            fleet.join(node, worker);
+        }
         Self {
             store: parts.store,
-            worker: parts.worker,
+            worker: Arc::new(fleet),
             images: parts.images,
             logs: parts.logs,
             builder: parts.builder,
@@ -129,9 +137,12 @@ impl ApiState {
         }
     }
 
-    /// Takes up the deletions and deployments that the last process left unfinished. Called
-    /// once, at start.
+    /// Takes up the deletions and deployments that the last process left unfinished, and
+    /// begins to look after the nodes. Called once, at start.
     pub async fn resume(&self) -> Result<(), StoreError> {
+        self.worker.load().await?;
+        self.worker.watch(&self.tasks);
+        reconcile::spawn(self);
         apps::resume_deletions(self).await?;
         for record in self.store.unfinished_deployments(None).await? {
             tracing::info!(
@@ -142,6 +153,11 @@ impl ApiState {
             deploy::spawn(self.clone(), record);
         }
         Ok(())
+    }
+
+    /// Adds a node, or another way to one.
+    pub fn join(&self, node: NodeId, worker: Arc<dyn WorkerApi>) {
+        self.worker.join(node, worker);
     }
 
     /// Makes a token that may do everything. The secret is shown here only.

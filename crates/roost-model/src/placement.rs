@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! nodes ─▶ filters, in this order, each with its reason:
-//!            excluded, volume, region, labels, cordon, isolation, anti-affinity, disk, room
+//!            volume, region, labels, cordon, isolation, anti-affinity, disk, room, excluded
 //!       ─▶ the first region of the request that has a node left
 //!       ─▶ zones, then nodes, with the fewest machines of the group (within the slack)
 //!       ─▶ nodes that have the image ─▶ the fullest ─▶ the smallest id
@@ -193,9 +193,6 @@ fn keep_emptiest(
 
 /// The position of the node's region among the preferred ones, or what speaks against the node.
 fn filter(node: &NodeView, request: &PlacementRequest) -> Result<usize, Reason> {
-    if let Some(reason) = request.excluded.get(&node.id) {
-        return Err(reason.clone());
-    }
     if let Some(on) = request.volume_node.as_ref()
         && *on != node.id
     {
@@ -234,8 +231,11 @@ fn filter(node: &NodeView, request: &PlacementRequest) -> Result<usize, Reason> 
             min: limits::NODE_DISK_FREE_MIN,
         });
     }
-    match node.capacity.shortage(node.taken(), request.guest) {
-        Some(shortage) => Err(Reason::Room(shortage)),
+    if let Some(shortage) = node.capacity.shortage(node.taken(), request.guest) {
+        return Err(Reason::Room(shortage));
+    }
+    match request.excluded.get(&node.id) {
+        Some(reason) => Err(reason.clone()),
         None => Ok(region_rank),
     }
 }

@@ -309,7 +309,7 @@ pub struct MachineEvent {
     /// The state after it.
     pub status: String,
     /// Who asked: `user`, `deployment`, `app-deletion`, `schedule`, `restart-policy`, `proxy`,
-    /// `host-restart`, or `worker` for what it saw by itself.
+    /// `host-restart`, `reconciler`, or `worker` for what it saw by itself.
     pub source: String,
     /// Milliseconds since the epoch.
     pub timestamp: u64,

@@ -30,6 +30,8 @@ pub struct Placement {
     pub is_kept: bool,
     /// The node that has it, or is asked for it.
     pub node: NodeId,
+    /// Why that node.
+    pub why: String,
     /// How often another node was asked before.
     pub attempt: u64,
     /// The machine, once the node has answered.
@@ -119,6 +121,7 @@ fn placement(row: &SqliteRow) -> Result<Placement, StoreError> {
         release_version: release.map(to_u64),
         is_kept: flag(row, "is_kept")?,
         node: parsed(row, "node")?,
+        why: row.try_get("why").attempt(READ)?,
         attempt: to_u64(row.try_get("attempt").attempt(READ)?),
         machine: machine(row)?,
         rests: flag(row, "rests")?,
@@ -148,7 +151,7 @@ fn to_json(config: &MachineConfig) -> Result<String, StoreError> {
 /// All but the config, which only a machine that is made anew needs.
 const PLACEMENTS: &str = "
     SELECT p.request_id, p.app_id, a.name AS app, p.name, p.release_version, p.is_kept, p.node,
-           p.attempt, p.machine, p.rests, p.is_leaving, p.placed_at
+           p.why, p.attempt, p.machine, p.rests, p.is_leaving, p.placed_at
     FROM placements p JOIN apps a ON a.id = p.app_id";
 
 async fn insert_fence(
@@ -180,6 +183,20 @@ async fn forget(executor: impl SqliteExecutor<'_>, machine: &MachineId) -> Resul
         .await
         .attempt(WRITE)?;
     Ok(())
+}
+
+/// How many rows there were: one or none.
+async fn give_up(executor: impl SqliteExecutor<'_>, seen: &Placement) -> Result<u64, StoreError> {
+    let deleted = sqlx::query(
+        "DELETE FROM placements WHERE request_id = $1 AND attempt = $2 AND machine IS $3",
+    )
+    .bind(&seen.request_id)
+    .bind(to_i64(seen.attempt))
+    .bind(seen.machine.as_ref().map(MachineId::as_str))
+    .execute(executor)
+    .await
+    .attempt(WRITE)?;
+    Ok(deleted.rows_affected())
 }
 
 impl Store {
@@ -361,16 +378,7 @@ impl Store {
 
     /// Forgets a request for a machine, unless it is not as it was seen.
     pub async fn give_up_placement(&self, seen: &Placement) -> Result<(), StoreError> {
-        sqlx::query(
-            "DELETE FROM placements WHERE request_id = $1 AND attempt = $2 AND machine IS $3",
-        )
-        .bind(&seen.request_id)
-        .bind(to_i64(seen.attempt))
-        .bind(seen.machine.as_ref().map(MachineId::as_str))
-        .execute(&self.pool)
-        .await
-        .attempt(WRITE)?;
-        Ok(())
+        give_up(&self.pool, seen).await.map(drop)
     }
 
     /// Forgets a machine whose node cannot be asked, and records that it must not be: in one
@@ -380,6 +388,18 @@ impl Store {
         forget(&mut *transaction, machine).await?;
         insert_fence(&mut transaction, fence).await?;
         transaction.commit().await.attempt(WRITE)
+    }
+
+    /// Forgets a request that its node has not answered, and records that what came of it must
+    /// not be: in one transaction. `false`, and nothing changed, when it is not as it was seen.
+    pub async fn fence_request(&self, seen: &Placement, fence: &Fence) -> Result<bool, StoreError> {
+        let mut transaction = self.begin(WRITE).await?;
+        if give_up(&mut *transaction, seen).await? == 0 {
+            return Ok(false);
+        }
+        insert_fence(&mut transaction, fence).await?;
+        transaction.commit().await.attempt(WRITE)?;
+        Ok(true)
     }
 
     /// All that must not be.

@@ -111,7 +111,7 @@ impl Node {
         let facts = facts(config, &edge, isolation.as_str());
         let api = ApiState::new(ApiParts {
             store,
-            worker,
+            workers: vec![(config.node.id.clone(), worker)],
             images: Arc::new(images.clone()),
             logs: Arc::new(logs),
             builder: Arc::new(adapters::builder(config, &images, &token)?),

@@ -96,7 +96,7 @@ pub(crate) async fn create(
         Some(region) => RegionCode::parse(region)?,
         None => state.node.region.clone(),
     };
-    if region != state.node.region {
+    if region != state.node.region && !state.worker.has_region(&region) {
         let own = &state.node.region;
         return Err(ApiError::invalid(format!(
             "region `{region}` has no node; this platform has `{own}`"

@@ -39,7 +39,7 @@ use roost_store::records::{DeploymentRecord, DeploymentStatus, SlotRecord};
 /// Label of a machine: the deployment that made it.
 pub(crate) const DEPLOYMENT_KEY: &str = "roost_deployment_id";
 /// Label of a machine: the number of its release.
-const RELEASE_KEY: &str = "roost_release_version";
+pub(crate) const RELEASE_KEY: &str = "roost_release_version";
 
 /// The number of the release that a deployment made this machine for.
 pub(crate) fn release_of(machine: &MachineStatus) -> Option<u64> {

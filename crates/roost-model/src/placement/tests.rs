@@ -90,17 +90,19 @@ fn the_first_region_with_room_wins_and_its_rank_is_told() {
 }
 
 #[test]
-fn an_excluded_node_is_not_chosen_and_its_reason_is_told_before_any_other() {
+fn an_excluded_node_is_not_chosen_and_its_reason_is_told_after_all_others() {
     let mut nodes = view([node(1, "fra", "a"), node(2, "fra", "a")]);
     let mut excluding = request();
     let silent = Reason::Silent { seconds: 20 };
     excluding.excluded.insert(node_id(1), silent.clone());
     assert_eq!(choose(&nodes, &excluding).unwrap().node, node_id(2));
     nodes.nodes.truncate(1);
-    nodes.nodes[0].cordoned = true;
     let refusal = choose(&nodes, &excluding).unwrap_err();
     assert_eq!(refusal.nodes[0].reason, silent);
     assert_eq!(refusal.retry(), Retry::Backoff, "it may come back");
+    nodes.nodes[0].cordoned = true;
+    let refusal = choose(&nodes, &excluding).unwrap_err();
+    assert_eq!(refusal.nodes[0].reason, Reason::Cordoned);
 }
 
 #[test]

@@ -92,6 +92,6 @@ pub struct PlacementRequest {
     /// How unevenly a group may be spread over zones and nodes to fill nodes up:
     /// machines more than on the emptiest one.
     pub spread_slack: u32,
-    /// Nodes that are out of the question, and why: what the view of a node does not tell.
+    /// Nodes that are out of the question though their views do not tell, and why.
     pub excluded: BTreeMap<NodeId, Reason>,
 }

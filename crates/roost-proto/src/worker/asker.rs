@@ -31,6 +31,9 @@ pub enum Cause {
     Proxy,
     /// The node, or the worker on it, started anew.
     HostRestart,
+    /// What sees to it that there is what is wanted: a machine vanished with its
+    /// node, or is one too many.
+    Reconciler,
 }
 
 impl Cause {
@@ -44,6 +47,7 @@ impl Cause {
             Self::RestartPolicy => "restart-policy",
             Self::Proxy => "proxy",
             Self::HostRestart => "host-restart",
+            Self::Reconciler => "reconciler",
         }
     }
 
@@ -58,7 +62,8 @@ impl Cause {
             Self::Deployment { .. }
             | Self::AppDeletion
             | Self::RestartPolicy
-            | Self::HostRestart => false,
+            | Self::HostRestart
+            | Self::Reconciler => false,
         }
     }
 
@@ -71,7 +76,8 @@ impl Cause {
             | Self::Schedule
             | Self::RestartPolicy
             | Self::Proxy
-            | Self::HostRestart => None,
+            | Self::HostRestart
+            | Self::Reconciler => None,
         }
     }
 }
@@ -139,6 +145,7 @@ mod tests {
             Cause::RestartPolicy,
             Cause::Proxy,
             Cause::HostRestart,
+            Cause::Reconciler,
         ];
         for cause in causes {
             let json = serde_json::to_value(&cause).unwrap();

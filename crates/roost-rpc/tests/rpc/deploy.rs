@@ -83,7 +83,7 @@ impl Api {
     async fn start(dir: &Path, worker: Arc<dyn WorkerApi>, tasks: &Tasks) -> Self {
         let state = ApiState::new(ApiParts {
             store: Store::open(&dir.join("control.db")).await.unwrap(),
-            worker,
+            workers: vec![(crate::cluster::node(1), worker)],
             images: Arc::new(Ports),
             logs: Arc::new(Ports),
             builder: Arc::new(Ports),

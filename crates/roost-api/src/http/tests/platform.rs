@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use roost_auth::seal::SealingKey;
 use roost_auth::token::TokenSecret;
 use roost_model::digest::Digest;
+use roost_model::id::NodeId;
 use roost_model::image_ref::ImageRef;
 use roost_model::name::{AppName, RegionCode};
 use roost_model::time::Timestamp;
@@ -154,7 +155,7 @@ impl Platform {
         });
         let state = ApiState::new(ApiParts {
             store: Store::open(&dir.join("control.db")).await.unwrap(),
-            worker: worker.clone(),
+            workers: vec![(NodeId::from_ulid(ulid::Ulid::nil()), worker.clone())],
             images: Arc::new(Fakes),
             logs: logs.clone(),
             builder: Arc::new(Fakes),

@@ -1,0 +1,270 @@
+//! What is known of the nodes: how they stood when they last answered.
+
+use super::standing::{Standing, standing};
+use roost_model::id::{MachineId, NodeId};
+use roost_model::name::AppName;
+use roost_model::placement::{self, Choice, ClusterView, NodeView, PlacementRequest};
+use roost_model::placement::{NodeRefusal, Reason, Refusal};
+use roost_proto::worker::{MachineStatus, WorkerApi};
+use roost_store::placements::Fence;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A node's place in the fleet.
+pub(super) struct Node {
+    pub(super) worker: Arc<dyn WorkerApi>,
+    /// When it last answered, or joined.
+    heard_at: Instant,
+    /// Where its view is, and when it was asked for that.
+    view: Option<(usize, Instant)>,
+    /// Its machines as it last said; none before its first list.
+    machines: Option<HashMap<MachineId, MachineStatus>>,
+}
+
+/// All nodes, and what is known of them.
+#[derive(Default)]
+pub(super) struct Nodes {
+    pub(super) by_id: BTreeMap<NodeId, Node>,
+    view: ClusterView,
+    homes: HashMap<MachineId, NodeId>,
+    /// What must not be, by node.
+    fences: BTreeMap<NodeId, Vec<Fence>>,
+    /// Machines whose removal is being asked for by this process.
+    pub(super) leaving: HashSet<MachineId>,
+}
+
+impl Nodes {
+    /// Adds a node, or another way to one.
+    pub(super) fn join(&mut self, id: NodeId, worker: Arc<dyn WorkerApi>) {
+        let node = Node {
+            worker,
+            heard_at: Instant::now(),
+            view: None,
+            machines: None,
+        };
+        if let Some(old) = self.by_id.insert(id.clone(), node)
+            && let Some(new) = self.by_id.get_mut(&id)
+        {
+            (new.view, new.machines) = (old.view, old.machines);
+        }
+    }
+
+    pub(super) fn silence(&self, id: &NodeId) -> Duration {
+        let node = self.by_id.get(id);
+        node.map_or(Duration::MAX, |node| node.heard_at.elapsed())
+    }
+
+    pub(super) fn standing(&self, id: &NodeId) -> Standing {
+        standing(self.silence(id))
+    }
+
+    /// Notes that a node answered; how it stood before.
+    pub(super) fn heard(&mut self, id: &NodeId) -> Standing {
+        let before = self.standing(id);
+        if let Some(node) = self.by_id.get_mut(id) {
+            node.heard_at = Instant::now();
+        }
+        before
+    }
+
+    /// Takes a view that was asked for at `asked_at`, unless a newer one is there.
+    pub(super) fn set_view(&mut self, id: &NodeId, view: NodeView, asked_at: Instant) {
+        let Some(node) = self.by_id.get_mut(id) else {
+            return;
+        };
+        match &mut node.view {
+            Some((_, newer)) if *newer > asked_at => {}
+            Some((idx, at)) => {
+                (self.view.nodes[*idx], *at) = (view, asked_at);
+            }
+            none => {
+                *none = Some((self.view.nodes.len(), asked_at));
+                self.view.nodes.push(view);
+            }
+        }
+    }
+
+    /// Nodes that answer, and whose view is not known or was asked for before `since`.
+    pub(super) fn seen_before(&self, since: Instant) -> Vec<NodeId> {
+        let is_old = |node: &Node| node.view.is_none_or(|(_, at)| at < since);
+        let answers = |id: &NodeId| self.standing(id) == Standing::Answers;
+        let old = self.by_id.iter().filter(|(_, node)| is_old(node));
+        old.map(|(id, _)| id.clone())
+            .filter(|id| answers(id))
+            .collect()
+    }
+
+    /// Whether some node is in this region, as far as is known.
+    pub(super) fn has_region(&self, region: &roost_model::name::RegionCode) -> bool {
+        self.view.nodes.iter().any(|node| node.region == *region)
+    }
+
+    /// Chooses a node, and counts the machine as if it were there: so that requests at the
+    /// same moment do not all go to the same node.
+    pub(super) fn choose(&mut self, mut request: PlacementRequest) -> Result<Choice, Refusal> {
+        for id in self.fences.keys() {
+            request.excluded.insert(id.clone(), Reason::Fenced);
+        }
+        for (id, node) in &self.by_id {
+            let silent_for = node.heard_at.elapsed();
+            if standing(silent_for) != Standing::Answers {
+                let seconds = silent_for.as_secs();
+                request
+                    .excluded
+                    .insert(id.clone(), Reason::Silent { seconds });
+            }
+        }
+        match placement::choose(&self.view, &request) {
+            Ok(choice) => {
+                let node = self.by_id.get(&choice.node);
+                if let Some((idx, _)) = node.and_then(|node| node.view) {
+                    self.view.nodes[idx].add(&request);
+                }
+                Ok(choice)
+            }
+            Err(mut refusal) => {
+                let unseen = self.by_id.iter().filter(|(_, node)| node.view.is_none());
+                refusal.nodes.extend(unseen.map(|(id, node)| NodeRefusal {
+                    node: id.clone(),
+                    reason: Reason::Silent {
+                        seconds: node.heard_at.elapsed().as_secs(),
+                    },
+                }));
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The node that has a machine, as far as is known.
+    pub(super) fn home(&self, machine: &MachineId) -> Option<NodeId> {
+        self.homes.get(machine).cloned()
+    }
+
+    /// A machine as it was when its node last told.
+    pub(super) fn last_known(&self, machine: &MachineId) -> Option<&MachineStatus> {
+        let node = self.by_id.get(self.homes.get(machine)?)?;
+        node.machines.as_ref()?.get(machine)
+    }
+
+    /// Notes what a node said of a machine.
+    pub(super) fn remember(&mut self, id: &NodeId, status: MachineStatus) {
+        self.homes.insert(status.id.clone(), id.clone());
+        if let Some(node) = self.by_id.get_mut(id)
+            && let Some(machines) = &mut node.machines
+        {
+            machines.insert(status.id.clone(), status);
+        }
+    }
+
+    /// Notes that a machine is on a node no more.
+    pub(super) fn forget(&mut self, id: &NodeId, machine: &MachineId) {
+        if self.homes.get(machine) == Some(id) {
+            self.homes.remove(machine);
+        }
+        self.unlist(id, machine);
+    }
+
+    /// Notes that a machine is being removed: it is not listed once its node is silent.
+    pub(super) fn unlist(&mut self, id: &NodeId, machine: &MachineId) {
+        if let Some(node) = self.by_id.get_mut(id)
+            && let Some(machines) = &mut node.machines
+        {
+            machines.remove(machine);
+        }
+    }
+
+    /// Notes a node's answer to a question for its machines, or for those of one app.
+    pub(super) fn set_machines(
+        &mut self,
+        id: &NodeId,
+        app: Option<&AppName>,
+        machines: &[MachineStatus],
+    ) {
+        let Some(node) = self.by_id.get_mut(id) else {
+            return;
+        };
+        match (&mut node.machines, app) {
+            (Some(known), Some(app)) => known.retain(|_, status| status.spec.app != *app),
+            // Of the others nothing is known yet.
+            (None, Some(_)) => {
+                for status in machines {
+                    self.homes.insert(status.id.clone(), id.clone());
+                }
+                return;
+            }
+            (known, None) => {
+                for machine in known.iter().flat_map(HashMap::keys) {
+                    if self.homes.get(machine) == Some(id) {
+                        self.homes.remove(machine);
+                    }
+                }
+                *known = Some(HashMap::with_capacity(machines.len()));
+            }
+        }
+        for status in machines {
+            self.remember(id, status.clone());
+        }
+    }
+
+    /// The machines that a node had when it last told all, with a word about its silence.
+    pub(super) fn last_machines(
+        &self,
+        id: &NodeId,
+        app: Option<&AppName>,
+    ) -> Option<Vec<MachineStatus>> {
+        let known = self.by_id.get(id)?.machines.as_ref()?;
+        let seconds = self.silence(id).as_secs();
+        let of_app = known
+            .values()
+            .filter(|status| app.is_none_or(|app| status.spec.app == *app));
+        let as_of_then = |status: &MachineStatus| MachineStatus {
+            state_reason: Some(format!(
+                "node {id} has not answered for {seconds} s; this is what it said before"
+            )),
+            ..status.clone()
+        };
+        Some(of_app.map(as_of_then).collect())
+    }
+
+    /// Notes a fence, in place of an earlier one for the same name.
+    pub(super) fn fence(&mut self, fence: Fence) {
+        self.lift(&fence);
+        if let Some(machine) = &fence.machine {
+            self.forget(&fence.node, machine);
+        }
+        let fences = self.fences.entry(fence.node.clone()).or_default();
+        fences.push(fence);
+    }
+
+    /// Notes that a fence is no more.
+    pub(super) fn lift(&mut self, fence: &Fence) {
+        if let Some(fences) = self.fences.get_mut(&fence.node) {
+            fences.retain(|other| (&other.app, &other.name) != (&fence.app, &fence.name));
+            if fences.is_empty() {
+                self.fences.remove(&fence.node);
+            }
+        }
+    }
+
+    /// All that must not be.
+    pub(super) fn fences(&self) -> impl Iterator<Item = &Fence> {
+        self.fences.values().flatten()
+    }
+
+    /// Whether a machine must not be on a node: it is as good as removed.
+    pub(super) fn is_fenced(&self, node: &NodeId, status: &MachineStatus) -> bool {
+        let mut fences = self.fences.get(node).into_iter().flatten();
+        fences.any(|fence| match &fence.machine {
+            Some(machine) => *machine == status.id,
+            None => fence.app == status.spec.app && fence.name == status.spec.name,
+        })
+    }
+
+    /// Whether a machine must not be, on whatever node it is.
+    pub(super) fn is_fenced_out(&self, machine: &MachineId) -> bool {
+        self.fences()
+            .any(|fence| fence.machine.as_ref() == Some(machine))
+    }
+}

@@ -1,0 +1,117 @@
+//! Reconcilers: what keeps what is as it is wanted to be.
+//!
+//! A reconciler looks at what is and what is wanted, and closes a part of the gap. It keeps
+//! nothing from one look to the next, so that a kill at any point costs one look. What woke it
+//! does not matter: it looks at everything.
+//!
+//! - [`machines`]: every machine that is wanted is there once.
+//! - [`fences`]: no machine is there that must not be.
+//!
+//! Expired leases need none: they are compared with the clock where they are looked at. What a
+//! worker leaves on its host is looked after by the worker.
+
+mod fences;
+mod machines;
+
+use crate::limits;
+use crate::state::ApiState;
+use async_trait::async_trait;
+use fences::Fences;
+use machines::Machines;
+use roost_model::error::chain;
+use roost_proto::worker::WorkerError;
+use roost_store::StoreError;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Keeps one kind of thing as it is wanted to be.
+#[async_trait]
+pub(crate) trait Reconciler: Send + Sync + 'static {
+    /// Its name, for logs.
+    fn name(&self) -> &'static str;
+    /// Looks, and closes a bounded part of the gap.
+    async fn pass(&self) -> Result<Pass, ReconcileError>;
+}
+
+/// What one look came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pass {
+    /// What was done, for people.
+    pub(crate) done: Vec<String>,
+    /// Whether there is more to do than was done.
+    pub(crate) is_more: bool,
+}
+
+/// A look could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReconcileError {
+    /// What is wanted could not be read.
+    #[error("look at what is wanted")]
+    Store(#[from] StoreError),
+    /// What is could not be asked for.
+    #[error("look at what is")]
+    Worker(#[from] WorkerError),
+}
+
+/// Lets all reconcilers look again and again.
+pub(crate) fn spawn(state: &ApiState) {
+    let state = || state.clone();
+    run(&state(), Fences(state()));
+    run(&state(), Machines(state()));
+}
+
+/// Lets a reconciler look now, at intervals, and when something changes.
+fn run(state: &ApiState, reconciler: impl Reconciler) {
+    let (stop, mut changes) = (state.tasks.stopping(), state.worker.changes());
+    state.tasks.spawn(reconciler.name(), async move {
+        loop {
+            changes.mark_unchanged();
+            let pause = tokio::select! {
+                biased;
+                // Cancel-safe: the next look is of what is then.
+                () = stop.cancelled() => return,
+                pause = look(&reconciler) => pause,
+            };
+            tokio::select! {
+                biased;
+                // Cancel-safe: it only waits.
+                () = stop.cancelled() => return,
+                () = wait(pause, &mut changes) => {}
+            }
+        }
+    });
+}
+
+/// One look. How long to wait for the next.
+async fn look(reconciler: &impl Reconciler) -> Duration {
+    match reconciler.pass().await {
+        Ok(pass) => {
+            for done in &pass.done {
+                tracing::info!(reconciler = reconciler.name(), "{done}");
+            }
+            if pass.is_more {
+                limits::RECONCILE_PAUSE
+            } else {
+                jittered(limits::RECONCILE_INTERVAL)
+            }
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(reconciler = reconciler.name(), error, "looks again");
+            jittered(limits::RECONCILE_INTERVAL)
+        }
+    }
+}
+
+/// Waits so long, or for a change; but a moment in any case, so that many changes are one look.
+async fn wait(pause: Duration, changes: &mut watch::Receiver<u64>) {
+    tokio::time::sleep(limits::RECONCILE_PAUSE).await;
+    let rest = pause.saturating_sub(limits::RECONCILE_PAUSE);
+    // The sender lives as long as the state that the reconciler holds.
+    let _ = tokio::time::timeout(rest, changes.changed()).await;
+}
+
+/// So long, or up to half as much again: by chance, so that control planes do not keep step.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(rand::random_range(1.0..1.5))
+}

@@ -1,0 +1,307 @@
+//! Every machine that is wanted is there, once.
+//!
+//! What is wanted is recorded per machine (`roost_store::placements`), when it is created, by
+//! whomever; so the wanted count of a process group in a region is the count of its records. A
+//! removal that was asked for takes the record along: what somebody destroyed does not come back.
+//!
+//! A machine that vanished, or whose node is lost, is made anew if it is *kept*
+//! ([`crate::placement::is_kept`]) and did not rest. A machine of a release that does not serve
+//! is one too many. While a deployment of the app is under way, its machines are that one's.
+
+mod decide;
+
+use super::{Pass, ReconcileError, Reconciler};
+use crate::app::secrets;
+use crate::fleet::Standing;
+use crate::limits;
+use crate::placement::{self, CreateError};
+use crate::state::ApiState;
+use async_trait::async_trait;
+use decide::{Action, Seen, decide};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt as _};
+use roost_model::error::chain;
+use roost_model::id::NodeId;
+use roost_model::machine::MachineState;
+use roost_model::name::MachineName;
+use roost_proto::machine_config::MachineIdentity;
+use roost_proto::worker::{Asker, Cause, CreateMachine, Launch, MachineStatus, WorkerError};
+use roost_runtime::clock;
+use roost_store::StoreError;
+use roost_store::placements::Placement;
+use roost_store::records::AppRecord;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// See the module.
+pub(super) struct Machines(pub(super) ApiState);
+
+/// What the nodes say that they have.
+type Lists = BTreeMap<NodeId, HashMap<(String, MachineName), MachineStatus>>;
+
+#[async_trait]
+impl Reconciler for Machines {
+    fn name(&self) -> &'static str {
+        "machines"
+    }
+
+    async fn pass(&self) -> Result<Pass, ReconcileError> {
+        let state = &self.0;
+        // Before the lists: what is recorded and then not listed has vanished.
+        let placements = state.store.placements().await?;
+        let apps = state.store.apps().await?;
+        let lists = self.lists().await?;
+        // After the lists: a deployment that has begun since has seen what they say, or newer.
+        let deploying = self.deploying().await?;
+        let apps: BTreeMap<&str, &AppRecord> = apps
+            .iter()
+            .filter(|app| app.deleting_at.is_none() && !deploying.contains(&app.id))
+            .map(|app| (app.id.as_str(), app))
+            .collect();
+        let mut pass = Pass::default();
+        let mut todo = vec![];
+        let may_move = self.may_move();
+        for placement in &placements {
+            let Some(app) = apps.get(placement.app_id.as_str()) else {
+                continue;
+            };
+            let seen = self.seen(placement, &lists);
+            match decide(placement, &seen, app.current_release, clock::now()) {
+                Action::Nothing => {}
+                Action::MakeAnew { .. } if !may_move => {}
+                action => todo.push((*app, placement, action)),
+            }
+        }
+        pass.is_more = todo.len() > limits::RECONCILE_ACTIONS_MAX;
+        todo.truncate(limits::RECONCILE_ACTIONS_MAX);
+        let act = |(app, placement, action)| -> BoxFuture<'_, _> {
+            Box::pin(async move {
+                let done = self.act(app, placement, action).await;
+                (placement, done)
+            })
+        };
+        let acts: Vec<_> = todo.into_iter().map(act).collect();
+        let mut acts = stream::iter(acts).buffer_unordered(limits::RECONCILE_AT_ONCE);
+        while let Some((placement, done)) = acts.next().await {
+            match done {
+                Ok(Some(done)) => pass.done.push(done),
+                Ok(None) => {}
+                Err(error) => {
+                    let (app, machine, error) = (&placement.app, &placement.name, chain(&error));
+                    tracing::warn!(%app, %machine, error, "not as it should be yet");
+                }
+            }
+        }
+        Ok(pass)
+    }
+}
+
+impl Machines {
+    /// When most nodes are silent it is this one that is cut off, and their machines run.
+    fn may_move(&self) -> bool {
+        let standings = self.0.worker.standings();
+        let answers = |(_, standing): &&(NodeId, Standing)| *standing == Standing::Answers;
+        let n_answering = standings.iter().filter(answers).count();
+        let may_move = n_answering * 2 >= standings.len();
+        if !may_move {
+            let n_nodes = standings.len();
+            tracing::warn!(
+                n_answering,
+                n_nodes,
+                "nothing is started elsewhere while most nodes are silent"
+            );
+        }
+        may_move
+    }
+
+    /// The machines of every node that answers.
+    async fn lists(&self) -> Result<Lists, ReconcileError> {
+        let fleet = &self.0.worker;
+        let answering = fleet.standings().into_iter();
+        let answering = answering.filter(|(_, standing)| *standing == Standing::Answers);
+        let list = |(node, _): (NodeId, Standing)| -> BoxFuture<'_, _> {
+            Box::pin(async move {
+                let list = fleet.list(&node, None).await;
+                (node, list)
+            })
+        };
+        let lists: Vec<_> = answering.map(list).collect();
+        let mut lists = stream::iter(lists).buffer_unordered(limits::FAN_OUT);
+        let mut all = Lists::new();
+        while let Some((node, list)) = lists.next().await {
+            match list {
+                Ok(list) => {
+                    let by_name = list.into_iter().map(|status| {
+                        let name = (status.spec.app.to_string(), status.spec.name.clone());
+                        (name, status)
+                    });
+                    all.insert(node, by_name.collect());
+                }
+                // It is silent; what that means is told by the time.
+                Err(error @ WorkerError::Unreachable { .. }) => {
+                    tracing::debug!(%node, error = chain(&error), "not listed");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(all)
+    }
+
+    async fn deploying(&self) -> Result<BTreeSet<String>, ReconcileError> {
+        let unfinished = self.0.store.unfinished_deployments(None).await?;
+        let apps = unfinished.into_iter().map(|record| record.app_id);
+        Ok(apps.collect())
+    }
+
+    /// What is to be seen of a placement.
+    fn seen(&self, placement: &Placement, lists: &Lists) -> Seen {
+        let fleet = &self.0.worker;
+        if let Some(machine) = &placement.machine
+            && fleet.is_leaving(machine)
+        {
+            return Seen::Leaving;
+        }
+        let node = &placement.node;
+        if fleet.standing(node) == Standing::Lost {
+            let silent_for = fleet.silence(node);
+            return Seen::Lost { silent_for };
+        }
+        let Some(list) = lists.get(node) else {
+            return Seen::Silent;
+        };
+        let name = (placement.app.to_string(), placement.name.clone());
+        match list.get(&name) {
+            Some(status) if placement.machine.as_ref().is_none_or(|id| *id == status.id) => {
+                Seen::There {
+                    machine: status.id.clone(),
+                    rests: rests(status.state),
+                }
+            }
+            Some(_) | None => Seen::Missing,
+        }
+    }
+
+    /// What was done, for people.
+    async fn act(
+        &self,
+        app: &AppRecord,
+        placement: &Placement,
+        action: Action,
+    ) -> Result<Option<String>, ActError> {
+        let (store, name) = (&self.0.store, &placement.name);
+        let done = match action {
+            Action::Nothing => None,
+            Action::NoteRest { machine, rests } => {
+                store.set_rests(&machine, rests).await?;
+                None
+            }
+            Action::NoteStays { machine } => {
+                store.set_leaving(&machine, false).await?;
+                None
+            }
+            Action::Settle { machine } => {
+                let (request_id, attempt) = (&placement.request_id, placement.attempt);
+                store
+                    .settle_placement(request_id, attempt, &machine)
+                    .await?;
+                None
+            }
+            Action::GiveUp => {
+                store.give_up_placement(placement).await?;
+                None
+            }
+            Action::GoOn => {
+                let request = self.request(app, placement).await?;
+                let asker = Asker::from(Cause::Reconciler);
+                let status = placement::create(&self.0, request, &asker).await?;
+                Some(format!("machine {name} is made: {}", status.id))
+            }
+            Action::MakeAnew { reason } => {
+                let request = self.request(app, placement).await?;
+                let made = placement::create_anew(&self.0, placement, request, &reason);
+                let made = made.await?;
+                made.map(|status| format!("{reason}: machine {name} is {} now", status.id))
+            }
+            Action::Remove { reason } => {
+                self.remove(placement).await?;
+                Some(format!("machine {name} is removed: {reason}"))
+            }
+        };
+        Ok(done)
+    }
+
+    async fn remove(&self, placement: &Placement) -> Result<(), ActError> {
+        let (fleet, asker) = (&self.0.worker, Asker::from(Cause::Reconciler));
+        let Some(machine) = &placement.machine else {
+            // What may have come of the request must not be, either.
+            let fence = placement::fence(placement, "its release does not serve");
+            if self.0.store.fence_request(placement, &fence).await? {
+                fleet.fence(fence);
+            }
+            return Ok(());
+        };
+        match fleet.destroy_machine(machine, true, &asker).await {
+            // Also one that its node does not know any more.
+            Err(WorkerError::NotFound(_)) => Ok(self.0.store.forget_placement(machine).await?),
+            removed => Ok(removed?),
+        }
+    }
+
+    /// The request that makes a machine anew.
+    async fn request(
+        &self,
+        app: &AppRecord,
+        placement: &Placement,
+    ) -> Result<CreateMachine, ActError> {
+        let blueprint = self.0.store.blueprint(&placement.request_id).await?;
+        let identity = MachineIdentity {
+            app: placement.app.clone(),
+            name: placement.name.clone(),
+            region: blueprint.region,
+        };
+        let spec = blueprint.config.to_recorded_spec(identity);
+        let spec = spec.map_err(|faults| {
+            let problems = faults.iter().map(ToString::to_string).collect::<Vec<_>>();
+            ActError::Request(problems.join("; "))
+        })?;
+        let secrets = secrets::open_all(&self.0, app).await;
+        Ok(CreateMachine {
+            request_id: placement.request_id.clone(),
+            spec,
+            secrets: secrets.map_err(|error| ActError::Request(error.message))?,
+            launch: Launch::Start,
+            reservation: None,
+            lease: None,
+            placement: None,
+        })
+    }
+}
+
+/// What is to be done was not.
+#[derive(Debug, thiserror::Error)]
+enum ActError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// What it was asked to be cannot be asked for any more.
+    #[error("{0}")]
+    Request(String),
+}
+
+/// Whether a machine runs only when somebody starts it.
+fn rests(state: MachineState) -> bool {
+    match state {
+        MachineState::Created
+        | MachineState::Starting
+        | MachineState::Started
+        | MachineState::Suspending => false,
+        MachineState::Stopping
+        | MachineState::Stopped
+        | MachineState::Suspended
+        | MachineState::Failed
+        | MachineState::Destroying
+        | MachineState::Destroyed => true,
+    }
+}
