@@ -17,15 +17,16 @@ GUEST_KERNEL := $(TARGET)/guest-kernel
 # Every guest holds roost-init in memory.
 ROOST_INIT_BYTES_MAX := 4194304
 
-.PHONY: help setup setup-tests guest guest-kernel kernel build up down test test-kvm lint bench release clean
+.PHONY: help setup setup-tests guest guest-kernel kernel build up down test test-crash test-kvm lint bench release clean
 
 help:
 	@echo "make up       build, start a one-node platform, deploy the example, print its URL"
 	@echo "make down     stop it and remove every trace (keeps the build)"
 	@echo "make test     every check and every test"
+	@echo "make test-crash  kill -9 of roostd at every point of its work (POINT=stop:exit-seen:1 for one)"
 	@echo "make test-kvm tests of VMs on KVM, inside an emulated machine (needs no KVM here)"
 	@echo "make lint     format, tidy, clippy, docs: warnings are errors"
-	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory placement)"
+	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory placement orchestrator)"
 	@echo "make kernel   build a slim kernel for VMs from Debian's source (half an hour)"
 	@echo "make release  an archive with the programs in dist/"
 
@@ -77,6 +78,14 @@ test: setup-tests
 	@cargo build --locked --workspace
 	@cp $(GUEST_DIR)/roost-serve $(TARGET)/debug/roost-serve.new && mv $(TARGET)/debug/roost-serve.new $(TARGET)/debug/roost-serve
 	@$(TEST_RUNNER) scripts/run-tests
+
+# Debug programs: a release build cannot be told to die.
+test-crash: setup-tests
+	@$(MAKE) --no-print-directory guest guest-kernel
+	@cargo build --locked -p roostd -p roost-cli -p roost-shim -p roost-vm
+	@cp $(GUEST_DIR)/roost-serve $(TARGET)/debug/roost-serve.new && mv $(TARGET)/debug/roost-serve.new $(TARGET)/debug/roost-serve
+	@$(TEST_RUNNER)" env ROOST_CRASH_POINTS=$(or $(POINT),all)" \
+		cargo test --locked -p roost-testkit --test crash -- --nocapture
 
 # VMs on KVM, inside an emulated machine; ROOST_FIRECRACKER=PATH adds Firecracker.
 test-kvm: setup-tests
