@@ -32,6 +32,8 @@ pub struct LaunchConfig {
     pub resume: bool,
     /// What to run, already resolved from image and spec.
     pub process: LaunchProcess,
+    /// More to run beside it, where the rung can: the end of one is the end of all.
+    pub beside: Vec<LaunchProcess>,
     /// Its size.
     pub guest: Guest,
     /// What it may write to its root file system, where the host's can limit that.

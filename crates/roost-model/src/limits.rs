@@ -41,6 +41,8 @@ pub const CHECK_COMMAND_WORDS_MAX: usize = 64;
 pub const CHECK_STATUSES_MAX: usize = 16;
 /// Longest schedule of a machine.
 pub const SCHEDULE_BYTES_MAX: usize = 256;
+/// Most programs that one machine runs.
+pub const PROCESSES_MAX: usize = 16;
 /// Most machines that one stands by for.
 pub const STANDBYS_MAX: usize = 16;
 /// Largest JSON body of the REST API.

@@ -50,6 +50,8 @@ pub struct MachineSpec {
     pub image: ImageRef,
     /// What to run in it.
     pub process: ProcessSpec,
+    /// Several programs to run in it instead. The end of one is the end of all.
+    pub processes: Vec<ProcessSpec>,
     /// The isolation that it asks for.
     pub isolation: Isolation,
     /// How much it may use.
@@ -84,6 +86,24 @@ impl MachineSpec {
     pub const PROCESS_GROUP_KEY: &str = "fly_process_group";
     /// The group of a machine without that label.
     pub const PROCESS_GROUP_DEFAULT: &str = "app";
+
+    /// The programs to run, one or more: several have user and directory of the
+    /// machine unless they say otherwise, and its environment below their own.
+    pub fn programs(&self) -> Vec<ProcessSpec> {
+        if self.processes.is_empty() {
+            return vec![self.process.clone()];
+        }
+        let of_machine = &self.process;
+        let with_own = |own: &ProcessSpec| {
+            let mut program = own.clone();
+            program.user = own.user.clone().or_else(|| of_machine.user.clone());
+            program.workdir = own.workdir.clone().or_else(|| of_machine.workdir.clone());
+            program.env.clone_from(&of_machine.env);
+            program.env.extend(own.env.clone());
+            program
+        };
+        self.processes.iter().map(with_own).collect()
+    }
 
     /// Whether it rests until a machine that it stands by for is lost.
     pub fn is_standby(&self) -> bool {

@@ -25,6 +25,10 @@ pub struct MachineConfig {
     /// What to run.
     #[serde(skip_serializing_if = "InitConfig::is_empty")]
     pub init: InitConfig,
+    /// Several programs to run instead of the one of `init`: the end of one is the end of all. In
+    /// VMs only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<ProcessConfig>,
     /// The size, in numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestConfig>,
@@ -112,6 +116,27 @@ impl InitConfig {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// One of several programs of a machine.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessConfig {
+    /// Replaces entrypoint and command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Vec<String>>,
+    /// Replaces the image's entrypoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// Replaces the image's command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<Vec<String>>,
+    /// Replaces the user of `init` and of the image: `user[:group]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Environment variables above those of the machine.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
 }
 
 /// The size of a machine.
@@ -391,6 +416,7 @@ mod tests {
             "stop_config": {"signal": "SIGNOPE", "timeout": "1h"},
             "schedule": "0 25 * * *",
             "standbys": ["web-1"],
+            "processes": [{"env": {"ROOST X": ""}}],
         });
         let config: MachineConfig = serde_json::from_value(json).unwrap();
         let faults = config.to_spec(identity()).unwrap_err();
@@ -415,6 +441,7 @@ mod tests {
             "schedule",
             "standbys",
             "standbys[0]",
+            "processes[0].env.ROOST X",
         ] {
             assert!(paths.contains(&path), "{path} in {paths:?}");
         }
@@ -465,6 +492,45 @@ mod tests {
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].starts_with("schedule: "), "{found:?}");
         }
+    }
+
+    #[test]
+    fn several_programs_are_those_of_a_vm_and_take_the_place_of_the_one() {
+        let json = serde_json::json!({
+            "image": "a",
+            "env": {"A": "1", "B": "1"},
+            "init": {"user": "app", "workdir": "/w"},
+            "processes": [
+                {"cmd": ["one"]},
+                {"exec": ["two"], "user": "root", "env": {"B": "2"}},
+            ],
+        });
+        let config: MachineConfig = serde_json::from_value(json.clone()).unwrap();
+        let spec = config.to_spec(identity()).unwrap();
+        assert_eq!(
+            MachineConfig::from(&spec).to_spec(identity()).unwrap(),
+            spec
+        );
+        let [one, two] = &spec.programs()[..] else {
+            panic!("two programs");
+        };
+        assert_eq!(one.cmd.as_deref(), Some(&["one".to_owned()][..]));
+        assert_eq!(one.workdir.as_deref(), Some("/w"));
+        assert_eq!((one.user.as_deref(), &*one.env["B"]), (Some("app"), "1"));
+        assert_eq!((two.user.as_deref(), &*two.env["B"]), (Some("root"), "2"));
+        assert_eq!(two.env["A"], "1");
+
+        let with = |key: &str, value: serde_json::Value| {
+            let mut json = json.clone();
+            json[key] = value;
+            faults(json)
+        };
+        let found = with("isolation", "container".into());
+        assert!(found[0].starts_with("processes: "), "{found:?}");
+        let found = with("init", serde_json::json!({"cmd": ["x"]}));
+        assert!(found[0].starts_with("init: "), "{found:?}");
+        let many = vec![serde_json::json!({}); 17];
+        assert_eq!(with("processes", many.into()), ["processes: more than 16"]);
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub struct VmLaunch {
     pub workdir: String,
     /// `user[:group]`, names or numbers; empty means root.
     pub user: String,
+    /// More to run beside it: the end of one is the end of all.
+    #[serde(default)]
+    pub beside: Vec<VmProgram>,
     /// Files written before the start.
     pub files: Vec<ShimFile>,
     /// Whether to go on from its snapshot, if there is one that fits.
@@ -70,6 +73,27 @@ impl std::fmt::Debug for VmLaunch {
         // The environment and the files hold secrets.
         f.debug_struct("VmLaunch")
             .field("machine_id", &self.machine_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A program to run beside the first.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct VmProgram {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// The environment; secrets are in it.
+    pub env: Vec<(String, String)>,
+    /// The working directory.
+    pub workdir: String,
+    /// `user[:group]`, names or numbers; empty means root.
+    pub user: String,
+}
+
+impl std::fmt::Debug for VmProgram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VmProgram")
+            .field("args", &self.args)
             .finish_non_exhaustive()
     }
 }

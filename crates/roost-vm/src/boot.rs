@@ -6,7 +6,7 @@ use roost_agent::proto::{
     Address, AfterRestoreRequest, BootRequest, EnvironmentVariable, GuestFile, HostEntry, Network,
     Process, RootDisks,
 };
-use roost_proto::vm::VmLaunch;
+use roost_proto::vm::{VmLaunch, VmProgram};
 use roost_runtime::clock::{Clock as _, SystemClock};
 
 /// The link of a guest.
@@ -20,10 +20,6 @@ const PRIVATE_NAME: &str = "fly-local-6pn";
 
 /// The request that starts the app.
 pub(crate) fn request(launch: &VmLaunch) -> anyhow::Result<BootRequest> {
-    let env = launch.env.iter().map(|(name, value)| EnvironmentVariable {
-        name: name.clone(),
-        value: value.clone(),
-    });
     let files = launch.files.iter().map(|file| GuestFile {
         path: file.guest_path.clone(),
         content: file.content.clone().into(),
@@ -40,17 +36,45 @@ pub(crate) fn request(launch: &VmLaunch) -> anyhow::Result<BootRequest> {
         }),
         swap_bytes: launch.limits.swap_bytes,
         files: files.collect(),
-        processes: vec![Process {
-            name: String::new(),
-            args: launch.args.clone(),
-            env: env.collect(),
-            workdir: launch.workdir.clone(),
-            user: launch.user.clone(),
-        }],
+        processes: processes(launch),
         open_files_max: launch.limits.open_files_max,
         manage_etc: true,
         ..BootRequest::default()
     })
+}
+
+/// All programs; several are named by number, from 1.
+fn processes(launch: &VmLaunch) -> Vec<Process> {
+    let first = VmProgram {
+        args: launch.args.clone(),
+        env: launch.env.clone(),
+        workdir: launch.workdir.clone(),
+        user: launch.user.clone(),
+    };
+    let mut processes: Vec<Process> = std::iter::once(&first)
+        .chain(&launch.beside)
+        .map(process)
+        .collect();
+    if processes.len() > 1 {
+        for (idx, process) in processes.iter_mut().enumerate() {
+            process.name = (idx + 1).to_string();
+        }
+    }
+    processes
+}
+
+fn process(program: &VmProgram) -> Process {
+    let env = program.env.iter().map(|(name, value)| EnvironmentVariable {
+        name: name.clone(),
+        value: value.clone(),
+    });
+    Process {
+        name: String::new(),
+        args: program.args.clone(),
+        env: env.collect(),
+        workdir: program.workdir.clone(),
+        user: program.user.clone(),
+    }
 }
 
 /// The request that lets a restored app run on.

@@ -254,7 +254,10 @@ impl Starter<'_> {
     ) -> Result<Machine, LaunchError> {
         let control = Control::listen(self.launch, self.tasks)?;
         control.offer_agent(guest.session.channel.clone());
-        log.system(&format!("machine started: {}", self.launch.args.join(" ")));
+        let beside = self.launch.beside.iter().map(|program| &program.args);
+        let programs = std::iter::once(&self.launch.args).chain(beside);
+        let programs: Vec<String> = programs.map(|args| args.join(" ")).collect();
+        log.system(&format!("machine started: {}", programs.join("; ")));
         let machine = Machine::new(
             self.launch.clone(),
             start.tags,

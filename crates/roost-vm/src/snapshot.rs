@@ -112,7 +112,7 @@ fn used_path(launch: &VmLaunch) -> PathBuf {
 /// Digest of what the guest was started with. Secrets are part of it, so
 /// that a changed one is seen, and it is a digest, so that none is told.
 fn config_digest(launch: &VmLaunch) -> String {
-    let parts = serde_json::json!([
+    let mut parts = vec![serde_json::json!([
         launch.machine_id,
         launch.instance_id,
         launch.root_image,
@@ -128,8 +128,13 @@ fn config_digest(launch: &VmLaunch) -> String {
         launch.workdir,
         launch.user,
         launch.files,
-    ]);
-    hex::encode(Sha256::digest(parts.to_string()))
+    ])];
+    // What had one program when it was suspended has the digest that it had then.
+    if !launch.beside.is_empty() {
+        parts.push(serde_json::json!(launch.beside));
+    }
+    let text: String = parts.iter().map(ToString::to_string).collect();
+    hex::encode(Sha256::digest(text))
 }
 
 fn cpu_model() -> String {

@@ -253,10 +253,18 @@ impl Machine {
     fn app_exited(&mut self, exit: &AppExit) -> ShimExit {
         let signal = (exit.signal != 0).then_some(exit.signal);
         self.log.flush();
+        // The number that it was given, if it is one of several; nothing else that a guest says.
+        let first = match exit.process.parse::<u8>() {
+            Ok(number) => format!(": its program {number} was the first to end"),
+            Err(_) => String::new(),
+        };
         self.log.system(&match (exit.oom_killed, signal) {
-            (true, _) => format!("machine ran out of memory: exit code {}", exit.exit_code),
-            (false, Some(signal)) => format!("machine was ended by signal {signal}"),
-            (false, None) => format!("machine exited with code {}", exit.exit_code),
+            (true, _) => format!(
+                "machine ran out of memory: exit code {}{first}",
+                exit.exit_code
+            ),
+            (false, Some(signal)) => format!("machine was ended by signal {signal}{first}"),
+            (false, None) => format!("machine exited with code {}{first}", exit.exit_code),
         });
         ShimExit {
             exit_code: exit.exit_code,

@@ -16,15 +16,17 @@ use roost_proto::worker::SecretEnv;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The process of a machine, or what is missing.
+/// What is around every program of a machine: secrets, addresses, variables of the platform.
+pub(crate) type Surroundings<'a> = (&'a SecretEnv, MachineAddresses, &'a [(String, String)]);
+
+/// A program of a machine as it is launched, or what is missing.
 pub(crate) fn resolve_process(
     row: &Row,
+    program: &ProcessSpec,
     image: &ResolvedImage,
-    secrets: &SecretEnv,
-    addresses: MachineAddresses,
-    platform_env: &[(String, String)],
+    around: Surroundings<'_>,
 ) -> Result<LaunchProcess, String> {
-    let args = resolve_command(&row.spec.process, image);
+    let args = resolve_command(program, image);
     if args.first().is_none_or(String::is_empty) {
         return Err(format!(
             "image {} says no command to run: set `cmd`, `entrypoint` or `exec`",
@@ -35,16 +37,16 @@ pub(crate) fn resolve_process(
         Some(text) if !text.is_empty() => text.clone(),
         _ => other.to_owned(),
     };
-    let workdir = non_empty(&row.spec.process.workdir, &image.workdir);
+    let workdir = non_empty(&program.workdir, &image.workdir);
     Ok(LaunchProcess {
         args,
-        env: resolve_env(row, image, secrets, addresses, platform_env),
+        env: resolve_env(row, program, image, around),
         workdir: if workdir.is_empty() {
             "/".into()
         } else {
             workdir
         },
-        user: non_empty(&row.spec.process.user, &image.user),
+        user: non_empty(&program.user, &image.user),
     })
 }
 
@@ -63,26 +65,14 @@ fn resolve_command(process: &ProcessSpec, image: &ResolvedImage) -> Vec<String> 
 
 fn resolve_env(
     row: &Row,
+    program: &ProcessSpec,
     image: &ResolvedImage,
-    secrets: &SecretEnv,
-    addresses: MachineAddresses,
-    platform_env: &[(String, String)],
+    (secrets, addresses, platform_env): Surroundings<'_>,
 ) -> Vec<(String, String)> {
     let mut env = BTreeMap::from([("PATH".to_owned(), PATH_DEFAULT.to_owned())]);
     env.extend(image.env.iter().cloned());
-    env.extend(
-        row.spec
-            .process
-            .env
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
-    env.extend(
-        secrets
-            .0
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
+    env.extend(program.env.clone());
+    env.extend(secrets.0.clone());
     let spec = &row.spec;
     let facts = [
         ("APP_NAME", spec.app.to_string()),
@@ -177,14 +167,9 @@ mod tests {
     fn an_image_without_a_command_is_refused_by_name() {
         let row = samples::row();
         let secrets = SecretEnv::default();
-        let error = resolve_process(
-            &row,
-            &samples::image("", ""),
-            &secrets,
-            samples::addresses(1),
-            &[],
-        )
-        .unwrap_err();
+        let around = (&secrets, samples::addresses(1), &[][..]);
+        let image = samples::image("", "");
+        let error = resolve_process(&row, &row.spec.process, &image, around).unwrap_err();
         assert!(
             error.contains(&row.spec.image.to_string()) && error.contains("cmd"),
             "{error}"
@@ -201,8 +186,8 @@ mod tests {
         image.env = vec![("A".into(), "image".into()), ("D".into(), "image".into())];
         let secrets = SecretEnv(BTreeMap::from([("B".into(), "secret".into())]));
         let platform = [("C".to_owned(), "platform".to_owned())];
-        let process =
-            resolve_process(&row, &image, &secrets, samples::addresses(7), &platform).unwrap();
+        let around = (&secrets, samples::addresses(7), &platform[..]);
+        let process = resolve_process(&row, &row.spec.process, &image, around).unwrap();
         let env: BTreeMap<String, String> = process.env.into_iter().collect();
         for (name, value) in [
             ("A", "spec"),

@@ -23,6 +23,12 @@ pub(super) async fn message(
             "a container is started from layers, not from an image file".into(),
         ));
     };
+    if !config.beside.is_empty() {
+        return Err(DriverError::Refused(
+            "several programs in one machine run in VMs only: use the isolation vm or vm-emulated"
+                .into(),
+        ));
+    }
     let nameservers = blocking("read the host's name servers", || Ok(host_nameservers())).await?;
     let files = config.files.iter().map(|file| ShimFile {
         guest_path: file.guest_path.clone(),

@@ -2,11 +2,11 @@
 
 use super::VmDriver;
 use crate::container::{host_nameservers, limits_of};
-use crate::driver::{DriverError, LaunchConfig, RootFs};
+use crate::driver::{DriverError, LaunchConfig, LaunchProcess, RootFs};
 use crate::shim::blocking;
 use crate::vmm::kernel::GuestKernel;
 use roost_proto::shim::ShimFile;
-use roost_proto::vm::{VmDiskRate, VmKernel, VmLaunch, VmNetwork};
+use roost_proto::vm::{VmDiskRate, VmKernel, VmLaunch, VmNetwork, VmProgram};
 use std::num::NonZeroU64;
 
 /// Builds the message.
@@ -69,8 +69,18 @@ pub(super) async fn message(
         env: config.process.env.clone(),
         workdir: config.process.workdir.clone(),
         user: config.process.user.clone(),
+        beside: config.beside.iter().map(program).collect(),
         files: files.collect(),
         resume: config.resume,
         boot_timeout_ms: u64::try_from(driver.config.boot_timeout.as_millis()).unwrap_or(u64::MAX),
     })
+}
+
+fn program(process: &LaunchProcess) -> VmProgram {
+    VmProgram {
+        args: process.args.clone(),
+        env: process.env.clone(),
+        workdir: process.workdir.clone(),
+        user: process.user.clone(),
+    }
 }

@@ -2,12 +2,14 @@
 
 use super::{
     CheckConfig, CheckHeader, FileConfig, GuestConfig, HttpOptions, InitConfig, MachineConfig,
-    PortConfig, RestartConfig, RootfsConfig, ServiceConfig, StopConfigWire, default_protocol,
+    PortConfig, ProcessConfig, RestartConfig, RootfsConfig, ServiceConfig, StopConfigWire,
+    default_protocol,
 };
 use crate::duration::WireDuration;
 use base64::Engine as _;
 use roost_model::machine::{
-    Check, CheckKind, CheckTls, CpuKind, Isolation, MachineFile, MachineSpec, RestartWhen, Service,
+    Check, CheckKind, CheckTls, CpuKind, Isolation, MachineFile, MachineSpec, ProcessSpec,
+    RestartWhen, Service,
 };
 use roost_model::size::ByteSize;
 
@@ -24,6 +26,7 @@ impl From<&MachineSpec> for MachineConfig {
                 workdir: spec.process.workdir.clone(),
                 swap_size_mb: (spec.swap > ByteSize(0)).then(|| spec.swap.as_mib()),
             },
+            processes: spec.processes.iter().map(ProcessConfig::from).collect(),
             guest: Some(GuestConfig {
                 cpu_kind: match spec.guest.cpu_kind {
                     CpuKind::Shared => "shared".into(),
@@ -62,6 +65,18 @@ impl From<&MachineSpec> for MachineConfig {
             auto_destroy: spec.auto_destroy,
             schedule: spec.schedule.as_ref().map(ToString::to_string),
             standbys: spec.standbys.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl From<&ProcessSpec> for ProcessConfig {
+    fn from(process: &ProcessSpec) -> Self {
+        Self {
+            exec: process.exec.clone(),
+            entrypoint: process.entrypoint.clone(),
+            cmd: process.cmd.clone(),
+            user: process.user.clone(),
+            env: process.env.clone(),
         }
     }
 }

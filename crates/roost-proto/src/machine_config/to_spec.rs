@@ -2,7 +2,7 @@
 
 use super::{
     CheckConfig, ConfigFault, GuestConfig, MachineConfig, MachineIdentity, PortConfig,
-    RestartConfig, ServiceConfig,
+    ProcessConfig, RestartConfig, ServiceConfig,
 };
 use base64::Engine as _;
 use roost_model::id::MachineId;
@@ -10,7 +10,8 @@ use roost_model::image_ref::ImageRef;
 use roost_model::limits;
 use roost_model::machine::{
     Check, CheckDraft, CheckPlace, CpuKind, Guest, Isolation, MachineFile, MachineSpec,
-    ProcessSpec, RestartPolicy, RestartWhen, Service, ServiceProtocol, StopConfig, StopSignal,
+    ProcessSpec, RestartPolicy, RestartWhen, Rung, Service, ServiceProtocol, StopConfig,
+    StopSignal,
 };
 use roost_model::name::check_env_name;
 use roost_model::schedule::Schedule;
@@ -60,7 +61,8 @@ impl MachineConfig {
         let image = ImageRef::parse(&self.image)
             .map_err(|error| faults.add("image", error.to_string()))
             .ok();
-        self.check_env(&mut faults);
+        check_env(&self.env, "env", &mut faults);
+        let processes = self.to_processes(&mut faults);
         let guest = self.to_guest(&mut faults);
         let isolation = self.to_isolation(&mut faults);
         let root_disk = self.to_root_disk(&mut faults);
@@ -87,6 +89,7 @@ impl MachineConfig {
                 region: identity.region,
                 image,
                 process,
+                processes,
                 isolation,
                 guest,
                 root_disk,
@@ -105,21 +108,35 @@ impl MachineConfig {
         }
     }
 
-    fn check_env(&self, faults: &mut Faults) {
-        if self.env.len() > limits::ENV_VARS_MAX {
-            faults.add(
-                "env",
-                format!("more than {} variables", limits::ENV_VARS_MAX),
-            );
+    fn to_processes(&self, faults: &mut Faults) -> Vec<ProcessSpec> {
+        let most = limits::PROCESSES_MAX;
+        if self.processes.len() > most {
+            faults.add("processes", format!("more than {most}"));
+            return vec![];
         }
-        for (name, value) in &self.env {
-            if let Err(error) = check_env_name("variable name", name) {
-                faults.add(format!("env.{}", error.text), error.to_string());
-            }
-            if value.contains('\0') {
-                faults.add(format!("env.{name}"), "the value has a NUL byte in it");
-            }
+        let init = &self.init;
+        let is_in_init = init.exec.is_some() || init.entrypoint.is_some() || init.cmd.is_some();
+        if !self.processes.is_empty() && is_in_init {
+            let problem = "says what to run, and so does `processes`: say it there only";
+            faults.add("init", problem);
         }
+        if self.processes.len() > 1 && self.isolation.as_deref() == Some(Rung::Container.as_str()) {
+            let problem = "several programs run in VMs only: use `isolation` `vm` or `vm-emulated`";
+            faults.add("processes", problem);
+        }
+        let processes = self.processes.iter().enumerate();
+        let to_spec = |(idx, process): (usize, &ProcessConfig)| {
+            check_env(&process.env, &format!("processes[{idx}].env"), faults);
+            ProcessSpec {
+                exec: process.exec.clone(),
+                entrypoint: process.entrypoint.clone(),
+                cmd: process.cmd.clone(),
+                user: process.user.clone(),
+                workdir: None,
+                env: process.env.clone(),
+            }
+        };
+        processes.map(to_spec).collect()
     }
 
     fn to_guest(&self, faults: &mut Faults) -> Guest {
@@ -319,6 +336,21 @@ impl MachineConfig {
             }
         }
         ids
+    }
+}
+
+fn check_env(env: &BTreeMap<String, String>, path: &str, faults: &mut Faults) {
+    if env.len() > limits::ENV_VARS_MAX {
+        let problem = format!("more than {} variables", limits::ENV_VARS_MAX);
+        faults.add(path, problem);
+    }
+    for (name, value) in env {
+        if let Err(error) = check_env_name("variable name", name) {
+            faults.add(format!("{path}.{}", error.text), error.to_string());
+        }
+        if value.contains('\0') {
+            faults.add(format!("{path}.{name}"), "the value has a NUL byte in it");
+        }
     }
 }
 

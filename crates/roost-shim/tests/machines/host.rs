@@ -173,6 +173,7 @@ impl Host {
                 workdir: String::new(),
                 user: String::new(),
             },
+            beside: Vec::new(),
             guest: Guest::DEFAULT,
             root_disk: ByteSize::gib(1),
             swap: ByteSize(0),

@@ -3,8 +3,8 @@
 //! Each claim is a function over a host, and a test for every kind of machine.
 
 use crate::host::{Host, until};
-use roost_host::driver::{Adoption, DriverError, Origin};
-use roost_model::machine::{ExitCause, MachineExit, MachineFile};
+use roost_host::driver::{Adoption, DriverError, LaunchProcess, Origin};
+use roost_model::machine::{ExitCause, MachineExit, MachineFile, Rung};
 use roost_proto::logs::LogStream;
 use roost_proto::worker::ExecCommand;
 use roost_testkit::logs::lines;
@@ -71,6 +71,40 @@ async fn a_config_that_cannot_work_is_refused_and_says_why(host: &mut Host) {
     assert!(
         matches!(&refused, DriverError::Refused(why) if why.contains("/bin/no-such-program")),
         "{refused:?}"
+    );
+    host.remove(&config.machine_id).await;
+}
+
+async fn several_programs_run_in_a_vm_and_end_together(host: &mut Host) {
+    let mut config = host.machine("echo first; while :; do sleep 1; done");
+    let second = LaunchProcess {
+        args: host.machine("echo $COLOUR; id -u; exit 7").process.args,
+        env: vec![
+            ("PATH".to_owned(), "/bin".to_owned()),
+            ("COLOUR".to_owned(), "green".to_owned()),
+        ],
+        workdir: String::new(),
+        user: "www-data".to_owned(),
+    };
+    config.beside = vec![second];
+    if host.driver.rung() == Rung::Container {
+        let refused = host.driver.launch(config.clone()).await.unwrap_err();
+        assert!(
+            matches!(&refused, DriverError::Refused(why) if why.contains("isolation vm")),
+            "{refused:?}"
+        );
+        host.remove(&config.machine_id).await;
+        return;
+    }
+    host.launch(&config).await;
+    assert_eq!(host.wait(&config.machine_id).await, exited(7, None));
+    let mut out = lines(&config.log_dir, LogStream::Stdout);
+    out.sort();
+    assert_eq!(out, ["33", "first", "green"]);
+    let system = lines(&config.log_dir, LogStream::System).join(" ");
+    assert!(
+        system.contains("its program 2 was the first to end"),
+        "{system}"
     );
     host.remove(&config.machine_id).await;
 }
@@ -244,6 +278,7 @@ with_kinds!(
         output_and_exit_code_arrive,
         the_program_finds_what_the_config_says,
         a_config_that_cannot_work_is_refused_and_says_why,
+        several_programs_run_in_a_vm_and_end_together,
         signals_reach_the_program_and_sigkill_ends_all,
         commands_run_beside_the_program,
         machines_are_on_the_network_and_show_their_sockets,

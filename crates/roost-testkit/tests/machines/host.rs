@@ -156,6 +156,7 @@ impl Host {
                 workdir: String::new(),
                 user: String::new(),
             },
+            beside: Vec::new(),
             guest: Guest {
                 memory: ByteSize::mib(256),
                 ..Guest::preset("performance-1x").unwrap()

@@ -168,6 +168,7 @@ fn launch(dir: &Path) -> VmLaunch {
         env: Vec::new(),
         workdir: String::new(),
         user: String::new(),
+        beside: Vec::new(),
         files: Vec::new(),
         resume: false,
         boot_timeout_ms: 0,

@@ -137,10 +137,11 @@ impl Owner {
             row.launched_generation = generation;
             row.restart_at = None;
             row.state_reason = None;
+            // What runs is stopped by it, whatever image comes next.
+            row.image_stop_signal.clone_from(&image.stop_signal);
             // The spec may have been replaced meanwhile, with another image.
             if row.generation == generation {
                 row.image_digest = Some(image.digest.to_string());
-                row.image_stop_signal.clone_from(&image.stop_signal);
             }
             vec![event]
         })
@@ -192,7 +193,13 @@ impl Owner {
         let slot = row.slot.ok_or("the machine has no address")?;
         let addresses = (config.addresses)(slot);
         let secrets = self.inner.open_secrets(row)?;
-        let process = resolve_process(row, image, &secrets, addresses, &config.platform_env)?;
+        let programs = row.spec.programs();
+        let programs = programs.iter().map(|program| {
+            let around = (&secrets, addresses, config.platform_env.as_slice());
+            resolve_process(row, program, image, around)
+        });
+        let mut programs = programs.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let process = programs.next().ok_or("the machine has no program")?;
         let log_dir = config
             .log_root
             .join(row.spec.app.as_str())
@@ -206,6 +213,7 @@ impl Owner {
             // One of another rung was removed.
             resume: row.has_snapshot && row.rung == self.rung,
             process,
+            beside: programs.collect(),
             guest: row.spec.guest,
             root_disk: row.spec.root_disk,
             swap: row.spec.swap,

@@ -4,7 +4,7 @@ use super::{Node, samples};
 use crate::{Drivers, Standing};
 use roost_host::driver::RootFs;
 use roost_host::fake::FakeHost;
-use roost_model::machine::{Isolation, MachineState, Rung};
+use roost_model::machine::{Isolation, MachineState, ProcessSpec, Rung};
 use roost_proto::worker::{CreateMachine, ExecCommand, Launch, UpdateMachine, WorkerApi as _};
 use std::time::Duration;
 
@@ -181,4 +181,43 @@ async fn an_update_to_another_rung_leaves_nothing_on_the_old_one() {
     assert_eq!(started.rung, Rung::Container);
     assert_eq!(node.host.running(), [created.id]);
     assert!(vms.present().is_empty(), "its snapshot is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_program_of_a_machine_is_launched_with_image_and_secrets() {
+    let node = Node::on(Rung::VmEmulated);
+    let run = node.start().await;
+    let mut request = create(Isolation::Rung(Rung::VmEmulated));
+    request.spec.process.env = [("A".to_owned(), "1".to_owned())].into();
+    let program = |word: &str| ProcessSpec {
+        cmd: Some(vec![word.to_owned()]),
+        ..ProcessSpec::default()
+    };
+    request.spec.processes = vec![program("one"), program("two")];
+    request.spec.processes[1].env = [("A".to_owned(), "2".to_owned())].into();
+    let asker = samples::asker();
+    let created = run.worker.create_machine(request, &asker).await.unwrap();
+    run.wait(&created.id, MachineState::Started).await;
+    let [launch] = &node.host.launches()[..] else {
+        panic!("one launch");
+    };
+    let programs = std::iter::once(&launch.process).chain(&launch.beside);
+    let told: Vec<_> = programs
+        .map(|program| {
+            let variable = |name: &str| {
+                let found = program.env.iter().find(|(key, _)| key == name);
+                found.map(|(_, value)| value.as_str())
+            };
+            let args = program.args.join(" ");
+            (args, variable("A"), variable("TOKEN"))
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("/app one".to_owned(), Some("1"), Some("hunter2")),
+            ("/app two".to_owned(), Some("2"), Some("hunter2")),
+        ]
+    );
+    run.shut_down().await;
 }

@@ -54,6 +54,7 @@ pub(crate) fn spec(name: &str) -> MachineSpec {
         region: region(),
         image: ImageRef::parse("nginx:1.25").unwrap(),
         process: ProcessSpec::default(),
+        processes: vec![],
         isolation: Isolation::Default,
         guest: Guest::DEFAULT,
         root_disk: ByteSize::gib(8),
