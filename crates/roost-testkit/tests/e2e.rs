@@ -24,5 +24,7 @@ mod first_run;
 mod isolation;
 #[path = "e2e/operations.rs"]
 mod operations;
+#[path = "e2e/schedule.rs"]
+mod schedule;
 #[path = "e2e/vm.rs"]
 mod vm;
