@@ -25,4 +25,4 @@ mod workflows;
 pub use adapters::FolderBuilder;
 pub use http::{openapi, router};
 pub use retention::{RetainImagesError, RetentionReport};
-pub use state::{ApiParts, ApiState, MintTokenError, NodeFacts};
+pub use state::{ApiParts, ApiState, MintTokenError, NodeFacts, ResumeError};

@@ -1,5 +1,6 @@
 //! Bounds of the API.
 
+use roost_fsm::RetryPolicy;
 use std::time::Duration;
 
 /// Largest JSON body.
@@ -40,7 +41,18 @@ pub const STOP_MARGIN: Duration = Duration::from_secs(60);
 pub const WORKER_ATTEMPTS: u32 = 5;
 /// First wait between such attempts; it doubles.
 pub const WORKER_BACKOFF: Duration = Duration::from_millis(200);
-/// First wait before a deployment whose journal failed, or a deletion, is taken up again; it doubles.
+/// How a step of a deployment is tried again that could not use the control database. Whether a
+/// machine fails is decided in the step, and not tried again.
+pub(crate) const DEPLOY_RETRY: RetryPolicy = RetryPolicy {
+    attempts_max: 3_000,
+    budget: Duration::from_secs(24 * 3_600).saturating_add(DEPLOY_STEP_TIMEOUT),
+    pause_first: Duration::from_millis(500),
+    pause_max: Duration::from_secs(30),
+};
+/// Longest time that one attempt of a step of a deployment may take: that of all its machines.
+pub(crate) const DEPLOY_STEP_TIMEOUT: Duration =
+    WAIT_TIMEOUT_MAX.saturating_mul(2 * DEPLOY_MACHINES_MAX);
+/// First wait before a deletion is taken up again; it doubles.
 pub const TAKE_UP_BACKOFF: Duration = Duration::from_secs(1);
 /// Longest such wait.
 pub const TAKE_UP_BACKOFF_MAX: Duration = Duration::from_secs(30);

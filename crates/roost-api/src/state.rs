@@ -6,9 +6,11 @@ use crate::fleet::Fleet;
 use crate::limits;
 use crate::ports::{ImageBuilder, ImageSource, LogSource, PortError};
 use crate::reconcile;
-use crate::workflows::deploy;
+use crate::workflows::{self, deploy};
 use roost_auth::seal::SealingKey;
 use roost_auth::token::TokenSecret;
+use roost_fsm::Engine;
+use roost_fsm::engine::RegisterError;
 use roost_model::id::NodeId;
 use roost_model::name::RegionCode;
 use roost_proto::worker::WorkerApi;
@@ -16,7 +18,7 @@ use roost_runtime::clock;
 use roost_runtime::tasks::Tasks;
 use roost_store::records::TokenRecord;
 use roost_store::{Store, StoreError};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{Mutex, RwLock, Semaphore, watch};
 
 /// What the API says about the node it runs on.
@@ -86,8 +88,8 @@ pub struct ApiState {
     pub(crate) deletion_gate: Arc<Mutex<()>>,
     /// Changes whenever a deployment makes a step, to wake event streams.
     pub(crate) deploy_steps: watch::Sender<u64>,
-    /// Changes whenever a deployment is cancelled, to wake the one that it is.
-    pub(crate) cancels: watch::Sender<u64>,
+    /// Executes the control plane's workflows, once the API has been started.
+    pub(crate) engine: Arc<OnceLock<Engine>>,
     #[cfg(test)]
     pub(crate) kill_switch: Arc<crate::workflows::KillSwitch>,
 }
@@ -111,6 +113,17 @@ pub enum MintTokenError {
     Store(#[from] StoreError),
 }
 
+/// What the last process left could not be taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// The control database failed.
+    #[error("read what is unfinished")]
+    Store(#[from] StoreError),
+    /// A workflow contradicts itself.
+    #[error("start the engine of workflows")]
+    Workflow(#[from] RegisterError),
+}
+
 impl ApiState {
     /// The API made of these parts.
     pub fn new(parts: ApiParts) -> Self {
@@ -131,7 +144,7 @@ impl ApiState {
             machine_gate: Arc::default(),
             deletion_gate: Arc::default(),
             deploy_steps: watch::Sender::new(0),
-            cancels: watch::Sender::new(0),
+            engine: Arc::default(),
             #[cfg(test)]
             kill_switch: Arc::default(),
         }
@@ -139,25 +152,27 @@ impl ApiState {
 
     /// Takes up the deletions and deployments that the last process left unfinished, and
     /// begins to look after the nodes. Called once, at start.
-    pub async fn resume(&self) -> Result<(), StoreError> {
+    pub async fn resume(&self) -> Result<(), ResumeError> {
         self.worker.load().await?;
         self.worker.watch(&self.tasks);
         reconcile::spawn(self);
         apps::resume_deletions(self).await?;
-        for record in self.store.unfinished_deployments(None).await? {
-            tracing::info!(
-                deployment = record.id,
-                status = record.status.as_str(),
-                "deployment taken up again"
-            );
-            deploy::spawn(self.clone(), record);
-        }
+        let engine = workflows::start(self)?;
+        let engine = self.engine.get_or_init(|| engine);
+        deploy::adopt(self).await?;
+        engine.kick();
         Ok(())
     }
 
     /// Adds a node, or another way to one.
     pub fn join(&self, node: NodeId, worker: Arc<dyn WorkerApi>) {
         self.worker.join(node, worker);
+    }
+
+    /// What executes workflows.
+    pub(crate) fn engine(&self) -> Result<&Engine, ApiError> {
+        let engine = self.engine.get();
+        engine.ok_or_else(|| ApiError::internal("the API has not been started"))
     }
 
     /// Makes a token that may do everything. The secret is shown here only.

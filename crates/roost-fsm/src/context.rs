@@ -125,13 +125,19 @@ impl<P> Cx<P> {
         &self.inner.run.subject
     }
 
-    /// Why the run turns back; in an undo only.
-    pub fn turn(&self) -> Option<Turn> {
-        self.inner.run.turn
+    /// Why the run turns back, and in words; in an undo only.
+    pub fn turned_back(&self) -> Option<(Turn, &str)> {
+        let run = &self.inner.run;
+        Some((run.turn?, run.reason.as_deref().unwrap_or_default()))
     }
 
-    /// Ends when the run is asked to turn back, for a step that
-    /// [winds down](crate::Steps::winds_down). Cancel-safe: it only waits.
+    /// Whether the run is asked to turn back, for a step that
+    /// [winds down](crate::Steps::winds_down).
+    pub fn is_asked_to_turn_back(&self) -> bool {
+        self.inner.hold.borrow().turns_back
+    }
+
+    /// Ends when the run is asked to turn back. Cancel-safe: it only waits.
     pub async fn asked_to_turn_back(&self) {
         leases::asked_to_turn_back(self.inner.hold.clone()).await;
     }

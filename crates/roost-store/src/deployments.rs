@@ -1,4 +1,4 @@
-//! Deployments and their journal in the control database.
+//! Deployments in the control database: their plans, and how far each slot came.
 
 use crate::database::{to_i64, to_u64};
 use crate::error::Attempt as _;
@@ -6,7 +6,10 @@ use crate::records::{
     DeploymentRecord, DeploymentStatus, NewDeployment, NewRelease, ReleaseStatus, SlotPhase,
     SlotRecord,
 };
+use crate::runs::Statements;
 use crate::{Answer, Store, StoreError, limits, releases};
+use roost_fsm::journal::{Entry, NewRun, Opened};
+use roost_fsm::sql;
 use roost_model::id::MachineId;
 use roost_model::time::Timestamp;
 use roost_proto::rest::{DeploymentError, DeploymentStep};
@@ -157,8 +160,8 @@ async fn insert_slot(
 }
 
 impl Store {
-    /// Records a release, the deployment to it, its slots, and the answer to the request for
-    /// it, if it is to be kept: all or nothing.
+    /// Records a release, the deployment to it, its slots, its run, and the answer to the request
+    /// for it, if it is to be kept: all or nothing.
     ///
     /// From here on the deployment alone changes the app's machines that deployments made.
     /// Fails with [`StoreError::Exists`] while another deployment of the app is unfinished,
@@ -206,6 +209,10 @@ impl Store {
         };
         for slot in &new.slots {
             insert_slot(&mut transaction, &new.id, slot).await?;
+        }
+        match sql::open(&mut Statements(&mut transaction), &new.run).await? {
+            Opened::New { .. } => {}
+            other => return Err(StoreError::Exists(format!("a run ({other:?})"))),
         }
         forget_old(&mut transaction, app_id, version).await?;
         let record = deployment(&row)?;
@@ -293,48 +300,44 @@ impl Store {
         Ok(())
     }
 
-    /// Journals a deployment that goes on: its status, and why it is undone. Returns the
-    /// status that holds now.
+    /// Sets where a deployment is, and why it is undone; one that has ended stays as it is.
     ///
-    /// That is another one, and nothing is changed, when the present status does not lead to
-    /// `status`: somebody else decided first. At `Retiring` the deployment's release becomes
-    /// the app's current one, in the same transaction.
+    /// At `Retiring` the deployment's release becomes the app's current one and what spoke
+    /// against it is forgotten, in the same transaction.
     pub async fn set_deployment_status(
         &self,
         record: &DeploymentRecord,
         status: DeploymentStatus,
         error: Option<&DeploymentError>,
-    ) -> Result<DeploymentStatus, StoreError> {
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let error = error
             .map(serde_json::to_string)
             .transpose()
             .map_err(|error| unreadable(error.to_string()))?;
+        let (release_status, finished_at) = match status {
+            DeploymentStatus::Pending => (ReleaseStatus::Pending, None),
+            DeploymentStatus::Running | DeploymentStatus::Undoing => (ReleaseStatus::Running, None),
+            DeploymentStatus::Retiring => (ReleaseStatus::Succeeded, None),
+            DeploymentStatus::Succeeded => (ReleaseStatus::Succeeded, Some(now)),
+            DeploymentStatus::Failed => (ReleaseStatus::Failed, Some(now)),
+        };
         let mut transaction = self.begin(WRITE).await?;
-        let row = sqlx::query("SELECT * FROM deployments WHERE id = $1")
-            .bind(&record.id)
-            .fetch_optional(&mut *transaction)
-            .await
-            .attempt(WRITE)?
-            .ok_or_else(|| StoreError::NotFound(format!("deployment `{}`", record.id)))?;
-        let present = deployment(&row)?.status;
-        if !present.leads_to(status) {
-            return Ok(present);
-        }
-        sqlx::query(
-            "UPDATE deployments SET status = $1, error = COALESCE($2, error) WHERE id = $3",
+        let updated = sqlx::query(
+            "UPDATE deployments SET status = $1, finished_at = $2,
+                 error = CASE $1 WHEN 'retiring' THEN NULL ELSE COALESCE($3, error) END
+             WHERE id = $4 AND finished_at IS NULL",
         )
         .bind(status.as_str())
+        .bind(finished_at.map(|at| to_i64(at.as_ms())))
         .bind(error)
         .bind(&record.id)
         .execute(&mut *transaction)
         .await
         .attempt(WRITE)?;
-        let release_status = match status {
-            DeploymentStatus::Pending => ReleaseStatus::Pending,
-            DeploymentStatus::Running | DeploymentStatus::Undoing => ReleaseStatus::Running,
-            DeploymentStatus::Retiring | DeploymentStatus::Succeeded => ReleaseStatus::Succeeded,
-            DeploymentStatus::Failed => ReleaseStatus::Failed,
-        };
+        if updated.rows_affected() == 0 {
+            return Ok(());
+        }
         releases::set_status(
             &mut transaction,
             &record.app_id,
@@ -350,41 +353,27 @@ impl Store {
                 .await
                 .attempt(WRITE)?;
         }
-        transaction.commit().await.attempt(WRITE)?;
-        Ok(status)
+        transaction.commit().await.attempt(WRITE)
     }
 
-    /// Journals the end of a deployment.
-    pub async fn finish_deployment(
+    /// Records the run of a deployment that has none, with what its status says that the run
+    /// has done so far: one that a version of roost without runs left unfinished.
+    pub async fn adopt_deployment(
         &self,
-        record: &DeploymentRecord,
-        status: DeploymentStatus,
+        run: &NewRun,
+        done: &[Entry],
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let release_status = match status {
-            DeploymentStatus::Succeeded => ReleaseStatus::Succeeded,
-            DeploymentStatus::Pending
-            | DeploymentStatus::Running
-            | DeploymentStatus::Retiring
-            | DeploymentStatus::Undoing
-            | DeploymentStatus::Failed => ReleaseStatus::Failed,
-        };
-        let mut transaction = self.begin(WRITE).await?;
-        sqlx::query("UPDATE deployments SET status = $1, finished_at = $2 WHERE id = $3")
-            .bind(status.as_str())
-            .bind(to_i64(now.as_ms()))
-            .bind(&record.id)
-            .execute(&mut *transaction)
-            .await
-            .attempt(WRITE)?;
-        releases::set_status(
-            &mut transaction,
-            &record.app_id,
-            record.release_version,
-            release_status,
-        )
-        .await?;
-        transaction.commit().await.attempt(WRITE)
+        const ADOPT: &str = "take up a deployment of an earlier version";
+        let mut transaction = self.begin(ADOPT).await?;
+        let mut statements = Statements(&mut transaction);
+        sql::open(&mut statements, run).await?;
+        if !done.is_empty() {
+            // A lease that ends at once: whoever executes runs takes it next.
+            let taken = sql::take(&mut statements, &run.id, "adoption", now, now).await?;
+            sql::record(&mut statements, &taken.fence(), done, now).await?;
+        }
+        transaction.commit().await.attempt(ADOPT)
     }
 
     /// Adds a step to a deployment's story and returns it with its number.

@@ -1,6 +1,7 @@
 //! What the control database holds, in domain words.
 
 use crate::Claim;
+use roost_fsm::journal::NewRun;
 use roost_model::id::MachineId;
 use roost_model::name::{AppName, SecretName};
 use roost_model::time::Timestamp;
@@ -130,20 +131,6 @@ words!(
     }
 );
 
-impl DeploymentStatus {
-    /// Whether a deployment goes from this status to `next`. A decision is made once:
-    /// what retires is not undone any more, and what is undone does not retire.
-    pub fn leads_to(self, next: Self) -> bool {
-        match self {
-            Self::Pending => matches!(next, Self::Running | Self::Undoing),
-            Self::Running => matches!(next, Self::Retiring | Self::Undoing),
-            Self::Retiring => next == Self::Succeeded,
-            Self::Undoing => next == Self::Failed,
-            Self::Succeeded | Self::Failed => false,
-        }
-    }
-}
-
 words!(
     /// How far a slot of a deployment came.
     SlotPhase {
@@ -211,6 +198,8 @@ pub struct NewDeployment {
     pub wait_timeout: Duration,
     /// Its slots in order.
     pub slots: Vec<SlotRecord>,
+    /// What executes it. Its key is the deployment's id.
+    pub run: NewRun,
 }
 
 /// A sealed secret.

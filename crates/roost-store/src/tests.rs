@@ -85,6 +85,7 @@ fn deployment(n: u32) -> NewDeployment {
             new_machine: None,
             phase: SlotPhase::Planned,
         }],
+        run: run(n),
     }
 }
 

@@ -13,6 +13,8 @@ use crate::view;
 use crate::workflows::deploy;
 use begin::begin;
 use roost_auth::policy::Action;
+use roost_fsm::journal::CancelAnswer;
+use roost_fsm::record::Status;
 use roost_model::id::DeploymentId;
 use roost_model::name::{AppName, MachineName};
 use roost_model::rollout::MaxUnavailable;
@@ -43,12 +45,12 @@ pub(crate) async fn create(
     ctx.allow(Action::Deploy, Some(name))?;
     let app = find_app(state, name).await?;
     let wanted = to_wanted(state, &app, &request)?;
-    let state_of_task = state.clone();
+    let (state_of_task, cause) = (state.clone(), ctx.asker().cause);
     ctx.once(
         state,
         "create deployment",
         &(name, &request),
-        |claim| async move { begin(&state_of_task, &app, &wanted, claim.as_deref()).await },
+        |claim| async move { begin(&state_of_task, &app, &wanted, &cause, claim.as_deref()).await },
     )
     .await
 }
@@ -61,7 +63,7 @@ pub(crate) async fn redeploy(
 ) -> Result<Deployment, ApiError> {
     ctx.allow(Action::Deploy, Some(name))?;
     let app = find_app(state, name).await?;
-    let state_of_task = state.clone();
+    let (state_of_task, cause) = (state.clone(), ctx.asker().cause);
     ctx.once(state, "redeploy", name, |claim| async move {
         let Some(version) = app.current_release else {
             return Err(ApiError::conflict(
@@ -71,7 +73,7 @@ pub(crate) async fn redeploy(
             .with_hint("`roost deploy` makes the first release"));
         };
         let wanted = copy_of(&state_of_task, &app, version, "redeploy of").await?;
-        begin(&state_of_task, &app, &wanted, claim.as_deref()).await
+        begin(&state_of_task, &app, &wanted, &cause, claim.as_deref()).await
     })
     .await
 }
@@ -86,13 +88,14 @@ pub(crate) async fn rollback(
     ctx.allow(Action::Deploy, Some(name))?;
     let app = find_app(state, name).await?;
     let (state_of_task, asked) = (state.clone(), request.version);
+    let cause = ctx.asker().cause;
     ctx.once(state, "rollback", &(name, asked), |claim| async move {
         let version = match asked {
             Some(version) => version,
             None => releases::find_previous(&state_of_task, &app).await?.version,
         };
         let wanted = copy_of(&state_of_task, &app, version, "rollback to").await?;
-        begin(&state_of_task, &app, &wanted, claim.as_deref()).await
+        begin(&state_of_task, &app, &wanted, &cause, claim.as_deref()).await
     })
     .await
 }
@@ -211,18 +214,27 @@ pub(crate) async fn cancel(
     let state_of_task = state.clone();
     ctx.supervised(state, async move {
         let state = state_of_task;
-        let reason = deploy::cancelled_by_request(record.release_version);
-        let held = state
-            .store
-            .set_deployment_status(&record, DeploymentStatus::Undoing, Some(&reason))
-            .await?;
-        if matches!(
-            held,
-            DeploymentStatus::Retiring | DeploymentStatus::Succeeded
-        ) {
-            return Err(too_late(&app, &record));
+        let answer = match state.store.run_with_key(&record.id).await? {
+            Some(run) => {
+                let reason = "cancelled by request";
+                let answer = state.engine()?.cancel(&run.id, reason).await;
+                answer.map_err(StoreError::from)?
+            }
+            // It is long over.
+            None if record.status == DeploymentStatus::Succeeded => CancelAnswer::PastPoint,
+            None => CancelAnswer::TurnsBackAlready,
+        };
+        match answer {
+            CancelAnswer::PastPoint | CancelAnswer::EndedBefore(Status::Succeeded) => {
+                return Err(too_late(&app, &record));
+            }
+            CancelAnswer::Ended => {
+                let (status, reason) = (Status::Cancelled, String::new());
+                deploy::end_without_run(&state, &record, status, reason).await?;
+            }
+            CancelAnswer::Asked | CancelAnswer::TurnsBackAlready | CancelAnswer::EndedBefore(_) => {
+            }
         }
-        state.cancels.send_modify(|n| *n = n.wrapping_add(1));
         load(&state, &app, &record.id).await
     })
     .await

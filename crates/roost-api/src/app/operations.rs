@@ -1,17 +1,21 @@
 //! Operations of an app: those of its machines, and its deployments.
 
-use super::{find_app, machines};
+use super::{deployments, find_app, machines};
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::limits;
 use crate::state::ApiState;
-use crate::view;
+use crate::workflows::deploy;
 use roost_auth::policy::Action;
+use roost_fsm::journal::{Filter, Journal as _};
+use roost_fsm::record::Story;
+use roost_fsm::view::{operation, operation_with_steps};
 use roost_model::id::{MachineId, RunId};
 use roost_model::name::AppName;
-use roost_proto::rest::{Deployment, StopRequest};
-use roost_proto::worker::{Operation, OperationFilter, OperationStep, WorkerError};
+use roost_proto::rest::StopRequest;
+use roost_proto::worker::{Operation, OperationFilter, WorkerError};
 use roost_store::StoreError;
+use roost_store::records::AppRecord;
 
 /// The newest operations of an app, without their steps.
 pub(crate) async fn list(
@@ -31,11 +35,18 @@ pub(crate) async fn list(
     };
     let mut operations = state.worker.operations(filter).await?;
     if machine.is_none() {
-        let deployments = state.store.deployments(&app.id).await?;
-        let deployments = deployments
-            .into_iter()
-            .map(|record| of_deployment(view::deployment(state, &app, record, vec![])));
-        operations.extend(deployments.filter(|one| !only_unfinished || !one.is_ended()));
+        let filter = Filter {
+            subject: Some(deploy::subject(&app.id)?),
+            only_unfinished,
+            limit: Some(limits::OPERATIONS),
+            ..Filter::default()
+        };
+        let runs = state.store.runs().list(filter).await;
+        let runs = runs.map_err(StoreError::from)?;
+        operations.extend(runs.iter().map(|run| Operation {
+            subject: subject_of(name),
+            ..operation(run)
+        }));
     }
     operations.sort_by_key(|operation| std::cmp::Reverse(operation.created_at));
     operations.truncate(usize::try_from(limits::OPERATIONS).unwrap_or(usize::MAX));
@@ -51,27 +62,38 @@ pub(crate) async fn get(
 ) -> Result<Operation, ApiError> {
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
-    if let Ok(run) = RunId::parse(id) {
-        return Ok(of_machine(state, name, &run).await?.0);
+    if let Some(story) = of_app(state, &app, id).await? {
+        return Ok(view_of(name, &story));
     }
-    let record = match state.store.deployment(&app.id, id).await {
-        Err(StoreError::NotFound(_)) => return Err(unknown(name, id)),
-        found => found?,
-    };
-    let steps = state.store.steps(&record.id, 0).await?;
-    Ok(of_deployment(view::deployment(state, &app, record, steps)))
+    let run = RunId::parse(id).map_err(|_| unknown(name, id))?;
+    Ok(of_machine(state, name, &run).await?.0)
 }
 
-/// Cancels an operation of a machine that is on its way to start, by a stop.
-/// Deployments are cancelled as such.
+/// Cancels an operation: a deployment is undone, a machine that is on its way to start is stopped.
 pub(crate) async fn cancel(
     ctx: &RequestCtx,
     state: &ApiState,
     name: &AppName,
     id: &RunId,
 ) -> Result<Operation, ApiError> {
+    ctx.allow(Action::SeeApp, Some(name))?;
+    let app = find_app(state, name).await?;
+    if let Some(story) = of_app(state, &app, id.as_str()).await? {
+        let deployment = story.run.key.unwrap_or_default();
+        deployments::cancel(ctx, state, name, &deployment).await?;
+    } else {
+        cancel_of_machine(ctx, state, name, id).await?;
+    }
+    get(ctx, state, name, id.as_str()).await
+}
+
+async fn cancel_of_machine(
+    ctx: &RequestCtx,
+    state: &ApiState,
+    name: &AppName,
+    id: &RunId,
+) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(name))?;
-    find_app(state, name).await?;
     let (operation, machine) = of_machine(state, name, id).await?;
     let Operation { kind, status, .. } = &operation;
     if operation.is_ended() {
@@ -88,7 +110,34 @@ pub(crate) async fn cancel(
     }
     // Refused as any stop while a deployment owns the machine.
     machines::stop(ctx, state, name, &machine, StopRequest::default()).await?;
-    Ok(of_machine(state, name, id).await?.0)
+    Ok(())
+}
+
+/// A run of this app, by its own id or that of the deployment that it executes.
+async fn of_app(state: &ApiState, app: &AppRecord, id: &str) -> Result<Option<Story>, ApiError> {
+    let run = match RunId::parse(id) {
+        Ok(run) => run,
+        Err(_) => match state.store.run_with_key(id).await? {
+            Some(run) => run.id,
+            None => return Ok(None),
+        },
+    };
+    let story = state.store.runs().load(run).await;
+    let story = story.map_err(StoreError::from)?;
+    let subject = deploy::subject(&app.id)?;
+    Ok(story.filter(|story| story.run.subject == subject))
+}
+
+fn view_of(name: &AppName, story: &Story) -> Operation {
+    Operation {
+        subject: subject_of(name),
+        ..operation_with_steps(story)
+    }
+}
+
+/// Runs know their app by its id.
+fn subject_of(name: &AppName) -> String {
+    format!("app/{name}")
 }
 
 /// An operation of a machine of this app, with its steps.
@@ -117,38 +166,4 @@ fn unknown(name: &AppName, id: &str) -> ApiError {
 fn machine_of(operation: &Operation) -> Option<MachineId> {
     let id = operation.subject.strip_prefix("machine/")?;
     MachineId::parse(id).ok()
-}
-
-/// A deployment as an operation: each of its steps tells of one thing that was done.
-fn of_deployment(deployment: Deployment) -> Operation {
-    let code = deployment.error.as_ref().map(|error| error.code.as_str());
-    let status = match (deployment.status.as_str(), code) {
-        ("pending", _) => "queued",
-        ("running" | "retiring", _) => "running",
-        ("failed", Some("deploy-cancelled")) => "cancelled",
-        (same, _) => same,
-    };
-    let steps = deployment.steps.iter().map(|step| OperationStep {
-        name: match &step.machine {
-            Some(machine) => format!("{} {machine}", step.name),
-            None => step.name.clone(),
-        },
-        direction: if step.name == "undo" { "undo" } else { "do" }.to_owned(),
-        attempt: 1,
-        started_at: step.at,
-        ended_at: (step.status != "started").then_some(step.at),
-        outcome: (step.status != "started").then(|| step.status.clone()),
-        reason: Some(step.message.clone()),
-    });
-    Operation {
-        kind: "deploy".to_owned(),
-        subject: format!("app/{}", deployment.app),
-        cause: serde_json::json!({ "kind": "release", "release": deployment.release }),
-        status: status.to_owned(),
-        reason: deployment.error.as_ref().map(|error| error.message.clone()),
-        created_at: deployment.created_at,
-        ended_at: deployment.finished_at,
-        steps: steps.collect(),
-        id: deployment.id,
-    }
 }

@@ -57,7 +57,8 @@ pub(super) async fn get(
     Ok(Json(app::get(&ctx, &state, &name, &id).await?))
 }
 
-/// Cancel an operation of a machine that is on its way to start: the machine is stopped.
+/// Cancel an operation: a deployment is undone, unless it is past its point of no return; a
+/// machine that is on its way to start is stopped.
 #[utoipa::path(post, path = "/v1/apps/{app}/operations/{id}/cancel", tag = "operations", operation_id = "cancel_operation",
     params(("app" = String, Path, description = "name of the app"), ("id" = String, Path, description = "id of the operation")),
     responses((status = 202, body = Operation), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]

@@ -1,23 +1,23 @@
 //! A rolling deploy that may be killed anywhere.
 //!
 //! ```text
-//! Pending ─▶ Running ──────────────▶ Retiring ─▶ Succeeded
-//!              │  per slot:             (point of no return:
-//!              │  create → healthy →     old machines are removed)
-//!              │  stop the old one
-//!              └─ a slot fails, or ─▶ Undoing ─▶ Failed
-//!                 it is cancelled     (old machines come back, new ones go)
+//!   plan ─▶ roll ─────────────│─▶ commit ─▶ retire ─▶ finish
+//!            │ per slot:      │   the release  the old machines
+//!            │ create →       │   is the one   are removed
+//!            │ healthy →      │   that serves
+//!            │ stop old one   └─ point of no return
+//!            ▼ a slot fails, or it is cancelled
+//!   fail ◀─ roll back (old machines come back, new ones go)
 //! ```
 //!
-//! One task owns a deployment, and an app has one unfinished deployment, which the
-//! database sees to. Others change of it only this: a request to cancel it writes
-//! `Undoing`, unless `Retiring` was there first, and wakes the owner.
+//! The engine of workflows (`roost_fsm`) executes it: one run per app at a time, taken up after
+//! a crash at the step that was under way, and cancelled or past its point of no return, never
+//! both.
 //!
-//! Each slot starts its new machine before it stops its old one. How far each
-//! slot came is journalled in the control database after each action, and each
-//! action may be repeated: creation has a request id made of the deployment and
-//! the slot, start and stop of what is started or stopped are nothing. So after
-//! a crash the same functions run again from the journal.
+//! Each slot starts its new machine before it stops its old one. How far each slot came is in
+//! the control database after each action, and each action may be repeated: creation has a
+//! request id made of the deployment and the slot, start and stop of what is started or stopped
+//! are nothing. So each step may be repeated as a whole.
 
 mod diagnose;
 mod health;
@@ -27,23 +27,155 @@ mod slot;
 mod tests;
 mod undo;
 
+use crate::error::ApiError;
 use crate::limits;
 use crate::state::ApiState;
 use journal::Journal;
+use roost_fsm::journal::{Entry, NewRun};
+use roost_fsm::record::{Direction, Outcome, Status, Subject};
+use roost_fsm::workflow::OnBusy;
+use roost_fsm::{Cx, StartRequest, Step, StepError, Steps, Workflow};
 use roost_model::error::chain;
 use roost_proto::rest::DeploymentError;
-use roost_proto::worker::MachineStatus;
-use roost_store::StoreError;
+use roost_proto::worker::{Cause, MachineStatus};
+use roost_runtime::clock;
 use roost_store::records::{DeploymentRecord, DeploymentStatus, SlotRecord};
+use roost_store::{StoreError, subject_of_app};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Label of a machine: the deployment that made it.
 pub(crate) const DEPLOYMENT_KEY: &str = "roost_deployment_id";
 /// Label of a machine: the number of its release.
 pub(crate) const RELEASE_KEY: &str = "roost_release_version";
 
-/// The number of the release that a deployment made this machine for.
-pub(crate) fn release_of(machine: &MachineStatus) -> Option<u64> {
-    machine.spec.metadata.get(RELEASE_KEY)?.parse().ok()
+const PLAN: Step<()> = Step::new("plan");
+const ROLL: Step<()> = Step::new("roll");
+const COMMIT: Step<()> = Step::new("commit");
+const RETIRE: Step<()> = Step::new("retire");
+const FINISH: Step<()> = Step::new("finish");
+
+/// The workflow of a deployment.
+pub(crate) struct Deploy {
+    state: ApiState,
+}
+
+/// Which deployment a run executes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DeployParams {
+    /// Id of the app.
+    app: String,
+    /// Id of the deployment; also the key of the run.
+    deployment: String,
+}
+
+impl Workflow for Deploy {
+    const NAME: &'static str = "deploy";
+    const VERSION: u32 = 1;
+    // Whoever begins one while another is under way is refused before. The run of one that has
+    // finished may have a moment to its end.
+    const ON_BUSY: OnBusy = OnBusy::Queue;
+    type Params = DeployParams;
+
+    fn steps() -> Steps<Self> {
+        Steps::new()
+            .step(PLAN, Self::plan)
+            .undo(Self::fail)
+            .retry(limits::DEPLOY_RETRY)
+            .step(ROLL, Self::roll)
+            .undo(Self::roll_back)
+            .retry(limits::DEPLOY_RETRY)
+            .timeout(limits::DEPLOY_STEP_TIMEOUT)
+            .winds_down()
+            .point_of_no_return()
+            .step(COMMIT, Self::commit)
+            .retry(limits::DEPLOY_RETRY)
+            .step(RETIRE, Self::retire)
+            .retry(limits::DEPLOY_RETRY)
+            .timeout(limits::DEPLOY_STEP_TIMEOUT)
+            .step(FINISH, Self::finish)
+            .retry(limits::DEPLOY_RETRY)
+    }
+}
+
+impl Deploy {
+    pub(crate) fn new(state: ApiState) -> Self {
+        Self { state }
+    }
+
+    async fn journal(&self, cx: Cx<DeployParams>) -> Result<Journal, StepError> {
+        Journal::load(&self.state, cx).await.map_err(not_stored)
+    }
+
+    async fn plan(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
+        let journal = self.journal(cx).await?;
+        if journal.record.status == DeploymentStatus::Pending {
+            announce(&journal).await.map_err(not_stored)?;
+            journal.set_status(DeploymentStatus::Running, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings every slot to its end, or records why that cannot be.
+    async fn roll(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
+        let journal = self.journal(cx).await?;
+        if journal.record.status == DeploymentStatus::Undoing {
+            // Decided before a crash.
+            let error = journal.record.error;
+            let reason = error.map_or_else(String::new, |error| error.message);
+            return Err(StepError::Fail(reason));
+        }
+        match advance_all(&journal).await {
+            Ok(()) => Ok(()),
+            Err(SlotError::Failed(error)) => {
+                let undoing = DeploymentStatus::Undoing;
+                journal.set_status(undoing, Some(&error)).await?;
+                Err(StepError::Fail(error.message))
+            }
+            Err(SlotError::Cancelled) => Err(StepError::Retry("the run turns back".into())),
+            Err(SlotError::Store(error)) => Err(not_stored(error)),
+        }
+    }
+
+    async fn roll_back(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
+        let journal = self.journal(cx).await?;
+        let why = journal.why_undone();
+        let undoing = DeploymentStatus::Undoing;
+        journal.set_status(undoing, why.as_ref()).await?;
+        undo::undo(&journal).await.map_err(not_stored)
+    }
+
+    /// The end of a deployment that is undone.
+    async fn fail(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
+        let journal = self.journal(cx).await?;
+        let why = journal.why_undone();
+        journal.finish(DeploymentStatus::Failed, why.as_ref()).await
+    }
+
+    /// From here on the release is the app's current one.
+    async fn commit(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
+        let journal = self.journal(cx).await?;
+        journal.set_status(DeploymentStatus::Retiring, None).await
+    }
+
+    /// Removes the old machines. They take no traffic any more, so a failure is only told.
+    async fn retire(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
+        let journal = self.journal(cx).await?;
+        retire_old(&journal).await.map_err(not_stored)
+    }
+
+    async fn finish(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
+        let journal = self.journal(cx).await?;
+        journal.finish(DeploymentStatus::Succeeded, None).await
+    }
+}
+
+fn not_stored(error: StoreError) -> StepError {
+    tracing::error!(
+        error = chain(&error),
+        "deployment waits for the control database"
+    );
+    StepError::of(&error)
 }
 
 /// Why a slot did not get to its end.
@@ -51,101 +183,147 @@ pub(crate) fn release_of(machine: &MachineStatus) -> Option<u64> {
 enum SlotError {
     /// The deployment has failed, and is undone.
     Failed(Box<DeploymentError>),
-    /// Somebody else decided that the deployment is undone.
+    /// The run is asked to turn back.
     Cancelled,
-    /// The journal could not be written: nothing is decided, and it is tried again.
-    Journal(StoreError),
+    /// The control database could not be written: nothing is decided, and it is tried again.
+    Store(StoreError),
 }
 
 impl From<StoreError> for SlotError {
     fn from(error: StoreError) -> Self {
-        Self::Journal(error)
+        Self::Store(error)
     }
 }
 
-/// What a deployment ends with that was cancelled.
-pub(crate) fn cancelled_by_request(release_version: u64) -> DeploymentError {
+/// The number of the release that a deployment made this machine for.
+pub(crate) fn release_of(machine: &MachineStatus) -> Option<u64> {
+    machine.spec.metadata.get(RELEASE_KEY)?.parse().ok()
+}
+
+/// The run of a deployment, to be recorded with it.
+pub(crate) fn new_run(
+    state: &ApiState,
+    app_id: &str,
+    deployment_id: &str,
+    cause: &Cause,
+) -> Result<NewRun, ApiError> {
+    let request = StartRequest {
+        subject: subject(app_id)?,
+        params: &DeployParams {
+            app: app_id.to_owned(),
+            deployment: deployment_id.to_owned(),
+        },
+        cause: serde_json::to_string(cause)
+            .map_err(|error| ApiError::internal(error.to_string()))?,
+        key: Some(deployment_id.to_owned()),
+    };
+    let run = state.engine()?.new_run::<Deploy>(request);
+    run.map_err(|error| ApiError::internal(chain(&error)))
+}
+
+/// What the runs of an app act on.
+pub(crate) fn subject(app_id: &str) -> Result<Subject, ApiError> {
+    Subject::new(subject_of_app(app_id)).map_err(|error| ApiError::internal(error.to_string()))
+}
+
+/// Takes up what the last process left without a run that goes on: deployments of a version
+/// that had no runs, and those whose run ended before they did.
+pub(crate) async fn adopt(state: &ApiState) -> Result<(), StoreError> {
+    for record in state.store.unfinished_deployments(None).await? {
+        let deployment = record.id.as_str();
+        match state.store.run_with_key(deployment).await? {
+            Some(run) if run.status.is_ended() => {
+                let (status, reason) = (run.status, run.reason.unwrap_or_default());
+                tracing::warn!(deployment, %status, reason, "run ended before its deployment");
+                end_without_run(state, &record, status, reason).await?;
+            }
+            Some(_) => tracing::info!(deployment, "deployment taken up again"),
+            None => {
+                let status = record.status.as_str();
+                tracing::info!(
+                    deployment,
+                    status,
+                    "deployment of an earlier version taken up"
+                );
+                let cause = Cause::Deployment {
+                    id: record.id.clone(),
+                };
+                match new_run(state, &record.app_id, deployment, &cause) {
+                    Ok(run) => {
+                        let done = done_before(&record);
+                        state
+                            .store
+                            .adopt_deployment(&run, &done, clock::now())
+                            .await?;
+                    }
+                    Err(error) => {
+                        tracing::error!(deployment, error = error.message, "not taken up");
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ends a deployment whose run has ended without it: it was cancelled before it had begun, or is
+/// stuck.
+pub(crate) async fn end_without_run(
+    state: &ApiState,
+    record: &DeploymentRecord,
+    status: Status,
+    reason: String,
+) -> Result<(), StoreError> {
+    let error = why_ended(record, status, reason);
+    let failed = DeploymentStatus::Failed;
+    let set = state
+        .store
+        .set_deployment_status(record, failed, Some(&error), clock::now());
+    set.await?;
+    state.deploy_steps.send_modify(|n| *n = n.wrapping_add(1));
+    Ok(())
+}
+
+/// What a version without runs has done of a deployment that it left. The steps find out by
+/// themselves, but that nothing can be undone any more the run has to know.
+fn done_before(record: &DeploymentRecord) -> Vec<Entry> {
+    if record.status != DeploymentStatus::Retiring {
+        return vec![];
+    }
+    let done = [PLAN, ROLL].into_iter().flat_map(|step| {
+        let started = Entry::StepStarted {
+            step: step.name().to_owned(),
+            direction: Direction::Do,
+            attempt: 1,
+        };
+        let ended = Entry::StepEnded {
+            outcome: Outcome::Done,
+            reason: None,
+            output: Some("null".to_owned()),
+            retry_at: None,
+        };
+        [started, ended]
+    });
+    done.chain([Entry::PointPassed]).collect()
+}
+
+/// What a deployment ends with whose run ended as `status`.
+fn why_ended(record: &DeploymentRecord, status: Status, reason: String) -> DeploymentError {
+    let (code, message) = match status {
+        Status::Cancelled => {
+            let version = record.release_version;
+            let text = format!("the deployment of release v{version} was cancelled");
+            ("deploy-cancelled", text)
+        }
+        _ => ("internal", reason),
+    };
     DeploymentError {
-        code: "deploy-cancelled".into(),
-        message: format!("the deployment of release v{release_version} was cancelled"),
+        code: code.to_owned(),
+        message,
         hint: None,
         machine: None,
         log_tail: vec![],
         listening: vec![],
-    }
-}
-
-/// Runs a deployment to its end, in its own task.
-pub(crate) fn spawn(state: ApiState, record: DeploymentRecord) {
-    let stop = state.tasks.stopping();
-    state.tasks.clone().spawn("deploy", async move {
-        tokio::select! {
-            biased;
-            // Cancel-safe: what was done is journalled, and taken up at the next start.
-            () = stop.cancelled() => {}
-            // Cancel-safe: the same, from the journal.
-            () = run_to_end(state, record) => {}
-        }
-    });
-}
-
-/// Takes the deployment up again until its journal says that it ended.
-async fn run_to_end(state: ApiState, record: DeploymentRecord) {
-    let mut pause = limits::TAKE_UP_BACKOFF;
-    loop {
-        match run(&state, &record.app_id, &record.id).await {
-            Ok(()) => return,
-            // The app was deleted meanwhile.
-            Err(StoreError::NotFound(_)) => return,
-            Err(error) => {
-                #[cfg(test)]
-                if matches!(error, StoreError::DiskFull { .. }) {
-                    state.kill_switch.found_full.notify_one();
-                }
-                let error = chain(&error);
-                tracing::error!(
-                    deployment = record.id,
-                    error,
-                    "deployment waits for the control database"
-                );
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(limits::TAKE_UP_BACKOFF_MAX);
-            }
-        }
-    }
-}
-
-/// One pass from what the journal says.
-async fn run(state: &ApiState, app_id: &str, id: &str) -> Result<(), StoreError> {
-    let journal = Journal::load(state, app_id, id).await?;
-    let mut status = journal.record.status;
-    loop {
-        match status {
-            DeploymentStatus::Pending | DeploymentStatus::Running => {
-                status = roll_forward(&journal).await?;
-            }
-            DeploymentStatus::Retiring => return retire_old(&journal).await,
-            DeploymentStatus::Undoing => return undo::undo(&journal).await,
-            DeploymentStatus::Succeeded | DeploymentStatus::Failed => return Ok(()),
-        }
-    }
-}
-
-/// Brings every slot to its end and decides what follows. Returns the decision that holds.
-async fn roll_forward(journal: &Journal) -> Result<DeploymentStatus, StoreError> {
-    if journal.record.status == DeploymentStatus::Pending {
-        announce(journal).await?;
-        journal.set_status(DeploymentStatus::Running, None).await?;
-    }
-    match advance_all(journal).await {
-        // The point of no return, in one transaction with the app's current release.
-        Ok(()) => journal.set_status(DeploymentStatus::Retiring, None).await,
-        Err(SlotError::Failed(error)) => {
-            let undoing = DeploymentStatus::Undoing;
-            journal.set_status(undoing, Some(&error)).await
-        }
-        Err(SlotError::Cancelled) => Ok(DeploymentStatus::Undoing),
-        Err(SlotError::Journal(error)) => Err(error),
     }
 }
 
@@ -181,7 +359,6 @@ async fn advance_all(journal: &Journal) -> Result<(), SlotError> {
     Ok(())
 }
 
-/// Removes the old machines. They take no traffic any more, so a failure does not undo anything.
 async fn retire_old(journal: &Journal) -> Result<(), StoreError> {
     for slot in journal.slots().await? {
         let Some(old) = slot.old_machine else {
@@ -189,14 +366,8 @@ async fn retire_old(journal: &Journal) -> Result<(), StoreError> {
         };
         match journal.destroy(&old).await {
             Ok(()) => {
-                journal
-                    .step(
-                        "retire",
-                        Some(&old),
-                        "done",
-                        format!("old machine {old} removed"),
-                    )
-                    .await?
+                let text = format!("old machine {old} removed");
+                journal.step("retire", Some(&old), "done", text).await?;
             }
             Err(reason) => {
                 let text = format!("old machine {old} could not be removed: {reason}");
@@ -204,5 +375,5 @@ async fn retire_old(journal: &Journal) -> Result<(), StoreError> {
             }
         }
     }
-    journal.finish(DeploymentStatus::Succeeded).await
+    Ok(())
 }

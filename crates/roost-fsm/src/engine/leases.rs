@@ -23,7 +23,7 @@ pub(crate) struct Hold {
     /// Until then nobody else executes the run; on the clock that does not jump.
     pub(super) until: Instant,
     /// Whether the run is asked to turn back.
-    pub(super) turns_back: bool,
+    pub(crate) turns_back: bool,
 }
 
 /// Takes runs that nobody executes and keeps the leases, until the engine stops.

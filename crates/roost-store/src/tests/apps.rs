@@ -20,7 +20,7 @@ async fn an_app_is_not_deleted_under_a_deployment_and_then_takes_none() {
     store.delete_app("app_1").await.unwrap();
     store.app(&name("web")).await.expect("it was not marked");
     store
-        .finish_deployment(&record, DeploymentStatus::Failed, NOW)
+        .set_deployment_status(&record, DeploymentStatus::Failed, None, NOW)
         .await
         .unwrap();
     store.begin_app_deletion("app_1", NOW).await.unwrap();
@@ -66,7 +66,7 @@ async fn all_that_belongs_to_an_app_goes_with_it_and_nothing_comes_without_one()
         .await
         .unwrap();
     store
-        .finish_deployment(&record, DeploymentStatus::Failed, NOW)
+        .set_deployment_status(&record, DeploymentStatus::Failed, None, NOW)
         .await
         .unwrap();
     store.begin_app_deletion("app_1", NOW).await.unwrap();
@@ -138,7 +138,7 @@ async fn old_releases_are_forgotten_but_for_the_one_that_serves() {
         let end = if n == 2 {
             for status in [DeploymentStatus::Running, DeploymentStatus::Retiring] {
                 store
-                    .set_deployment_status(&record, status, None)
+                    .set_deployment_status(&record, status, None, NOW)
                     .await
                     .unwrap();
             }
@@ -146,7 +146,10 @@ async fn old_releases_are_forgotten_but_for_the_one_that_serves() {
         } else {
             DeploymentStatus::Failed
         };
-        store.finish_deployment(&record, end, NOW).await.unwrap();
+        store
+            .set_deployment_status(&record, end, None, NOW)
+            .await
+            .unwrap();
     }
     assert_eq!(count(&store, "deployments").await, limits::LIST_MAX);
     assert_eq!(count(&store, "deployment_slots").await, limits::LIST_MAX);

@@ -1,8 +1,8 @@
 //! Several writers at once.
 
 use super::{NOW, deployment, name, open, open_with_app, release};
-use crate::records::{DeploymentStatus, NewDeployment};
-use crate::{Store, StoreError};
+use crate::StoreError;
+use crate::records::{DeploymentStatus, NewDeployment, ReleaseStatus};
 use roost_proto::rest::{DeploymentError, DeploymentStep};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -45,7 +45,7 @@ async fn a_deployment_planned_before_another_one_came_and_went_is_refused() {
         .unwrap();
     let late = deployment(2);
     store
-        .finish_deployment(&first, DeploymentStatus::Succeeded, NOW)
+        .set_deployment_status(&first, DeploymentStatus::Succeeded, None, NOW)
         .await
         .unwrap();
     let stale = NewDeployment {
@@ -92,53 +92,38 @@ async fn steps_written_at_once_are_numbered_without_gaps() {
     assert_eq!(numbers, (1..=40).collect::<Vec<u64>>());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn whether_a_deployment_retires_or_is_undone_is_decided_once() {
-    for _ in 0..10 {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open_with_app(dir.path()).await;
-        let record = store
-            .create_deployment("app_1", &release(1), &deployment(1), NOW, None)
-            .await
-            .unwrap();
-        let running = DeploymentStatus::Running;
-        store
-            .set_deployment_status(&record, running, None)
-            .await
-            .unwrap();
-        let decide = |status, error| {
-            let (store, record): (Store, _) = (store.clone(), record.clone());
-            async move {
-                let error: Option<DeploymentError> = error;
-                store
-                    .set_deployment_status(&record, status, error.as_ref())
-                    .await
-                    .unwrap()
-            }
-        };
-        let mut decisions = JoinSet::new();
-        decisions.spawn(decide(DeploymentStatus::Retiring, None));
-        decisions.spawn(decide(DeploymentStatus::Undoing, Some(cancelled())));
-        let held = decisions.join_all().await;
-        assert_eq!(held[0], held[1], "both are told the same");
-        let now = store.deployment("app_1", "dep_1").await.unwrap();
-        let app = store.app(&name("web")).await.unwrap();
-        let retires = held[0] == DeploymentStatus::Retiring;
-        assert_eq!(now.status, held[0]);
-        assert_eq!(now.error.is_none(), retires);
-        assert_eq!(app.current_release.is_some(), retires);
-    }
-}
-
-fn cancelled() -> DeploymentError {
-    DeploymentError {
-        code: "deploy-cancelled".into(),
+#[tokio::test]
+async fn what_ended_stays_as_it_is_and_a_release_that_serves_has_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with_app(dir.path()).await;
+    let record = store
+        .create_deployment("app_1", &release(1), &deployment(1), NOW, None)
+        .await
+        .unwrap();
+    let error = DeploymentError {
+        code: "machine-exited".into(),
         message: String::new(),
         hint: None,
         machine: None,
         log_tail: vec![],
         listening: vec![],
+    };
+    for (status, error) in [
+        (DeploymentStatus::Undoing, Some(&error)),
+        (DeploymentStatus::Retiring, None),
+        (DeploymentStatus::Succeeded, None),
+        (DeploymentStatus::Failed, Some(&error)),
+    ] {
+        let set = store.set_deployment_status(&record, status, error, NOW);
+        set.await.unwrap();
     }
+    let now = store.deployment("app_1", "dep_1").await.unwrap();
+    assert_eq!(now.status, DeploymentStatus::Succeeded);
+    assert_eq!((now.error, now.finished_at), (None, Some(NOW)));
+    let app = store.app(&name("web")).await.unwrap();
+    assert_eq!(app.current_release, Some(1));
+    let release = store.release("app_1", 1).await.unwrap();
+    assert_eq!(release.status, ReleaseStatus::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

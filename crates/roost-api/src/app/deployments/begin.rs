@@ -24,12 +24,13 @@ use roost_store::records::{
 use roost_store::{Answer, Claim, StoreError};
 use std::collections::BTreeMap;
 
-/// Pins the image, plans, records release, deployment, slots and the answer in one
+/// Pins the image, plans, records release, deployment, slots, run and the answer in one
 /// transaction, and sets off.
 pub(super) async fn begin(
     state: &ApiState,
     app: &AppRecord,
     wanted: &Wanted,
+    cause: &Cause,
     claim: Option<&Claim>,
 ) -> Result<Deployment, ApiError> {
     // Looked at before the image, which may take long to pull.
@@ -39,7 +40,7 @@ pub(super) async fn begin(
         serde_json::to_string(&view::deployment(state, app, record.clone(), vec![]))
     };
     for _ in 0..limits::PLAN_ATTEMPTS {
-        let deployment = plan(state, app, wanted).await?;
+        let deployment = plan(state, app, wanted, cause).await?;
         let answer = claim.map(|claim| Answer {
             claim,
             write: &write,
@@ -53,7 +54,7 @@ pub(super) async fn begin(
             Err(StoreError::Exists(_)) => {}
             result => {
                 let record = result?;
-                deploy::spawn(state.clone(), record.clone());
+                state.engine()?.kick();
                 return Ok(view::deployment(state, app, record, vec![]));
             }
         }
@@ -86,6 +87,7 @@ async fn plan(
     state: &ApiState,
     app: &AppRecord,
     wanted: &Wanted,
+    cause: &Cause,
 ) -> Result<NewDeployment, ApiError> {
     let follows = refuse_while_deploying(state, app).await?;
     let current = state.store.app_by_id(&app.id).await?.current_release;
@@ -108,8 +110,10 @@ async fn plan(
         .into_iter()
         .map(|machine| (machine.id, is_up(machine.state)))
         .collect();
+    let id = DeploymentId::from_ulid(ulid::Ulid::generate()).to_string();
     Ok(NewDeployment {
-        id: DeploymentId::from_ulid(ulid::Ulid::generate()).to_string(),
+        run: deploy::new_run(state, &app.id, &id, cause)?,
+        id,
         follows,
         slots: plan
             .slots

@@ -144,10 +144,12 @@ pub(crate) struct Platform {
 
 impl Platform {
     pub(crate) async fn start(dir: &Path) -> Self {
-        Self::start_with(dir, Arc::new(SimWorker::new())).await
+        let platform = Self::start_with(dir, Arc::new(SimWorker::new())).await;
+        platform.state.resume().await.unwrap();
+        platform
     }
 
-    /// Starts again over the same database and the machines that ran on.
+    /// Over a database and machines that are there already; nothing is taken up yet.
     pub(crate) async fn start_with(dir: &Path, worker: Arc<SimWorker>) -> Self {
         let logs = Arc::new(FakeLogs {
             worker: worker.clone(),
@@ -311,13 +313,6 @@ impl Platform {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("deployment {id} did not end");
-    }
-
-    /// Waits until a deployment's own write found no room.
-    pub(super) async fn until_disk_full(&self) {
-        let found = self.state.kill_switch.found_full.notified();
-        let in_time = tokio::time::timeout(PATIENCE, found).await;
-        in_time.expect("no write of a deployment found the disk full");
     }
 
     pub(crate) async fn machines(&self, app: &str) -> Vec<Value> {

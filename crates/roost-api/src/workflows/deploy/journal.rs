@@ -1,7 +1,10 @@
-//! The journal of one deployment, and actions of the worker that are not given up at once.
+//! Where the progress of one deployment is written, and actions of the worker that are not given up at once.
 
+use super::{DeployParams, not_stored, why_ended};
 use crate::limits;
 use crate::state::ApiState;
+use roost_fsm::record::Turn;
+use roost_fsm::{Cx, StepError};
 use roost_model::error::{Classify, Retry, chain};
 use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
@@ -20,18 +23,21 @@ pub(super) struct Journal {
     pub(super) app: AppRecord,
     pub(super) release: ReleaseRecord,
     pub(super) record: DeploymentRecord,
+    pub(super) cx: Cx<DeployParams>,
 }
 
 impl Journal {
-    pub(super) async fn load(state: &ApiState, app_id: &str, id: &str) -> Result<Self, StoreError> {
-        let app = state.store.app_by_id(app_id).await?;
-        let record = state.store.deployment(app_id, id).await?;
-        let release = state.store.release(app_id, record.release_version).await?;
+    pub(super) async fn load(state: &ApiState, cx: Cx<DeployParams>) -> Result<Self, StoreError> {
+        let DeployParams { app, deployment } = cx.params();
+        let record = state.store.deployment(app, deployment).await?;
+        let release = state.store.release(app, record.release_version).await?;
+        let app = state.store.app_by_id(app).await?;
         Ok(Self {
             state: state.clone(),
             app,
             release,
             record,
+            cx,
         })
     }
 
@@ -65,36 +71,33 @@ impl Journal {
         &self,
         status: DeploymentStatus,
         error: Option<&DeploymentError>,
-    ) -> Result<DeploymentStatus, StoreError> {
+    ) -> Result<(), StepError> {
         self.pass().await;
-        let held = self
+        let set = self
             .state
             .store
-            .set_deployment_status(&self.record, status, error)
-            .await?;
+            .set_deployment_status(&self.record, status, error, clock::now());
+        set.await.map_err(not_stored)?;
         self.wake();
-        Ok(held)
-    }
-
-    /// Whether somebody decided meanwhile that the deployment is undone.
-    pub(super) async fn is_cancelled(&self) -> Result<bool, StoreError> {
-        let record = &self.record;
-        let present = self.state.store.deployment(&record.app_id, &record.id);
-        Ok(present.await?.status == DeploymentStatus::Undoing)
-    }
-
-    /// Ends once somebody decided that the deployment is undone.
-    pub(super) async fn cancelled(&self) -> Result<(), StoreError> {
-        let mut wake = self.state.cancels.subscribe();
-        while !self.is_cancelled().await? {
-            // A cancellation since `subscribe` wakes this. The sender lives as long as `self`.
-            let _ = wake.changed().await;
-        }
         Ok(())
     }
 
-    pub(super) async fn finish(&self, status: DeploymentStatus) -> Result<(), StoreError> {
-        self.pass().await;
+    /// Why the deployment is undone, unless that is recorded already.
+    pub(super) fn why_undone(&self) -> Option<DeploymentError> {
+        let (turn, reason) = self.cx.turned_back()?;
+        let is_known = self.record.error.is_some() && turn != Turn::Cancelled;
+        (!is_known).then(|| why_ended(&self.record, turn.ends_as(), reason.to_owned()))
+    }
+
+    /// The end of the deployment; again is harmless.
+    pub(super) async fn finish(
+        &self,
+        status: DeploymentStatus,
+        error: Option<&DeploymentError>,
+    ) -> Result<(), StepError> {
+        if self.record.finished_at.is_some() {
+            return Ok(());
+        }
         let word = if status == DeploymentStatus::Succeeded {
             "done"
         } else {
@@ -105,13 +108,11 @@ impl Journal {
             self.record.release_version,
             status.as_str()
         );
-        self.step("finish", None, word, text).await?;
-        self.state
-            .store
-            .finish_deployment(&self.record, status, clock::now())
-            .await?;
+        self.step("finish", None, word, text)
+            .await
+            .map_err(not_stored)?;
+        self.set_status(status, error).await?;
         tracing::info!(deployment = self.record.id, app = %self.app.name, status = status.as_str(), "deployment ended");
-        self.wake();
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use roost_store::records::{SlotPhase, SlotRecord};
 /// A cancelled deployment ends here before it creates a machine and while it waits for one.
 /// Other actions are completed: half of one would be no easier to undo.
 pub(super) async fn advance(journal: &Journal, mut slot: SlotRecord) -> Result<(), SlotError> {
-    if journal.is_cancelled().await? {
+    if journal.cx.is_asked_to_turn_back() {
         return Err(SlotError::Cancelled);
     }
     if slot.makes_new {
@@ -39,11 +39,8 @@ pub(super) async fn advance(journal: &Journal, mut slot: SlotRecord) -> Result<(
                 .await?;
             tokio::select! {
                 biased;
-                // Cancel-safe: it only reads.
-                cancelled = journal.cancelled() => {
-                    cancelled?;
-                    return Err(SlotError::Cancelled);
-                }
+                // Cancel-safe: it only waits.
+                () = journal.cx.asked_to_turn_back() => return Err(SlotError::Cancelled),
                 // Cancel-safe: it waits for a machine that the undoing removes.
                 healthy = await_healthy(journal, machine) => healthy?,
             }

@@ -8,7 +8,7 @@ use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
 use roost_proto::worker::{CheckResult, MachineStatus, WorkerError};
 use roost_store::StoreError;
-use roost_store::records::{DeploymentStatus, SlotPhase};
+use roost_store::records::SlotPhase;
 use tokio::time::Instant;
 
 /// Undoes what the journal says, and what it may not say yet.
@@ -46,8 +46,7 @@ pub(super) async fn undo(journal: &Journal) -> Result<(), StoreError> {
             }
         }
     }
-    destroy_new(journal).await?;
-    journal.finish(DeploymentStatus::Failed).await
+    destroy_new(journal).await
 }
 
 /// Starts an old machine and waits until it can take traffic.

@@ -168,7 +168,7 @@ impl Workflow for Arc<Careful> {
                 Err(StepError::Fail("half done".into()))
             })
             .undo(async |this: Arc<Self>, cx| {
-                assert_eq!(cx.turn(), Some(Turn::Cancelled));
+                assert_eq!(cx.turned_back(), Some((Turn::Cancelled, "by hand")));
                 this.said.lock().push("undone");
                 Ok(())
             })
@@ -185,7 +185,7 @@ async fn a_step_that_winds_down_is_waited_for_and_then_undone() {
     let started = engine.start::<Arc<Careful>>(request("thing/1", &1)).await;
     let id = started.unwrap();
     careful.began.notified().await;
-    engine.cancel(&id, "").await.unwrap();
+    engine.cancel(&id, "by hand").await.unwrap();
     let story = engine.wait_ended(&id).await.unwrap();
     assert_eq!(story.run.status, Status::Cancelled);
     assert_eq!(*careful.said.lock(), ["wound down", "undone"]);
