@@ -8,7 +8,8 @@
 //! - `vm`: an emulated VM from "start" to the first answered request, against
 //!   QEMU started by hand, and its resume, against its start ([`vm`]);
 //! - `memory`: what idle machines cost, on each rung ([`memory`]);
-//! - `placement`: what choosing a node costs ([`placement`]).
+//! - `placement`: what choosing a node costs ([`placement`]);
+//! - `orchestrator`: what a worker costs beside its drivers ([`orchestrator`]).
 //!
 //! Arguments choose parts by these names; without any, all run. The two sides
 //! of a ratio take turns, and the median is shown, since machines are noisy.
@@ -19,6 +20,7 @@
 
 mod bare;
 mod memory;
+mod orchestrator;
 mod placement;
 mod process;
 mod vm;
@@ -27,6 +29,7 @@ use roost_testkit::images::{ImageBuilder, busybox, layout_dir};
 use roost_testkit::platform::Platform;
 use roost_testkit::program::{run, why_not};
 use serde_json::{Value, json};
+use std::cell::LazyCell;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -40,7 +43,12 @@ const REQUEST: &str = "GET / HTTP/1.1\r\nHost: bench.localhost\r\nConnection: cl
 const ROUNDS: usize = 7;
 
 /// A part of the benchmark.
-type Part = fn(&Platform);
+enum Part {
+    /// Needs no platform.
+    Alone(fn()),
+    /// Measures one, which is started for all such parts.
+    On(fn(&Platform)),
+}
 
 fn main() {
     if let Some(reason) = why_not() {
@@ -48,18 +56,22 @@ fn main() {
         return;
     }
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, Part); 6] = [
-        ("idle", idle_cost),
-        ("start", machine_start),
-        ("pull", pull_and_unpack),
-        ("vm", vm::start_and_resume),
-        ("memory", memory::idle_machines),
-        ("placement", placement::decisions),
+    let parts: [(&str, Part); 7] = [
+        ("idle", Part::On(idle_cost)),
+        ("start", Part::On(machine_start)),
+        ("pull", Part::On(pull_and_unpack)),
+        ("vm", Part::On(vm::start_and_resume)),
+        ("memory", Part::On(memory::idle_machines)),
+        ("placement", Part::Alone(placement::decisions)),
+        ("orchestrator", Part::Alone(orchestrator::worker)),
     ];
-    let platform = Platform::up();
+    let platform = LazyCell::new(Platform::up);
     for (name, part) in parts {
-        if chosen.is_empty() || chosen.iter().any(|word| word == name) {
-            part(&platform);
+        let is_chosen = chosen.is_empty() || chosen.iter().any(|word| word == name);
+        match part {
+            Part::Alone(part) if is_chosen => part(),
+            Part::On(part) if is_chosen => part(&platform),
+            Part::Alone(_) | Part::On(_) => {}
         }
     }
 }

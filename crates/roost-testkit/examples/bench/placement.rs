@@ -9,7 +9,6 @@ use roost_model::placement::{
     Capacity, ClusterView, NodeView, Overcommit, PlacementRequest, Usage, choose,
 };
 use roost_model::size::ByteSize;
-use roost_testkit::platform::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::time::Duration;
@@ -23,7 +22,7 @@ const TARGET: Duration = Duration::from_millis(5);
 /// Twice the nodes may cost twice as much, and what a noisy machine adds.
 const RATIO_TARGET: f64 = 2.2;
 
-pub(crate) fn decisions(_: &Platform) {
+pub(crate) fn decisions() {
     let whole = cpu_of(&cluster(NODES));
     let half = cpu_of(&cluster(NODES / 2));
     let verdict = |ok| if ok { "ok" } else { "MISSED" };
