@@ -43,15 +43,18 @@ pub fn decide(
     if !wanted {
         return RestartDecision::Stay;
     }
-    let recent = restarts
-        .iter()
-        .filter(|at| now.since(**at) < WINDOW)
-        .count();
+    let recent = restarts.iter().filter(|at| is_recent(**at, now)).count();
     let n_restarts = u32::try_from(recent).unwrap_or(u32::MAX);
     if policy.when == RestartWhen::OnFailure && n_restarts >= policy.retries_max {
         return RestartDecision::GiveUp { n_restarts };
     }
     RestartDecision::At(now.after(backoff(n_restarts)))
+}
+
+/// Whether a restart counts: it is at most as long ago as the window. One that
+/// lies further ahead than that is of a clock that was set back since.
+pub fn is_recent(restart: Timestamp, now: Timestamp) -> bool {
+    now.since(restart) < WINDOW && restart.since(now) < WINDOW
 }
 
 fn backoff(n_restarts: u32) -> Duration {
@@ -141,6 +144,17 @@ mod tests {
         let later = NOW.after(WINDOW);
         let decision = decide(policy(RestartWhen::OnFailure), exit(1), &[NOW; 3], later);
         assert!(matches!(decision, RestartDecision::At(_)));
+    }
+
+    #[test]
+    fn a_clock_set_back_does_not_use_up_the_budget_for_days() {
+        let of_later = NOW.after(10 * WINDOW);
+        let decision = decide(policy(RestartWhen::OnFailure), exit(1), &[of_later; 3], NOW);
+        assert!(matches!(decision, RestartDecision::At(_)));
+        // By a moment only: they are those of just now.
+        let of_now = NOW.after(WINDOW / 2);
+        let decision = decide(policy(RestartWhen::OnFailure), exit(1), &[of_now; 3], NOW);
+        assert_eq!(decision, RestartDecision::GiveUp { n_restarts: 3 });
     }
 
     #[test]

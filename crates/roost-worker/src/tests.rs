@@ -2,6 +2,7 @@
 
 mod adoption;
 mod capacity;
+mod clock;
 mod disk_full;
 mod health;
 mod kill;

@@ -1,7 +1,8 @@
 //! Promises in the database: sums of machines, and reservations.
 
 use super::{Admission, NoRoom, Promised};
-use crate::store::row::{from_sql, to_sql};
+use crate::limits;
+use crate::store::row::{ends_of_holding, from_sql, to_sql};
 use crate::store::{SqliteContext as _, Store, StoreError};
 use roost_model::id::ReservationId;
 use roost_model::machine::{CpuKind, Guest};
@@ -132,8 +133,12 @@ fn used(connection: &Connection) -> Result<Usage, StoreError> {
 
 fn reserved(connection: &Connection, now: Timestamp) -> Result<Usage, StoreError> {
     let query = "SELECT cpu_kind, COUNT(*), SUM(cpus), SUM(memory_mb) FROM reservations \
-                 WHERE expires_ms > ?1 GROUP BY cpu_kind";
-    sum(connection, query, [to_sql(now.as_ms())])
+                 WHERE expires_ms > ?1 AND expires_ms <= ?2 GROUP BY cpu_kind";
+    sum(
+        connection,
+        query,
+        ends_of_holding(now, limits::RESERVATION_MAX),
+    )
 }
 
 fn sum(connection: &Connection, query: &str, params: impl Params) -> Result<Usage, StoreError> {
@@ -220,8 +225,8 @@ fn forget(connection: &Connection, id: &ReservationId) -> Result<(), StoreError>
 fn forget_expired(connection: &Connection, now: Timestamp) -> Result<(), StoreError> {
     connection
         .execute(
-            "DELETE FROM reservations WHERE expires_ms <= ?1",
-            [to_sql(now.as_ms())],
+            "DELETE FROM reservations WHERE expires_ms <= ?1 OR expires_ms > ?2",
+            ends_of_holding(now, limits::RESERVATION_MAX),
         )
         .during("forget expired reservations")?;
     Ok(())

@@ -16,7 +16,7 @@ use roost_model::error::{Retry, chain};
 use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
 use roost_model::machine::{ExitCause, Isolation, MachineExit, MachineState, Rung};
-use roost_model::restart::WINDOW;
+use roost_model::restart::{BACKOFF_MAX, is_recent};
 use roost_model::time::Timestamp;
 use roost_proto::worker::{Cause, WorkerError};
 use std::sync::Arc;
@@ -385,7 +385,8 @@ impl Owner {
     }
 
     pub(super) fn arm_backoff(&mut self, at: Timestamp) {
-        let wait = at.since(self.inner.clock.now());
+        // Recorded by a clock that was set back since, it may be days ahead.
+        let wait = at.since(self.inner.clock.now()).min(BACKOFF_MAX);
         self.operation = Some(
             async move {
                 tokio::time::sleep(wait).await;
@@ -532,7 +533,7 @@ fn apply_ending(row: &mut Row, ending: &Ending, generation: u64) -> Vec<NewEvent
     row.stop_asked = StopAsked::default();
     row.restart_at = ending.restart.map(|(_, at)| at);
     if let Some((now, _)) = ending.restart {
-        row.restarts.retain(|at| now.since(*at) < WINDOW);
+        row.restarts.retain(|at| is_recent(*at, now));
         row.restarts.push(now);
     }
     if ending.settles && row.wanted == Wanted::Run && row.generation == generation {

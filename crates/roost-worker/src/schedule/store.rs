@@ -5,11 +5,13 @@ use crate::store::row::{self, to_sql};
 use crate::store::{SqliteContext as _, Store, StoreError, change_row};
 use roost_model::id::MachineId;
 use roost_model::time::Timestamp;
+use roost_proto::worker::Lease;
 use rusqlite::{Connection, params};
 
 /// Machines that are due and that nobody holds a lease on, longest due first.
 const DUE: &str = "WHERE due_ms <= ?1 AND NOT EXISTS (SELECT 1 FROM leases \
-    WHERE machine_id = machines.id AND expires_ms > ?1) ORDER BY due_ms LIMIT ?2";
+    WHERE machine_id = machines.id AND expires_ms > ?1 AND expires_ms <= ?2) \
+    ORDER BY due_ms LIMIT ?3";
 
 impl Store {
     /// Has at most `limit` machines that are due started, or records why not.
@@ -62,6 +64,7 @@ impl Store {
 }
 
 fn due(connection: &Connection, now: Timestamp, limit: u32) -> Result<Vec<MachineId>, StoreError> {
-    let rows = row::select(connection, DUE, params![to_sql(now.as_ms()), limit])?;
+    let [now, until] = row::ends_of_holding(now, Lease::TTL_MAX);
+    let rows = row::select(connection, DUE, params![now, until, limit])?;
     Ok(rows.into_iter().map(|row| row.id).collect())
 }

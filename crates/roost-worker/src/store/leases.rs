@@ -3,7 +3,7 @@
 //! A lease that has expired is as good as none. Of a nonce only a hash is kept,
 //! so that nobody who reads the database or asks for the lease can act under it.
 
-use super::row::{NewEvent, Row, Wanted, from_sql, to_sql};
+use super::row::{NewEvent, Row, Wanted, ends_of_holding, from_sql, to_sql};
 use super::{SqliteContext as _, Store, StoreError, append_event, get_row};
 use roost_auth::token::fingerprint;
 use roost_model::id::{InstanceId, MachineId};
@@ -184,14 +184,15 @@ fn find(
     nonce: Option<&LeaseNonce>,
     now: Timestamp,
 ) -> Result<Option<Lease>, StoreError> {
+    let [after, until] = ends_of_holding(now, Lease::TTL_MAX);
     let found: Option<(String, String, String, i64, String)> = connection
         .prepare_cached(
             "SELECT owner, description, version, expires_ms, nonce_hash FROM leases \
-             WHERE machine_id = ?1 AND expires_ms > ?2",
+             WHERE machine_id = ?1 AND expires_ms > ?2 AND expires_ms <= ?3",
         )
         .and_then(|mut statement| {
             statement
-                .query_row(params![id.as_str(), to_sql(now.as_ms())], |row| {
+                .query_row(params![id.as_str(), after, until], |row| {
                     let (owner, description) = (row.get(0)?, row.get(1)?);
                     Ok((owner, description, row.get(2)?, row.get(3)?, row.get(4)?))
                 })

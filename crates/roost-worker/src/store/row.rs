@@ -172,6 +172,12 @@ pub(crate) fn from_sql(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
+/// The bounds of ends of what holds at `now`, the lower one excluded: an end
+/// further ahead than `longest` is of a clock that was set back since.
+pub(crate) fn ends_of_holding(now: Timestamp, longest: Duration) -> [i64; 2] {
+    [now, now.after(longest)].map(|at| to_sql(at.as_ms()))
+}
+
 /// The rows that `filter` (`WHERE …`) selects.
 pub(crate) fn select<P: Params>(
     connection: &Connection,
