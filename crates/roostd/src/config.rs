@@ -97,6 +97,9 @@ impl NodePaths {
     pub(crate) fn control_db(&self) -> PathBuf {
         self.data.join("control.db")
     }
+    pub(crate) fn worker_db(&self) -> PathBuf {
+        self.data.join("worker.db")
+    }
     pub(crate) fn admin_token(&self) -> PathBuf {
         self.data.join("admin-token")
     }

@@ -3,6 +3,7 @@
 use crate::args::DoctorArgs;
 use crate::config::NodePaths;
 use crate::daemon;
+use crate::databases;
 use crate::rungs;
 use anyhow::Result;
 use roost_host::doctor::{CheckResult, CheckStatus, DoctorConfig, examine};
@@ -13,7 +14,13 @@ use std::process::ExitCode;
 /// Checks the host and prints the results. Fails when machines cannot run here.
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     // A daemon that runs holds its ports itself.
-    let runs = args.data_dir.exists() && daemon::is_running(&NodePaths::of(&args.data_dir)?.0)?;
+    let paths = if args.data_dir.exists() {
+        Some(NodePaths::of(&args.data_dir)?.0)
+    } else {
+        None
+    };
+    let runs = paths.as_ref().map(daemon::is_running).transpose()?;
+    let runs = runs.unwrap_or(false);
     let ports = if runs { &[] } else { args.ports.as_slice() };
     let listen = ports
         .iter()
@@ -25,7 +32,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         // The directory need not be there yet, and is not made by a check.
         vms: rungs::setup(&args.vms, args.data_dir.join("kernels"))?,
     };
-    let checks = crate::runtime()?.block_on(examine(config));
+    let mut checks = crate::runtime()?.block_on(examine(config));
+    checks.extend(paths.iter().flat_map(databases::examine));
     print(&checks, args.json)?;
     let failed = checks.iter().any(|check| check.status == CheckStatus::Fail);
     Ok(if failed {

@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod crash;
 mod daemon;
+mod databases;
 mod doctor;
 mod node;
 mod rungs;

@@ -12,6 +12,7 @@ use crate::adapters;
 use crate::cluster;
 use crate::config::NodeConfig;
 use crate::daemon::{self, Facts, Lock};
+use crate::databases;
 use crate::rungs;
 use crate::serve::{self, ClientLimits};
 use anyhow::{Context as _, Result};
@@ -77,6 +78,7 @@ impl Node {
         let listeners = serve::bind(&config.api)?;
         serve::check_free(&config.http, "HTTP", "--http-port")?;
         serve::check_free(&config.https, "HTTPS", "--https-port")?;
+        databases::refuse_damaged(paths)?;
         let key = Arc::new(
             SealingKey::open_or_create(&paths.sealing_key()).context("open the sealing key")?,
         );

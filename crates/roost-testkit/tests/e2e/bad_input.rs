@@ -187,3 +187,62 @@ fn a_config_file_with_slips_is_explained_line_by_line() {
         0
     );
 }
+
+#[test]
+fn a_damaged_worker_database_is_refused_with_the_way_on_which_leads_on() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.push(&nginx("kept"), "web:1");
+    platform.roost(&["apps", "create", "web"]);
+    let deploy = [
+        "deploy",
+        "-a",
+        "web",
+        "--image",
+        "web:1",
+        "--internal-port",
+        "80",
+        "--yes",
+    ];
+    platform.roost(&deploy);
+    let pids: Vec<u64> = platform.machine_pids("web").into_values().collect();
+    let runs = || {
+        pids.iter()
+            .all(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists())
+    };
+    platform.kill_roostd();
+    let file = |name: &str| platform.data_dir().join(name);
+    // Its log alone might hold all there is to know.
+    std::fs::write(file("worker.db"), vec![b'x'; 100_000]).unwrap();
+    std::fs::write(file("worker.db-wal"), b"").unwrap();
+
+    for _ in 0..2 {
+        let refused = platform.up_command().output().unwrap();
+        let text = text(&refused);
+        assert!(!refused.status.success());
+        for part in ["worker.db", "damaged", "move all three aside"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+    assert!(runs(), "a machine was touched");
+    let doctor = Command::new(platform.cli(&[]).get_program())
+        .args(["doctor", "--data-dir"])
+        .arg(platform.data_dir())
+        .output()
+        .unwrap();
+    let told = text(&doctor);
+    assert!(!doctor.status.success());
+    assert!(told.contains("move all three aside"), "{told}");
+
+    for name in ["worker.db", "worker.db-wal", "worker.db-shm"] {
+        let aside = platform.scratch().join(name);
+        if file(name).exists() {
+            std::fs::rename(file(name), aside).unwrap();
+        }
+    }
+    let up = platform.up_command().output().unwrap();
+    assert!(up.status.success(), "{}", text(&up));
+    assert!(!runs(), "a machine that nobody knows runs on");
+    platform.roost(&deploy);
+    assert_eq!(platform.get("web", "/").0, 200);
+}
