@@ -7,7 +7,7 @@
 
 use crate::outline::Outline;
 use crate::record::{Direction, Status, Story, Turn};
-use crate::retry::{Standing, standing};
+use crate::retry::{OnCutOffs, Standing, standing};
 use roost_model::time::Timestamp;
 
 /// What a run does next.
@@ -153,7 +153,12 @@ fn end_when_alone(story: &Story, status: Status, reason: Option<String>) -> Move
 }
 
 fn where_is(outline: &Outline, story: &Story, step_idx: usize, direction: Direction) -> Standing {
-    standing(&story.attempts(outline.steps[step_idx].name, direction))
+    let on_cut_offs = match direction {
+        Direction::Do if !outline.is_past_point(step_idx) => OnCutOffs::GiveUp,
+        Direction::Do | Direction::Undo => OnCutOffs::Pause,
+    };
+    let attempts = story.attempts(outline.steps[step_idx].name, direction);
+    standing(&attempts, on_cut_offs)
 }
 
 #[cfg(test)]

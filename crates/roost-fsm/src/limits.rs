@@ -41,8 +41,11 @@ pub const JOURNAL_BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Attempts of one step in one direction that may be cut off by the end of a process.
 ///
-/// They say nothing about the step, unless it is the step that ends the process.
+/// They say nothing about the step, unless it is the step that ends the process. An undo, or a
+/// step past the point of no return, is tried further.
 pub const CUT_OFFS_MAX: usize = 20;
+/// Pause before each further one of those.
+pub const CUT_OFF_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long an ended run is kept.
 pub const KEEP_FOR: Duration = Duration::from_secs(30 * 24 * 3_600);

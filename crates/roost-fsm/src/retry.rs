@@ -175,8 +175,17 @@ pub enum Standing {
     },
 }
 
+/// What many attempts that were cut off lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCutOffs {
+    /// The step has failed for good: there is a way back.
+    GiveUp,
+    /// It is tried again after a pause: there is no other way.
+    Pause,
+}
+
 /// Where a step stands after these attempts, oldest first.
-pub fn standing(attempts: &[&StepRecord]) -> Standing {
+pub fn standing(attempts: &[&StepRecord], on_cut_offs: OnCutOffs) -> Standing {
     let Some(last) = attempts.last() else {
         return Standing::Untouched;
     };
@@ -196,13 +205,17 @@ pub fn standing(attempts: &[&StepRecord]) -> Standing {
                 .iter()
                 .filter(|record| matches!(record.outcome, Some(Outcome::CutOff) | None))
                 .count();
-            if n_cut_off > limits::CUT_OFFS_MAX {
-                let reason = format!("cut off {n_cut_off} times: does it end its process?");
-                return Standing::GaveUp { reason };
-            }
+            let not_before = match on_cut_offs {
+                _ if n_cut_off <= limits::CUT_OFFS_MAX => None,
+                OnCutOffs::Pause => Some(last.started_at.after(limits::CUT_OFF_PAUSE)),
+                OnCutOffs::GiveUp => {
+                    let reason = format!("cut off {n_cut_off} times: does it end its process?");
+                    return Standing::GaveUp { reason };
+                }
+            };
             Standing::Due {
                 attempt,
-                not_before: None,
+                not_before,
             }
         }
     }

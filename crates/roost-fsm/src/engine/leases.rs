@@ -29,25 +29,42 @@ pub(crate) struct Hold {
 /// Takes runs that nobody executes and keeps the leases, until the engine stops.
 pub(super) async fn keep(engine: Engine) {
     let stop = engine.inner.tasks.stopping();
+    tokio::select! {
+        biased;
+        // Cancel-safe: the token remembers that it fired.
+        () = stop.cancelled() => {}
+        // Cancel-safe: neither keeps anything. Beside each other: a look that waits for the
+        // journal must not let leases end.
+        _ = async { tokio::join!(renew(&engine), look(&engine)) } => {}
+    }
+}
+
+async fn renew(engine: &Engine) {
     let mut heartbeats = interval(engine.inner.timing.heartbeat_interval);
-    let mut looks = interval(engine.inner.timing.look_interval);
     heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        heartbeats.tick().await;
+        report(engine.renew_leases().await);
+    }
+}
+
+async fn look(engine: &Engine) {
+    let mut looks = interval(engine.inner.timing.look_interval);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let done = tokio::select! {
-            biased;
-            // Cancel-safe: the token remembers that it fired.
-            () = stop.cancelled() => return,
-            // Cancel-safe: a tick not taken comes again.
-            _ = heartbeats.tick() => engine.renew_leases().await,
+        tokio::select! {
             // Cancel-safe: a kick not taken is kept.
-            () = engine.inner.kick.notified() => engine.take_runs().await,
+            () = engine.inner.kick.notified() => {}
             // Cancel-safe: a tick not taken comes again.
-            _ = looks.tick() => engine.take_runs().await,
-        };
-        if let Err(error) = done {
-            tracing::warn!(error = chain(&error), "the journal of runs cannot be used");
+            _ = looks.tick() => {}
         }
+        report(engine.take_runs().await);
+    }
+}
+
+fn report(done: Result<(), JournalError>) {
+    if let Err(error) = done {
+        tracing::warn!(error = chain(&error), "the journal of runs cannot be used");
     }
 }
 

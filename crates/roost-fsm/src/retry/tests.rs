@@ -1,6 +1,6 @@
 //! Tests of retrying: numbers, budgets, clocks that jump.
 
-use super::{OnFail, RetryPolicy, Standing, Trying, Verdict, judge, pause, standing};
+use super::{OnCutOffs, OnFail, RetryPolicy, Standing, Trying, Verdict, judge, pause, standing};
 use crate::limits;
 use crate::record::{Direction, Outcome, StepRecord};
 use crate::workflow::StepError;
@@ -149,16 +149,31 @@ fn a_step_that_ends_its_process_each_time_is_given_up() {
     let mut attempts: Vec<StepRecord> = (1..=n_cut_off)
         .map(|number| attempt(number, 0, 1, Outcome::CutOff))
         .collect();
-    let stands = |attempts: &[StepRecord]| standing(&attempts.iter().collect::<Vec<_>>());
-    assert!(matches!(stands(&attempts), Standing::Due { .. }));
-    attempts.push(attempt(n_cut_off + 1, 0, 1, Outcome::CutOff));
-    assert!(matches!(stands(&attempts), Standing::GaveUp { .. }));
+    let stands = |attempts: &[StepRecord], on_cut_offs| {
+        standing(&attempts.iter().collect::<Vec<_>>(), on_cut_offs)
+    };
+    for on_cut_offs in [OnCutOffs::GiveUp, OnCutOffs::Pause] {
+        let due = Standing::Due {
+            attempt: n_cut_off + 1,
+            not_before: None,
+        };
+        assert_eq!(stands(&attempts, on_cut_offs), due);
+    }
+    attempts.push(attempt(n_cut_off + 1, 5, 6, Outcome::CutOff));
+    let given_up = stands(&attempts, OnCutOffs::GiveUp);
+    assert!(matches!(given_up, Standing::GaveUp { .. }));
+    // Where there is no way back it goes on, more slowly.
+    let due = Standing::Due {
+        attempt: n_cut_off + 2,
+        not_before: Some(Timestamp::from_ms(5).after(limits::CUT_OFF_PAUSE)),
+    };
+    assert_eq!(stands(&attempts, OnCutOffs::Pause), due);
 }
 
 #[test]
 fn where_a_step_stands_follows_from_its_last_attempt() {
-    let stands = |record: StepRecord| standing(&[&record]);
-    assert_eq!(standing(&[]), Standing::Untouched);
+    let stands = |record: StepRecord| standing(&[&record], OnCutOffs::GiveUp);
+    assert_eq!(standing(&[], OnCutOffs::GiveUp), Standing::Untouched);
     assert_eq!(stands(attempt(1, 0, 1, Outcome::Done)), Standing::Done);
     let due = |not_before| Standing::Due {
         attempt: 2,

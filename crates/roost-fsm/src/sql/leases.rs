@@ -4,6 +4,7 @@ use super::rows::{run, run_id};
 use super::{Row, Sql, next_revision, to_i64, values};
 use crate::journal::{Claim, Fence, JournalError, Renewal};
 use crate::record::{Kind, Run};
+use roost_model::error::chain;
 use roost_model::id::RunId;
 use roost_model::time::Timestamp;
 use std::collections::BTreeSet;
@@ -13,7 +14,14 @@ pub async fn claim<S: Sql>(sql: &mut S, claim: &Claim) -> Result<Vec<Run>, Journ
     let mut taken = vec![];
     for id in claimable(sql, claim).await? {
         let until = claim.now.after(claim.lease);
-        taken.push(take(sql, &id, &claim.holder, until, claim.now).await?);
+        match take(sql, &id, &claim.holder, until, claim.now).await {
+            Ok(run) => taken.push(run),
+            // The others are not to wait for a person who looks.
+            Err(error @ JournalError::Damaged { .. }) => {
+                tracing::error!(run = %id, error = chain(&error), "run cannot be read");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(taken)
 }

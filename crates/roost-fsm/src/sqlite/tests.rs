@@ -1,7 +1,7 @@
 //! The journal in SQLite: the contract, a caller's transaction, a full disk, damaged rows.
 
-use super::{SCHEMA, SqliteJournal, load, open, record, take};
-use crate::journal::{Entry, Filter, Journal, JournalError, NewRun, Opened};
+use super::{SCHEMA, SqliteJournal, claim, load, open, record, take};
+use crate::journal::{Claim, Entry, Filter, Journal, JournalError, NewRun, Opened};
 use crate::record::{Kind, Status, Subject};
 use crate::testing::contract::check_journal;
 use crate::workflow::OnBusy;
@@ -11,6 +11,7 @@ use roost_model::time::Timestamp;
 use rusqlite::Connection;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 const NOW: Timestamp = Timestamp::from_ms(1_000);
 
@@ -168,6 +169,31 @@ async fn a_damaged_record_is_named_and_not_guessed_at() {
         };
         assert!(what.contains(new_run(1).id.as_str()), "{damage}: {what}");
     }
+}
+
+#[test]
+fn a_damaged_run_keeps_no_other_from_being_executed() {
+    let mut connection = in_memory();
+    let transaction = connection.transaction().unwrap();
+    for n in [1, 2] {
+        open(&transaction, &new_run(n)).unwrap();
+    }
+    let damage = "UPDATE runs SET turn = 'left' WHERE id = ?1";
+    let id = new_run(1).id;
+    transaction.execute(damage, [id.as_str()]).unwrap();
+    let claimed = claim(
+        &transaction,
+        &Claim {
+            holder: "a".into(),
+            kinds: vec![new_run(1).kind],
+            held: vec![],
+            n_roots_max: 9,
+            now: NOW,
+            lease: Duration::from_secs(15),
+        },
+    );
+    let ids: Vec<RunId> = claimed.unwrap().into_iter().map(|run| run.id).collect();
+    assert_eq!(ids, [new_run(2).id]);
 }
 
 #[test]
