@@ -172,8 +172,11 @@ impl Platform {
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("roostd runs");
         wait_until("roostd to be gone", Duration::from_secs(10), || {
             let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // A zombie waits for whoever started it; it does nothing any more.
-            if state.is_empty() || state.contains(") Z ") {
+            // A zombie waits for whoever started it; it does nothing any more, once
+            // its other threads are gone: until then its files are open.
+            let threads = fs::read_dir(format!("/proc/{pid}/task"));
+            let n_threads = threads.map_or(0, Iterator::count);
+            if state.is_empty() || (state.contains(") Z ") && n_threads <= 1) {
                 Ok(())
             } else {
                 Err(state)

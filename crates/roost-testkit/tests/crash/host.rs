@@ -52,6 +52,7 @@ pub(crate) fn differences(node: &Node) -> Vec<String> {
     let rows = rows(node);
     let mut found = Found(vec![]);
     found.check_database(node, &rows);
+    found.check_control_database(node, &rows);
     if !found.0.is_empty() {
         // The rest will change; it is looked at when nothing is under way.
         return found.0;
@@ -129,6 +130,30 @@ impl Found {
                 self.0.push(format!("machine {id} is half-way: {row:?}"));
             }
         }
+    }
+
+    /// The control plane knows of the same machines.
+    fn check_control_database(&mut self, node: &Node, rows: &BTreeMap<String, Row>) {
+        let connection = open(&node.platform.data_dir().join("control.db"));
+        let mut statement = connection
+            .prepare("SELECT machine FROM placements WHERE is_leaving = 0")
+            .unwrap();
+        let placed = statement
+            .query_map([], |row| row.get::<_, Option<String>>(0))
+            .unwrap();
+        let placed: Vec<String> = placed
+            .map(|machine| machine.unwrap().unwrap_or_default())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        self.same("placements", &rows.keys().cloned().collect(), &placed);
+        let count = |sql: &str| {
+            let count = connection.query_row(sql, [], |row| row.get::<_, u32>(0));
+            count.unwrap()
+        };
+        let all = count("SELECT COUNT(*) FROM placements");
+        self.same("placements in all", &rows.len(), &(all as usize));
+        self.same("fences", &0, &count("SELECT COUNT(*) FROM fences"));
     }
 
     /// The API lists what the database has.

@@ -41,7 +41,7 @@ pub(super) enum Action {
         /// Whether it rests.
         rests: bool,
     },
-    /// Record that its removal did not happen.
+    /// Record that its removal did not happen, unless its node is about it.
     NoteStays {
         /// The machine.
         machine: MachineId,
