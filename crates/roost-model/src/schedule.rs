@@ -27,7 +27,7 @@ pub struct Schedule(Rule);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rule {
     Every(Period),
-    Cron(Cron),
+    Cron(Box<Cron>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Schedule {
             };
             return Ok(Self(Rule::Every(period.ok_or_else(unknown)?)));
         }
-        Cron::parse(&fields).map(|cron| Self(Rule::Cron(cron)))
+        Cron::parse(&fields).map(|cron| Self(Rule::Cron(Box::new(cron))))
     }
 
     /// The first time after `after`. None at the end of the calendar, the year 9999.

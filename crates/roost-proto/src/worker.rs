@@ -464,6 +464,11 @@ pub trait WorkerApi: Send + Sync + 'static {
     async fn machine(&self, id: &MachineId) -> Result<MachineStatus, WorkerError>;
     /// All machines, or those of one app; destroyed ones are left out.
     async fn machines(&self, app: Option<&AppName>) -> Result<Vec<MachineStatus>, WorkerError>;
+    /// The machines of an app that are destroyed and still on record, as a real
+    /// worker has them for a while.
+    async fn destroyed_machines(&self, _: &AppName) -> Result<Vec<MachineStatus>, WorkerError> {
+        Ok(vec![])
+    }
     /// Begins to start it; starting a started machine is nothing.
     async fn start_machine(
         &self,

@@ -162,6 +162,12 @@ impl RemoteWorker {
         items.map_err(|error| self.bad_answer(&error))
     }
 
+    async fn list(&self, list: List) -> Result<Vec<MachineStatus>, WorkerError> {
+        let request = self.request(&list, limits::CALL_TIMEOUT)?;
+        let mut client = self.client();
+        self.items(client.list_machines(request)).await
+    }
+
     /// What the worker refused with; all else is the network, or a version.
     fn refusal(&self, status: &Status) -> WorkerError {
         if let Some(refusal) = failure_from_wire(status) {
@@ -249,10 +255,11 @@ impl WorkerApi for RemoteWorker {
     }
 
     async fn machines(&self, app: Option<&AppName>) -> Result<Vec<MachineStatus>, WorkerError> {
-        let list = List { app: app.cloned() };
-        let request = self.request(&list, limits::CALL_TIMEOUT)?;
-        let mut client = self.client();
-        self.items(client.list_machines(request)).await
+        self.list(List::Present(app.cloned())).await
+    }
+
+    async fn destroyed_machines(&self, app: &AppName) -> Result<Vec<MachineStatus>, WorkerError> {
+        self.list(List::Destroyed(app.clone())).await
     }
 
     async fn start_machine(

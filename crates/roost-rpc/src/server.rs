@@ -202,8 +202,11 @@ impl Worker for WorkerService {
         &self,
         request: Request<proto::ListMachinesRequest>,
     ) -> Result<Response<Self::ListMachinesStream>, Status> {
-        let act = |worker: Arc<dyn WorkerApi>, List { app }| async move {
-            worker.machines(app.as_ref()).await
+        let act = |worker: Arc<dyn WorkerApi>, list: List| async move {
+            match list {
+                List::Present(app) => worker.machines(app.as_ref()).await,
+                List::Destroyed(app) => worker.destroyed_machines(&app).await,
+            }
         };
         self.act(request, act).await.map(items)
     }

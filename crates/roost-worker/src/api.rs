@@ -337,6 +337,12 @@ impl WorkerApi for Worker {
         Ok(rows.into_iter().map(|row| self.inner.status(row)).collect())
     }
 
+    async fn destroyed_machines(&self, app: &AppName) -> Result<Vec<MachineStatus>, WorkerError> {
+        let rows = self.inner.store.destroyed(app.clone()).await;
+        let rows = rows.map_err(|error| store_failure(&error))?;
+        Ok(rows.into_iter().map(|row| self.inner.status(row)).collect())
+    }
+
     async fn start_machine(
         &self,
         id: &MachineId,

@@ -189,6 +189,15 @@ impl Store {
         .await
     }
 
+    /// Machines of an app that are destroyed, as long as they are on record.
+    pub(crate) async fn destroyed(&self, app: AppName) -> Result<Vec<Row>, StoreError> {
+        self.run(move |connection| {
+            let filter = "WHERE state = 'destroyed' AND app = ?1 ORDER BY created_ms, id";
+            row::select(connection, filter, [app.as_str()])
+        })
+        .await
+    }
+
     /// One machine.
     pub(crate) async fn get(&self, id: &MachineId) -> Result<Option<Row>, StoreError> {
         let id = id.clone();

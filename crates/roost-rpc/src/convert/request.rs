@@ -111,8 +111,11 @@ pub(crate) struct GetOperation {
 
 /// The machines of an app, or all.
 #[derive(Debug, Clone)]
-pub(crate) struct List {
-    pub(crate) app: Option<AppName>,
+pub(crate) enum List {
+    /// Those that exist.
+    Present(Option<AppName>),
+    /// Those that are destroyed and still on record.
+    Destroyed(AppName),
 }
 
 /// A question about a machine, in a message of its own.
@@ -639,16 +642,24 @@ impl Wire for List {
     type Message = proto::ListMachinesRequest;
 
     fn to_wire(&self) -> proto::ListMachinesRequest {
+        let (app, destroyed) = match self {
+            Self::Present(app) => (app.as_ref(), false),
+            Self::Destroyed(app) => (Some(app), true),
+        };
         proto::ListMachinesRequest {
-            app: self.app.as_ref().map(ToString::to_string),
+            app: app.map(ToString::to_string),
+            destroyed,
         }
     }
 
     fn from_wire(message: proto::ListMachinesRequest) -> Result<Self, BadMessage> {
-        let app = message.app.map(|name| text(&name, "app", AppName::parse));
-        Ok(Self {
-            app: app.transpose()?,
-        })
+        let proto::ListMachinesRequest { app, destroyed } = message;
+        let app = app.map(|name| text(&name, "app", AppName::parse));
+        match (app.transpose()?, destroyed) {
+            (app, false) => Ok(Self::Present(app)),
+            (Some(app), true) => Ok(Self::Destroyed(app)),
+            (None, true) => Err(BadMessage::new("app", "is missing")),
+        }
     }
 }
 
