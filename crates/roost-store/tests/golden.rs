@@ -95,14 +95,17 @@ async fn check(store: &Store, version: i64) {
     assert_eq!(releases[0].config.image, "hello:2");
     assert_eq!(releases[0].description.as_deref(), Some("golden"));
 
-    let first = store.deployment("app_1", "dep_1").await.unwrap();
+    let first = store.deployment("app_1", &deployment_id(1)).await.unwrap();
     assert_eq!(first.status, DeploymentStatus::Succeeded);
     assert_eq!(first.finished_at, Some(NOW));
     assert_eq!(first.batches, [[0], [1]]);
-    let steps = store.steps("dep_1", 0).await.unwrap();
+    let steps = store.steps(&deployment_id(1), 0).await.unwrap();
     let names = steps.iter().map(|step| step.name.as_str());
     assert!(names.eq(["plan", "finish"]));
-    assert_eq!(store.slots("dep_2").await.unwrap(), slots_under_way());
+    assert_eq!(
+        store.slots(&deployment_id(2)).await.unwrap(),
+        slots_under_way()
+    );
 
     let unfinished = store.unfinished_deployments(None).await.unwrap();
     assert_eq!(unfinished.len(), APPS.len());
@@ -118,6 +121,10 @@ async fn check(store: &Store, version: i64) {
             assert_eq!(run.subject.as_str(), subject_of_app(id));
         }
     }
+}
+
+fn deployment_id(n: u32) -> String {
+    format!("dep_{n:026}")
 }
 
 fn machine(n: u8) -> MachineId {
@@ -167,9 +174,9 @@ async fn deploy(store: &Store, app_id: &str, n: u32, slots: Vec<SlotRecord>) -> 
         },
         description: Some("golden".into()),
     };
-    let id = format!("dep_{n}");
+    let id = deployment_id(n);
     let new = NewDeployment {
-        follows: (n == 2).then(|| "dep_1".into()),
+        follows: (n == 2).then(|| deployment_id(1)),
         batches: (0..slots.len()).map(|idx| vec![idx]).collect(),
         wait_timeout: Duration::from_secs(60),
         slots,
@@ -213,17 +220,23 @@ async fn fill(store: &Store) {
         store.create_app(id, &name, NOW, None).await.unwrap();
     }
     let first = deploy(store, "app_1", 1, vec![slot(0, None), slot(1, None)]).await;
-    store.add_step("dep_1", step("plan")).await.unwrap();
+    store
+        .add_step(&deployment_id(1), step("plan"))
+        .await
+        .unwrap();
     for idx in 0..2 {
         let through = SlotRecord {
             new_machine: Some(machine([1, 2][idx])),
             phase: SlotPhase::Shifted,
             ..slot(idx, None)
         };
-        store.set_slot("dep_1", &through).await.unwrap();
+        store.set_slot(&deployment_id(1), &through).await.unwrap();
     }
     set(&first, DeploymentStatus::Retiring, None).await;
-    store.add_step("dep_1", step("finish")).await.unwrap();
+    store
+        .add_step(&deployment_id(1), step("finish"))
+        .await
+        .unwrap();
     set(&first, DeploymentStatus::Succeeded, None).await;
     let secret = SecretChange::Set {
         name: SecretName::parse("KEY").unwrap(),
@@ -250,7 +263,7 @@ async fn fill(store: &Store) {
         set(&record, status, error.as_ref()).await;
     }
     for slot in slots_under_way() {
-        store.set_slot("dep_2", &slot).await.unwrap();
+        store.set_slot(&deployment_id(2), &slot).await.unwrap();
     }
 }
 

@@ -4,7 +4,11 @@
 //! can be told that the machines of certain images never become healthy or
 //! end at once, and that what is destroyed takes its time.
 
+mod fate;
 mod leases;
+mod operations;
+
+pub use fate::Fate;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -36,17 +40,6 @@ const AMPLE: Capacity = Capacity {
     overcommit: Overcommit::DEFAULT,
 };
 
-/// What becomes of a machine that is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Its checks pass.
-    Healthy,
-    /// It runs, and its checks fail; it listens on 127.0.0.1:3000.
-    Unhealthy,
-    /// Its process ends with exit code 1.
-    Exits,
-}
-
 #[derive(Debug)]
 struct SimMachine {
     status: MachineStatus,
@@ -57,6 +50,7 @@ struct SimMachine {
 
 #[derive(Debug, Default)]
 struct Inner {
+    node: SimNode,
     machines: BTreeMap<MachineId, SimMachine>,
     by_request: BTreeMap<String, MachineId>,
     fates: BTreeMap<String, Fate>,
@@ -75,10 +69,47 @@ pub struct SimWorker {
     inner: Mutex<Inner>,
 }
 
+/// Which node a worker is on.
+#[derive(Debug)]
+struct SimNode {
+    id: NodeId,
+    region: RegionCode,
+}
+
+impl Default for SimNode {
+    fn default() -> Self {
+        Self {
+            id: NodeId::from_ulid(ulid::Ulid::nil()),
+            region: RegionCode::parse("local").expect("a region code"),
+        }
+    }
+}
+
 impl SimWorker {
     /// No machines; all that come are healthy.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same on a node of this id, whose machines have ids of their own.
+    pub fn on_node(id: NodeId, region: RegionCode) -> Self {
+        let worker = Self::new();
+        worker.inner.lock().node = SimNode { id, region };
+        worker
+    }
+
+    /// Loses all machines, as a node whose disk is replaced.
+    pub fn wipe(&self) {
+        let mut inner = self.inner.lock();
+        inner.machines.clear();
+        inner.by_request.clear();
+    }
+
+    /// Looks at all machines and their events, oldest first.
+    pub fn inspect(&self, mut look: impl FnMut(&MachineStatus, &[MachineEvent])) {
+        for machine in self.inner.lock().machines.values() {
+            look(&machine.status, &machine.events);
+        }
     }
 
     /// Decides what becomes of machines of this name, or of this image repository, from now on.
@@ -159,8 +190,8 @@ impl Inner {
         let reserved = self.reservations.values();
         let reserved = reserved.map(|reservation| Usage::of(reservation.guest));
         NodeView {
-            id: NodeId::from_ulid(ulid::Ulid::nil()),
-            region: RegionCode::parse("local").expect("a region code"),
+            id: self.node.id.clone(),
+            region: self.node.region.clone(),
             zone: None,
             labels: BTreeMap::new(),
             refused_rungs: BTreeMap::from([(Rung::Vm, NO_VM.to_owned())]),
@@ -172,6 +203,14 @@ impl Inner {
             images: BTreeSet::new(),
             machines,
         }
+    }
+
+    /// The id of the machine that was made last: its node's, and its number.
+    fn machine_id(&self) -> MachineId {
+        let mix = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        let node = self.node.id.as_str().bytes().fold(0x811c_9dc5, mix);
+        let (node, n) = (node.to_be_bytes(), self.n_made.to_be_bytes());
+        MachineId::from_bytes([node[0], node[1], node[2], node[3], n[5], n[6], n[7]])
     }
 
     /// Whether a machine of this size has room.
@@ -248,13 +287,11 @@ impl Inner {
         if machine.status.state == MachineState::Started {
             return Ok(machine.status.clone());
         }
-        let name = machine.status.spec.name.to_string();
-        let repository = machine.status.spec.image.repository.clone();
-        let fate = self
-            .fates
-            .get(&name)
-            .or_else(|| self.fates.get(&repository));
-        let fate = fate.copied().unwrap_or(Fate::Healthy);
+        let spec = machine.status.spec.clone();
+        let fate = self.fate(&spec);
+        if fate == Fate::Hangs {
+            return self.set_state(id, "start", MachineState::Starting, Some(cause));
+        }
         let at = self.tick();
         let machine = self.find(id)?;
         let result = if fate == Fate::Healthy {
@@ -339,8 +376,7 @@ impl Inner {
         }
         self.take_room(&request)?;
         self.n_made += 1;
-        let n = self.n_made.to_be_bytes();
-        let id = MachineId::from_bytes([1, n[2], n[3], n[4], n[5], n[6], n[7]]);
+        let id = self.machine_id();
         let at = self.tick();
         let image_digest = request.spec.image.digest.as_ref().map(ToString::to_string);
         let rung = match request.spec.isolation {
@@ -700,13 +736,12 @@ impl WorkerApi for SimWorker {
             .collect())
     }
 
-    /// It acts at once: no operation is ever under way, and none is kept.
-    async fn operations(&self, _: OperationFilter) -> Result<Vec<Operation>, WorkerError> {
-        Ok(vec![])
+    async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>, WorkerError> {
+        Ok(self.inner.lock().operations(&filter))
     }
 
-    async fn operation(&self, _: &RunId) -> Result<Option<Operation>, WorkerError> {
-        Ok(None)
+    async fn operation(&self, id: &RunId) -> Result<Option<Operation>, WorkerError> {
+        Ok(self.inner.lock().operation(id))
     }
 
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, WorkerError> {

@@ -33,13 +33,13 @@ CREATE TABLE deployment_slots (
     phase TEXT NOT NULL,
     PRIMARY KEY (deployment_id, idx)
 );
-INSERT INTO "deployment_slots" VALUES('dep_1',0,NULL,0,1,'00000000000001','shifted');
-INSERT INTO "deployment_slots" VALUES('dep_1',1,NULL,0,1,'00000000000002','shifted');
-INSERT INTO "deployment_slots" VALUES('dep_2',0,'00000000000001',1,1,'00000000000003','shifted');
-INSERT INTO "deployment_slots" VALUES('dep_2',1,'00000000000002',1,1,'00000000000004','created');
-INSERT INTO "deployment_slots" VALUES('dep_3',0,NULL,0,1,NULL,'planned');
-INSERT INTO "deployment_slots" VALUES('dep_4',0,NULL,0,1,NULL,'planned');
-INSERT INTO "deployment_slots" VALUES('dep_5',0,NULL,0,1,NULL,'planned');
+INSERT INTO "deployment_slots" VALUES('dep_00000000000000000000000001',0,NULL,0,1,'00000000000001','shifted');
+INSERT INTO "deployment_slots" VALUES('dep_00000000000000000000000001',1,NULL,0,1,'00000000000002','shifted');
+INSERT INTO "deployment_slots" VALUES('dep_00000000000000000000000002',0,'00000000000001',1,1,'00000000000003','shifted');
+INSERT INTO "deployment_slots" VALUES('dep_00000000000000000000000002',1,'00000000000002',1,1,'00000000000004','created');
+INSERT INTO "deployment_slots" VALUES('dep_00000000000000000000000003',0,NULL,0,1,NULL,'planned');
+INSERT INTO "deployment_slots" VALUES('dep_00000000000000000000000004',0,NULL,0,1,NULL,'planned');
+INSERT INTO "deployment_slots" VALUES('dep_00000000000000000000000005',0,NULL,0,1,NULL,'planned');
 CREATE TABLE deployment_steps (
     deployment_id TEXT NOT NULL REFERENCES deployments (id) ON DELETE CASCADE,
     seq BIGINT NOT NULL,
@@ -50,9 +50,9 @@ CREATE TABLE deployment_steps (
     at BIGINT NOT NULL,
     PRIMARY KEY (deployment_id, seq)
 );
-INSERT INTO "deployment_steps" VALUES('dep_1',1,'plan',NULL,'done','as planned',1700000000000);
-INSERT INTO "deployment_steps" VALUES('dep_1',2,'finish',NULL,'done','as planned',1700000000000);
-INSERT INTO "deployment_steps" VALUES('dep_2',1,'plan',NULL,'done','as planned',1700000000000);
+INSERT INTO "deployment_steps" VALUES('dep_00000000000000000000000001',1,'plan',NULL,'done','as planned',1700000000000);
+INSERT INTO "deployment_steps" VALUES('dep_00000000000000000000000001',2,'finish',NULL,'done','as planned',1700000000000);
+INSERT INTO "deployment_steps" VALUES('dep_00000000000000000000000002',1,'plan',NULL,'done','as planned',1700000000000);
 CREATE TABLE deployments (
     id TEXT PRIMARY KEY,
     app_id TEXT NOT NULL REFERENCES apps (id) ON DELETE CASCADE,
@@ -64,11 +64,11 @@ CREATE TABLE deployments (
     created_at BIGINT NOT NULL,
     finished_at BIGINT
 );
-INSERT INTO "deployments" VALUES('dep_1','app_1',1,'succeeded','[[0],[1]]',60000,NULL,1700000000000,1700000000000);
-INSERT INTO "deployments" VALUES('dep_2','app_1',2,'running','[[0],[1]]',60000,NULL,1700000000000,NULL);
-INSERT INTO "deployments" VALUES('dep_3','app_2',1,'retiring','[[0]]',60000,NULL,1700000000000,NULL);
-INSERT INTO "deployments" VALUES('dep_4','app_3',1,'undoing','[[0]]',60000,'{"code":"machine-exited","message":"machine ended","hint":null,"machine":null,"log_tail":[],"listening":[]}',1700000000000,NULL);
-INSERT INTO "deployments" VALUES('dep_5','app_4',1,'pending','[[0]]',60000,NULL,1700000000000,NULL);
+INSERT INTO "deployments" VALUES('dep_00000000000000000000000001','app_1',1,'succeeded','[[0],[1]]',60000,NULL,1700000000000,1700000000000);
+INSERT INTO "deployments" VALUES('dep_00000000000000000000000002','app_1',2,'running','[[0],[1]]',60000,NULL,1700000000000,NULL);
+INSERT INTO "deployments" VALUES('dep_00000000000000000000000003','app_2',1,'retiring','[[0]]',60000,NULL,1700000000000,NULL);
+INSERT INTO "deployments" VALUES('dep_00000000000000000000000004','app_3',1,'undoing','[[0]]',60000,'{"code":"machine-exited","message":"machine ended","hint":null,"machine":null,"log_tail":[],"listening":[]}',1700000000000,NULL);
+INSERT INTO "deployments" VALUES('dep_00000000000000000000000005','app_4',1,'pending','[[0]]',60000,NULL,1700000000000,NULL);
 CREATE TABLE idempotency (
     key TEXT PRIMARY KEY,
     fingerprint TEXT NOT NULL,

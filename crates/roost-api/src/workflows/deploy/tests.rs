@@ -1,6 +1,8 @@
 //! Deployments over a worker in memory, and what a kill leaves of them.
 
 mod cancel;
+mod checker;
+mod earlier;
 mod succession;
 
 use crate::http::tests::{Platform, web};
