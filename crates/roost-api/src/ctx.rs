@@ -7,9 +7,9 @@ use roost_auth::token::fingerprint;
 use roost_model::error::{Blame, chain};
 use roost_model::name::AppName;
 use roost_proto::worker::{Asker, Cause, LeaseNonce};
-use roost_runtime::{clock, points};
+use roost_runtime::points;
+use roost_store::Claim;
 use roost_store::records::Idempotency;
-use roost_store::{Claim, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
@@ -109,7 +109,7 @@ impl RequestCtx {
             serde_json::to_vec(request).map_err(|error| ApiError::internal(error.to_string()))?;
         match state
             .store
-            .claim_request(&key, &fingerprint(&request), clock::now())
+            .claim_request(&key, &fingerprint(&request), state.clock.now())
             .await?
         {
             Idempotency::Done(outcome) => serde_json::from_str(&outcome)
@@ -126,11 +126,11 @@ impl RequestCtx {
             Idempotency::New(claim) => {
                 let claim = Arc::new(claim);
                 let work = work(Some(Arc::clone(&claim)));
-                let store = state.store.clone();
+                let state_of_task = state.clone();
                 self.supervised(state, async move {
                     let result = work.await;
                     if let Ok(value) = &result {
-                        keep(&store, &claim, serde_json::to_string(value)).await;
+                        keep(&state_of_task, &claim, serde_json::to_string(value)).await;
                     }
                     result
                 })
@@ -156,11 +156,12 @@ fn overloaded() -> ApiError {
 }
 
 /// Keeps the answer unless it is kept already.
-async fn keep(store: &Store, claim: &Claim, answer: serde_json::Result<String>) {
+async fn keep(state: &ApiState, claim: &Claim, answer: serde_json::Result<String>) {
     points::pass("control.db-before-answer");
     let kept = match answer {
-        Ok(text) => store
-            .keep_answer(claim, &text, clock::now())
+        Ok(text) => state
+            .store
+            .keep_answer(claim, &text, state.clock.now())
             .await
             .map_err(|error| chain(&error)),
         Err(error) => Err(error.to_string()),

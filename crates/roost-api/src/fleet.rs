@@ -6,8 +6,8 @@
 //!   lists ──▶ every node that answers, and what the others said last
 //! ```
 //!
-//! - A machine's home is known from lists, answers and creations; one that is not known is
-//!   asked for on every node.
+//! - A machine's home is known from what is recorded, from lists and answers; one that is not
+//!   known is asked for on every node.
 //! - A node that has not answered for a while is [`Standing::Suspect`], then [`Standing::Lost`].
 //! - A list is whole, or an error: machines of a silent node are listed as it last told, and
 //!   each says so. Only machines of a lost node that has never told are left out.
@@ -18,6 +18,7 @@
 //! ends, and is asked for anew.
 
 mod calls;
+mod destroyed;
 mod nodes;
 mod removal;
 mod standing;
@@ -35,6 +36,7 @@ use roost_model::id::NodeId;
 use roost_model::name::{AppName, RegionCode};
 use roost_model::placement::{Choice, PlacementRequest, Refusal};
 use roost_proto::worker::{MachineStatus, WorkerApi, WorkerError};
+use roost_runtime::clock::Clock;
 use roost_runtime::tasks::Tasks;
 use roost_store::placements::Fence;
 use roost_store::{Store, StoreError};
@@ -47,6 +49,7 @@ use tokio::time::{Instant, timeout};
 /// The workers of all nodes.
 pub(crate) struct Fleet {
     store: Store,
+    clock: Arc<dyn Clock>,
     nodes: Mutex<Nodes>,
     /// Changes when there may be something to reconcile.
     changes: watch::Sender<u64>,
@@ -60,9 +63,10 @@ impl std::fmt::Debug for Fleet {
 
 impl Fleet {
     /// No nodes yet.
-    pub(crate) fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
         Self {
             store,
+            clock,
             nodes: Mutex::default(),
             changes: watch::Sender::new(0),
         }
@@ -73,11 +77,24 @@ impl Fleet {
         self.nodes.lock().join(id, worker);
     }
 
-    /// Reads what must not be. Called once, before any request.
+    /// Reads where machines are, before any request.
     pub(crate) async fn load(&self) -> Result<(), StoreError> {
+        let placements = self.store.placements().await?;
+        {
+            let mut nodes = self.nodes.lock();
+            for placement in placements {
+                if let Some(machine) = placement.machine {
+                    nodes.settle(&placement.node, machine);
+                }
+            }
+        }
+        self.load_fences().await
+    }
+
+    /// Reads what must not be.
+    pub(crate) async fn load_fences(&self) -> Result<(), StoreError> {
         let fences = self.store.fences().await?;
-        let mut nodes = self.nodes.lock();
-        fences.into_iter().for_each(|fence| nodes.fence(fence));
+        fences.into_iter().for_each(|fence| self.fence(fence));
         Ok(())
     }
 

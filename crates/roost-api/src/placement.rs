@@ -27,7 +27,7 @@ use roost_model::placement::{NodeRefusal, PlacementRequest, Reason, Refusal};
 use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest::PlacementRefusal;
 use roost_proto::worker::{Asker, Cause, CreateMachine, MachineStatus, WorkerError};
-use roost_runtime::clock;
+use roost_runtime::points;
 use roost_store::StoreError;
 use roost_store::placements::{Blueprint, Chosen, Fence, Placement};
 use std::collections::BTreeMap;
@@ -164,7 +164,7 @@ pub(crate) async fn create_anew(
 ) -> Result<Option<MachineStatus>, CreateError> {
     let mut chosen = choose(state, &request.spec, &BTreeMap::new()).await?;
     chosen.why = format!("{reason}; {}", chosen.why);
-    let fence = fence(seen, reason);
+    let fence = fence(state, seen, reason);
     let moved = state.store.move_placement(seen, &chosen, Some(&fence));
     if !moved.await? {
         return Ok(None);
@@ -198,6 +198,7 @@ impl<'a> Search<'a> {
                 store
                     .begin_placement(key, &blueprint(spec), &chosen)
                     .await?;
+                points::pass("control.db-node-chosen");
                 find(state, &request.request_id).await?
             }
         };
@@ -228,7 +229,7 @@ impl<'a> Search<'a> {
             }
             Err(WorkerError::Unreachable { .. }) if is_kept(&self.request.spec) => {
                 let why = "the answer to its creation was lost, and another node was asked";
-                let fence = fence(&self.at, why);
+                let fence = fence(self.state, &self.at, why);
                 self.move_on(Reason::Fenced, Some(fence)).await?;
                 Ok(None)
             }
@@ -269,6 +270,7 @@ impl<'a> Search<'a> {
             .store
             .settle_placement(&at.request_id, at.attempt, &status.id);
         if settled.await? {
+            points::pass("control.db-machine-known");
             return Ok(status);
         }
         // Nobody wants it any more: its app was deleted, or another node is asked for it.
@@ -335,14 +337,14 @@ async fn find(state: &ApiState, request_id: &str) -> Result<Placement, StoreErro
 }
 
 /// What must not be on the node of a placement any more.
-pub(crate) fn fence(of: &Placement, why: &str) -> Fence {
+pub(crate) fn fence(state: &ApiState, of: &Placement, why: &str) -> Fence {
     Fence {
         node: of.node.clone(),
         app: of.app.clone(),
         name: of.name.clone(),
         machine: of.machine.clone(),
         why: why.to_owned(),
-        since: clock::now(),
+        since: state.clock.now(),
     }
 }
 
@@ -363,7 +365,7 @@ async fn choose(
     Ok(Chosen {
         why: format!("node {}: {}", choice.node, choice.why),
         node: choice.node,
-        at: clock::now(),
+        at: state.clock.now(),
     })
 }
 

@@ -14,7 +14,7 @@ use roost_fsm::engine::RegisterError;
 use roost_model::id::NodeId;
 use roost_model::name::RegionCode;
 use roost_proto::worker::WorkerApi;
-use roost_runtime::clock;
+use roost_runtime::clock::Clock;
 use roost_runtime::tasks::Tasks;
 use roost_store::records::TokenRecord;
 use roost_store::{Store, StoreError};
@@ -54,6 +54,8 @@ pub struct ApiParts {
     pub node: NodeFacts,
     /// The key that seals secrets.
     pub sealing_key: Arc<SealingKey>,
+    /// What tells the time.
+    pub clock: Arc<dyn Clock>,
     /// Where its tasks run.
     pub tasks: Tasks,
 }
@@ -77,6 +79,7 @@ pub struct ApiState {
     pub(crate) builder: Arc<dyn ImageBuilder>,
     pub(crate) node: Arc<NodeFacts>,
     pub(crate) sealing_key: Arc<SealingKey>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     /// One for each request that may be worked on at once.
     pub(crate) work_permits: Arc<Semaphore>,
@@ -127,7 +130,7 @@ pub enum ResumeError {
 impl ApiState {
     /// The API made of these parts.
     pub fn new(parts: ApiParts) -> Self {
-        let fleet = Fleet::new(parts.store.clone());
+        let fleet = Fleet::new(parts.store.clone(), Arc::clone(&parts.clock));
         for (node, worker) in parts.workers {
             fleet.join(node, worker);
         }
@@ -139,6 +142,7 @@ impl ApiState {
             builder: parts.builder,
             node: Arc::new(parts.node),
             sealing_key: parts.sealing_key,
+            clock: parts.clock,
             tasks: parts.tasks,
             work_permits: Arc::new(Semaphore::new(limits::WORK_MAX)),
             machine_gate: Arc::default(),
@@ -197,7 +201,7 @@ impl ApiState {
             name: name.to_owned(),
             hash,
             scope: roost_auth::policy::Scope::Admin.to_string(),
-            created_at: clock::now(),
+            created_at: self.clock.now(),
         };
         self.store.add_token(&record).await
     }

@@ -7,7 +7,6 @@ use deploy::Deploy;
 use rand::SeedableRng as _;
 use roost_fsm::Engine;
 use roost_fsm::engine::{EngineConfig, RegisterError, Timing};
-use roost_runtime::clock::SystemClock;
 use std::sync::Arc;
 
 /// One process at a time uses a control database.
@@ -18,7 +17,7 @@ pub(crate) fn start(state: &ApiState) -> Result<Engine, RegisterError> {
     let config = EngineConfig {
         holder: HOLDER.to_owned(),
         journal: Arc::new(state.store.runs()),
-        clock: Arc::new(SystemClock),
+        clock: Arc::clone(&state.clock),
         rng: Box::new(rand::rngs::StdRng::from_os_rng()),
         tasks: state.tasks.clone(),
         timing: Timing::default(),

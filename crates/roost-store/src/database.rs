@@ -87,6 +87,12 @@ impl Store {
         }
     }
 
+    /// Whether no caller waits for the database. Its threads know nothing of a paused clock.
+    #[cfg(feature = "testing")]
+    pub fn is_idle(&self) -> bool {
+        usize::try_from(self.pool.size()) == Ok(self.pool.num_idle())
+    }
+
     /// Lets the database have `n_pages` pages, or those that it has if they are more: a disk
     /// that is full, or has room again. A connection made later has no limit.
     #[cfg(any(test, feature = "testing"))]

@@ -176,6 +176,25 @@ async fn insert_fence(
     Ok(())
 }
 
+/// Fences all machines of an app whose deletion has begun. Since then none was asked for.
+pub(crate) async fn fence_all(
+    transaction: &mut Transaction<'static, Sqlite>,
+    app_id: &str,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO fences (node, app, name, machine, why, since)
+         SELECT p.node, a.name, p.name, p.machine, 'its app was deleted', a.deleting_at
+         FROM placements p JOIN apps a ON a.id = p.app_id
+         WHERE a.id = $1 AND a.deleting_at IS NOT NULL
+         ON CONFLICT (node, app, name) DO UPDATE SET machine = COALESCE(excluded.machine, machine)",
+    )
+    .bind(app_id)
+    .execute(&mut **transaction)
+    .await
+    .attempt(WRITE)?;
+    Ok(())
+}
+
 async fn forget(executor: impl SqliteExecutor<'_>, machine: &MachineId) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM placements WHERE machine = $1")
         .bind(machine.as_str())

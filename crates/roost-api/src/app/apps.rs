@@ -12,7 +12,6 @@ use roost_model::machine::MachineState;
 use roost_model::name::AppName;
 use roost_proto::rest::{App, AppList, CreateAppRequest};
 use roost_proto::worker::{Asker, Cause, WaitFor, WorkerError};
-use roost_runtime::clock;
 use roost_store::records::AppRecord;
 use roost_store::{Answer, Claim, StoreError};
 use tokio::time::Instant;
@@ -48,7 +47,7 @@ async fn record(state: &ApiState, name: &AppName, claim: Option<&Claim>) -> Resu
     });
     match state
         .store
-        .create_app(id.as_str(), name, clock::now(), answer)
+        .create_app(id.as_str(), name, state.clock.now(), answer)
         .await
     {
         Ok(record) => Ok(view::app(state, &record, &[])),
@@ -139,7 +138,7 @@ pub(crate) async fn begin_deletion(
     }
     match state
         .store
-        .begin_app_deletion(&record.id, clock::now())
+        .begin_app_deletion(&record.id, state.clock.now())
         .await
     {
         // Another deletion of it has ended since we looked.
@@ -188,6 +187,7 @@ pub(crate) async fn finish_deletion(state: &ApiState, record: &AppRecord) -> Res
     }
     state.logs.remove_app(&record.name).await?;
     state.store.delete_app(&record.id).await?;
+    state.worker.load_fences().await?;
     tracing::info!(app = %record.name, "app deleted");
     Ok(())
 }

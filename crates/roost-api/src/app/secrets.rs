@@ -12,7 +12,6 @@ use roost_model::name::{AppName, SecretName};
 use roost_proto::machine_config::ConfigFault;
 use roost_proto::rest::{SecretList, SetSecretsRequest};
 use roost_proto::worker::SecretEnv;
-use roost_runtime::clock;
 use roost_store::records::{AppRecord, SecretChange};
 use std::collections::BTreeMap;
 
@@ -41,12 +40,10 @@ pub(crate) async fn set(
     ctx.allow(Action::ManageSecrets, Some(name))?;
     let app = find_app(state, name).await?;
     let changes = to_changes(state, &app, &request)?;
-    let store = state.store.clone();
+    let (store, now) = (state.store.clone(), state.clock.now());
     let app_id = app.id.clone();
     ctx.supervised(state, async move {
-        Ok(store
-            .change_secrets(&app_id, &changes, clock::now())
-            .await?)
+        Ok(store.change_secrets(&app_id, &changes, now).await?)
     })
     .await?;
     list(ctx, state, name).await

@@ -1,6 +1,6 @@
 //! Calls for one machine, each to the worker that has it; and calls for all workers.
 
-use super::{Fleet, Standing};
+use super::{Fleet, Standing, silent};
 use crate::limits;
 use crate::placement::blueprint;
 use futures_util::future::BoxFuture;
@@ -60,11 +60,18 @@ impl Fleet {
                 Err(error) => failure = Some(error),
             }
         }
-        Err(failure.unwrap_or_else(|| WorkerError::NotFound(id.clone())))
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let nodes = self.nodes.lock();
+        Err(match nodes.untold() {
+            Some(node) => silent(node, nodes.silence(node)),
+            None => WorkerError::NotFound(id.clone()),
+        })
     }
 
     /// Nodes that answer; all when there is but one, so that its failure is told.
-    fn answering(&self) -> Vec<NodeId> {
+    pub(super) fn answering(&self) -> Vec<NodeId> {
         let all = self.standings();
         let is_only = all.len() == 1;
         let answers = all

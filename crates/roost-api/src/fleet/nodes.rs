@@ -142,6 +142,19 @@ impl Nodes {
         self.homes.get(machine).cloned()
     }
 
+    /// Notes the node that has a machine.
+    pub(super) fn settle(&mut self, id: &NodeId, machine: MachineId) {
+        self.homes.insert(machine, id.clone());
+    }
+
+    /// A node that does not answer and has not told its machines since this process began.
+    pub(super) fn untold(&self) -> Option<&NodeId> {
+        let mut nodes = self.by_id.iter();
+        let untold = nodes
+            .find(|(id, node)| node.machines.is_none() && self.standing(id) != Standing::Answers);
+        untold.map(|(id, _)| id)
+    }
+
     /// A machine as it was when its node last told.
     pub(super) fn last_known(&self, machine: &MachineId) -> Option<&MachineStatus> {
         let node = self.by_id.get(self.homes.get(machine)?)?;

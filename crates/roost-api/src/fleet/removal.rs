@@ -11,7 +11,7 @@ use super::{Fleet, Standing};
 use roost_model::id::MachineId;
 use roost_model::name::{AppName, MachineName};
 use roost_proto::worker::{Asker, WorkerError};
-use roost_runtime::clock;
+use roost_runtime::points;
 use roost_store::placements::Fence;
 
 /// A machine that is being removed by this process.
@@ -44,6 +44,7 @@ impl Fleet {
         };
         let recorded = self.store.set_leaving(id, true).await;
         recorded.map_err(|error| not_recorded(&error))?;
+        points::pass("control.db-machine-leaving");
         let call = home.worker.destroy_machine(id, force, asker);
         let answer = self.ask(&home.node, call).await;
         match answer {
@@ -51,6 +52,7 @@ impl Fleet {
                 self.nodes.lock().unlist(&home.node, id);
                 let forgotten = self.store.forget_placement(id).await;
                 forgotten.map_err(|error| not_recorded(&error))?;
+                points::pass("control.db-machine-forgotten");
             }
             Err(WorkerError::Unreachable { .. }) if force && self.needs_no_leave(&home, asker) => {
                 if let Some((app, name)) = self.name_of(id).await? {
@@ -104,7 +106,7 @@ impl Fleet {
             name,
             machine: Some(id.clone()),
             why: "it was removed while its node did not answer".into(),
-            since: clock::now(),
+            since: self.clock.now(),
         };
         let recorded = self.store.fence_out(id, &fence).await;
         recorded.map_err(|error| not_recorded(&error))?;

@@ -11,7 +11,6 @@ use futures_util::stream::{self, StreamExt as _};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_proto::worker::{Asker, Cause, WorkerError};
-use roost_runtime::clock;
 use roost_store::placements::Fence;
 
 /// See the module.
@@ -83,7 +82,7 @@ impl Fences {
             }
         };
         let Some(machine) = machine else {
-            let is_over = clock::now().since(fence.since) >= limits::LATE_CALL_MAX;
+            let is_over = self.0.clock.now().since(fence.since) >= limits::LATE_CALL_MAX;
             return Ok(if is_over {
                 Enforced::Absent
             } else {

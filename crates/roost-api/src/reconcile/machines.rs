@@ -21,12 +21,13 @@ use decide::{Action, Seen, decide};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 use roost_model::error::chain;
-use roost_model::id::NodeId;
+use roost_model::id::{MachineId, NodeId};
 use roost_model::machine::MachineState;
 use roost_model::name::MachineName;
 use roost_proto::machine_config::MachineIdentity;
-use roost_proto::worker::{Asker, Cause, CreateMachine, Launch, MachineStatus, WorkerError};
-use roost_runtime::clock;
+use roost_proto::worker::{
+    Asker, Cause, CreateMachine, Launch, MachineStatus, OperationFilter, WorkerError,
+};
 use roost_store::StoreError;
 use roost_store::placements::Placement;
 use roost_store::records::AppRecord;
@@ -46,12 +47,13 @@ impl Reconciler for Machines {
 
     async fn pass(&self) -> Result<Pass, ReconcileError> {
         let state = &self.0;
-        // Before the lists: what is recorded and then not listed has vanished.
+        // The order matters. What is recorded, and then not listed, has vanished. A deployment
+        // that is not under way when the machines are known has not made any of them since, and
+        // its release serves by the time that the apps are read.
         let placements = state.store.placements().await?;
-        let apps = state.store.apps().await?;
         let lists = self.lists().await?;
-        // After the lists: a deployment that has begun since has seen what they say, or newer.
         let deploying = self.deploying().await?;
+        let apps = state.store.apps().await?;
         let apps: BTreeMap<&str, &AppRecord> = apps
             .iter()
             .filter(|app| app.deleting_at.is_none() && !deploying.contains(&app.id))
@@ -65,13 +67,15 @@ impl Reconciler for Machines {
                 continue;
             };
             let seen = self.seen(placement, &lists);
-            match decide(placement, &seen, app.current_release, clock::now()) {
+            match decide(placement, &seen, app.current_release, state.clock.now()) {
                 Action::Nothing => {}
                 Action::MakeAnew { .. } if !may_move => {}
                 action => todo.push((*app, placement, action)),
             }
         }
-        pass.is_more = todo.len() > limits::RECONCILE_ACTIONS_MAX;
+        // A removal that goes on will be over soon, and then the name is free.
+        let is_leaving = |(_, _, action): &_| matches!(action, Action::NoteStays { .. });
+        pass.is_more = todo.len() > limits::RECONCILE_ACTIONS_MAX || todo.iter().any(is_leaving);
         todo.truncate(limits::RECONCILE_ACTIONS_MAX);
         let act = |(app, placement, action)| -> BoxFuture<'_, _> {
             Box::pin(async move {
@@ -195,7 +199,9 @@ impl Machines {
                 None
             }
             Action::NoteStays { machine } => {
-                store.set_leaving(&machine, false).await?;
+                if !self.is_being_removed(&placement.node, &machine).await? {
+                    store.set_leaving(&machine, false).await?;
+                }
                 None
             }
             Action::Settle { machine } => {
@@ -229,11 +235,31 @@ impl Machines {
         Ok(done)
     }
 
+    /// Whether its node knows of the removal that was asked for, and is about it.
+    async fn is_being_removed(
+        &self,
+        node: &NodeId,
+        machine: &MachineId,
+    ) -> Result<bool, WorkerError> {
+        let under_way = OperationFilter {
+            machine: Some(machine.clone()),
+            only_unfinished: true,
+            limit: 1,
+            ..OperationFilter::default()
+        };
+        let worker = self.0.worker.worker(node)?;
+        let operations = self.0.worker.ask(node, worker.operations(under_way));
+        Ok(operations
+            .await?
+            .iter()
+            .any(|operation| operation.kind == "destroy"))
+    }
+
     async fn remove(&self, placement: &Placement) -> Result<(), ActError> {
         let (fleet, asker) = (&self.0.worker, Asker::from(Cause::Reconciler));
         let Some(machine) = &placement.machine else {
             // What may have come of the request must not be, either.
-            let fence = placement::fence(placement, "its release does not serve");
+            let fence = placement::fence(&self.0, placement, "its release does not serve");
             if self.0.store.fence_request(placement, &fence).await? {
                 fleet.fence(fence);
             }

@@ -38,7 +38,6 @@ use roost_fsm::{Cx, StartRequest, Step, StepError, Steps, Workflow};
 use roost_model::error::chain;
 use roost_proto::rest::DeploymentError;
 use roost_proto::worker::{Cause, MachineStatus};
-use roost_runtime::clock;
 use roost_store::records::{DeploymentRecord, DeploymentStatus, SlotRecord};
 use roost_store::{StoreError, subject_of_app};
 use serde::{Deserialize, Serialize};
@@ -253,7 +252,7 @@ pub(crate) async fn adopt(state: &ApiState) -> Result<(), StoreError> {
                         let done = done_before(&record);
                         state
                             .store
-                            .adopt_deployment(&run, &done, clock::now())
+                            .adopt_deployment(&run, &done, state.clock.now())
                             .await?;
                     }
                     Err(error) => {
@@ -278,7 +277,7 @@ pub(crate) async fn end_without_run(
     let failed = DeploymentStatus::Failed;
     let set = state
         .store
-        .set_deployment_status(record, failed, Some(&error), clock::now());
+        .set_deployment_status(record, failed, Some(&error), state.clock.now());
     set.await?;
     state.deploy_steps.send_modify(|n| *n = n.wrapping_add(1));
     Ok(())

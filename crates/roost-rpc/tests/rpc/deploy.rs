@@ -20,6 +20,7 @@ use roost_model::name::{AppName, RegionCode};
 use roost_proto::logs::LogRecord;
 use roost_proto::rest::{BuildEvent, BuildPlan, PullProgress};
 use roost_proto::worker::WorkerApi;
+use roost_runtime::clock::SystemClock;
 use roost_runtime::tasks::Tasks;
 use roost_store::Store;
 use serde_json::{Value, json};
@@ -96,6 +97,7 @@ impl Api {
                 registry: "localhost:4280".into(),
             },
             sealing_key: Arc::new(SealingKey::open_or_create(&dir.join("seal.key")).unwrap()),
+            clock: Arc::new(SystemClock),
             tasks: tasks.clone(),
         });
         let token = state.mint_admin_token("test").await.unwrap();

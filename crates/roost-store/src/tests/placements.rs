@@ -99,7 +99,7 @@ async fn a_placement_that_changed_since_it_was_seen_is_not_moved() {
 }
 
 #[tokio::test]
-async fn a_fence_outlives_the_app_of_its_machine() {
+async fn fences_outlive_the_app_and_what_is_left_of_it_is_fenced() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_with_app(dir.path()).await;
     begin(&store, "r1", "one").await.unwrap();
@@ -107,9 +107,15 @@ async fn a_fence_outlives_the_app_of_its_machine() {
     let seen = store.placements().await.unwrap().remove(0);
     store.fence_out(&machine(1), &fence(&seen)).await.unwrap();
     assert!(store.placements().await.unwrap().is_empty());
-    begin(&store, "r2", "one").await.unwrap();
+    begin(&store, "r2", "two").await.unwrap();
+    let left = store.placements().await.unwrap().remove(0);
     store.begin_app_deletion("app_1", NOW).await.unwrap();
     store.delete_app("app_1").await.unwrap();
     assert!(store.placements().await.unwrap().is_empty());
-    assert_eq!(store.fences().await.unwrap(), [fence(&seen)]);
+    // Nobody could ask the node of the second one.
+    let left = Fence {
+        why: "its app was deleted".into(),
+        ..fence(&left)
+    };
+    assert_eq!(store.fences().await.unwrap(), [fence(&seen), left]);
 }

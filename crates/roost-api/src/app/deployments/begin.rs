@@ -17,7 +17,6 @@ use roost_model::rollout::{self, SlotWork};
 use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest::Deployment;
 use roost_proto::worker::{Asker, Cause, MachineStatus, WorkerError};
-use roost_runtime::clock;
 use roost_store::records::{
     AppRecord, DeploymentRecord, NewDeployment, NewRelease, SlotPhase, SlotRecord,
 };
@@ -47,7 +46,7 @@ pub(super) async fn begin(
         });
         match state
             .store
-            .create_deployment(&app.id, &release, &deployment, clock::now(), answer)
+            .create_deployment(&app.id, &release, &deployment, state.clock.now(), answer)
             .await
         {
             // Another deployment came since the machines were looked up.
@@ -181,12 +180,17 @@ async fn deployed_machines(
 async fn refuse_leased(state: &ApiState, machines: &[MachineStatus]) -> Result<(), ApiError> {
     let nobody = Asker::from(Cause::Deployment { id: String::new() });
     for machine in machines {
-        if let Some(lease) = state.worker.lease(&machine.id, &nobody).await? {
+        let lease = match state.worker.lease(&machine.id, &nobody).await {
+            // It was removed, or replaced, since it was listed.
+            Err(WorkerError::NotFound(_)) => None,
+            lease => lease?,
+        };
+        if let Some(lease) = lease {
             return Err(WorkerError::Leased {
                 machine: machine.id.clone(),
                 owner: lease.owner,
                 expires_at: lease.expires_at,
-                left: lease.expires_at.since(clock::now()),
+                left: lease.expires_at.since(state.clock.now()),
             }
             .into());
         }

@@ -20,6 +20,7 @@ use roost_model::time::Timestamp;
 use roost_proto::logs::{LogRecord, LogStream};
 use roost_proto::rest::{BuildEvent, BuildPlan, PullProgress};
 use roost_proto::worker::WorkerApi as _;
+use roost_runtime::clock::SystemClock;
 use roost_runtime::tasks::Tasks;
 use roost_store::Store;
 use roost_store::records::TokenRecord;
@@ -170,6 +171,7 @@ impl Platform {
                 registry: "localhost:4280".into(),
             },
             sealing_key: Arc::new(SealingKey::open_or_create(&dir.join("seal.key")).unwrap()),
+            clock: Arc::new(SystemClock),
             tasks: Tasks::new(),
         });
         let token = state

@@ -10,7 +10,6 @@ use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
 use roost_proto::rest::{DeploymentError, DeploymentStep};
 use roost_proto::worker::{Asker, Cause, WaitFor, WorkerError};
-use roost_runtime::clock;
 use roost_store::StoreError;
 use roost_store::records::{
     AppRecord, DeploymentRecord, DeploymentStatus, ReleaseRecord, SlotRecord,
@@ -73,10 +72,12 @@ impl Journal {
         error: Option<&DeploymentError>,
     ) -> Result<(), StepError> {
         self.pass().await;
-        let set = self
-            .state
-            .store
-            .set_deployment_status(&self.record, status, error, clock::now());
+        let set = self.state.store.set_deployment_status(
+            &self.record,
+            status,
+            error,
+            self.state.clock.now(),
+        );
         set.await.map_err(not_stored)?;
         self.wake();
         Ok(())
@@ -130,7 +131,7 @@ impl Journal {
             machine: machine.map(ToString::to_string),
             status: status.to_owned(),
             message,
-            at: clock::now().as_ms(),
+            at: self.state.clock.now().as_ms(),
         };
         self.state.store.add_step(&self.record.id, step).await?;
         self.wake();
