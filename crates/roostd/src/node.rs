@@ -119,6 +119,7 @@ impl Node {
             builder: Arc::new(adapters::builder(config, &images, &token)?),
             node: node_facts(config, &facts),
             sealing_key: key,
+            clock: Arc::new(SystemClock),
             tasks: tasks.clone(),
         });
         api.register_admin_token("admin", &token)
