@@ -16,6 +16,8 @@ use roost_proto::worker::MachineStatus;
 pub(crate) struct MachineFilter {
     /// In one of these states.
     pub(crate) states: Vec<MachineState>,
+    /// Also those that are destroyed and still on record.
+    pub(crate) include_deleted: bool,
     /// In this region.
     pub(crate) region: Option<RegionCode>,
     /// With all of these entries of metadata.
@@ -43,7 +45,10 @@ pub(crate) async fn list(
 ) -> Result<Vec<Machine>, ApiError> {
     ctx.allow(Action::SeeApp, Some(app))?;
     find_app(state, app).await?;
-    let machines = state.worker.machines(Some(app)).await?;
+    let mut machines = state.worker.machines(Some(app)).await?;
+    if filter.include_deleted {
+        machines.extend(state.worker.destroyed_machines(app).await);
+    }
     let taken = machines.into_iter().filter(|status| filter.takes(status));
     Ok(taken.map(|status| view::machine(status, vec![])).collect())
 }

@@ -39,6 +39,8 @@ pub(crate) struct ListParams {
     state: Option<String>,
     /// In this region.
     region: Option<String>,
+    /// Whether those that are destroyed are listed as well, for an hour or so; of nodes that answer.
+    include_deleted: Option<bool>,
     /// With this value of the entry KEY of its metadata; may be repeated for several keys.
     #[param(rename = "metadata.KEY")]
     metadata: Option<String>,
@@ -66,6 +68,7 @@ pub(super) fn list_filter(pairs: Pairs) -> Result<MachineFilter, ApiError> {
         match (name.as_str(), name.strip_prefix("metadata.")) {
             ("state", _) => filter.states.extend(states(&value)?),
             ("region", _) => filter.region = Some(RegionCode::parse(&value)?),
+            ("include_deleted", _) => filter.include_deleted = truth(&name, &value)?,
             (_, Some(key)) => filter.metadata.push((key.to_owned(), value)),
             (_, None) => return Err(unknown(&name)),
         }
@@ -90,6 +93,16 @@ fn states(text: &str) -> Result<Vec<MachineState>, ApiError> {
     };
     let states: Result<Vec<_>, _> = text.split(',').map(of_word).collect();
     Ok(states?.concat())
+}
+
+fn truth(name: &str, value: &str) -> Result<bool, ApiError> {
+    match value {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(ApiError::malformed(format!(
+            "query: `{name}` is not true or false"
+        ))),
+    }
 }
 
 fn number(name: &str, value: &str) -> Result<u64, ApiError> {
@@ -135,7 +148,12 @@ mod tests {
         for bad in [("state", "running"), ("timeout", "-1"), ("stat", "started")] {
             wait(pairs(&[bad])).unwrap_err();
         }
-        for bad in [("metadata", "x"), ("region", "No Where"), ("state", "")] {
+        for bad in [
+            ("metadata", "x"),
+            ("region", "No Where"),
+            ("state", ""),
+            ("include_deleted", "perhaps"),
+        ] {
             list_filter(pairs(&[bad])).unwrap_err();
         }
     }
