@@ -115,6 +115,7 @@ fn parts_of_app() -> Router {
     Router::new()
         .route("/v1/apps/web/machines/m1/wait", ok(json!({"ok": true})))
         .route("/v1/apps/web/machines/m1/ps", ok(json!([process])))
+        .route("/v1/apps/web/machines/m1/events", ok(json!([])))
         .route("/v1/apps/web/machines/m1/metadata", ok(json!({"a": "b"})))
         .route("/v1/apps/web/machines/m1/lease", ok(lease))
         .route("/v1/apps/web/operations", ok(json!([operation.clone()])))

@@ -6,17 +6,21 @@ use crate::args::{Global, WhyCommand};
 use crate::client::{Client, encode};
 use crate::error::CliError;
 use crate::output::{Output, date, printable};
-use roost_proto::rest::Machine;
+use roost_proto::rest::{Machine, MachineEvent};
 use roost_proto::worker::Operation;
 use serde::Serialize;
 
 /// Most events that are told; `machines status` shows more.
 const EVENTS: usize = 8;
+/// Most events that are looked through for the first one.
+const EVENTS_MAX: usize = 200;
 
 /// Why a machine is as it is.
 #[derive(Debug, Serialize)]
 struct MachineWhy {
     machine: Machine,
+    /// Why it is on its node, when that is recorded.
+    placement: Option<String>,
     /// The newest operation, with its steps.
     operation: Option<Operation>,
 }
@@ -39,11 +43,23 @@ pub(crate) async fn run(
                 Some(newest) => Some(find(client, &found.app, &newest.id).await?),
                 None => None,
             };
-            let why = MachineWhy { machine, operation };
+            let path = format!("/v1/apps/{app}/machines/{id}/events?limit={EVENTS_MAX}");
+            let events: Vec<MachineEvent> = client.get(&path).await?;
+            let why = MachineWhy {
+                placement: events.iter().rev().find_map(placement_of),
+                machine,
+                operation,
+            };
             output.result(&why, || explain(&why));
         }
     }
     Ok(())
+}
+
+/// Why the machine was created where it was, if the event says so.
+fn placement_of(event: &MachineEvent) -> Option<String> {
+    let placement = event.request.get("placement")?;
+    placement.as_str().map(printable)
 }
 
 fn explain(why: &MachineWhy) -> String {
@@ -65,6 +81,9 @@ fn explain(why: &MachineWhy) -> String {
         "it is in region {} on the rung {}, version {}",
         machine.region, machine.rung, machine.instance_id
     ));
+    if let Some(placement) = &why.placement {
+        lines.push(format!("it is there because: {placement}"));
+    }
     if machine.cordoned {
         lines.push(format!(
             "it is cordoned and gets no traffic: `roost machines uncordon {}` puts it back",

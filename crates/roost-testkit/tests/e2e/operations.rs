@@ -76,6 +76,7 @@ fn operations_tell_who_asked_what_was_done_and_why_it_failed() {
     let why = platform.roost(&["why", "machine", &machine]);
     assert!(why.contains("is stopped"), "{why}");
     assert!(why.contains("stop of machine/"), "{why}");
+    assert!(why.contains("it is there because: node "), "{why}");
 
     platform.roost(&["machines", "start", &machine]);
     platform.roost(&["machines", "wait", &machine, "--state", "started"]);
