@@ -24,8 +24,14 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<u8, CliError> {
     match command {
-        MachinesCommand::List => {
-            let machines = list(client, &app_name(global)?).await?;
+        MachinesCommand::List { include_deleted } => {
+            let app = app_name(global)?;
+            let machines = if include_deleted {
+                let url = format!("/v1/apps/{app}/machines?include_deleted=true");
+                super::list_of(client.get(&url).await?, "machines")?
+            } else {
+                list(client, &app).await?
+            };
             output.result(&machines, || table_of(&machines));
         }
         MachinesCommand::Status(machine) => {

@@ -1,0 +1,92 @@
+//! Flags of `up`, `down` and `doctor`: the platform of this host.
+
+use super::values::path;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Flags of `up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpArgs {
+    /// Where everything is kept
+    #[arg(long, env = "ROOST_DATA_DIR", default_value = "/var/lib/roost")]
+    pub(crate) data_dir: PathBuf,
+    /// Port of the API; that of the last `up`, or 4280
+    #[arg(long, value_name = "PORT")]
+    pub(crate) api_port: Option<u16>,
+    /// Port of the edge for HTTP; that of the last `up`, or 8080
+    #[arg(long, value_name = "PORT")]
+    pub(crate) http_port: Option<u16>,
+    /// Port of the edge for HTTPS; that of the last `up`, or 8443
+    #[arg(long, value_name = "PORT")]
+    pub(crate) https_port: Option<u16>,
+    /// Address the edge listens on; an empty one takes it back
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// A domain under which every app gets a name; may be repeated, an empty one takes them back
+    #[arg(long = "domain", value_name = "NAME")]
+    pub(crate) domains: Vec<String>,
+    /// The public address of this machine; an empty one takes it back
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) public_ip: Option<String>,
+    /// The region of this machine; that of the last `up`, or `local`
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) region: Option<String>,
+    /// What runs the machines of apps: `library`, or an OCI runtime such as /usr/sbin/runc
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) runtime: Option<String>,
+    /// A registry (HOST or HOST:PORT) that is spoken to in plain HTTP; may be repeated, an empty one takes them back
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    pub(crate) insecure_registries: Vec<String>,
+    /// Most bytes of images kept, such as 20GiB; what machines and releases need is always kept; an empty one takes it back
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) images_max: Option<String>,
+    /// Memory for the machines of apps, such as 8GiB; that of this machine when absent; an empty one takes it back
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// Shared CPUs promised for each there is, in percent, 800 when absent; an empty one takes it back
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) overcommit_cpu: Option<String>,
+    /// Memory promised to machines with shared CPUs for what there is, in percent, 400 when absent; an empty one takes it back
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) overcommit_memory: Option<String>,
+    /// Deploy this folder once the platform runs
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) deploy: Option<PathBuf>,
+    /// The roost-shim program; the one beside roostd when absent; an empty one takes it back, as with the others below
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) shim: Option<PathBuf>,
+    /// The roost-vm program; the one beside roostd when absent
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) vm: Option<PathBuf>,
+    /// What VMs boot, as scripts/guest-kernel leaves it; the folder `guest` beside roostd when absent
+    #[arg(long, value_name = "FOLDER", value_parser = path())]
+    pub(crate) guest: Option<PathBuf>,
+    /// QEMU; looked for where Debian's programs are when absent
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) qemu: Option<PathBuf>,
+    /// Firecracker; looked for where Debian's programs are when absent
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) firecracker: Option<PathBuf>,
+    /// Firecracker's jailer; looked for where Debian's programs are when absent
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) jailer: Option<PathBuf>,
+}
+
+/// Flags of `down`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DownArgs {
+    /// Where everything is kept
+    #[arg(long, env = "ROOST_DATA_DIR", default_value = "/var/lib/roost")]
+    pub(crate) data_dir: PathBuf,
+    /// Keep apps, images and logs on disk
+    #[arg(long)]
+    pub(crate) keep_data: bool,
+}
+
+/// Flags of `doctor`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DoctorArgs {
+    /// Where the platform of this host keeps its data
+    #[arg(long, env = "ROOST_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
