@@ -52,22 +52,19 @@ impl Visit for CallWithName<'_> {
 #[cfg(test)]
 mod tests {
     use super::{layer, pass};
-    use std::sync::{Arc, Mutex};
+    use std::sync::mpsc;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     #[test]
     fn a_hook_sees_the_points_that_are_passed_and_nothing_else() {
-        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
-        let hook = {
-            let seen = Arc::clone(&seen);
-            move |name: &str| seen.lock().unwrap().push(name.to_owned())
-        };
+        let (sender, seen) = mpsc::channel();
+        let hook = move |name: &str| drop(sender.send(name.to_owned()));
         let subscriber = tracing_subscriber::registry().with(layer(Box::new(hook)));
         tracing::subscriber::with_default(subscriber, || {
             pass("one");
             tracing::error!(point = "another target's");
             pass("two");
         });
-        assert_eq!(*seen.lock().unwrap(), ["one", "two"]);
+        assert_eq!(seen.try_iter().collect::<Vec<_>>(), ["one", "two"]);
     }
 }

@@ -18,11 +18,9 @@ pub(crate) fn hook() -> Option<Hook> {
 #[cfg(debug_assertions)]
 pub(crate) fn hook() -> Option<Hook> {
     let dir = std::path::PathBuf::from(std::env::var_os("ROOST_CRASH_DIR")?);
-    let one_at_a_time = std::sync::Mutex::new(());
+    let one_at_a_time = parking_lot::Mutex::new(());
     Some(Box::new(move |point| {
-        let _one = one_at_a_time
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one = one_at_a_time.lock();
         if let Err(error) = pass(&dir, point) {
             // Not by the log, which this is called by.
             eprintln!("cannot record point {point}: {error}");
