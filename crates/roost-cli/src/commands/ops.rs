@@ -36,7 +36,7 @@ pub(crate) async fn run(
             let operation = find(client, &name, &id).await?;
             output.result(&operation, || describe(&operation));
         }
-        OpsCommand::Watch { id: Some(id) } if is_run(&id) => {
+        OpsCommand::Watch { id: Some(id) } if is_of_machine(&id) => {
             watch(client, global, &name, &id, output).await?;
         }
         OpsCommand::Watch { id } => {
@@ -54,7 +54,7 @@ pub(crate) async fn run(
             let deadline = Deadline::of(global);
             deploy::see_through(client, deadline, deployment, &app, Proof::Wanted, output).await?;
         }
-        OpsCommand::Cancel { id: Some(id) } if is_run(&id) => {
+        OpsCommand::Cancel { id: Some(id) } if is_of_machine(&id) => {
             cancel(client, global, &name, &id, output).await?;
         }
         OpsCommand::Cancel { id } => {
@@ -100,7 +100,7 @@ async fn list(
     client.get(&path).await
 }
 
-/// Cancels an operation by the id of its run.
+/// Cancels an operation of a machine.
 async fn cancel(
     client: &Client,
     global: &Global,
@@ -126,9 +126,9 @@ pub(crate) async fn find(client: &Client, app: &str, id: &str) -> Result<Operati
     client.get(&path).await
 }
 
-/// Whether an id is that of a run, of whatever kind. Deployments have ids of their own as well,
-/// and more to tell under these.
-fn is_run(id: &str) -> bool {
+/// Whether an id is that of an operation of a machine. The others are deployments, which have
+/// more to tell.
+fn is_of_machine(id: &str) -> bool {
     id.starts_with("run_")
 }
 
