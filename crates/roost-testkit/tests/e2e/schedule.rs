@@ -3,7 +3,11 @@
 use roost_testkit::images::busybox;
 use roost_testkit::platform::Platform;
 use roost_testkit::skip_unless_possible;
+use roost_testkit::wait::wait_until;
 use serde_json::json;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_machine_with_a_schedule_is_shown_with_it_and_started_once_it_is_due() {
@@ -74,4 +78,21 @@ fn a_machine_with_a_schedule_is_shown_with_it_and_started_once_it_is_due() {
     let standby = platform.roost_json(&run);
     assert_eq!(standby["state"], "created");
     assert_eq!(standby["config"]["standbys"], json!([machine]));
+
+    let standby = standby["id"].as_str().unwrap();
+    platform.roost(&["machines", "destroy", standby, "--yes"]);
+    let list = ["machines", "list", "-a", "web"];
+    let ids = |machines: serde_json::Value| {
+        let ids = machines.as_array().unwrap().clone().into_iter();
+        let ids: Vec<_> = ids.map(|each| each["id"].clone()).collect();
+        ids
+    };
+    wait_until("the machine to be gone", PATIENCE, || {
+        match &ids(platform.roost_json(&list))[..] {
+            [only] if only == machine => Ok(()),
+            others => Err(format!("{others:?}")),
+        }
+    });
+    let all = ids(platform.roost_json(&[&list[..], &["--include-deleted"]].concat()));
+    assert!(all.contains(&json!(standby)), "{all:?}");
 }
