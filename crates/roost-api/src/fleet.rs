@@ -10,7 +10,8 @@
 //!   known is asked for on every node.
 //! - A node that has not answered for a while is [`Standing::Suspect`], then [`Standing::Lost`].
 //! - A list is whole, or an error: machines of a silent node are listed as it last told, and
-//!   each says so. Only machines of a lost node that has never told are left out.
+//!   each says so. Only machines of a lost node that has not told since this process began are
+//!   left out.
 //! - A machine that must not be (see `roost_store::placements::Fence`) is as good as removed:
 //!   no list shows it, and it is not found.
 //!
@@ -32,7 +33,7 @@ use futures_util::stream::{self, StreamExt as _};
 use nodes::Nodes;
 use parking_lot::Mutex;
 use roost_model::error::chain;
-use roost_model::id::NodeId;
+use roost_model::id::{MachineId, NodeId};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::placement::{Choice, PlacementRequest, Refusal};
 use roost_proto::worker::{MachineStatus, WorkerApi, WorkerError};
@@ -84,7 +85,7 @@ impl Fleet {
             let mut nodes = self.nodes.lock();
             for placement in placements {
                 if let Some(machine) = placement.machine {
-                    nodes.settle(&placement.node, machine);
+                    nodes.settle(&placement.node, machine, placement.app);
                 }
             }
         }
@@ -270,6 +271,11 @@ impl Fleet {
     /// Whether some node is in this region, as far as is known.
     pub(crate) fn has_region(&self, region: &RegionCode) -> bool {
         self.nodes.lock().has_region(region)
+    }
+
+    /// A machine as it was when its node last told.
+    pub(crate) fn last_known(&self, id: &MachineId) -> Option<MachineStatus> {
+        self.nodes.lock().last_known(id).cloned()
     }
 
     /// Notes a machine that a node answered with.

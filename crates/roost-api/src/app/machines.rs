@@ -39,7 +39,12 @@ use std::time::Duration;
 /// The machine, if it is one of this app.
 async fn find(state: &ApiState, app: &AppName, id: &MachineId) -> Result<MachineStatus, ApiError> {
     find_app(state, app).await?;
-    match state.worker.machine(id).await {
+    let found = match state.worker.machine(id).await {
+        // So that what is on a lost node can be removed.
+        Err(error @ WorkerError::Unreachable { .. }) => state.worker.last_known(id).ok_or(error),
+        found => found,
+    };
+    match found {
         Ok(status) if status.spec.app == *app => Ok(status),
         Ok(_) | Err(WorkerError::NotFound(_)) => Err(ApiError::not_found(
             "machine-not-found",

@@ -7,7 +7,7 @@ use roost_model::placement::{self, Choice, ClusterView, NodeView, PlacementReque
 use roost_model::placement::{NodeRefusal, Reason, Refusal};
 use roost_proto::worker::{MachineStatus, WorkerApi};
 use roost_store::placements::Fence;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ pub(super) struct Node {
     view: Option<(usize, Instant)>,
     /// Its machines as it last said; none before its first list.
     machines: Option<HashMap<MachineId, MachineStatus>>,
+    /// Apps of which it had machines when this process began.
+    apps_before: BTreeSet<AppName>,
 }
 
 /// All nodes, and what is known of them.
@@ -43,11 +45,12 @@ impl Nodes {
             heard_at: Instant::now(),
             view: None,
             machines: None,
+            apps_before: BTreeSet::new(),
         };
         if let Some(old) = self.by_id.insert(id.clone(), node)
             && let Some(new) = self.by_id.get_mut(&id)
         {
-            (new.view, new.machines) = (old.view, old.machines);
+            (new.view, new.machines, new.apps_before) = (old.view, old.machines, old.apps_before);
         }
     }
 
@@ -142,9 +145,12 @@ impl Nodes {
         self.homes.get(machine).cloned()
     }
 
-    /// Notes the node that has a machine.
-    pub(super) fn settle(&mut self, id: &NodeId, machine: MachineId) {
+    /// Notes the node that has a machine, as it was recorded before this process began.
+    pub(super) fn settle(&mut self, id: &NodeId, machine: MachineId, app: AppName) {
         self.homes.insert(machine, id.clone());
+        if let Some(node) = self.by_id.get_mut(id) {
+            node.apps_before.insert(app);
+        }
     }
 
     /// A node that does not answer and has not told its machines since this process began.
@@ -221,13 +227,21 @@ impl Nodes {
         }
     }
 
-    /// The machines that a node had when it last told all, with a word about its silence.
+    /// The machines that a node had when it last told all, with a word about its silence. None
+    /// when it has not told, and is known to have some.
     pub(super) fn last_machines(
         &self,
         id: &NodeId,
         app: Option<&AppName>,
     ) -> Option<Vec<MachineStatus>> {
-        let known = self.by_id.get(id)?.machines.as_ref()?;
+        let node = self.by_id.get(id)?;
+        let Some(known) = &node.machines else {
+            let has_some = match app {
+                Some(app) => node.apps_before.contains(app),
+                None => !node.apps_before.is_empty(),
+            };
+            return (!has_some).then(Vec::new);
+        };
         let seconds = self.silence(id).as_secs();
         let of_app = known
             .values()

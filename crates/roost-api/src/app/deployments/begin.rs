@@ -183,6 +183,8 @@ async fn refuse_leased(state: &ApiState, machines: &[MachineStatus]) -> Result<(
         let lease = match state.worker.lease(&machine.id, &nobody).await {
             // It was removed, or replaced, since it was listed.
             Err(WorkerError::NotFound(_)) => None,
+            // Whoever holds one can do nothing there, either. No app waits for a lost node.
+            Err(WorkerError::Unreachable { .. }) => None,
             lease => lease?,
         };
         if let Some(lease) = lease {
