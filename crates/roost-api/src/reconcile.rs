@@ -6,16 +6,19 @@
 //!
 //! - [`machines`]: every machine that is wanted is there once.
 //! - [`fences`]: no machine is there that must not be.
+//! - [`deployments`]: every deployment that has not ended has a run that goes on.
 //!
 //! Expired leases need none: they are compared with the clock where they are looked at. What a
 //! worker leaves on its host is looked after by the worker.
 
+mod deployments;
 mod fences;
 mod machines;
 
 use crate::limits;
 use crate::state::ApiState;
 use async_trait::async_trait;
+use deployments::Deployments;
 use fences::Fences;
 use machines::Machines;
 use roost_model::error::chain;
@@ -58,6 +61,7 @@ pub(crate) fn spawn(state: &ApiState) {
     let state = || state.clone();
     run(&state(), Fences(state()));
     run(&state(), Machines(state()));
+    run(&state(), Deployments(state()));
 }
 
 /// Lets a reconciler look now, at intervals, and when something changes.

@@ -6,7 +6,7 @@ use crate::fleet::Fleet;
 use crate::limits;
 use crate::ports::{ImageBuilder, ImageSource, LogSource, PortError};
 use crate::reconcile;
-use crate::workflows::{self, deploy};
+use crate::workflows;
 use roost_auth::seal::SealingKey;
 use roost_auth::token::TokenSecret;
 use roost_fsm::Engine;
@@ -159,12 +159,10 @@ impl ApiState {
     pub async fn resume(&self) -> Result<(), ResumeError> {
         self.worker.load().await?;
         self.worker.watch(&self.tasks);
-        reconcile::spawn(self);
         apps::resume_deletions(self).await?;
         let engine = workflows::start(self)?;
-        let engine = self.engine.get_or_init(|| engine);
-        deploy::adopt(self).await?;
-        engine.kick();
+        self.engine.get_or_init(|| engine);
+        reconcile::spawn(self);
         Ok(())
     }
 

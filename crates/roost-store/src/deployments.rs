@@ -358,22 +358,22 @@ impl Store {
 
     /// Records the run of a deployment that has none, with what its status says that the run
     /// has done so far: one that a version of roost without runs left unfinished.
-    pub async fn adopt_deployment(
+    pub async fn take_up_deployment(
         &self,
         run: &NewRun,
         done: &[Entry],
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        const ADOPT: &str = "take up a deployment of an earlier version";
-        let mut transaction = self.begin(ADOPT).await?;
+        const TAKE_UP: &str = "take up a deployment of an earlier version";
+        let mut transaction = self.begin(TAKE_UP).await?;
         let mut statements = Statements(&mut transaction);
         sql::open(&mut statements, run).await?;
         if !done.is_empty() {
             // A lease that ends at once: whoever executes runs takes it next.
-            let taken = sql::take(&mut statements, &run.id, "adoption", now, now).await?;
+            let taken = sql::take(&mut statements, &run.id, "earlier version", now, now).await?;
             sql::record(&mut statements, &taken.fence(), done, now).await?;
         }
-        transaction.commit().await.attempt(ADOPT)
+        transaction.commit().await.attempt(TAKE_UP)
     }
 
     /// Adds a step to a deployment's story and returns it with its number.

@@ -14,6 +14,7 @@ use roost_fsm::journal::{
 };
 use roost_fsm::record::{Cancel, Run, Story};
 use roost_fsm::sql::{self, Row, Sql, Value};
+use roost_model::error::chain;
 use roost_model::id::RunId;
 use roost_model::time::Timestamp;
 use sqlx::query::Query;
@@ -192,6 +193,10 @@ impl From<StoreError> for JournalError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::DiskFull { operation, .. } => Self::Full { operation },
+            error @ StoreError::Corrupt { .. } => Self::Damaged {
+                what: "the control database".into(),
+                problem: chain(&error),
+            },
             error => Self::Storage {
                 operation: "use the control database",
                 source: Box::new(error),

@@ -211,13 +211,16 @@ pub(crate) async fn cancel(
     ctx.allow(Action::Deploy, Some(name))?;
     let app = find_app(state, name).await?;
     let record = find(state, &app, id).await?;
+    let reason = format!(
+        "cancelled by {}",
+        ctx.asker().cause.subject().unwrap_or("roost")
+    );
     let state_of_task = state.clone();
     ctx.supervised(state, async move {
         let state = state_of_task;
         let answer = match state.store.run_with_key(&record.id).await? {
             Some(run) => {
-                let reason = "cancelled by request";
-                let answer = state.engine()?.cancel(&run.id, reason).await;
+                let answer = state.engine()?.cancel(&run.id, &reason).await;
                 answer.map_err(StoreError::from)?
             }
             // It is long over.
@@ -232,8 +235,11 @@ pub(crate) async fn cancel(
                 let (status, reason) = (Status::Cancelled, String::new());
                 deploy::end_without_run(&state, &record, status, reason).await?;
             }
-            CancelAnswer::Asked | CancelAnswer::TurnsBackAlready | CancelAnswer::EndedBefore(_) => {
+            // Without its deployment, unless that has ended as well.
+            CancelAnswer::EndedBefore(status) => {
+                deploy::end_without_run(&state, &record, status, String::new()).await?;
             }
+            CancelAnswer::Asked | CancelAnswer::TurnsBackAlready => {}
         }
         load(&state, &app, &record.id).await
     })

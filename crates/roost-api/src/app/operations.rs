@@ -5,17 +5,20 @@ use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::limits;
 use crate::state::ApiState;
-use crate::workflows::deploy;
+use crate::workflows::deploy::{self, Deploy};
 use roost_auth::policy::Action;
+use roost_fsm::Workflow as _;
 use roost_fsm::journal::{Filter, Journal as _};
-use roost_fsm::record::Story;
+use roost_fsm::record::Run;
 use roost_fsm::view::{operation, operation_with_steps};
 use roost_model::id::{MachineId, RunId};
 use roost_model::name::AppName;
+use roost_model::time::Timestamp;
 use roost_proto::rest::StopRequest;
 use roost_proto::worker::{Operation, OperationFilter, WorkerError};
 use roost_store::StoreError;
-use roost_store::records::AppRecord;
+use roost_store::records::{DeploymentRecord, DeploymentStatus};
+use std::collections::BTreeSet;
 
 /// The newest operations of an app, without their steps.
 pub(crate) async fn list(
@@ -43,10 +46,14 @@ pub(crate) async fn list(
         };
         let runs = state.store.runs().list(filter).await;
         let runs = runs.map_err(StoreError::from)?;
-        operations.extend(runs.iter().map(|run| Operation {
-            subject: subject_of(name),
-            ..operation(run)
-        }));
+        let keys: BTreeSet<&str> = runs.iter().filter_map(|run| run.key.as_deref()).collect();
+        let records = state.store.deployments(&app.id).await?.into_iter();
+        let without_run = records
+            .filter(|record| !keys.contains(record.id.as_str()))
+            .map(|record| of_record(name, record))
+            .filter(|one| !only_unfinished || !one.is_ended());
+        operations.extend(without_run);
+        operations.extend(runs.iter().map(|run| of_run(name, run, operation(run))));
     }
     operations.sort_by_key(|operation| std::cmp::Reverse(operation.created_at));
     operations.truncate(usize::try_from(limits::OPERATIONS).unwrap_or(usize::MAX));
@@ -62,11 +69,21 @@ pub(crate) async fn get(
 ) -> Result<Operation, ApiError> {
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
-    if let Some(story) = of_app(state, &app, id).await? {
-        return Ok(view_of(name, &story));
+    if let Ok(run) = RunId::parse(id) {
+        return Ok(of_machine(state, name, &run).await?.0);
     }
-    let run = RunId::parse(id).map_err(|_| unknown(name, id))?;
-    Ok(of_machine(state, name, &run).await?.0)
+    let record = match state.store.deployment(&app.id, id).await {
+        Err(StoreError::NotFound(_)) => return Err(unknown(name, id)),
+        found => found?,
+    };
+    let Some(run) = state.store.run_with_key(id).await? else {
+        return Ok(of_record(name, record));
+    };
+    let story = state.store.runs().load(run.id).await;
+    match story.map_err(StoreError::from)? {
+        Some(story) => Ok(of_run(name, &story.run, operation_with_steps(&story))),
+        None => Ok(of_record(name, record)),
+    }
 }
 
 /// Cancels an operation: a deployment is undone, a machine that is on its way to start is stopped.
@@ -74,17 +91,15 @@ pub(crate) async fn cancel(
     ctx: &RequestCtx,
     state: &ApiState,
     name: &AppName,
-    id: &RunId,
+    id: &str,
 ) -> Result<Operation, ApiError> {
     ctx.allow(Action::SeeApp, Some(name))?;
-    let app = find_app(state, name).await?;
-    if let Some(story) = of_app(state, &app, id.as_str()).await? {
-        let deployment = story.run.key.unwrap_or_default();
-        deployments::cancel(ctx, state, name, &deployment).await?;
+    if let Ok(run) = RunId::parse(id) {
+        cancel_of_machine(ctx, state, name, &run).await?;
     } else {
-        cancel_of_machine(ctx, state, name, id).await?;
+        deployments::cancel(ctx, state, name, id).await?;
     }
-    get(ctx, state, name, id.as_str()).await
+    get(ctx, state, name, id).await
 }
 
 async fn cancel_of_machine(
@@ -113,25 +128,37 @@ async fn cancel_of_machine(
     Ok(())
 }
 
-/// A run of this app, by its own id or that of the deployment that it executes.
-async fn of_app(state: &ApiState, app: &AppRecord, id: &str) -> Result<Option<Story>, ApiError> {
-    let run = match RunId::parse(id) {
-        Ok(run) => run,
-        Err(_) => match state.store.run_with_key(id).await? {
-            Some(run) => run.id,
-            None => return Ok(None),
-        },
-    };
-    let story = state.store.runs().load(run).await;
-    let story = story.map_err(StoreError::from)?;
-    let subject = deploy::subject(&app.id)?;
-    Ok(story.filter(|story| story.run.subject == subject))
+/// The run of a deployment, under the deployment's id and the app's name.
+fn of_run(name: &AppName, run: &Run, operation: Operation) -> Operation {
+    Operation {
+        id: run.key.clone().unwrap_or(operation.id),
+        subject: subject_of(name),
+        ..operation
+    }
 }
 
-fn view_of(name: &AppName, story: &Story) -> Operation {
+/// A deployment whose run is forgotten, or from before there were runs.
+fn of_record(name: &AppName, record: DeploymentRecord) -> Operation {
+    let code = record.error.as_ref().map(|error| error.code.as_str());
+    let status = match (record.status, code) {
+        (DeploymentStatus::Failed, Some("deploy-cancelled")) => "cancelled",
+        (DeploymentStatus::Failed, _) => "failed",
+        (DeploymentStatus::Succeeded, _) => "succeeded",
+        (DeploymentStatus::Pending, _) => "queued",
+        (DeploymentStatus::Undoing, _) => "undoing",
+        (DeploymentStatus::Running | DeploymentStatus::Retiring, _) => "running",
+    };
+    let release = record.release_version;
     Operation {
+        kind: Deploy::NAME.to_owned(),
         subject: subject_of(name),
-        ..operation_with_steps(story)
+        cause: serde_json::json!({ "kind": "release", "release": release }),
+        status: status.to_owned(),
+        reason: record.error.map(|error| error.message),
+        created_at: record.created_at.as_ms(),
+        ended_at: record.finished_at.map(Timestamp::as_ms),
+        steps: vec![],
+        id: record.id,
     }
 }
 

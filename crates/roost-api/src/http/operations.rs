@@ -8,7 +8,7 @@ use crate::state::ApiState;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use roost_model::id::{MachineId, RunId};
+use roost_model::id::MachineId;
 use roost_model::name::AppName;
 use roost_proto::rest::ErrorBody;
 use roost_proto::worker::Operation;
@@ -65,7 +65,7 @@ pub(super) async fn get(
 pub(super) async fn cancel(
     State(state): State<ApiState>,
     ctx: RequestCtx,
-    Route((name, id)): Route<(AppName, RunId)>,
+    Route((name, id)): Route<(AppName, String)>,
 ) -> Result<(StatusCode, Json<Operation>), ApiError> {
     let operation = app::cancel(&ctx, &state, &name, &id).await?;
     Ok((StatusCode::ACCEPTED, Json(operation)))

@@ -170,10 +170,6 @@ impl Deploy {
 }
 
 fn not_stored(error: StoreError) -> StepError {
-    tracing::error!(
-        error = chain(&error),
-        "deployment waits for the control database"
-    );
     StepError::of(&error)
 }
 
@@ -225,85 +221,99 @@ pub(crate) fn subject(app_id: &str) -> Result<Subject, ApiError> {
     Subject::new(subject_of_app(app_id)).map_err(|error| ApiError::internal(error.to_string()))
 }
 
-/// Takes up what the last process left without a run that goes on: deployments of a version
-/// that had no runs, and those whose run ended before they did.
-pub(crate) async fn adopt(state: &ApiState) -> Result<(), StoreError> {
-    for record in state.store.unfinished_deployments(None).await? {
-        let deployment = record.id.as_str();
-        match state.store.run_with_key(deployment).await? {
-            Some(run) if run.status.is_ended() => {
-                let (status, reason) = (run.status, run.reason.unwrap_or_default());
-                tracing::warn!(deployment, %status, reason, "run ended before its deployment");
-                end_without_run(state, &record, status, reason).await?;
+/// Takes up a deployment that has not ended and has no run that goes on. Says what was done, if
+/// anything was.
+pub(crate) async fn take_up(
+    state: &ApiState,
+    record: &DeploymentRecord,
+) -> Result<Option<String>, StoreError> {
+    let id = record.id.as_str();
+    let Some(run) = state.store.run_with_key(id).await? else {
+        let cause = Cause::Deployment {
+            id: record.id.clone(),
+        };
+        let run = match new_run(state, &record.app_id, id, &cause) {
+            Ok(run) => run,
+            Err(error) => {
+                tracing::error!(deployment = id, error = error.message, "not taken up");
+                return Ok(None);
             }
-            Some(_) => tracing::info!(deployment, "deployment taken up again"),
-            None => {
-                let status = record.status.as_str();
-                tracing::info!(
-                    deployment,
-                    status,
-                    "deployment of an earlier version taken up"
-                );
-                let cause = Cause::Deployment {
-                    id: record.id.clone(),
-                };
-                match new_run(state, &record.app_id, deployment, &cause) {
-                    Ok(run) => {
-                        let done = done_before(&record);
-                        state
-                            .store
-                            .adopt_deployment(&run, &done, state.clock.now())
-                            .await?;
-                    }
-                    Err(error) => {
-                        tracing::error!(deployment, error = error.message, "not taken up");
-                    }
-                }
-            }
+        };
+        let (done, now) = (done_before(record), state.clock.now());
+        state.store.take_up_deployment(&run, &done, now).await?;
+        if let Some(engine) = state.engine.get() {
+            engine.kick();
         }
+        let status = record.status.as_str();
+        return Ok(Some(format!(
+            "deployment {id} of an earlier version, {status}, goes on"
+        )));
+    };
+    if !run.status.is_ended() {
+        return Ok(None);
     }
-    Ok(())
+    let status = run.status;
+    end_without_run(state, record, status, run.reason.unwrap_or_default()).await?;
+    Ok(Some(format!(
+        "deployment {id} ends: its run has ended before it as {status}"
+    )))
 }
 
 /// Ends a deployment whose run has ended without it: it was cancelled before it had begun, or is
-/// stuck.
+/// stuck. Past the point of no return its release serves, whatever could not be removed.
 pub(crate) async fn end_without_run(
     state: &ApiState,
     record: &DeploymentRecord,
     status: Status,
     reason: String,
 ) -> Result<(), StoreError> {
-    let error = why_ended(record, status, reason);
-    let failed = DeploymentStatus::Failed;
+    let (end, error) = match record.status {
+        DeploymentStatus::Retiring => (DeploymentStatus::Succeeded, None),
+        _ => {
+            let error = why_ended(record, status, reason);
+            (DeploymentStatus::Failed, Some(error))
+        }
+    };
+    let now = state.clock.now();
     let set = state
         .store
-        .set_deployment_status(record, failed, Some(&error), state.clock.now());
+        .set_deployment_status(record, end, error.as_ref(), now);
     set.await?;
     state.deploy_steps.send_modify(|n| *n = n.wrapping_add(1));
     Ok(())
 }
 
 /// What a version without runs has done of a deployment that it left. The steps find out by
-/// themselves, but that nothing can be undone any more the run has to know.
+/// themselves; but the run has to know what there is to undo, and whether there is a way back.
 fn done_before(record: &DeploymentRecord) -> Vec<Entry> {
-    if record.status != DeploymentStatus::Retiring {
-        return vec![];
-    }
-    let done = [PLAN, ROLL].into_iter().flat_map(|step| {
+    let done = Some("null".to_owned());
+    let (rolled, output) = match record.status {
+        DeploymentStatus::Retiring => (Outcome::Done, done.clone()),
+        DeploymentStatus::Running | DeploymentStatus::Undoing => (Outcome::CutOff, None),
+        DeploymentStatus::Pending | DeploymentStatus::Succeeded | DeploymentStatus::Failed => {
+            return vec![];
+        }
+    };
+    let attempted = |step: Step<()>, outcome, output| {
         let started = Entry::StepStarted {
             step: step.name().to_owned(),
             direction: Direction::Do,
             attempt: 1,
         };
         let ended = Entry::StepEnded {
-            outcome: Outcome::Done,
+            outcome,
             reason: None,
-            output: Some("null".to_owned()),
+            output,
             retry_at: None,
         };
         [started, ended]
-    });
-    done.chain([Entry::PointPassed]).collect()
+    };
+    let mut entries = attempted(PLAN, Outcome::Done, done).to_vec();
+    entries.extend(attempted(ROLL, rolled, output));
+    if rolled == Outcome::Done {
+        entries.push(Entry::PointPassed);
+    }
+    entries
 }
 
 /// What a deployment ends with whose run ended as `status`.

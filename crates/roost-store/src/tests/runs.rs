@@ -84,7 +84,7 @@ async fn a_run_is_taken_up_where_a_version_without_runs_left_its_deployment() {
         },
         Entry::PointPassed,
     ];
-    store.adopt_deployment(&run(1), &done, NOW).await.unwrap();
+    store.take_up_deployment(&run(1), &done, NOW).await.unwrap();
     let story = store.runs().load(run(1).id).await.unwrap().unwrap();
     assert!(story.run.is_past_point && story.run.status == Status::Running);
     assert_eq!(story.steps[0].output.as_deref(), Some("null"));
