@@ -18,6 +18,12 @@ fn newest(platform: &Platform, machine: &str) -> Value {
     panic!("no operation of {machine} ends");
 }
 
+/// What was done, in order.
+fn steps(operation: &Value) -> Vec<&str> {
+    let steps = operation["steps"].as_array().unwrap().iter();
+    steps.map(|step| step["name"].as_str().unwrap()).collect()
+}
+
 #[test]
 fn operations_tell_who_asked_what_was_done_and_why_it_failed() {
     skip_unless_possible!();
@@ -52,7 +58,18 @@ fn operations_tell_who_asked_what_was_done_and_why_it_failed() {
         .iter()
         .map(|operation| operation["kind"].as_str().unwrap())
         .collect();
-    assert!(kinds.contains(&"deploy"), "{kinds:?}");
+    let place = kinds.iter().position(|kind| *kind == "deploy");
+    let deploy = all[place.expect("a deployment")]["id"].as_str().unwrap();
+    let shown = platform.roost_json(&["ops", "show", "-a", "web", deploy]);
+    assert_eq!(
+        steps(&shown),
+        ["plan", "roll", "commit", "retire", "finish"],
+        "{shown}"
+    );
+    assert_eq!(
+        (&shown["id"], &shown["status"]),
+        (&json!(deploy), &json!("succeeded"))
+    );
 
     platform.roost(&["machines", "stop", &machine]);
     platform.roost(&["machines", "wait", &machine, "--state", "stopped"]);
@@ -63,14 +80,8 @@ fn operations_tell_who_asked_what_was_done_and_why_it_failed() {
     );
     let id = stop["id"].as_str().unwrap();
     let shown = platform.roost_json(&["ops", "show", "-a", "web", id]);
-    let steps: Vec<&str> = shown["steps"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|step| step["name"].as_str().unwrap())
-        .collect();
     // As first process, this web server does not hear a signal.
-    assert_eq!(steps, ["drain", "signal", "kill"]);
+    assert_eq!(steps(&shown), ["drain", "signal", "kill"]);
     assert_eq!(shown["cause"]["kind"], "user");
 
     let why = platform.roost(&["why", "machine", &machine]);
