@@ -42,6 +42,17 @@ fn worker_db(node: &Node) -> Connection {
     open(&node.platform.data_dir().join("worker.db"))
 }
 
+fn control_db(node: &Node) -> Connection {
+    open(&node.platform.data_dir().join("control.db"))
+}
+
+/// Creations that have a node and no machine yet: who asked for one has to ask again.
+pub(crate) fn unanswered_creations(node: &Node) -> u32 {
+    let sql = "SELECT COUNT(*) FROM placements WHERE machine IS NULL";
+    let count = control_db(node).query_row(sql, [], |row| row.get(0));
+    count.unwrap()
+}
+
 fn open(path: &Path) -> Connection {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
 }
@@ -134,26 +145,18 @@ impl Found {
 
     /// The control plane knows of the same machines.
     fn check_control_database(&mut self, node: &Node, rows: &BTreeMap<String, Row>) {
-        let connection = open(&node.platform.data_dir().join("control.db"));
+        let connection = control_db(node);
         let mut statement = connection
-            .prepare("SELECT machine FROM placements WHERE is_leaving = 0")
+            .prepare("SELECT machine, is_leaving FROM placements WHERE machine IS NOT NULL ORDER BY machine")
             .unwrap();
         let placed = statement
-            .query_map([], |row| row.get::<_, Option<String>>(0))
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
             .unwrap();
-        let placed: Vec<String> = placed
-            .map(|machine| machine.unwrap().unwrap_or_default())
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
-        self.same("placements", &rows.keys().cloned().collect(), &placed);
-        let count = |sql: &str| {
-            let count = connection.query_row(sql, [], |row| row.get::<_, u32>(0));
-            count.unwrap()
-        };
-        let all = count("SELECT COUNT(*) FROM placements");
-        self.same("placements in all", &rows.len(), &(all as usize));
-        self.same("fences", &0, &count("SELECT COUNT(*) FROM fences"));
+        let placed: Vec<(String, bool)> = placed.map(Result::unwrap).collect();
+        let wanted = rows.keys().map(|id| (id.clone(), false)).collect();
+        self.same("placements", &wanted, &placed);
+        let fences = connection.query_row("SELECT COUNT(*) FROM fences", [], |row| row.get(0));
+        self.same("fences", &0_u32, &fences.unwrap());
     }
 
     /// The API lists what the database has.

@@ -33,7 +33,7 @@ fn a_kill_at_any_point_of_a_creation_is_resumed() {
         before: Before::Nothing,
         request: Request::Create,
         wish: Wish::Started,
-        points_min: 10,
+        points_min: 30,
     }
     .run();
 }
@@ -46,7 +46,7 @@ fn a_kill_at_any_point_of_an_update_is_resumed() {
         before: Before::Started,
         request: Request::Update,
         wish: Wish::Started,
-        points_min: 10,
+        points_min: 45,
     }
     .run();
 }
@@ -59,7 +59,7 @@ fn a_kill_at_any_point_of_a_stop_is_resumed() {
         before: Before::Started,
         request: Request::Stop,
         wish: Wish::Stopped,
-        points_min: 10,
+        points_min: 25,
     }
     .run();
 }
@@ -72,7 +72,7 @@ fn a_kill_at_any_point_of_a_start_is_resumed() {
         before: Before::Stopped,
         request: Request::Start,
         wish: Wish::Started,
-        points_min: 10,
+        points_min: 25,
     }
     .run();
 }
@@ -85,7 +85,7 @@ fn a_kill_at_any_point_of_a_restart_is_resumed() {
         before: Before::Started,
         request: Request::Restart,
         wish: Wish::Started,
-        points_min: 10,
+        points_min: 45,
     }
     .run();
 }
@@ -98,7 +98,7 @@ fn a_kill_at_any_point_of_a_destruction_is_resumed() {
         before: Before::Started,
         request: Request::Destroy,
         wish: Wish::Gone,
-        points_min: 10,
+        points_min: 35,
     }
     .run();
 }
@@ -111,7 +111,7 @@ fn a_kill_at_any_point_of_a_restart_by_policy_is_resumed() {
         before: Before::New,
         request: Request::KillApp,
         wish: Wish::Started,
-        points_min: 10,
+        points_min: 35,
     }
     .run();
 }
@@ -128,7 +128,7 @@ fn a_kill_at_any_point_of_the_start_after_a_kill_is_resumed() {
             before: Before::KilledAt(first),
             request: Request::Recover,
             wish: Wish::Started,
-            points_min: 10,
+            points_min: 30,
         }
         .run();
     }

@@ -1,6 +1,6 @@
 //! One request about one machine, made once per point, and killed there.
 
-use crate::host::{differences, rows};
+use crate::host::{differences, rows, unanswered_creations};
 use crate::node::{APP, Node};
 use roost_testkit::wait::wait_until;
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ pub(crate) struct Scenario {
     pub(crate) before: Before,
     pub(crate) request: Request,
     pub(crate) wish: Wish,
-    /// It has at least so many points.
+    /// It has at least so many points: 300 in all scenarios together.
     pub(crate) points_min: usize,
 }
 
@@ -319,6 +319,10 @@ impl Trials {
         let found = differences(&self.node);
         if !found.is_empty() {
             return Err(found);
+        }
+        let n_unanswered = unanswered_creations(&self.node);
+        if n_unanswered > 0 {
+            return Err(vec![format!("{n_unanswered} creations have no answer")]);
         }
         let states: Vec<String> = rows(&self.node)
             .into_values()
