@@ -3,21 +3,21 @@
 //! Nothing here acts on a machine. A change is carried by a task of its own,
 //! so that a caller that goes away changes nothing about it.
 
+mod act;
 mod leases;
 pub(crate) mod requests;
+mod wait;
 
 use crate::drivers::Standing;
 use crate::limits;
 use crate::operations;
-use crate::store::row::{NewEvent, Row};
-use crate::store::{Inserted, StoreError};
-use crate::worker::{Inner, Worker, entry_of};
+use crate::store::StoreError;
+use crate::worker::Worker;
 use async_trait::async_trait;
-use requests::Refusal;
-use roost_host::driver::{DriverError, MachineDriver};
+use roost_host::driver::DriverError;
 use roost_model::error::chain;
-use roost_model::id::{InstanceId, MachineId, ReservationId, RunId};
-use roost_model::machine::{MachineState, StopSignal};
+use roost_model::id::{MachineId, ReservationId, RunId};
+use roost_model::machine::StopSignal;
 use roost_model::name::AppName;
 use roost_model::placement::NodeView;
 use roost_proto::worker::{
@@ -25,10 +25,7 @@ use roost_proto::worker::{
     MachineStatus, Operation, OperationFilter, Process, ReleaseLease, Reservation, Reserve,
     RungStatus, TakeLease, UpdateMachine, WaitFor, WorkerApi, WorkerError,
 };
-use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 pub(crate) fn store_failure(error: &StoreError) -> WorkerError {
     tracing::error!(error = chain(error), "worker database failed");
@@ -46,246 +43,6 @@ fn driver_error(id: &MachineId, error: &DriverError) -> WorkerError {
         }
         DriverError::Refused(reason) => WorkerError::Invalid(reason.clone()),
         other => WorkerError::Internal(chain(other)),
-    }
-}
-
-impl Worker {
-    /// Runs `work` in a task of its own and waits for its answer.
-    pub(crate) async fn shielded<T, F>(
-        &self,
-        work: impl FnOnce(Arc<Inner>) -> F,
-    ) -> Result<T, WorkerError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, WorkerError>> + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let work = work(Arc::clone(&self.inner));
-        self.inner.tasks.spawn("worker request", async move {
-            // A caller that went away does not want the answer.
-            let _ = answer.send(work.await);
-        });
-        answered
-            .await
-            .unwrap_or_else(|_| Err(WorkerError::Internal("request was cut off".into())))
-    }
-
-    /// Changes what is wanted of a machine and wakes its owner.
-    async fn change<F>(
-        &self,
-        id: &MachineId,
-        asker: &Asker,
-        change: F,
-    ) -> Result<MachineStatus, WorkerError>
-    where
-        F: FnOnce(&mut Row) -> Result<Option<&'static str>, Refusal> + Send + 'static,
-    {
-        let (id, asker) = (id.clone(), asker.clone());
-        self.shielded(|inner| async move {
-            let row = inner.change(&id, asker, change).await?;
-            Ok(inner.status(row))
-        })
-        .await
-    }
-
-    async fn row(&self, id: &MachineId) -> Result<Row, WorkerError> {
-        let found = self
-            .inner
-            .store
-            .get(id)
-            .await
-            .map_err(|error| store_failure(&error))?;
-        found.ok_or_else(|| WorkerError::NotFound(id.clone()))
-    }
-
-    async fn running_row(&self, id: &MachineId) -> Result<Row, WorkerError> {
-        let row = self.row(id).await?;
-        match row.state {
-            MachineState::Started | MachineState::Stopping => Ok(row),
-            MachineState::Created
-            | MachineState::Starting
-            | MachineState::Stopped
-            | MachineState::Suspending
-            | MachineState::Suspended
-            | MachineState::Failed
-            | MachineState::Destroying
-            | MachineState::Destroyed => Err(WorkerError::Conflict(format!(
-                "machine {id} is {}; this needs a started machine",
-                row.state.as_str()
-            ))),
-        }
-    }
-}
-
-impl Worker {
-    async fn driver_of_running(
-        &self,
-        id: &MachineId,
-    ) -> Result<Arc<dyn MachineDriver>, WorkerError> {
-        let row = self.running_row(id).await?;
-        let driver = self.inner.driver_of(id, row.rung);
-        driver.map_err(|error| driver_error(id, &error))
-    }
-}
-
-impl Inner {
-    /// `change` gives the kind of the event that it is, unless it changes nothing.
-    async fn change<F>(
-        self: &Arc<Self>,
-        id: &MachineId,
-        asker: Asker,
-        change: F,
-    ) -> Result<Row, WorkerError>
-    where
-        F: FnOnce(&mut Row) -> Result<Option<&'static str>, Refusal> + Send + 'static,
-    {
-        let (now, capacity) = (self.clock.now(), self.config.capacity());
-        let seen = asker.clone();
-        let change = move |row: &mut Row| {
-            seen.check_version(&row.id, &row.instance_id)?;
-            match change(row) {
-                Ok(Some(kind)) => Ok(vec![NewEvent::asked(kind, &seen.cause)]),
-                Ok(None) => Ok(vec![]),
-                Err(Refusal(reason)) => Err(WorkerError::Conflict(reason)),
-            }
-        };
-        let changed = self
-            .store
-            .change_in_room(id, (asker, now), capacity, change);
-        let changed = changed.await;
-        let changed = changed.map_err(|error| store_failure(&error))?;
-        let row = changed.ok_or_else(|| WorkerError::NotFound(id.clone()))??;
-        self.notify(id);
-        self.kick(id);
-        Ok(row)
-    }
-
-    async fn create(
-        self: Arc<Self>,
-        request: CreateMachine,
-        asker: Asker,
-    ) -> Result<MachineStatus, WorkerError> {
-        if request.request_id.is_empty() || request.request_id.len() > limits::REQUEST_ID_BYTES_MAX
-        {
-            return Err(WorkerError::Invalid(format!(
-                "request id has {} characters; 1 to {} are possible",
-                request.request_id.len(),
-                limits::REQUEST_ID_BYTES_MAX
-            )));
-        }
-        if request.spec.region != self.config.region {
-            return Err(WorkerError::Invalid(format!(
-                "region is {}, and this node is in {}",
-                request.spec.region, self.config.region
-            )));
-        }
-        if let Some(lease) = &request.lease {
-            leases::check(lease)?;
-        }
-        let id = MachineId::from_bytes(rand::random());
-        let secrets = self
-            .seal_secrets(&id, &request.secrets)
-            .map_err(WorkerError::Internal)?;
-        let admission = self.admission(request.reservation.clone());
-        let lease = request.lease.clone();
-        let placement = request.placement.clone().map(|mut text| {
-            text.truncate(text.floor_char_boundary(limits::PLACEMENT_BYTES_MAX));
-            text
-        });
-        let row = requests::new_row(id, request, secrets, self.clock.now());
-        let (app, name) = (row.spec.app.clone(), row.spec.name.clone());
-        let inserted = self
-            .store
-            .insert(row, admission, (asker, placement), lease)
-            .await;
-        match inserted.map_err(|error| store_failure(&error))? {
-            Inserted::New(row) => {
-                self.board.put([(row.id.clone(), entry_of(&self, &row))]);
-                self.own(&row, None);
-                Ok(self.status(row))
-            }
-            Inserted::Repeated(row) => Ok(self.status(row)),
-            Inserted::NameTaken(other) => Err(WorkerError::Conflict(format!(
-                "app {app} has a machine named {name} already: {other}; choose another name or destroy it"
-            ))),
-            Inserted::NoRoom(reason) => Err(reason.into()),
-        }
-    }
-
-    async fn update(
-        self: Arc<Self>,
-        id: MachineId,
-        request: UpdateMachine,
-        asker: Asker,
-    ) -> Result<MachineStatus, WorkerError> {
-        let secrets = self
-            .seal_secrets(&id, &request.secrets)
-            .map_err(WorkerError::Internal)?;
-        let instance_id = InstanceId::from_ulid(ulid::Ulid::generate());
-        let now = self.clock.now();
-        let row = self
-            .change(&id, asker, move |row| {
-                requests::update(row, request, secrets, instance_id, now)
-            })
-            .await?;
-        // What rests shows its new services at once; what runs, when it starts anew.
-        if row.state.is_settled() && row.state != MachineState::Started && !row.vm_live {
-            self.board
-                .update(&id, |entry| entry.services.clone_from(&row.spec.services));
-        }
-        Ok(self.status(row))
-    }
-
-    /// Whether an event after this one led to one of the states.
-    async fn was_reached(
-        &self,
-        id: &MachineId,
-        states: &[MachineState],
-        seq: u64,
-    ) -> Result<bool, WorkerError> {
-        let events = self
-            .store
-            .events(id, limits::EVENTS_PER_MACHINE_MAX as usize);
-        let events = events.await.map_err(|error| store_failure(&error))?;
-        let mut newer = events.iter().take_while(|event| event.seq > seq);
-        Ok(newer.any(|event| states.contains(&event.state)))
-    }
-
-    /// Waits for a state without a bound on time; the caller has one.
-    async fn reach(&self, id: &MachineId, wait: &WaitFor) -> Result<MachineStatus, WorkerError> {
-        loop {
-            // Subscribed before the row is read, so that no change is missed.
-            let changes = self.changes(id);
-            let row = self
-                .store
-                .get(id)
-                .await
-                .map_err(|error| store_failure(&error))?;
-            let row = row.ok_or_else(|| WorkerError::NotFound(id.clone()))?;
-            if let Some(instance_id) = &wait.instance_id
-                && *instance_id != row.instance_id
-            {
-                return Err(WorkerError::Conflict(format!(
-                    "machine {id} has version {} now; {instance_id} was replaced",
-                    row.instance_id
-                )));
-            }
-            let is_reached = match wait.after_event {
-                None => wait.states.contains(&row.state),
-                Some(seq) => self.was_reached(id, &wait.states, seq).await?,
-            };
-            if is_reached {
-                return Ok(self.status(row));
-            }
-            let is_changed = match changes {
-                Some(mut changes) => changes.changed().await.is_ok(),
-                None => false,
-            };
-            if !is_changed {
-                // No owner: nothing will change any more.
-                std::future::pending::<()>().await;
-            }
-        }
     }
 }
 
@@ -561,6 +318,6 @@ pub(crate) fn new_row_for_tests(
     id: MachineId,
     request: CreateMachine,
     now: roost_model::time::Timestamp,
-) -> Row {
+) -> crate::store::row::Row {
     requests::new_row(id, request, vec![], now)
 }

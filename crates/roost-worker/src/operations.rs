@@ -15,6 +15,7 @@ use crate::store::row::{NewEvent, WORKER};
 use roost_fsm::record::Outcome;
 
 mod journal;
+mod store;
 
 pub(crate) use journal::{begin, list, note};
 pub(crate) use roost_fsm::view::{operation, operation_with_steps};

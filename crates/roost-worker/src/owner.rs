@@ -9,8 +9,11 @@
 //! When the database cannot be written the owner stands still and tries again:
 //! acting on what is not recorded would break invariant 1.
 
-mod actions;
+mod adopt;
+mod end;
 mod outcome;
+mod run;
+mod start;
 mod suspend;
 
 use crate::health::Unhealthy;
@@ -30,6 +33,8 @@ use roost_model::machine::{MachineExit, MachineState, Rung};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+const SIGKILL: i32 = 9;
 
 /// How an operation ended.
 enum Happened {

@@ -4,92 +4,30 @@
 //! transaction that reads a row, changes it and appends events; WAL with
 //! `synchronous=FULL`, so what was answered is on disk.
 
+mod error;
 mod leases;
 pub(crate) mod row;
 mod schema;
 
+pub(crate) use error::{SqliteContext, StoreError};
+
 use crate::capacity::rows::{admit, admit_resize};
 use crate::capacity::{Admission, NoRoom};
 use crate::limits;
-use crate::operations::{self, End, Note};
+use crate::operations::{self, Note};
 use leases::LeaseRefusal;
 use parking_lot::Mutex;
-use roost_fsm::{JournalError, Run, Story, sqlite};
-use roost_model::id::{MachineId, RunId};
+use roost_model::id::MachineId;
 use roost_model::name::AppName;
 use roost_model::placement::{Capacity, Shortage};
 use roost_model::time::Timestamp;
-use roost_proto::worker::{Asker, MachineEvent, OperationFilter, TakeLease};
+use roost_proto::worker::{Asker, MachineEvent, TakeLease};
 use roost_runtime::points;
 use row::{NewEvent, Row};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The database could not be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// SQLite refused.
-    #[error("{operation}")]
-    Sqlite {
-        /// What was attempted.
-        operation: &'static str,
-        /// Why it failed.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// A row does not have the form it must have.
-    #[error("machine {machine} has a damaged record: {problem}")]
-    Damaged {
-        /// Which machine.
-        machine: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The journal of operations refused.
-    #[error("journal of operations")]
-    Journal(#[source] JournalError),
-    /// The file is from a newer roost.
-    #[error(
-        "database has schema version {found}, and this roost knows up to {known}; use the newer roost"
-    )]
-    TooNew {
-        /// The version found.
-        found: i64,
-        /// The newest version known here.
-        known: i64,
-    },
-    /// The thread that ran the operation is gone.
-    #[error("database operation was cut off")]
-    CutOff,
-}
-
-impl StoreError {
-    /// Whether the disk is full: no room for the database, its log, or the log's index.
-    pub(crate) fn is_no_space(&self) -> bool {
-        match self {
-            Self::Sqlite { source, .. } => source.sqlite_error().is_some_and(|error| {
-                error.code == rusqlite::ErrorCode::DiskFull
-                    || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
-            }),
-            Self::Journal(error) => matches!(error, JournalError::Full { .. }),
-            Self::Damaged { .. } | Self::TooNew { .. } | Self::CutOff => false,
-        }
-    }
-}
-
-/// Adds the operation to an SQLite error.
-pub(crate) trait SqliteContext<T> {
-    fn during(self, operation: &'static str) -> Result<T, StoreError>;
-}
-
-impl<T> SqliteContext<T> for Result<T, rusqlite::Error> {
-    fn during(self, operation: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Sqlite { operation, source })
-    }
-}
 
 /// Machines and their events on disk. Cheap to clone.
 #[derive(Clone)]
@@ -270,20 +208,8 @@ impl Store {
         .await
     }
 
-    /// Notes of the operation of a machine; nothing when it has none.
-    pub(crate) async fn note(
-        &self,
-        id: &MachineId,
-        notes: Vec<Note>,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let id = id.clone();
-        self.write(move |transaction| operations::note(transaction, &id, &notes, now))
-            .await
-    }
-
-    /// The same, for a change that somebody asks for, who may hold no lease, and
-    /// that may be of the machine's size; refused when there is no room for the
+    /// The same without notes, for a change that somebody asks for, who may hold no
+    /// lease, and that may be of the machine's size; refused when there is no room for the
     /// new one.
     pub(crate) async fn change_in_room<E, F>(
         &self,
@@ -347,92 +273,6 @@ impl Store {
             .await
     }
 
-    /// Operations, newest first, without their steps.
-    pub(crate) async fn operations(&self, filter: OperationFilter) -> Result<Vec<Run>, StoreError> {
-        self.run(move |connection| {
-            let of = |machine: Option<&MachineId>| {
-                operations::list(connection, machine, filter.only_unfinished, filter.limit)
-            };
-            let Some(app) = &filter.app else {
-                return of(filter.machine.as_ref());
-            };
-            let mut runs = vec![];
-            for row in row::select(connection, "WHERE app = ?1", [app.as_str()])? {
-                if filter
-                    .machine
-                    .as_ref()
-                    .is_none_or(|wanted| *wanted == row.id)
-                {
-                    runs.extend(of(Some(&row.id))?);
-                }
-            }
-            runs.sort_by(|a, b| b.id.cmp(&a.id));
-            runs.truncate(usize::try_from(filter.limit).unwrap_or(usize::MAX));
-            Ok(runs)
-        })
-        .await
-    }
-
-    /// Ends the operation of a machine that is under way, if `end` says how, by
-    /// the machine's row and the operation's kind as they are now.
-    pub(crate) async fn end_operation(
-        &self,
-        machine: &MachineId,
-        now: Timestamp,
-        end: impl FnOnce(&Row, &str) -> Option<End> + Send + 'static,
-    ) -> Result<(), StoreError> {
-        let under_way = {
-            let machine = machine.clone();
-            self.run(move |connection| operations::list(connection, Some(&machine), true, 1))
-        };
-        if under_way.await?.is_empty() {
-            return Ok(());
-        }
-        let machine = machine.clone();
-        self.write(move |transaction| {
-            let run = operations::list(transaction, Some(&machine), true, 1)?.pop();
-            let row = get_row(transaction, &machine)?;
-            let (Some(run), Some(row)) = (run, row) else {
-                return Ok(());
-            };
-            match end(&row, &run.kind.name) {
-                Some(end) => operations::note(transaction, &machine, &[Note::Ended(end)], now),
-                None => Ok(()),
-            }
-        })
-        .await
-    }
-
-    /// One operation with its steps.
-    pub(crate) async fn operation(&self, id: &RunId) -> Result<Option<Story>, StoreError> {
-        let id = id.clone();
-        self.run(move |connection| Ok(sqlite::load(connection, &id)?))
-            .await
-    }
-
-    /// Ends the operations that a kill left open of machines that are gone and
-    /// have no owner any more.
-    pub(crate) async fn end_operations_of_the_gone(
-        &self,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.write(move |transaction| {
-            for row in row::select(transaction, "WHERE state = 'destroyed'", [])? {
-                operations::note(transaction, &row.id, &[Note::Ended(End::Succeeded)], now)?;
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Forgets old operations.
-    pub(crate) async fn forget_operations(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.write(move |transaction| {
-            Ok(sqlite::prune(transaction, &limits::OPERATIONS_KEPT, now)?)
-        })
-        .await
-    }
-
     /// Drops the records of machines destroyed longer ago than `retention`.
     pub(crate) async fn forget_destroyed(
         &self,
@@ -456,7 +296,7 @@ impl Store {
     }
 }
 
-fn get_row(connection: &Connection, id: &MachineId) -> Result<Option<Row>, StoreError> {
+pub(crate) fn get_row(connection: &Connection, id: &MachineId) -> Result<Option<Row>, StoreError> {
     Ok(row::select(connection, "WHERE id = ?1", [id.as_str()])?
         .into_iter()
         .next())
