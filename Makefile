@@ -17,13 +17,14 @@ GUEST_KERNEL := $(TARGET)/guest-kernel
 # Every guest holds roost-init in memory.
 ROOST_INIT_BYTES_MAX := 4194304
 
-.PHONY: help setup setup-tests guest guest-kernel kernel build up down test test-crash test-kvm lint bench release clean
+.PHONY: help setup setup-tests guest guest-kernel kernel build up down test test-crash test-kvm test-simulation lint bench release clean
 
 help:
 	@echo "make up       build, start a one-node platform, deploy the example, print its URL"
 	@echo "make down     stop it and remove every trace (keeps the build)"
 	@echo "make test     every check and every test"
 	@echo "make test-crash  kill -9 of roostd at every point of its work (POINT=stop:exit-seen:1 for one)"
+	@echo "make test-simulation  the control plane over 1,000 simulated nodes with 50,000 machines"
 	@echo "make test-kvm tests of VMs on KVM, inside an emulated machine (needs no KVM here)"
 	@echo "make lint     format, tidy, clippy, docs: warnings are errors"
 	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory placement orchestrator)"
@@ -86,6 +87,11 @@ test-crash: setup-tests
 	@cp $(GUEST_DIR)/roost-serve $(TARGET)/debug/roost-serve.new && mv $(TARGET)/debug/roost-serve.new $(TARGET)/debug/roost-serve
 	@$(TEST_RUNNER)" env ROOST_CRASH_POINTS=$(or $(POINT),all)" \
 		cargo test --locked -p roost-testkit --test crash -- --nocapture
+
+# The real control plane over 1,000 simulated nodes with 50,000 machines.
+test-simulation:
+	@ROOST_SIMULATION_FULL=1 cargo test --locked --release -p roost-api --test simulation \
+		thousand -- --nocapture
 
 # VMs on KVM, inside an emulated machine; ROOST_FIRECRACKER=PATH adds Firecracker.
 test-kvm: setup-tests

@@ -256,6 +256,24 @@ impl Fleet {
         self.nodes.lock().standing(id)
     }
 
+    /// Whether at least half of the nodes answer. Else it is this process that is cut off, and
+    /// what is on the others runs.
+    pub(crate) fn is_majority(&self) -> bool {
+        let standings = self.standings();
+        let answers = |(_, standing): &&(NodeId, Standing)| *standing == Standing::Answers;
+        standings.iter().filter(answers).count() * 2 >= standings.len()
+    }
+
+    /// The node that has a machine, or had it when that had to go, as far as is known.
+    pub(crate) fn node_of(&self, machine: &MachineId) -> Option<NodeId> {
+        self.nodes.lock().node_of(machine)
+    }
+
+    /// Machines of nodes that answer, as these last told.
+    pub(crate) fn known(&self, wanted: impl Fn(&MachineStatus) -> bool) -> Vec<MachineStatus> {
+        self.nodes.lock().known(wanted)
+    }
+
     /// For how long a node has not answered.
     pub(crate) fn silence(&self, id: &NodeId) -> Duration {
         self.nodes.lock().silence(id)

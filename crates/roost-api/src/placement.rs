@@ -145,13 +145,15 @@ pub(crate) async fn create(
     request: CreateMachine,
     asker: &Asker,
 ) -> Result<MachineStatus, CreateError> {
-    let mut search = Search::begin(state, request).await?;
+    // Boxed: they are large, and part of what every creation waits for.
+    let mut search = Box::pin(Search::begin(state, request, asker)).await?;
     for _ in 0..limits::PLACEMENT_ATTEMPTS {
-        if let Some(status) = search.ask(asker).await? {
+        if let Some(status) = Box::pin(search.ask()).await? {
             return Ok(status);
         }
     }
-    Err(search.give_up().await?.into())
+    search.give_up().await?;
+    Err(search.refusal().into())
 }
 
 /// Has a machine of another node, or of none any more, made anew. `None` when it is not as it
@@ -177,6 +179,7 @@ pub(crate) async fn create_anew(
 /// The search of a node for a machine.
 struct Search<'a> {
     state: &'a ApiState,
+    asker: &'a Asker,
     request: CreateMachine,
     /// The node that is asked next.
     at: Placement,
@@ -186,7 +189,11 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// Goes on with the node that an earlier try chose, or chooses one.
-    async fn begin(state: &'a ApiState, request: CreateMachine) -> Result<Self, CreateError> {
+    async fn begin(
+        state: &'a ApiState,
+        request: CreateMachine,
+        asker: &'a Asker,
+    ) -> Result<Self, CreateError> {
         let (store, spec) = (&state.store, &request.spec);
         let at = match store.placement(&request.request_id).await? {
             Some(at) => at,
@@ -204,6 +211,7 @@ impl<'a> Search<'a> {
         };
         Ok(Self {
             state,
+            asker,
             request,
             at,
             excluded: BTreeMap::new(),
@@ -211,23 +219,25 @@ impl<'a> Search<'a> {
     }
 
     /// Asks the node that is next. None: it is another one's turn.
-    async fn ask(&mut self, asker: &Asker) -> Result<Option<MachineStatus>, CreateError> {
-        let answer = match self.ask_once(asker).await {
+    async fn ask(&mut self) -> Result<Option<MachineStatus>, CreateError> {
+        let (answer, is_one_lost) = match self.ask_once().await {
             // The answer may have been lost on its way.
             Err(WorkerError::Unreachable { .. }) => {
                 tokio::time::sleep(limits::LOST_ANSWER_PAUSE).await;
-                self.ask_once(asker).await
+                (self.ask_once().await, true)
             }
-            answer => answer,
+            answer => (answer, false),
         };
+        let is_kept = is_kept(&self.request.spec);
         match answer {
-            Ok(status) => self.settle(status, asker).await.map(Some),
-            Err(error) if declines(&error) => {
+            Ok(status) => self.settle(status).await.map(Some),
+            Err(error) if declines(&error) && !is_one_lost => {
                 let said = error.to_string();
                 self.move_on(Reason::Declined { said }, None).await?;
                 Ok(None)
             }
-            Err(WorkerError::Unreachable { .. }) if is_kept(&self.request.spec) => {
+            // One that declines now may still get the question whose answer was lost.
+            Err(error) if is_one_lost && is_kept && error.retry() != Retry::Never => {
                 let why = "the answer to its creation was lost, and another node was asked";
                 let fence = fence(self.state, &self.at, why);
                 self.move_on(Reason::Fenced, Some(fence)).await?;
@@ -235,14 +245,14 @@ impl<'a> Search<'a> {
             }
             Err(error) => {
                 if error.retry() == Retry::Never {
-                    self.state.store.give_up_placement(&self.at).await?;
+                    self.give_up().await?;
                 }
                 Err(error.into())
             }
         }
     }
 
-    async fn ask_once(&self, asker: &Asker) -> Result<MachineStatus, WorkerError> {
+    async fn ask_once(&self) -> Result<MachineStatus, WorkerError> {
         let (fleet, at) = (&self.state.worker, &self.at);
         let request = CreateMachine {
             request_id: match at.attempt {
@@ -254,17 +264,13 @@ impl<'a> Search<'a> {
             ..self.request.clone()
         };
         let worker = fleet.worker(&at.node)?;
-        let call = worker.create_machine(request, asker);
+        let call = worker.create_machine(request, self.asker);
         let status = fleet.ask(&at.node, call).await?;
         fleet.remember(&at.node, &status);
         Ok(status)
     }
 
-    async fn settle(
-        &self,
-        status: MachineStatus,
-        asker: &Asker,
-    ) -> Result<MachineStatus, CreateError> {
+    async fn settle(&self, status: MachineStatus) -> Result<MachineStatus, CreateError> {
         let (state, at) = (self.state, &self.at);
         let settled = state
             .store
@@ -274,7 +280,7 @@ impl<'a> Search<'a> {
             return Ok(status);
         }
         // Nobody wants it any more: its app was deleted, or another node is asked for it.
-        let removed = state.worker.destroy_machine(&status.id, true, asker);
+        let removed = state.worker.destroy_machine(&status.id, true, self.asker);
         removed.await?;
         let text = format!("machine {} was removed while it was made", status.spec.name);
         Err(WorkerError::Conflict(text).into())
@@ -294,7 +300,7 @@ impl<'a> Search<'a> {
             Err(refusal) => {
                 // One that may have made the machine is asked again at the next try.
                 if fence.is_none() {
-                    state.store.give_up_placement(&self.at).await?;
+                    self.give_up().await?;
                 }
                 return Err(refusal.into());
             }
@@ -313,15 +319,24 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// As many nodes as may be were asked; the next one was not.
-    async fn give_up(self) -> Result<Refusal, StoreError> {
+    /// Forgets the request. Not one that a reconciler made: that machine was there once, and is
+    /// tried again.
+    async fn give_up(&self) -> Result<(), StoreError> {
+        if self.asker.cause == Cause::Reconciler {
+            return Ok(());
+        }
         self.state.store.give_up_placement(&self.at).await?;
+        Ok(())
+    }
+
+    /// As many nodes as may be were asked; the next one was not.
+    fn refusal(self) -> Refusal {
         let nodes = self.excluded.into_iter();
-        Ok(Refusal {
+        Refusal {
             nodes: nodes
                 .map(|(node, reason)| NodeRefusal { node, reason })
                 .collect(),
-        })
+        }
     }
 }
 

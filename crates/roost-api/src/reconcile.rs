@@ -5,6 +5,7 @@
 //! does not matter: it looks at everything.
 //!
 //! - [`machines`]: every machine that is wanted is there once.
+//! - [`standbys`]: what stands by for a machine of a lost node runs.
 //! - [`fences`]: no machine is there that must not be.
 //! - [`deployments`]: every deployment that has not ended has a run that goes on.
 //!
@@ -14,6 +15,7 @@
 mod deployments;
 mod fences;
 mod machines;
+mod standbys;
 
 use crate::limits;
 use crate::state::ApiState;
@@ -24,6 +26,7 @@ use machines::Machines;
 use roost_model::error::chain;
 use roost_proto::worker::WorkerError;
 use roost_store::StoreError;
+use standbys::Standbys;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -61,6 +64,7 @@ pub(crate) fn spawn(state: &ApiState) {
     let state = || state.clone();
     run(&state(), Fences(state()));
     run(&state(), Machines(state()));
+    run(&state(), Standbys(state()));
     run(&state(), Deployments(state()));
 }
 

@@ -161,6 +161,28 @@ impl Nodes {
         untold.map(|(id, _)| id)
     }
 
+    /// The node that has a machine, or had it when that had to go.
+    pub(super) fn node_of(&self, machine: &MachineId) -> Option<NodeId> {
+        self.home(machine).or_else(|| {
+            let mut fences = self.fences();
+            let fence = fences.find(|fence| fence.machine.as_ref() == Some(machine));
+            fence.map(|fence| fence.node.clone())
+        })
+    }
+
+    /// Machines of nodes that answer, as these last told.
+    pub(super) fn known(&self, wanted: impl Fn(&MachineStatus) -> bool) -> Vec<MachineStatus> {
+        let answering = self
+            .by_id
+            .iter()
+            .filter(|(id, _)| self.standing(id) == Standing::Answers);
+        let machines = answering.filter_map(|(_, node)| node.machines.as_ref());
+        let wanted = machines
+            .flat_map(HashMap::values)
+            .filter(|status| wanted(status));
+        wanted.cloned().collect()
+    }
+
     /// A machine as it was when its node last told.
     pub(super) fn last_known(&self, machine: &MachineId) -> Option<&MachineStatus> {
         let node = self.by_id.get(self.homes.get(machine)?)?;

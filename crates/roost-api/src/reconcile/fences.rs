@@ -82,7 +82,10 @@ impl Fences {
             }
         };
         let Some(machine) = machine else {
-            let is_over = self.0.clock.now().since(fence.since) >= limits::LATE_CALL_MAX;
+            let now = self.0.clock.now();
+            // Or the clock was set back by more than any call takes.
+            let is_over = now.since(fence.since) >= limits::LATE_CALL_MAX
+                || fence.since.since(now) >= limits::LATE_CALL_MAX;
             return Ok(if is_over {
                 Enforced::Absent
             } else {

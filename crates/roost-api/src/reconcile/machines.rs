@@ -61,7 +61,10 @@ impl Reconciler for Machines {
             .collect();
         let mut pass = Pass::default();
         let mut todo = vec![];
-        let may_move = self.may_move();
+        let may_move = state.worker.is_majority();
+        if !may_move {
+            tracing::warn!("nothing is started elsewhere while most nodes are silent");
+        }
         for placement in &placements {
             let Some(app) = apps.get(placement.app_id.as_str()) else {
                 continue;
@@ -100,23 +103,6 @@ impl Reconciler for Machines {
 }
 
 impl Machines {
-    /// When most nodes are silent it is this one that is cut off, and their machines run.
-    fn may_move(&self) -> bool {
-        let standings = self.0.worker.standings();
-        let answers = |(_, standing): &&(NodeId, Standing)| *standing == Standing::Answers;
-        let n_answering = standings.iter().filter(answers).count();
-        let may_move = n_answering * 2 >= standings.len();
-        if !may_move {
-            let n_nodes = standings.len();
-            tracing::warn!(
-                n_answering,
-                n_nodes,
-                "nothing is started elsewhere while most nodes are silent"
-            );
-        }
-        may_move
-    }
-
     /// The machines of every node that answers.
     async fn lists(&self) -> Result<Lists, ReconcileError> {
         let fleet = &self.0.worker;

@@ -196,6 +196,26 @@ async fn a_machine_goes_to_another_node_when_the_one_that_was_chosen_is_cut_off_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_standby_runs_once_the_node_of_what_it_stands_by_for_is_lost() {
+    let scene = Scene::start(3).await;
+    let watched = scene.make().await;
+    let cut = scene.node_of(id(&watched));
+    let config = json!({"image": "hello", "standbys": [id(&watched)]});
+    let body = json!({"config": config, "skip_launch": true});
+    let standby = scene.done("POST", "/v1/apps/web/machines", body).await;
+    assert!(!Arc::ptr_eq(cut, scene.node_of(id(&standby))));
+    let path = format!("/v1/apps/web/machines/{}", id(&standby));
+    let state = async || scene.done("GET", &path, Value::Null).await["state"].clone();
+    tokio::time::sleep(UNTIL_LOST).await;
+    assert_eq!(state().await, "created");
+    cut.cut(true);
+    tokio::time::sleep(UNTIL_LOST).await;
+    assert_eq!(state().await, "started");
+    cut.cut(false);
+    scene.0.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_started_elsewhere_while_most_nodes_are_silent() {
     let scene = Scene::start(3).await;
     scene.deploy(3).await;
