@@ -2,8 +2,15 @@
 
 use super::{assert_serving, ids, start};
 use crate::http::tests::{Platform, web};
+use crate::workflows::deploy;
 use http::StatusCode;
+use roost_fsm::journal::{Journal as _, NewRun};
+use roost_fsm::record::{Cancel, Kind, Turn};
+use roost_fsm::workflow::OnBusy;
+use roost_model::id::RunId;
+use roost_model::name::AppName;
 use roost_proto::worker::{Cause, Launch, SecretEnv, UpdateMachine, WorkerApi as _};
+use roost_store::records::DeploymentStatus;
 use roost_testkit::sim_worker::Fate;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -207,4 +214,79 @@ async fn of_a_cancellation_and_the_point_of_no_return_one_wins_and_a_kill_change
         }
     }
     panic!("the deployment has more journal writes than were tried");
+}
+
+/// A run that nobody executes keeps the app's next one waiting.
+async fn block(platform: &Platform) {
+    let name = AppName::parse("web").unwrap();
+    let app = platform.state.store.app(&name).await.unwrap();
+    let blocker = NewRun {
+        id: RunId::from_ulid(ulid::Ulid::nil()),
+        kind: Kind {
+            name: "nobody's".into(),
+            version: 1,
+        },
+        subject: deploy::subject(&app.id).unwrap(),
+        on_busy: OnBusy::Queue,
+        key: None,
+        parent: None,
+        cause: "{}".into(),
+        params: "{}".into(),
+        created_at: app.created_at,
+    };
+    platform.state.store.runs().open(blocker).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deployment_that_has_not_begun_ends_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    block(&platform).await;
+    let id = begin(&platform, json!({"config": web("hello")})).await;
+    let (status, answer) = cancel(&platform, &id).await;
+    assert_eq!(
+        (status.as_u16(), &answer["status"]),
+        (202, &json!("failed"))
+    );
+    assert_eq!(answer["error"]["code"], "deploy-cancelled", "{answer}");
+    assert!(!answer["finished_at"].is_null());
+    assert!(platform.machines("web").await.is_empty());
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_deployment_whose_run_ended_before_a_kill_ends_with_the_next_start() {
+    for (left_at, status, code) in [
+        (
+            DeploymentStatus::Pending,
+            "failed",
+            json!("deploy-cancelled"),
+        ),
+        (DeploymentStatus::Retiring, "succeeded", Value::Null),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = start(dir.path()).await;
+        block(&platform).await;
+        let id = begin(&platform, json!({"config": web("hello")})).await;
+        let store = &platform.state.store;
+        let record = store.unfinished_deployments(None).await.unwrap().remove(0);
+        let set = store.set_deployment_status(&record, left_at, None, record.created_at);
+        set.await.unwrap();
+        let run = store.run_with_key(&id).await.unwrap().unwrap();
+        let cancel = Cancel {
+            at: record.created_at,
+            turn: Turn::Cancelled,
+            reason: "by hand".into(),
+        };
+        store.runs().ask_cancel(run.id, cancel).await.unwrap();
+        platform.stop().await;
+        let again = Platform::start_with(dir.path(), platform.worker.clone()).await;
+        again.state.resume().await.unwrap();
+        let ended = again.finished("web", &id).await;
+        assert_eq!(
+            (&ended["status"], &ended["error"]["code"]),
+            (&json!(status), &code)
+        );
+        again.stop().await;
+    }
 }
