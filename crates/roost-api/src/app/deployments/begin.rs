@@ -17,6 +17,7 @@ use roost_model::rollout::{self, SlotWork};
 use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest::Deployment;
 use roost_proto::worker::{Asker, Cause, MachineStatus, WorkerError};
+use roost_store::placements::Placement;
 use roost_store::records::{
     AppRecord, DeploymentRecord, NewDeployment, NewRelease, SlotPhase, SlotRecord,
 };
@@ -94,7 +95,9 @@ async fn plan(
     refuse_leased(state, &machines).await?;
     // What an earlier deployment could not remove is not counted, and comes last.
     let serves = |machine: &MachineStatus| deploy::release_of(machine) == current;
-    let n_serving = machines.iter().filter(|machine| serves(machine)).count();
+    let n_listed = machines.iter().filter(|machine| serves(machine)).count();
+    // Some may be on their way to another node just now.
+    let n_serving = n_listed.max(n_placed(state, app, current).await?);
     // Machines that run are the ones worth replacing one by one.
     machines.sort_by_key(|machine| {
         let runs = machine.state == MachineState::Started;
@@ -158,6 +161,23 @@ fn to_slot(idx: usize, work: &SlotWork, ran: &BTreeMap<MachineId, bool>) -> Slot
         new_machine: None,
         phase: SlotPhase::Planned,
     }
+}
+
+/// How many machines of a release there are to be.
+async fn n_placed(
+    state: &ApiState,
+    app: &AppRecord,
+    release: Option<u64>,
+) -> Result<usize, ApiError> {
+    let placements = state.store.placements().await?;
+    let is_of_release = |placement: &&Placement| {
+        placement.app_id == app.id
+            && placement.release_version.is_some()
+            && placement.release_version == release
+            && placement.is_kept
+            && !placement.is_leaving
+    };
+    Ok(placements.iter().filter(is_of_release).count())
 }
 
 /// The machines of an app that deployments made; others are their maker's business.
