@@ -68,6 +68,13 @@ async fn find_free(
     Ok(status)
 }
 
+/// Who asks, for a change of the version that was seen here: should the change be
+/// carried out late, when the machine has another one, it is refused. A machine
+/// is destroyed whatever its version.
+fn asker_of(ctx: &RequestCtx, seen: MachineStatus) -> Asker {
+    ctx.asker().for_version(seen.instance_id)
+}
+
 async fn show(state: &ApiState, status: MachineStatus) -> Result<Machine, ApiError> {
     let events = state
         .worker
@@ -288,13 +295,15 @@ pub(crate) async fn start(
 ) -> Result<StartResponse, ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
     let before = find_free(state, app, id).await?;
-    let (worker, id, asker) = (state.worker.clone(), id.clone(), ctx.asker());
+    let previous_state = before.state.as_str().to_owned();
+    let asker = asker_of(ctx, before);
+    let (worker, id) = (state.worker.clone(), id.clone());
     ctx.supervised(state, async move {
         Ok(worker.start_machine(&id, &asker).await?)
     })
     .await?;
     Ok(StartResponse {
-        previous_state: before.state.as_str().to_owned(),
+        previous_state,
         migrated: false,
     })
 }
@@ -310,8 +319,8 @@ pub(crate) async fn stop(
     ctx.allow(Action::ManageMachines, Some(app))?;
     let signal = request.signal.as_deref().map(parse_signal).transpose()?;
     let timeout = request.timeout.as_ref().map(parse_timeout).transpose()?;
-    find_free(state, app, id).await?;
-    let (worker, id, asker) = (state.worker.clone(), id.clone(), ctx.asker());
+    let asker = asker_of(ctx, find_free(state, app, id).await?);
+    let (worker, id) = (state.worker.clone(), id.clone());
     ctx.supervised(state, async move {
         Ok(worker.stop_machine(&id, signal, timeout, &asker).await?)
     })
@@ -359,8 +368,8 @@ pub(crate) async fn suspend(
     id: &MachineId,
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
-    find_free(state, app, id).await?;
-    let (worker, id, asker) = (state.worker.clone(), id.clone(), ctx.asker());
+    let asker = asker_of(ctx, find_free(state, app, id).await?);
+    let (worker, id) = (state.worker.clone(), id.clone());
     ctx.supervised(state, async move {
         Ok(worker.suspend_machine(&id, &asker).await?)
     })
@@ -376,8 +385,8 @@ pub(crate) async fn restart(
     id: &MachineId,
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
-    find_free(state, app, id).await?;
-    let (worker, id, asker) = (state.worker.clone(), id.clone(), ctx.asker());
+    let asker = asker_of(ctx, find_free(state, app, id).await?);
+    let (worker, id) = (state.worker.clone(), id.clone());
     ctx.supervised(state, async move {
         Ok(worker.restart_machine(&id, &asker).await?)
     })
@@ -395,11 +404,8 @@ pub(crate) async fn signal(
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
     let signal = parse_signal(signal)?;
-    find(state, app, id).await?;
-    Ok(state
-        .worker
-        .signal_machine(id, signal, &ctx.asker())
-        .await?)
+    let asker = asker_of(ctx, find(state, app, id).await?);
+    Ok(state.worker.signal_machine(id, signal, &asker).await?)
 }
 
 /// Takes a machine out of routing, or puts it back.
@@ -411,8 +417,7 @@ pub(crate) async fn set_cordoned(
     cordoned: bool,
 ) -> Result<(), ApiError> {
     ctx.allow(Action::ManageMachines, Some(app))?;
-    find_free(state, app, id).await?;
-    let asker = ctx.asker();
+    let asker = asker_of(ctx, find_free(state, app, id).await?);
     state.worker.set_cordoned(id, cordoned, &asker).await?;
     Ok(())
 }
