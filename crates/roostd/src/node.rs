@@ -10,7 +10,7 @@
 
 use crate::adapters;
 use crate::cluster;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, NodePaths};
 use crate::daemon::{self, Facts, Lock};
 use crate::databases;
 use crate::rungs;
@@ -66,15 +66,7 @@ struct Node {
 impl Node {
     async fn start(config: &NodeConfig, tasks: &Tasks) -> Result<Self> {
         let paths = &config.paths;
-        for dir in [
-            paths.images(),
-            paths.machines(),
-            paths.logs(),
-            paths.builds(),
-            paths.run.clone(),
-        ] {
-            ensure_dir(&dir)?;
-        }
+        make_dirs(paths)?;
         let listeners = serve::bind(&config.api)?;
         serve::check_free(&config.http, "HTTP", "--http-port")?;
         serve::check_free(&config.https, "HTTPS", "--https-port")?;
@@ -146,6 +138,20 @@ impl Node {
         tasks.shutdown(TASKS_TIMEOUT).await;
         daemon::withdraw(&config.paths)
     }
+}
+
+fn make_dirs(paths: &NodePaths) -> Result<()> {
+    let run = paths.run.clone();
+    for dir in [
+        paths.images(),
+        paths.machines(),
+        paths.logs(),
+        paths.builds(),
+        run,
+    ] {
+        ensure_dir(&dir)?;
+    }
+    Ok(())
 }
 
 async fn bind_edge(
