@@ -136,6 +136,7 @@ impl Fleet {
             Box::pin(async move {
                 let asked_at = Instant::now();
                 let worker = self.worker(&id)?;
+                self.nodes.lock().asked(&id);
                 let view = self.ask_soon(&id, worker.capacity()).await?;
                 self.nodes.lock().set_view(&id, view, asked_at);
                 Ok(())

@@ -15,14 +15,22 @@ use tokio::time::Instant;
 /// A node's place in the fleet.
 pub(super) struct Node {
     pub(super) worker: Arc<dyn WorkerApi>,
-    /// When it last answered, or joined.
-    heard_at: Instant,
+    /// When it was asked first how it is since it last answered anything.
+    unanswered_since: Option<Instant>,
     /// Where its view is, and when it was asked for that.
     view: Option<(usize, Instant)>,
     /// Its machines as it last said; none before its first list.
     machines: Option<HashMap<MachineId, MachineStatus>>,
     /// Apps of which it had machines when this process began.
     apps_before: BTreeSet<AppName>,
+}
+
+impl Node {
+    /// For how long it owes an answer. One that is not asked is not silent.
+    fn silence(&self) -> Duration {
+        self.unanswered_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 /// All nodes, and what is known of them.
@@ -42,7 +50,7 @@ impl Nodes {
     pub(super) fn join(&mut self, id: NodeId, worker: Arc<dyn WorkerApi>) {
         let node = Node {
             worker,
-            heard_at: Instant::now(),
+            unanswered_since: None,
             view: None,
             machines: None,
             apps_before: BTreeSet::new(),
@@ -55,11 +63,14 @@ impl Nodes {
     }
 
     pub(super) fn silence(&self, id: &NodeId) -> Duration {
-        let node = self.by_id.get(id);
-        node.map_or(Duration::MAX, |node| node.heard_at.elapsed())
+        self.by_id.get(id).map_or(Duration::MAX, Node::silence)
     }
 
+    /// The only node counts as answering: there is no other to ask.
     pub(super) fn standing(&self, id: &NodeId) -> Standing {
+        if self.by_id.len() == 1 && self.by_id.contains_key(id) {
+            return Standing::Answers;
+        }
         standing(self.silence(id))
     }
 
@@ -67,9 +78,16 @@ impl Nodes {
     pub(super) fn heard(&mut self, id: &NodeId) -> Standing {
         let before = self.standing(id);
         if let Some(node) = self.by_id.get_mut(id) {
-            node.heard_at = Instant::now();
+            node.unanswered_since = None;
         }
         before
+    }
+
+    /// Notes that a node is being asked how it is.
+    pub(super) fn asked(&mut self, id: &NodeId) {
+        if let Some(node) = self.by_id.get_mut(id) {
+            node.unanswered_since.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Takes a view that was asked for at `asked_at`, unless a newer one is there.
@@ -107,13 +125,14 @@ impl Nodes {
     /// Chooses a node, and counts the machine as if it were there: so that requests at the
     /// same moment do not all go to the same node.
     pub(super) fn choose(&mut self, mut request: PlacementRequest) -> Result<Choice, Refusal> {
-        for id in self.fences.keys() {
-            request.excluded.insert(id.clone(), Reason::Fenced);
+        for (id, fences) in &self.fences {
+            if fences.iter().any(|fence| fence.app == request.app) {
+                request.excluded.insert(id.clone(), Reason::Fenced);
+            }
         }
         for (id, node) in &self.by_id {
-            let silent_for = node.heard_at.elapsed();
-            if standing(silent_for) != Standing::Answers {
-                let seconds = silent_for.as_secs();
+            if self.standing(id) != Standing::Answers {
+                let seconds = node.silence().as_secs();
                 request
                     .excluded
                     .insert(id.clone(), Reason::Silent { seconds });
@@ -132,7 +151,7 @@ impl Nodes {
                 refusal.nodes.extend(unseen.map(|(id, node)| NodeRefusal {
                     node: id.clone(),
                     reason: Reason::Silent {
-                        seconds: node.heard_at.elapsed().as_secs(),
+                        seconds: node.silence().as_secs(),
                     },
                 }));
                 Err(refusal)

@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use decide::{Action, Seen, decide};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
+use rand::seq::SliceRandom as _;
 use roost_model::error::chain;
 use roost_model::id::{MachineId, NodeId};
 use roost_model::machine::MachineState;
@@ -76,10 +77,13 @@ impl Reconciler for Machines {
                 action => todo.push((*app, placement, action)),
             }
         }
+        // By chance, so that those that cannot be done now never keep the others waiting.
+        todo.shuffle(&mut rand::rng());
+        let is_too_much = todo.len() > limits::RECONCILE_ACTIONS_MAX;
+        todo.truncate(limits::RECONCILE_ACTIONS_MAX);
         // A removal that goes on will be over soon, and then the name is free.
         let is_leaving = |(_, _, action): &_| matches!(action, Action::NoteStays { .. });
-        pass.is_more = todo.len() > limits::RECONCILE_ACTIONS_MAX || todo.iter().any(is_leaving);
-        todo.truncate(limits::RECONCILE_ACTIONS_MAX);
+        pass.is_more = todo.iter().any(is_leaving);
         let act = |(app, placement, action)| -> BoxFuture<'_, _> {
             Box::pin(async move {
                 let done = self.act(app, placement, action).await;
@@ -90,8 +94,10 @@ impl Reconciler for Machines {
         let mut acts = stream::iter(acts).buffer_unordered(limits::RECONCILE_AT_ONCE);
         while let Some((placement, done)) = acts.next().await {
             match done {
-                Ok(Some(done)) => pass.done.push(done),
-                Ok(None) => {}
+                Ok(done) => {
+                    pass.is_more |= is_too_much;
+                    pass.done.extend(done);
+                }
                 Err(error) => {
                     let (app, machine, error) = (&placement.app, &placement.name, chain(&error));
                     tracing::warn!(%app, %machine, error, "not as it should be yet");
@@ -178,6 +184,13 @@ impl Machines {
         action: Action,
     ) -> Result<Option<String>, ActError> {
         let (store, name) = (&self.0.store, &placement.name);
+        let mut no_deletion_begins = None;
+        if matches!(action, Action::GoOn | Action::MakeAnew { .. }) {
+            no_deletion_begins = Some(self.0.machine_gate.read().await);
+            if store.app_by_id(&app.id).await?.deleting_at.is_some() {
+                return Ok(None);
+            }
+        }
         let done = match action {
             Action::Nothing => None,
             Action::NoteRest { machine, rests } => {
@@ -218,6 +231,7 @@ impl Machines {
                 Some(format!("machine {name} is removed: {reason}"))
             }
         };
+        drop(no_deletion_begins);
         Ok(done)
     }
 
@@ -308,9 +322,10 @@ fn rests(state: MachineState) -> bool {
         MachineState::Created
         | MachineState::Starting
         | MachineState::Started
-        | MachineState::Suspending => false,
-        MachineState::Stopping
-        | MachineState::Stopped
+        | MachineState::Suspending
+        // It may be restarted; if it was stopped, the next look tells.
+        | MachineState::Stopping => false,
+        MachineState::Stopped
         | MachineState::Suspended
         | MachineState::Failed
         | MachineState::Destroying
