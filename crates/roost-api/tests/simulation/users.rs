@@ -157,10 +157,15 @@ impl<'a> User<'a> {
         let Some(list) = self.insist("GET", &path, None, Value::Null).await else {
             return;
         };
-        let is_deployed =
-            |machine: &&Value| !machine["config"]["metadata"]["roost_release_version"].is_null();
+        let app = self.insist("GET", &self.path(""), None, Value::Null).await;
+        let serves = app.unwrap_or_default()["current_release"].to_string();
+        // Others may be left that a deployment could not remove yet.
+        let is_of_release = |machine: &&Value| {
+            machine["config"]["metadata"]["roost_release_version"] == *serves
+                && machine["state"] != "destroying"
+        };
         let machines = list.as_array().unwrap();
-        let Some(machine) = machines.iter().find(is_deployed) else {
+        let Some(machine) = machines.iter().find(is_of_release) else {
             return;
         };
         let id = machine["id"].as_str().unwrap();
