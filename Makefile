@@ -90,7 +90,7 @@ test-crash: setup-tests
 
 # The real control plane over 1,000 simulated nodes with 50,000 machines.
 test-simulation:
-	@ROOST_SIMULATION_FULL=1 cargo test --locked --release -p roost-api --test simulation \
+	@ROOST_SIMULATION_NODES=1000 cargo test --locked --release -p roost-api --test simulation \
 		thousand -- --nocapture
 
 # VMs on KVM, inside an emulated machine; ROOST_FIRECRACKER=PATH adds Firecracker.

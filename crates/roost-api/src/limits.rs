@@ -99,9 +99,10 @@ pub(crate) const METADATA_VALUE_BYTES_MAX: usize = 4_096;
 /// Time between two questions to each node how it is.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest time for an answer to what the fleet itself asks.
-pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most nodes that are asked at once.
-pub(crate) const FAN_OUT: usize = 64;
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most nodes that are asked at once. Those that do not answer take the longest, and must not
+/// keep the others from being asked before they are suspect.
+pub(crate) const FAN_OUT: usize = 512;
 /// A node that was silent for so long gets no new machines.
 pub(crate) const SUSPECT_AFTER: Duration = Duration::from_secs(15);
 /// A node that was silent for so long is lost: what has to run is started elsewhere.

@@ -34,7 +34,7 @@ impl Reconciler for Fences {
             })
         };
         let enforced: Vec<_> = fences.map(enforce).collect();
-        let mut enforced = stream::iter(enforced).buffer_unordered(limits::RECONCILE_AT_ONCE);
+        let mut enforced = stream::iter(enforced).buffer_unordered(limits::FAN_OUT);
         let mut pass = Pass::default();
         while let Some((fence, enforced)) = enforced.next().await {
             let Fence { node, name, .. } = &fence;
