@@ -100,6 +100,7 @@ impl Api {
             clock: Arc::new(SystemClock),
             tasks: tasks.clone(),
         });
+        state.resume().await.unwrap();
         let token = state.mint_admin_token("test").await.unwrap();
         let images = ContentStore::open(&dir.join("images")).await.unwrap();
         Self {
