@@ -127,8 +127,16 @@ impl Cgroup {
     /// up, as `cpuset` of v1 does.
     pub fn adopt(&self, pid: u32) -> io::Result<()> {
         for path in &self.paths {
-            std::fs::create_dir_all(path)?;
-            match std::fs::write(path.join("cgroup.procs"), pid.to_string()) {
+            let enter = || {
+                std::fs::create_dir_all(path)?;
+                std::fs::write(path.join("cgroup.procs"), pid.to_string())
+            };
+            let entered = match enter() {
+                // Somebody removed it in between, since it was empty.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => enter(),
+                entered => entered,
+            };
+            match entered {
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                     // It would be empty for ever.
                     let _ = std::fs::remove_dir(path);

@@ -14,7 +14,7 @@ use crate::instance::InstanceTag;
 use crate::net::PacketPlumber;
 use crate::quota;
 use crate::tree::remove_tree;
-use limits::{KILL_TIMEOUT, SETTLE_POLL, SHIM_END_POLL, SHIM_END_TIMEOUT};
+use limits::{KILL_TIMEOUT, SETTLE_POLL, SHIM_END_POLL, SHIM_END_TIMEOUT, SHIM_REAP_TIMEOUT};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::machine::{ExitCause, MachineExit};
@@ -110,12 +110,10 @@ impl Shims {
 
     async fn sweep_but(&self, id: &MachineId, keep: Keep) -> Result<(), DriverError> {
         let (run_dir, data_dir) = (self.run_dir(id), self.data_dir(id));
-        let (cgroup, parent) = (
-            self.cgroup_path(id),
-            format!("/{}", self.config.tag.cgroup_name()),
-        );
+        let (cgroup, tag) = (self.cgroup_path(id), self.config.tag);
         blocking("remove the machine", move || {
-            sweep(&run_dir, &data_dir, keep, &cgroup, &parent)
+            sweep(&run_dir, &data_dir, keep, &cgroup)?;
+            remove_empty_cgroups(tag)
         })
         .await?;
         self.config.plumber.detach(id).await.map_err(|error| {
@@ -357,13 +355,7 @@ fn shim_ends(run_dir: &Path, limit: Duration) -> bool {
 }
 
 /// Ends a machine and its shim, and removes what they have, in whatever state they are.
-fn sweep(
-    run_dir: &Path,
-    data_dir: &Path,
-    keep: Keep,
-    cgroup: &str,
-    parent: &str,
-) -> std::io::Result<()> {
+fn sweep(run_dir: &Path, data_dir: &Path, keep: Keep, cgroup: &str) -> std::io::Result<()> {
     points::pass("sweep-begins");
     let cgroup = Cgroup::at(cgroup)?;
     // The shim sees its machine end, and ends. One that is creating the
@@ -390,7 +382,19 @@ fn sweep(
     let removed = ensure_no_file(&exit_path(run_dir)).and_then(|()| ensure_no_dir(run_dir));
     removed.map_err(std::io::Error::other)?;
     points::pass("sweep-run-directory-removed");
-    Cgroup::at(parent)?.remove_if_empty();
+    Ok(())
+}
+
+/// Removes the cgroups of the instance when its last machine is gone.
+fn remove_empty_cgroups(tag: InstanceTag) -> std::io::Result<()> {
+    Cgroup::at(&tag.cgroup_name())?.remove_if_empty();
+    let of_shims = Cgroup::at(&tag.shim_cgroup_name())?;
+    // A shim that has just ended keeps it busy until it is reaped.
+    let deadline = Instant::now() + SHIM_REAP_TIMEOUT;
+    while of_shims.exists() && of_shims.pids().is_empty() && Instant::now() < deadline {
+        of_shims.remove_if_empty();
+        std::thread::sleep(SHIM_END_POLL);
+    }
     Ok(())
 }
 
