@@ -179,7 +179,7 @@ impl Fleet {
     }
 
     /// The same for a question whose answer is not worth a long wait.
-    async fn ask_soon<T>(
+    pub(crate) async fn ask_soon<T>(
         &self,
         id: &NodeId,
         call: impl Future<Output = Result<T, WorkerError>>,

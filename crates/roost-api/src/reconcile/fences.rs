@@ -95,7 +95,8 @@ impl Fences {
         let asker = Asker::from(Cause::Reconciler);
         let worker = fleet.worker(&fence.node)?;
         let removal = worker.destroy_machine(&machine, true, &asker);
-        match fleet.ask(&fence.node, removal).await {
+        // Not for long: the fences of all other nodes wait for the end of this look.
+        match fleet.ask_soon(&fence.node, removal).await {
             Ok(()) => Ok(Enforced::Removed(machine)),
             Err(WorkerError::NotFound(_)) => Ok(Enforced::Absent),
             Err(error) => Err(error),
