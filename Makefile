@@ -17,7 +17,7 @@ GUEST_KERNEL := $(TARGET)/guest-kernel
 # Every guest holds roost-init in memory.
 ROOST_INIT_BYTES_MAX := 4194304
 
-.PHONY: help setup setup-tests guest guest-kernel kernel build up down test test-crash test-kvm test-simulation lint bench release clean
+.PHONY: help setup setup-tests guest guest-kernel kernel build up down test test-crash test-kvm test-simulation test-load lint bench release clean
 
 help:
 	@echo "make up       build, start a one-node platform, deploy the example, print its URL"
@@ -25,9 +25,10 @@ help:
 	@echo "make test     every check and every test"
 	@echo "make test-crash  kill -9 of roostd at every point of its work (POINT=stop:exit-seen:1 for one)"
 	@echo "make test-simulation  the control plane over 1,000 simulated nodes with 50,000 machines"
+	@echo "make test-load  500 clients while releases roll, roostd restarts, a machine is killed and the API is away"
 	@echo "make test-kvm tests of VMs on KVM, inside an emulated machine (needs no KVM here)"
 	@echo "make lint     format, tidy, clippy, docs: warnings are errors"
-	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory placement orchestrator)"
+	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory placement orchestrator edge)"
 	@echo "make kernel   build a slim kernel for VMs from Debian's source (half an hour)"
 	@echo "make release  an archive with the programs in dist/"
 
@@ -92,6 +93,14 @@ test-crash: setup-tests
 test-simulation:
 	@ROOST_SIMULATION_NODES=1000 cargo test --locked --release -p roost-api --test simulation \
 		thousand -- --nocapture
+
+# The same test as in `make test`, with more clients.
+test-load: setup-tests
+	@$(MAKE) --no-print-directory guest guest-kernel
+	@cargo build --locked -p roostd -p roost-cli -p roost-shim -p roost-vm
+	@cp $(GUEST_DIR)/roost-serve $(TARGET)/debug/roost-serve.new && mv $(TARGET)/debug/roost-serve.new $(TARGET)/debug/roost-serve
+	@$(TEST_RUNNER)" env ROOST_LOAD_CLIENTS=$(or $(CLIENTS),500)" \
+		cargo test --locked -p roost-testkit --test load -- --nocapture
 
 # VMs on KVM, inside an emulated machine; ROOST_FIRECRACKER=PATH adds Firecracker.
 test-kvm: setup-tests

@@ -2,12 +2,14 @@
 
 pub(crate) mod apps;
 pub(crate) mod builds;
+pub(crate) mod certificates;
 pub(crate) mod deployments;
 pub(crate) mod images;
 pub(crate) mod logs;
 pub(crate) mod machines;
 pub(crate) mod operations;
 pub(crate) mod platform;
+pub(crate) mod ports;
 pub(crate) mod releases;
 pub(crate) mod secrets;
 
@@ -27,11 +29,24 @@ pub(crate) async fn find_app(state: &ApiState, name: &AppName) -> Result<AppReco
     }
 }
 
-/// What a machine with this config should be, or all that is wrong with the config.
+/// What the keys of metadata begin with that only roost itself writes.
+const OWN_METADATA: &str = "roost_";
+
+/// What a machine with a user's config should be, or all that is wrong with the config.
 pub(crate) fn to_spec(
     config: &MachineConfig,
     identity: MachineIdentity,
 ) -> Result<MachineSpec, ApiError> {
+    let own = config.metadata.keys().filter(|key| is_own(key));
+    let faults: Vec<_> = own
+        .map(|key| ConfigFault {
+            path: format!("metadata.{key}"),
+            problem: format!("roost itself writes what begins with `{OWN_METADATA}`: leave it out"),
+        })
+        .collect();
+    if !faults.is_empty() {
+        return Err(ApiError::faults(faults));
+    }
     let spec = config.to_spec(identity).map_err(ApiError::faults)?;
     spec.guest.check().map_err(|error| {
         ApiError::faults(vec![ConfigFault {
@@ -40,6 +55,31 @@ pub(crate) fn to_spec(
         }])
     })?;
     Ok(spec)
+}
+
+/// What a machine with a user's new config should be. What roost wrote into its metadata stays,
+/// and may be sent back.
+pub(crate) fn to_next_spec(
+    old: MachineSpec,
+    mut config: MachineConfig,
+) -> Result<MachineSpec, ApiError> {
+    let mut own = old.metadata;
+    own.retain(|key, _| is_own(key));
+    config
+        .metadata
+        .retain(|key, value| own.get(key) != Some(value));
+    let identity = MachineIdentity {
+        app: old.app,
+        name: old.name,
+        region: old.region,
+    };
+    let mut spec = to_spec(&config, identity)?;
+    spec.metadata.append(&mut own);
+    Ok(spec)
+}
+
+fn is_own(key: &str) -> bool {
+    key.starts_with(OWN_METADATA)
 }
 
 pub(crate) fn app_not_found(name: &AppName) -> ApiError {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - A machine's home is known from what is recorded, from lists and answers; one that is not
-//!   known is asked for on every node.
+//!   known is asked for on nodes that have not told theirs yet.
 //! - A node that has not answered for a while is [`Standing::Suspect`], then [`Standing::Lost`].
 //! - A list is whole, or an error: machines of a silent node are listed as it last told, and
 //!   each says so. Only machines of a lost node that has not told since this process began are
@@ -23,6 +23,8 @@ mod destroyed;
 mod nodes;
 mod removal;
 mod standing;
+mod under_way;
+mod wishes;
 
 pub(crate) use calls::not_recorded;
 pub(crate) use standing::Standing;
@@ -243,8 +245,9 @@ impl Fleet {
         app: Option<&AppName>,
     ) -> Result<Vec<MachineStatus>, WorkerError> {
         let worker = self.worker(id)?;
+        let asked_at = Instant::now();
         let list = self.ask_soon(id, worker.machines(app)).await?;
-        self.nodes.lock().set_machines(id, app, &list);
+        self.nodes.lock().set_machines(id, app, &list, asked_at);
         Ok(list)
     }
 
@@ -337,3 +340,6 @@ fn silent(id: &NodeId, silent_for: Duration) -> WorkerError {
         reason: format!("it has not answered for {} s", silent_for.as_secs()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod apps;
 mod builds;
+mod certificates;
 mod deployments;
 mod extract;
 mod gate;
@@ -95,6 +96,11 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(releases::get))
         .routes(routes!(secrets::list, secrets::set))
         .routes(routes!(secrets::set_one, secrets::remove_one))
+        .routes(routes!(certificates::list))
+        .routes(routes!(certificates::issue))
+        .routes(routes!(certificates::upload))
+        .routes(routes!(certificates::get, certificates::remove))
+        .routes(routes!(certificates::check))
         .routes(routes!(logs::logs))
         .routes(routes!(builds::create))
         .routes(routes!(images::pull))

@@ -56,6 +56,8 @@ pub(crate) const DEPLOY_STEP_TIMEOUT: Duration =
 pub const TAKE_UP_BACKOFF: Duration = Duration::from_secs(1);
 /// Longest such wait.
 pub const TAKE_UP_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Most old machines that one deployment removes at once.
+pub(crate) const RETIRE_AT_ONCE: usize = 8;
 /// How long the machines of an app that is deleted may take to go.
 pub const DESTROY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Last log lines in a deployment's error.
@@ -113,8 +115,9 @@ pub(crate) const PLACEMENT_ATTEMPTS: u32 = 5;
 pub(crate) const LOST_ANSWER_PAUSE: Duration = Duration::from_millis(200);
 /// How long a creation whose answer was lost may still be under way on its node.
 pub(crate) const LATE_CALL_MAX: Duration = Duration::from_secs(60);
-/// A request for a machine that no node has answered, and that nobody repeats, is forgotten then.
-pub(crate) const COMING_MAX: Duration = Duration::from_secs(600);
+/// A request for a machine whose node answers without it is forgotten then, unless the machine is
+/// kept. Its node is asked twice, one after the other, and either call may come late.
+pub(crate) const COMING_MAX: Duration = LATE_CALL_MAX.saturating_mul(2);
 /// Time between two looks of a reconciler; half as much again at most, by chance.
 pub(crate) const RECONCILE_INTERVAL: Duration = Duration::from_secs(20);
 /// Wait of a reconciler that left something undone, because it was much or it failed.
@@ -122,5 +125,17 @@ pub(crate) const RECONCILE_PAUSE: Duration = Duration::from_secs(1);
 /// Most machines that one look of a reconciler makes or removes: a node that is lost does not
 /// bury the others.
 pub(crate) const RECONCILE_ACTIONS_MAX: usize = 20;
+/// Most machines of which one look records what their nodes tell.
+pub(crate) const RECONCILE_NOTES_MAX: usize = 500;
+/// Longest wait for the addresses of a host name.
+pub(crate) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait before an order that a certificate authority works on is looked at again.
+pub(crate) const ORDER_POLL: Duration = Duration::from_secs(2);
+/// A certificate is not renewed sooner than so long after it was issued, whatever its life.
+pub(crate) const RENEW_MIN: Duration = Duration::from_secs(3600);
+/// Most certificates that one look works on.
+pub(crate) const CERTIFICATES_PER_LOOK: i64 = 20;
+/// Most pieces of work on one certificate in one look; from order to chain there are fewer.
+pub(crate) const CERTIFICATE_STEPS_MAX: usize = 8;
 /// Most of these at once.
 pub(crate) const RECONCILE_AT_ONCE: usize = 8;

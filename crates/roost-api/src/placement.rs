@@ -12,24 +12,28 @@
 //! that a repetition, also after a kill, asks the same one, which knows the request. When the
 //! answer is lost nobody knows whether there is a machine. One that is *kept*, see [`is_kept`],
 //! is then asked of another node, and in the same transaction a fence says that it must not be
-//! on the first: that has it removed as soon as it answers, and gets no machine before. One that
+//! on the first: that has it removed as soon as it answers, and gets none of the app before. One that
 //! is not kept might do twice what it must do once: it is repeated on its node only.
+
+mod blueprint;
+
+pub(crate) use blueprint::{blueprint, is_kept, rests, told};
 
 use crate::error::ApiError;
 use crate::fleet::not_recorded;
 use crate::limits;
+use crate::reconcile::has_passed;
 use crate::state::ApiState;
-use crate::workflows::deploy;
+use crate::view::rfc3339;
 use roost_model::error::{Blame, Classify, ErrorCode, Retry};
 use roost_model::id::NodeId;
-use roost_model::machine::{MachineSpec, RestartWhen, Rung};
+use roost_model::machine::{MachineSpec, Rung};
 use roost_model::placement::{NodeRefusal, PlacementRequest, Reason, Refusal};
-use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest::PlacementRefusal;
 use roost_proto::worker::{Asker, Cause, CreateMachine, MachineStatus, WorkerError};
 use roost_runtime::points;
 use roost_store::StoreError;
-use roost_store::placements::{Blueprint, Chosen, Fence, Placement};
+use roost_store::placements::{Chosen, Fence, Placement};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
@@ -46,13 +50,7 @@ pub(crate) enum CreateError {
 
 impl From<StoreError> for CreateError {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Exists(what) => {
-                let text = format!("the app has {what} already; choose another name");
-                Self::Worker(WorkerError::Conflict(text))
-            }
-            other => Self::Worker(not_recorded(&other)),
-        }
+        Self::Worker(not_recorded(&error))
     }
 }
 
@@ -108,37 +106,6 @@ fn refusals(refusal: &Refusal) -> Vec<PlacementRefusal> {
         .collect()
 }
 
-/// Whether a machine is made anew when its node is lost or it vanishes otherwise: one of a
-/// deployment that is to be restarted when it ends.
-///
-/// It may run twice for a moment, while its node is cut off and another one has begun: what
-/// must not, such as a job that somebody runs by hand, is not kept.
-pub(crate) fn is_kept(spec: &MachineSpec) -> bool {
-    is_deployed(spec)
-        && spec.restart.when != RestartWhen::No
-        && !spec.auto_destroy
-        && !spec.is_standby()
-}
-
-fn is_deployed(spec: &MachineSpec) -> bool {
-    spec.metadata.contains_key(deploy::DEPLOYMENT_KEY)
-}
-
-fn release_of(spec: &MachineSpec) -> Option<u64> {
-    let release = spec.metadata.get(deploy::RELEASE_KEY)?;
-    release.parse().ok().filter(|_| is_deployed(spec))
-}
-
-/// What a machine is to be, should it have to be made anew.
-pub(crate) fn blueprint(spec: &MachineSpec) -> Blueprint {
-    Blueprint {
-        region: spec.region.clone(),
-        config: MachineConfig::from(spec),
-        release_version: release_of(spec),
-        is_kept: is_kept(spec),
-    }
-}
-
 /// Chooses a node for a machine and creates it there. May be repeated.
 pub(crate) async fn create(
     state: &ApiState,
@@ -146,14 +113,8 @@ pub(crate) async fn create(
     asker: &Asker,
 ) -> Result<MachineStatus, CreateError> {
     // Boxed: they are large, and part of what every creation waits for.
-    let mut search = Box::pin(Search::begin(state, request, asker)).await?;
-    for _ in 0..limits::PLACEMENT_ATTEMPTS {
-        if let Some(status) = Box::pin(search.ask()).await? {
-            return Ok(status);
-        }
-    }
-    search.give_up().await?;
-    Err(search.refusal().into())
+    let search = Box::pin(Search::begin(state, request, asker)).await?;
+    search.run().await
 }
 
 /// Has a machine of another node, or of none any more, made anew. `None` when it is not as it
@@ -172,8 +133,15 @@ pub(crate) async fn create_anew(
         return Ok(None);
     }
     state.worker.fence(fence);
-    let status = create(state, request, &Cause::Reconciler.into()).await?;
-    Ok(Some(status))
+    let search = Search {
+        state,
+        at: find(state, &request.request_id).await?,
+        request,
+        asker: &Cause::Reconciler.into(),
+        was_asked: false,
+        excluded: BTreeMap::new(),
+    };
+    search.run().await.map(Some)
 }
 
 /// The search of a node for a machine.
@@ -183,6 +151,8 @@ struct Search<'a> {
     request: CreateMachine,
     /// The node that is asked next.
     at: Placement,
+    /// Whether an earlier try may have asked it: the answer to that is not known.
+    was_asked: bool,
     /// Nodes that were asked in vain.
     excluded: BTreeMap<NodeId, Reason>,
 }
@@ -195,18 +165,32 @@ impl<'a> Search<'a> {
         asker: &'a Asker,
     ) -> Result<Self, CreateError> {
         let (store, spec) = (&state.store, &request.spec);
-        let at = match store.placement(&request.request_id).await? {
-            Some(at) => at,
+        let (at, was_asked) = match store.placement(&request.request_id).await? {
+            Some(mut at) => {
+                let now = state.clock.now();
+                // What an earlier try asked cannot come any more after so long.
+                let was_asked = !has_passed(at.placed_at, limits::COMING_MAX, now);
+                store.ask_placement_again(&at.request_id, now).await?;
+                if at.machine.is_none() {
+                    at.placed_at = now;
+                }
+                (at, was_asked)
+            }
             None => {
                 let app = store.app(&spec.app).await?;
                 let chosen = choose(state, spec, &BTreeMap::new()).await?;
                 let key = (request.request_id.as_str(), app.id.as_str(), &spec.name);
                 // Not when the same request came twice; it has its node then.
-                store
-                    .begin_placement(key, &blueprint(spec), &chosen)
-                    .await?;
+                let is_first = match store.begin_placement(key, &blueprint(spec), &chosen).await {
+                    Err(StoreError::Exists(what)) => {
+                        let holder = store.placement_of_name(&app.id, &spec.name).await?;
+                        let text = name_is_taken(&what, holder.as_ref());
+                        return Err(WorkerError::Conflict(text).into());
+                    }
+                    is_first => is_first?,
+                };
                 points::pass("control.db-node-chosen");
-                find(state, &request.request_id).await?
+                (find(state, &request.request_id).await?, !is_first)
             }
         };
         Ok(Self {
@@ -214,8 +198,19 @@ impl<'a> Search<'a> {
             asker,
             request,
             at,
+            was_asked,
             excluded: BTreeMap::new(),
         })
+    }
+
+    async fn run(mut self) -> Result<MachineStatus, CreateError> {
+        for _ in 0..limits::PLACEMENT_ATTEMPTS {
+            if let Some(status) = Box::pin(self.ask()).await? {
+                return Ok(status);
+            }
+        }
+        self.give_up().await?;
+        Err(self.refusal().into())
     }
 
     /// Asks the node that is next. None: it is another one's turn.
@@ -228,15 +223,23 @@ impl<'a> Search<'a> {
             }
             answer => (answer, false),
         };
+        // One that declines now may still get an earlier question whose answer was lost.
+        let may_be_there = is_one_lost || self.was_asked;
         let is_kept = is_kept(&self.request.spec);
         match answer {
             Ok(status) => self.settle(status).await.map(Some),
-            Err(error) if declines(&error) && !is_one_lost => {
+            Err(error) if declines(&error) && !may_be_there => {
                 let said = error.to_string();
                 self.move_on(Reason::Declined { said }, None).await?;
                 Ok(None)
             }
-            // One that declines now may still get the question whose answer was lost.
+            Err(error) if declines(&error) && is_kept => {
+                let why = "the answer to its creation was lost, and then there was no room";
+                let fence = fence(self.state, &self.at, why);
+                let said = error.to_string();
+                self.move_on(Reason::Declined { said }, Some(fence)).await?;
+                Ok(None)
+            }
             Err(error) if is_one_lost && is_kept && error.retry() != Retry::Never => {
                 let why = "the answer to its creation was lost, and another node was asked";
                 let fence = fence(self.state, &self.at, why);
@@ -272,16 +275,31 @@ impl<'a> Search<'a> {
 
     async fn settle(&self, status: MachineStatus) -> Result<MachineStatus, CreateError> {
         let (state, at) = (self.state, &self.at);
-        let settled = state
-            .store
-            .settle_placement(&at.request_id, at.attempt, &status.id);
+        let settled = state.store.settle_placement(
+            &at.request_id,
+            at.attempt,
+            (&status.id, &status.instance_id),
+        );
         if settled.await? {
             points::pass("control.db-machine-known");
             return Ok(status);
         }
-        // Nobody wants it any more: its app was deleted, or another node is asked for it.
-        let removed = state.worker.destroy_machine(&status.id, true, self.asker);
-        removed.await?;
+        // Nobody wants it any more: its app was deleted, or another node is asked for it. Who
+        // asked for it may not remove it: it can be leased from its beginning on.
+        let asker = Asker::from(Cause::Reconciler);
+        let removed = state.worker.destroy_machine(&status.id, true, &asker);
+        match removed.await {
+            Ok(()) | Err(WorkerError::NotFound(_)) => {}
+            Err(WorkerError::Unreachable { .. }) => {
+                let fence = Fence {
+                    machine: Some(status.id.clone()),
+                    ..fence(state, at, "nobody wanted it any more when it was made")
+                };
+                state.store.fence_out(&status.id, &fence).await?;
+                state.worker.fence(fence);
+            }
+            Err(error) => return Err(error.into()),
+        }
         let text = format!("machine {} was removed while it was made", status.spec.name);
         Err(WorkerError::Conflict(text).into())
     }
@@ -316,6 +334,7 @@ impl<'a> Search<'a> {
             state.worker.fence(fence);
         }
         self.at = find(state, &self.at.request_id).await?;
+        self.was_asked = false;
         Ok(())
     }
 
@@ -337,6 +356,24 @@ impl<'a> Search<'a> {
                 .map(|(node, reason)| NodeRefusal { node, reason })
                 .collect(),
         }
+    }
+}
+
+/// Why another request cannot have the name of a machine, and until when.
+fn name_is_taken(what: &str, holder: Option<&Placement>) -> String {
+    match holder {
+        Some(holder) if holder.machine.is_none() && holder.is_kept => format!(
+            "node {} was asked for {what} and has not answered yet; it is asked again, and another \
+             one in its place if need be",
+            holder.node
+        ),
+        Some(holder) if holder.machine.is_none() => format!(
+            "node {} was asked for {what} and has not answered yet: repeat that request, or wait: \
+             the name is free again once the node answers that it has none, from {} on",
+            holder.node,
+            rfc3339(holder.placed_at.after(limits::COMING_MAX))
+        ),
+        _ => format!("the app has {what} already; choose another name"),
     }
 }
 
@@ -400,3 +437,6 @@ fn wanted(spec: &MachineSpec, excluded: &BTreeMap<NodeId, Reason>) -> PlacementR
         excluded: excluded.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,11 +7,13 @@
 //! - [`machines`]: every machine that is wanted is there once.
 //! - [`standbys`]: what stands by for a machine of a lost node runs.
 //! - [`fences`]: no machine is there that must not be.
+//! - [`certificates`]: every custom host name has a certificate that holds.
 //! - [`deployments`]: every deployment that has not ended has a run that goes on.
 //!
 //! Expired leases need none: they are compared with the clock where they are looked at. What a
 //! worker leaves on its host is looked after by the worker.
 
+mod certificates;
 mod deployments;
 mod fences;
 mod machines;
@@ -20,10 +22,12 @@ mod standbys;
 use crate::limits;
 use crate::state::ApiState;
 use async_trait::async_trait;
+use certificates::Certificates;
 use deployments::Deployments;
 use fences::Fences;
 use machines::Machines;
 use roost_model::error::chain;
+use roost_model::time::Timestamp;
 use roost_proto::worker::WorkerError;
 use roost_store::StoreError;
 use standbys::Standbys;
@@ -59,18 +63,26 @@ pub(crate) enum ReconcileError {
     Worker(#[from] WorkerError),
 }
 
+/// One look at certificates.
+#[cfg(test)]
+pub(crate) async fn certificates_pass(state: &ApiState) -> Result<Pass, ReconcileError> {
+    Certificates(state.clone()).pass().await
+}
+
 /// Lets all reconcilers look again and again.
 pub(crate) fn spawn(state: &ApiState) {
-    let state = || state.clone();
-    run(&state(), Fences(state()));
-    run(&state(), Machines(state()));
-    run(&state(), Standbys(state()));
-    run(&state(), Deployments(state()));
+    let fleet = || state.worker.changes();
+    run(state, fleet(), Fences(state.clone()));
+    run(state, fleet(), Machines(state.clone()));
+    run(state, fleet(), Standbys(state.clone()));
+    run(state, fleet(), Deployments(state.clone()));
+    let changes = state.host_names.changes();
+    run(state, changes, Certificates(state.clone()));
 }
 
 /// Lets a reconciler look now, at intervals, and when something changes.
-fn run(state: &ApiState, reconciler: impl Reconciler) {
-    let (stop, mut changes) = (state.tasks.stopping(), state.worker.changes());
+fn run(state: &ApiState, mut changes: watch::Receiver<u64>, reconciler: impl Reconciler) {
+    let stop = state.tasks.stopping();
     state.tasks.spawn(reconciler.name(), async move {
         loop {
             changes.mark_unchanged();
@@ -117,6 +129,11 @@ async fn wait(pause: Duration, changes: &mut watch::Receiver<u64>) {
     let rest = pause.saturating_sub(limits::RECONCILE_PAUSE);
     // The sender lives as long as the state that the reconciler holds.
     let _ = tokio::time::timeout(rest, changes.changed()).await;
+}
+
+/// Whether so much time has passed; also when the clock was set back by as much.
+pub(crate) fn has_passed(since: Timestamp, time: Duration, now: Timestamp) -> bool {
+    now.since(since) >= time || since.since(now) >= time
 }
 
 /// So long, or up to half as much again: by chance, so that control planes do not keep step.

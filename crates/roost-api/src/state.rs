@@ -1,25 +1,30 @@
 //! What the API is made of.
 
+mod app_gates;
+
 use crate::app::apps;
 use crate::error::ApiError;
 use crate::fleet::Fleet;
+use crate::host_names::{self, HostNameParts, HostNames};
 use crate::limits;
 use crate::ports::{ImageBuilder, ImageSource, LogSource, PortError};
 use crate::reconcile;
 use crate::workflows;
+use app_gates::AppGates;
 use roost_auth::seal::SealingKey;
 use roost_auth::token::TokenSecret;
 use roost_fsm::Engine;
 use roost_fsm::engine::RegisterError;
 use roost_model::id::NodeId;
 use roost_model::name::RegionCode;
+use roost_proto::traffic::PortFeed;
 use roost_proto::worker::WorkerApi;
 use roost_runtime::clock::Clock;
 use roost_runtime::tasks::Tasks;
 use roost_store::records::TokenRecord;
 use roost_store::{Store, StoreError};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{Mutex, RwLock, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 /// What the API says about the node it runs on.
 #[derive(Debug, Clone)]
@@ -52,6 +57,8 @@ pub struct ApiParts {
     pub builder: Arc<dyn ImageBuilder>,
     /// The node.
     pub node: NodeFacts,
+    /// Custom host names.
+    pub host_names: HostNameParts,
     /// The key that seals secrets.
     pub sealing_key: Arc<SealingKey>,
     /// What tells the time.
@@ -78,14 +85,15 @@ pub struct ApiState {
     pub(crate) logs: Arc<dyn LogSource>,
     pub(crate) builder: Arc<dyn ImageBuilder>,
     pub(crate) node: Arc<NodeFacts>,
+    pub(crate) host_names: Arc<HostNames>,
     pub(crate) sealing_key: Arc<SealingKey>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Tasks,
     /// One for each request that may be worked on at once.
     pub(crate) work_permits: Arc<Semaphore>,
-    /// Held shared while a machine is created by request, and alone while the deletion of an
+    /// Held shared while a machine of the app is created, and alone while the deletion of the
     /// app begins, so that no machine is made for an app that is gone.
-    pub(crate) machine_gate: Arc<RwLock<()>>,
+    pub(crate) machine_gates: Arc<AppGates>,
     /// Held while a deletion removes something, so that no other one has ended meanwhile and
     /// left the name to a new app.
     pub(crate) deletion_gate: Arc<Mutex<()>>,
@@ -93,6 +101,8 @@ pub struct ApiState {
     pub(crate) deploy_steps: watch::Sender<u64>,
     /// Executes the control plane's workflows, once the API has been started.
     pub(crate) engine: Arc<OnceLock<Engine>>,
+    /// What became of the ports that apps ask for, once there is an edge.
+    pub(crate) edge_ports: Arc<OnceLock<PortFeed>>,
     #[cfg(test)]
     pub(crate) kill_switch: Arc<crate::workflows::KillSwitch>,
 }
@@ -141,14 +151,16 @@ impl ApiState {
             logs: parts.logs,
             builder: parts.builder,
             node: Arc::new(parts.node),
+            host_names: Arc::new(HostNames::new(parts.host_names)),
             sealing_key: parts.sealing_key,
             clock: parts.clock,
             tasks: parts.tasks,
             work_permits: Arc::new(Semaphore::new(limits::WORK_MAX)),
-            machine_gate: Arc::default(),
+            machine_gates: Arc::default(),
             deletion_gate: Arc::default(),
             deploy_steps: watch::Sender::new(0),
             engine: Arc::default(),
+            edge_ports: Arc::default(),
             #[cfg(test)]
             kill_switch: Arc::default(),
         }
@@ -159,6 +171,7 @@ impl ApiState {
     pub async fn resume(&self) -> Result<(), ResumeError> {
         self.worker.load().await?;
         self.worker.watch(&self.tasks);
+        host_names::publish(self).await?;
         apps::resume_deletions(self).await?;
         let engine = workflows::start(self)?;
         self.engine.get_or_init(|| engine);
@@ -166,9 +179,19 @@ impl ApiState {
         Ok(())
     }
 
+    /// Tells the edge of the custom host names, before anything else of the API begins.
+    pub async fn publish_host_names(&self) -> Result<(), StoreError> {
+        host_names::publish(self).await
+    }
+
     /// Adds a node, or another way to one.
     pub fn join(&self, node: NodeId, worker: Arc<dyn WorkerApi>) {
         self.worker.join(node, worker);
+    }
+
+    /// From now on the statuses of apps say what became of their ports. The first feed stays.
+    pub fn show_ports(&self, feed: PortFeed) {
+        self.edge_ports.get_or_init(|| feed);
     }
 
     /// What executes workflows.

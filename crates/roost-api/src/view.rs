@@ -1,7 +1,8 @@
 //! What domain values look like on the wire.
 
+use crate::app::ports;
 use crate::state::ApiState;
-use roost_model::machine::MachineState;
+use roost_model::machine::{MachineState, Service};
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest;
@@ -31,13 +32,21 @@ pub(crate) fn app(state: &ApiState, record: &AppRecord, machines: &[MachineStatu
     } else {
         "suspended"
     };
+    let mut services = machines.iter().flat_map(|machine| &machine.spec.services);
+    // What an app without machines will serve nobody knows yet.
+    let urls = if machines.is_empty() || services.any(Service::has_url) {
+        state.urls(record.name.as_str())
+    } else {
+        vec![]
+    };
     rest::App {
         id: record.id.clone(),
         name: record.name.to_string(),
         status: status.to_owned(),
         machine_count: u64::try_from(machines.len()).unwrap_or(u64::MAX),
         current_release: record.current_release,
-        urls: state.urls(record.name.as_str()),
+        urls,
+        ports: ports::of_app(state, &record.name),
         created_at: record.created_at.as_ms(),
     }
 }

@@ -73,6 +73,8 @@ pub enum Action {
     Exec,
     /// Set and remove secrets.
     ManageSecrets,
+    /// Add and remove custom host names and their certificates.
+    ManageCertificates,
     /// Pull images from the built-in registry.
     PullImages,
     /// Push images to, and delete them from, the built-in registry.
@@ -127,6 +129,7 @@ pub fn allow(caller: &Caller, action: Action, app: Option<&AppName>) -> Result<(
             | Action::ManageMachines
             | Action::Exec
             | Action::ManageSecrets
+            | Action::ManageCertificates
             | Action::PullImages
             | Action::PushImages
                 if app == Some(own) =>
@@ -142,6 +145,7 @@ pub fn allow(caller: &Caller, action: Action, app: Option<&AppName>) -> Result<(
             | Action::ManageMachines
             | Action::Exec
             | Action::ManageSecrets
+            | Action::ManageCertificates
             | Action::PullImages
             | Action::PushImages => Err(Denied::Forbidden),
         },

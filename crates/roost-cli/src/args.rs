@@ -1,6 +1,7 @@
 //! The command line: every command, flag and help text.
 
 mod apps;
+mod certs;
 mod deploy;
 pub(crate) mod machines;
 mod operations;
@@ -8,6 +9,7 @@ mod platform;
 mod values;
 
 pub(crate) use apps::{AppsCommand, ConfigCommand, LogsArgs, OpenArgs, SecretsCommand, ThenDeploy};
+pub(crate) use certs::{AddArgs, CertsCommand};
 pub(crate) use deploy::{DeployArgs, LaunchArgs, RollbackArgs};
 pub(crate) use machines::{ExecArgs, MachineId, MachinesCommand};
 pub(crate) use operations::{OpsCommand, WhyCommand};
@@ -128,6 +130,13 @@ pub(crate) enum Command {
         before_help = "Examples:\n  roost secrets set DATABASE_URL=postgres://…\n  roost secrets import < .env"
     )]
     Secrets(SecretsCommand),
+    /// Custom host names of an app and their certificates: add, list, show, check, remove
+    #[command(
+        subcommand,
+        alias = "cert",
+        before_help = "Examples:\n  roost certs add www.example.com -a web\n  roost certs show www.example.com -a web"
+    )]
+    Certs(CertsCommand),
     /// List the releases of an app
     #[command(
         alias = "release",

@@ -1,6 +1,7 @@
 //! The commands that ask the API one thing and print it.
 
 pub(crate) mod apps;
+pub(crate) mod certs;
 pub(crate) mod local;
 pub(crate) mod logs;
 pub(crate) mod machines;

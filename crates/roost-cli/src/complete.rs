@@ -13,7 +13,7 @@ use crate::{deploy, limits, project, settings};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Shells};
-use roost_proto::rest::{App, AppList, Deployment, SecretList};
+use roost_proto::rest::{App, AppList, CertificateList, Deployment, SecretList};
 use std::ffi::OsString;
 
 /// The environment variable that asks for completions instead of a command.
@@ -174,6 +174,17 @@ pub(crate) fn secrets() -> Vec<CompletionCandidate> {
         let list: SecretList = client.get(&format!("/v1/apps/{app}/secrets")).await?;
         let row = |secret: roost_proto::rest::Secret| CompletionCandidate::new(secret.name);
         Ok(list.secrets.into_iter().map(row).collect())
+    })
+}
+
+/// Custom host names of an app.
+pub(crate) fn host_names() -> Vec<CompletionCandidate> {
+    ask(|client, global| async move {
+        let app = project::app_name(&global)?;
+        let path = format!("/v1/apps/{app}/certificates");
+        let list: CertificateList = client.get(&path).await?;
+        let row = |found: roost_proto::rest::Certificate| CompletionCandidate::new(found.hostname);
+        Ok(list.certificates.into_iter().map(row).collect())
     })
 }
 

@@ -15,8 +15,8 @@ use crate::output::Output;
 use crate::project::{self, Project};
 use follow::{leave, prove_for};
 use image::Source;
-use roost_model::app_config::{AppConfig, ServiceSection};
-use roost_model::machine::{Isolation, Rung};
+use roost_model::app_config::AppConfig;
+use roost_model::machine::{Isolation, Rung, Service};
 use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_model::size::ByteSize;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
@@ -75,11 +75,7 @@ pub(crate) async fn run(
     let machine_config = machine_config(project.as_ref(), &config, &image)?;
     if unchanged == Unchanged::Leave && is_current(client, &app, &machine_config).await? {
         output.say(&format!("  {name} is unchanged: nothing to do"));
-        let urls = if config.services.is_empty() {
-            &[][..]
-        } else {
-            &app.urls
-        };
+        let urls = if has_url(&config) { &app.urls } else { &[][..] };
         return prove_for(urls, Proof::Required, output).await;
     }
     let request = CreateDeploymentRequest {
@@ -100,12 +96,16 @@ pub(crate) async fn run(
         leave(&deployment, output);
         return Ok(None);
     }
-    let proof = match (config.services.is_empty(), unchanged) {
-        (true, _) => Proof::None,
-        (false, Unchanged::Leave) => Proof::Required,
-        (false, Unchanged::Deploy) => Proof::Wanted,
+    let proof = match (has_url(&config), unchanged) {
+        (false, _) => Proof::None,
+        (true, Unchanged::Leave) => Proof::Required,
+        (true, Unchanged::Deploy) => Proof::Wanted,
     };
     see_through(client, deadline, deployment, &app, proof, output).await
+}
+
+fn has_url(config: &AppConfig) -> bool {
+    config.services.iter().any(Service::has_url)
 }
 
 /// Says so where the swap that is asked for is not the platform's to give.
@@ -180,12 +180,7 @@ fn name(global: &Global, args: &DeployArgs, config: &AppConfig) -> Result<String
 
 fn set_internal_port(config: &mut AppConfig, port: u16) -> Result<(), CliError> {
     match config.services.as_mut_slice() {
-        [] => config.services.push(ServiceSection {
-            internal_port: port,
-            force_https: false,
-            h2_backend: false,
-            checks: Vec::new(),
-        }),
+        [] => config.services.push(Service::http(port)),
         [service] => service.internal_port = port,
         _ => {
             return Err(CliError::usage(

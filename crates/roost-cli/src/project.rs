@@ -5,16 +5,14 @@ use crate::error::{CliError, Exit};
 use crate::limits;
 use crate::output::Output;
 use base64::Engine as _;
-use roost_model::app_config::{
-    self, AppConfig, ConfigWarning, FileSource, ServiceSection, VmSection,
-};
+use roost_model::app_config::{self, AppConfig, ConfigWarning, FileSource, VmSection};
 use roost_model::machine::Guest;
 use roost_model::name::AppName;
 use roost_model::size::ByteSize;
 use roost_proto::duration::WireDuration;
 use roost_proto::machine_config::{
-    CheckConfig, FileConfig, GuestConfig, HttpOptions, InitConfig, MachineConfig, PortConfig,
-    RestartConfig, ServiceConfig, StopConfigWire,
+    FileConfig, GuestConfig, InitConfig, MachineConfig, RestartConfig, ServiceConfig,
+    StopConfigWire,
 };
 use std::path::{Path, PathBuf};
 
@@ -163,7 +161,7 @@ pub(crate) fn machine_config(
             .isolation
             .map(|isolation| isolation.as_str().to_owned()),
         guest: config.vm.as_ref().map(guest),
-        services: config.services.iter().map(service).collect(),
+        services: config.services.iter().map(ServiceConfig::from).collect(),
         checks: config
             .checks
             .iter()
@@ -209,27 +207,6 @@ fn guest(vm: &VmSection) -> GuestConfig {
     }
 }
 
-fn service(section: &ServiceSection) -> ServiceConfig {
-    let http_options = section
-        .h2_backend
-        .then_some(HttpOptions { h2_backend: true });
-    let port = |port, handlers: &[&str], force_https| PortConfig {
-        port,
-        handlers: handlers.iter().map(|&name| name.to_owned()).collect(),
-        force_https,
-        http_options: http_options.clone(),
-    };
-    ServiceConfig {
-        protocol: "tcp".into(),
-        internal_port: section.internal_port,
-        ports: vec![
-            port(80, &["http"], section.force_https),
-            port(443, &["tls", "http"], false),
-        ],
-        checks: section.checks.iter().map(CheckConfig::from).collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::machine_config;
@@ -262,7 +239,7 @@ mod tests {
         assert_eq!(spec.process.env["PRIMARY_REGION"], "local");
         assert_eq!((spec.guest.n_cpus, spec.guest.memory.as_mib()), (2, 1024));
         assert_eq!(spec.files[0].content, b"hi");
-        assert!(spec.services[0].force_https);
+        assert!(spec.services[0].ports[0].force_https);
         assert_eq!(spec.services[0].checks[0].kind.port(), Some(3000));
     }
 }

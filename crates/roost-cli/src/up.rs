@@ -26,7 +26,17 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Resul
     }
     let remembered = Options::read(&data_dir)?;
     let options = Options::choose(args, remembered.as_ref());
+    // Also one that does not answer.
+    let is_restart = args.restart && data_dir.join("roostd.pid").is_file();
     let is_new = match running(&data_dir).await {
+        _ if is_restart => {
+            check_host(&data_dir, &options, output).await?;
+            if global.dry_run {
+                return plan(&options, args, &data_dir, output);
+            }
+            start(&options, &data_dir, output, &["--take-over"]).await?;
+            true
+        }
         Some(_) => {
             output.say(&format!(
                 "roostd runs already with its data in {}: nothing to do",
@@ -41,7 +51,7 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Resul
         }
         None => {
             prepare(&options, &data_dir, output).await?;
-            start(&options, &data_dir, output).await?;
+            start(&options, &data_dir, output, &[]).await?;
             true
         }
     };
@@ -130,8 +140,8 @@ fn warn_of_changes(asked: &Options, has: Option<&Options>, data_dir: &Path, outp
     if !changes.is_empty() {
         let dir = data_dir.display();
         output.warn(&format!(
-            "it keeps the options it was started with; these need a restart: {}. Stop it with \
-             `roost down --keep-data --data-dir {dir}`, then run this again",
+            "it keeps the options it was started with; these need a restart: {}. Run this again \
+             with `--restart --data-dir {dir}`",
             changes.join(", ")
         ));
     }
@@ -179,27 +189,40 @@ async fn prepare(args: &Options, data_dir: &Path, output: Output) -> Result<(), 
     Ok(())
 }
 
-async fn start(args: &Options, data_dir: &Path, output: Output) -> Result<(), CliError> {
+/// Starts `roostd`, and waits until it is this one that answers.
+async fn start(
+    args: &Options,
+    data_dir: &Path,
+    output: Output,
+    flags: &[&str],
+) -> Result<(), CliError> {
     let since = Instant::now();
     std::fs::create_dir_all(data_dir)
         .map_err(|error| CliError::io(format!("create {}", data_dir.display()), &error))?;
     let log = data_dir.join("roostd.log");
-    let mut child = roostd::start(&args.of_roostd(data_dir), &log)?;
+    let mut command = args.of_roostd(data_dir);
+    command.extend(flags.iter().map(|&flag| flag.to_owned()));
+    let mut child = roostd::start(&command, &log)?;
     let api_url = format!("http://127.0.0.1:{}", args.api_port);
     let client = Client::new(Target {
         api_url: api_url.clone(),
         token: None,
     })?;
-    let answer = wait_for_answer(&client, &mut child, &log);
+    let answer = wait_for_answer(&client, &mut child, data_dir, &log);
     output.wait("roostd to answer", answer).await?;
     output.step(&format!("roostd answers at {api_url}"), since);
     args.write(data_dir)?;
     write_env(args, data_dir, &api_url)
 }
 
-async fn wait_for_answer(client: &Client, child: &mut Child, log: &Path) -> Result<(), CliError> {
+async fn wait_for_answer(
+    client: &Client,
+    child: &mut Child,
+    data_dir: &Path,
+    log: &Path,
+) -> Result<(), CliError> {
     let since = Instant::now();
-    while !client.is_healthy().await {
+    while !(is_announced(child, data_dir) && client.is_healthy().await) {
         let ended = child
             .try_wait()
             .map_err(|error| CliError::io("look after roostd", &error))?;
@@ -220,6 +243,12 @@ async fn wait_for_answer(client: &Client, child: &mut Child, log: &Path) -> Resu
         tokio::time::sleep(limits::RETRY_PAUSE).await;
     }
     Ok(())
+}
+
+/// Whether the platform's `roostd` is this process; before, the one that it replaces answers.
+fn is_announced(child: &Child, data_dir: &Path) -> bool {
+    std::fs::read_to_string(data_dir.join("roostd.pid"))
+        .is_ok_and(|pid| pid.trim() == child.id().to_string())
 }
 
 fn tail(log: &Path) -> Vec<String> {

@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// The public address of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) public_ip: Option<String>,
+    /// Proxies in front of the edge that say who its clients are.
+    #[serde(default)]
+    pub(crate) proxies: Vec<String>,
     /// The region of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) region: Option<String>,
@@ -50,6 +53,18 @@ pub(crate) struct Options {
     /// Memory promised to machines with shared CPUs, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) overcommit_memory: Option<String>,
+    /// How long connections may go on in a `roostd` that was replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_timeout: Option<String>,
+    /// The directory of the authority that issues certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) acme_directory: Option<String>,
+    /// Whom it may write to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) acme_email: Option<String>,
+    /// More roots for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) acme_root: Option<PathBuf>,
     /// The roost-shim program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shim: Option<PathBuf>,
@@ -118,6 +133,7 @@ impl Options {
             listen: text(&args.listen, |last| &last.listen),
             domains: list(&args.domains, |last| &last.domains),
             public_ip: text(&args.public_ip, |last| &last.public_ip),
+            proxies: list(&args.proxies, |last| &last.proxies),
             region: text(&args.region, |last| &last.region),
             runtime: text(&runtime, |last| &last.runtime),
             insecure_registries: list(&args.insecure_registries, |last| &last.insecure_registries),
@@ -125,6 +141,10 @@ impl Options {
             memory: text(&args.memory, |last| &last.memory),
             overcommit_cpu: text(&args.overcommit_cpu, |last| &last.overcommit_cpu),
             overcommit_memory: text(&args.overcommit_memory, |last| &last.overcommit_memory),
+            drain_timeout: text(&args.drain_timeout, |last| &last.drain_timeout),
+            acme_directory: text(&args.acme_directory, |last| &last.acme_directory),
+            acme_email: text(&args.acme_email, |last| &last.acme_email),
+            acme_root: file(&args.acme_root, |last| &last.acme_root),
             shim: file(&args.shim, |last| &last.shim),
             vm: file(&args.vm, |last| &last.vm),
             guest: file(&args.guest, |last| &last.guest),
@@ -151,16 +171,21 @@ impl Options {
             ("--memory", &self.memory),
             ("--overcommit-cpu", &self.overcommit_cpu),
             ("--overcommit-memory", &self.overcommit_memory),
+            ("--drain-timeout", &self.drain_timeout),
+            ("--acme-directory", &self.acme_directory),
+            ("--acme-email", &self.acme_email),
         ] {
             value.iter().for_each(|value| add(flag, value));
         }
         for (flag, values) in [
             ("--domain", &self.domains),
+            ("--proxy", &self.proxies),
             ("--insecure-registry", &self.insecure_registries),
         ] {
             values.iter().for_each(|value| add(flag, value));
         }
         for (flag, path) in [
+            ("--acme-root", &self.acme_root),
             ("--shim", &self.shim),
             ("--vm", &self.vm),
             ("--guest", &self.guest),
@@ -308,12 +333,13 @@ mod tests {
     fn an_empty_value_takes_an_option_back() {
         let set = "--domain a.example --domain b.example --insecure-registry r:5000 \
             --public-ip 192.0.2.1 --images-max 20GiB --runtime library --region fra --listen 0.0.0.0 \
-            --memory 8GiB --overcommit-cpu 100 --overcommit-memory 100 \
+            --memory 8GiB --drain-timeout 5m --overcommit-cpu 100 --overcommit-memory 100 \
+            --acme-directory https://a/d --acme-email a@b.example --acme-root /a \
             --shim /s --vm /v --guest /g --qemu /q --firecracker /f --jailer /j";
         let set = Options::choose(&args(set), None);
         assert_eq!(set.domains, ["a.example", "b.example"]);
         let taken_back = "--domain= --insecure-registry= --public-ip= --images-max= --runtime= \
-            --memory= --overcommit-cpu= --overcommit-memory= --region= --listen= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
+            --memory= --drain-timeout= --overcommit-cpu= --overcommit-memory= --region= --listen= --acme-directory= --acme-email= --acme-root= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
         assert_eq!(
             Options::choose(&args(taken_back), Some(&set)),
             Options::choose(&args(""), None)

@@ -30,6 +30,7 @@ enum Kind {
 }
 
 /// Every command with arguments with which it succeeds.
+#[expect(clippy::too_many_lines, reason = "one line for each command")]
 fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
     use Kind::{Changes, Reads};
     let web = vec!["-a", "web"];
@@ -84,6 +85,11 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("secrets set", with(&["A=1"]), Changes),
         ("secrets unset", with(&["A"]), Changes),
         ("secrets import", web.clone(), Changes),
+        ("certs list", web.clone(), Reads),
+        ("certs add", with(&["www.example.com"]), Changes),
+        ("certs show", with(&["www.example.com"]), Reads),
+        ("certs check", with(&["www.example.com"]), Changes),
+        ("certs remove", with(&["www.example.com"]), Changes),
         ("releases", web.clone(), Reads),
         ("rollback", web.clone(), Changes),
         ("ops list", web.clone(), Reads),
@@ -101,6 +107,19 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("config validate", vec!["-c", "config"], Reads),
         ("help", vec!["errors", "port-in-use"], Reads),
     ]
+}
+
+/// A custom host name of the app.
+fn certificates() -> Router {
+    let certificate = json!({"hostname": "www.example.com", "app": "web", "source": "acme",
+        "status": "pending", "created_at": 0});
+    let ok = |value: Value| get(move || async move { Json(value) });
+    Router::new()
+        .route(
+            "/v1/apps/web/certificates",
+            ok(json!({"certificates": [certificate.clone()]})),
+        )
+        .route("/v1/apps/web/certificates/www.example.com", ok(certificate))
 }
 
 /// What is asked about the machine and the operations.
@@ -165,7 +184,7 @@ async fn serve(n_changes: Arc<AtomicUsize>) -> (String, JoinSet<()>) {
         .route("/v1/apps/{app}", get(one_app))
         .route("/v1/apps/web/machines", ok(json!([machine])))
         .route("/v1/apps/web/machines/m1", ok(machine.clone()))
-        .merge(parts_of_app())
+        .merge(parts_of_app().merge(certificates()))
         .route("/v1/apps/web/releases", ok(json!([release(2), release(1)])))
         .route("/v1/apps/web/secrets", ok(secrets))
         .route(

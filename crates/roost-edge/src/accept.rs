@@ -2,21 +2,24 @@
 //! of one client connection with its time-outs.
 
 use crate::activity::Activity;
+use crate::arrival::Origin;
 use crate::client_stream::ClientStream;
 use crate::exchange::{self, Shared};
+use crate::ports::{Door, Way};
 use crate::streams::StreamExecutor;
-use crate::{late, limits, tls};
+use crate::tls::Secured;
+use crate::{late, limits, pg_tls, proxy_protocol, tcp, tls};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use roost_model::machine::PortSharing;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_rustls::TlsAcceptor;
 
 /// The preface of an HTTP/2 connection (RFC 9113 3.4).
 const PREFACE: &[u8; limits::PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -27,48 +30,37 @@ pub(crate) struct Ends {
     pub(crate) client: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) is_tls: bool,
+    /// The external port that the client has come to: 80 and 443 on the shared
+    /// listeners, whatever their numbers.
+    pub(crate) external: u16,
 }
 
-/// Opens a listening socket.
-pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(limits::ACCEPT_BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
-/// Accepts until the edge ends. More connections than the bound wait in the kernel's queue.
-pub(crate) async fn accept_loop(
-    shared: Arc<Shared>,
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-) {
+/// Accepts until the port is closed, another edge has the socket, or the edge
+/// ends. Of more connections than the bound one waits here, and the others in
+/// the kernel's queue.
+pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: Arc<TcpListener>, door: Door) {
+    let _accepting = shared.accepting.token();
     let mut complained = None::<Instant>;
     loop {
         let accepted = tokio::select! {
             () = shared.graceful.cancelled() => return,
-            accepted = async {
-                let permit = shared.connections.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            } => accepted,
-        };
-        let (Ok(permit), accepted) = accepted else {
-            return;
+            () = shared.retired.cancelled() => return,
+            () = door.closed.cancelled() => return,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, client)) => {
+                // After the connection is there: a port that nobody uses holds no place.
+                let permit = tokio::select! {
+                    () = shared.graceful.cancelled() => return,
+                    () = door.closed.cancelled() => return,
+                    permit = shared.connections.clone().acquire_owned() => permit,
+                };
+                let Ok(permit) = permit else { return };
                 let activity = Activity::new(permit);
-                let connection = serve(shared.clone(), stream, client, tls.clone(), activity);
+                let way = door.way.load_full();
+                let connection =
+                    serve(shared.clone(), stream, client, door.external, way, activity);
                 // On the bare tracker: a span and a supervisor task per connection would cost more than some requests.
                 shared.clients.spawn(connection);
             }
@@ -85,56 +77,118 @@ pub(crate) async fn accept_loop(
 
 async fn serve(
     shared: Arc<Shared>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     client: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
+    external: u16,
+    way: Arc<Way>,
     activity: Arc<Activity>,
 ) {
     let Ok(local) = stream.local_addr() else {
         return;
     };
+    let mut ends = Ends {
+        client,
+        local,
+        is_tls: false,
+        external,
+    };
     // Only a performance hint: a socket that refuses it still works.
     let _ = stream.set_nodelay(true);
-    match acceptor {
-        None => {
-            let ends = Ends {
-                client,
-                local,
-                is_tls: false,
-            };
-            let mut stream = stream;
-            let mut first = Vec::with_capacity(limits::PREFACE_BYTES);
-            let read = tokio::select! {
-                read = timeout(shared.config.timeouts.header, read_preface(&mut stream, &mut first)) => read,
-                () = shared.graceful.cancelled() => return,
-            };
-            match read {
-                Ok(Ok(())) => {}
-                // Who has said nothing, or speaks HTTP/2, would not understand an answer.
-                Err(_) if !first.is_empty() && !first.starts_with(b"PRI") => {
-                    return late::answer(stream).await;
-                }
-                Ok(Err(_)) | Err(_) => return,
-            }
-            let is_http2 = first.as_slice() == PREFACE;
-            let stream = ClientStream::new(stream, first, activity.clone());
-            drive(shared, stream, ends, activity, is_http2).await;
-        }
-        Some(acceptor) => {
-            let ends = Ends {
-                client,
-                local,
-                is_tls: true,
-            };
-            let limit = shared.config.timeouts.handshake;
-            let Ok(Ok(stream)) = timeout(limit, acceptor.accept(stream)).await else {
+    if shared.config.is_proxy(client.ip()) {
+        let limit = shared.config.timeouts.header;
+        match timeout(limit, Box::pin(proxy_protocol::take(&mut stream))).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(told))) => (ends.client, ends.local) = (told.source, told.destination),
+            Ok(Err(error)) => {
+                tracing::debug!(%client, %error, "a proxy's connection was closed");
                 return;
-            };
-            let is_http2 = tls::is_http2(&stream);
-            let stream = ClientStream::new(stream, Vec::new(), activity.clone());
-            drive(shared, stream, ends, activity, is_http2).await;
+            }
+            Err(_) => return,
         }
     }
+    // Nothing is said to one that is refused: that would be work, and over TLS much.
+    let Some(visit) = shared.visitors.enter(ends.client.ip()) else {
+        return;
+    };
+    if matches!(*way, Way::Tls | Way::PgTls) && !visit.may_shake_hands() {
+        return;
+    }
+    activity.belongs_to(visit);
+    // On the heap: most connections are of one kind, and need not be as large as all.
+    match &*way {
+        Way::Http => plain(shared, stream, ends, activity).await,
+        Way::Tls | Way::PgTls => Box::pin(secured(shared, stream, ends, &way, activity)).await,
+        Way::Raw(app) => {
+            keep_alive(&stream);
+            Box::pin(tcp::serve(&shared, stream, ends, app.as_str())).await;
+        }
+    }
+}
+
+async fn plain(shared: Arc<Shared>, mut stream: TcpStream, ends: Ends, activity: Arc<Activity>) {
+    let mut first = Vec::with_capacity(limits::PREFACE_BYTES);
+    let read = tokio::select! {
+        read = timeout(shared.config.timeouts.header, read_preface(&mut stream, &mut first)) => read,
+        () = shared.graceful.cancelled() => return,
+    };
+    match read {
+        Ok(Ok(())) => {}
+        // Who has said nothing, or speaks HTTP/2, would not understand an answer.
+        Err(_) if !first.is_empty() && !first.starts_with(b"PRI") => {
+            return Box::pin(late::answer(stream)).await;
+        }
+        Ok(Err(_)) | Err(_) => return,
+    }
+    let is_http2 = first.as_slice() == PREFACE;
+    let stream = ClientStream::new(stream, first, activity.clone());
+    drive(shared, stream, ends, activity, is_http2).await;
+}
+
+async fn secured(
+    shared: Arc<Shared>,
+    mut stream: TcpStream,
+    mut ends: Ends,
+    way: &Way,
+    activity: Arc<Activity>,
+) {
+    let agree = async {
+        let sharing = if *way == Way::PgTls {
+            pg_tls::begin(&mut stream).await?;
+            PortSharing::ByServerNameOfPostgres
+        } else {
+            PortSharing::ByServerName
+        };
+        shared
+            .tls
+            .accept(&shared, stream, ends.external, sharing)
+            .await
+    };
+    // What failed, the client was told by an alert or in PostgreSQL's words.
+    let Ok(Ok(secured)) = timeout(shared.config.timeouts.handshake, agree).await else {
+        return;
+    };
+    ends.is_tls = true;
+    let Secured { mut stream, app } = secured;
+    if tls::is_challenge(&stream) {
+        // The client has seen what it came for; whether it waits for the end is its affair.
+        let _ = timeout(shared.config.timeouts.handshake, stream.shutdown()).await;
+        return;
+    }
+    if let Some(app) = app {
+        keep_alive(stream.get_ref().0);
+        return tcp::serve(&shared, stream, ends, app.name.as_str()).await;
+    }
+    let is_http2 = tls::is_http2(&stream);
+    let stream = ClientStream::new(stream, Vec::new(), activity.clone());
+    drive(shared, stream, ends, activity, is_http2).await;
+}
+
+/// Has the kernel find out about a client that is gone without a word, as no
+/// time-out of HTTP will.
+fn keep_alive(stream: &TcpStream) {
+    let keepalive = socket2::TcpKeepalive::new().with_time(limits::KEEPALIVE_AFTER);
+    // Without it the connection ends with its idle time.
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
 /// Reads until the bytes are the HTTP/2 preface or can no longer become it.
@@ -157,11 +211,12 @@ async fn drive<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let origin = Origin::new(ends.client.ip(), ends.local, ends.is_tls);
     let service = service_fn({
         let (shared, activity) = (shared.clone(), activity.clone());
         move |request| {
-            let exchange = exchange::handle(shared.clone(), ends, activity.begin(), request);
-            async move { Ok::<_, std::convert::Infallible>(exchange.await) }
+            let (shared, serving) = (shared.clone(), activity.begin());
+            exchange::handle(shared, ends, origin.clone(), serving, request)
         }
     });
     if is_http2 {
@@ -182,36 +237,53 @@ async fn drive<S>(
             .max_header_list_size(u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX))
             .enable_connect_protocol()
             .serve_connection(io, service);
-        until_closed(&shared, &activity, connection, |c| c.graceful_shutdown()).await;
+        // On the heap: a connection of HTTP/1 need not be as large.
+        let connection = Box::pin(connection);
+        let connection = pin!(connection);
+        until_closed(&shared, &activity, connection, true, |c| {
+            c.get_mut().as_mut().graceful_shutdown();
+        })
+        .await;
     } else {
         let mut late = stream.comes_back();
         let io = TokioIo::new(stream);
         let connection = hyper::server::conn::http1::Builder::new()
-            .max_headers(limits::HEADER_LINES_MAX)
             .max_header_size(limits::HEADER_BYTES_MAX + limits::URI_BYTES_MAX)
             .max_buf_size(limits::HTTP1_BUFFER_BYTES_MAX)
             .header_read_timeout(None)
             .serve_connection(io, service)
             .with_upgrades();
-        until_closed(&shared, &activity, connection, |c| c.graceful_shutdown()).await;
+        {
+            // Dropped at the end of this block: that is how its stream comes back.
+            let connection = pin!(connection);
+            until_closed(&shared, &activity, connection, false, |c| {
+                c.graceful_shutdown();
+            })
+            .await;
+        }
         if let Ok(stream) = late.try_recv() {
-            late::answer(stream).await;
+            Box::pin(late::answer(stream)).await;
         }
     }
 }
 
 /// Runs a connection until it ends, is idle for too long, or the edge ends.
+///
+/// When another edge has the sockets, HTTP/2 clients are told at once to ask no
+/// more here (RFC 9113 6.8). HTTP/1 has no word for that but the next response:
+/// see [`exchange::handle`].
 async fn until_closed<C>(
     shared: &Shared,
     activity: &Activity,
-    connection: C,
+    mut connection: Pin<&mut C>,
+    is_http2: bool,
     close: fn(Pin<&mut C>),
 ) where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut connection = pin!(connection);
     let timeouts = &shared.config.timeouts;
     let mut closing: Option<Instant> = None;
+    let mut awaits_retirement = is_http2;
     loop {
         let wake = closing.unwrap_or_else(|| activity.next_look(timeouts));
         tokio::select! {
@@ -220,6 +292,10 @@ async fn until_closed<C>(
             () = shared.kill.cancelled() => return,
             () = shared.graceful.cancelled(), if closing.is_none() => {
                 closing = Some(Instant::now() + timeouts.drain);
+                close(connection.as_mut());
+            }
+            () = shared.retired.cancelled(), if awaits_retirement => {
+                awaits_retirement = false;
                 close(connection.as_mut());
             }
             () = sleep_until(wake) => {

@@ -1,8 +1,9 @@
 //! What a client connection is doing: serving, reading a header, or nothing.
 
 use crate::config::EdgeTimeouts;
-use std::sync::Arc;
+use crate::rates::Visit;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ pub(crate) struct Activity {
     late: AtomicBool,
     /// The place among the edge's connections; a tunnel keeps it until it ends.
     _place: OwnedSemaphorePermit,
+    /// Known once the client is.
+    visit: OnceLock<Visit>,
 }
 
 impl Activity {
@@ -38,7 +41,14 @@ impl Activity {
             multiplexed: AtomicBool::new(false),
             late: AtomicBool::new(false),
             _place: place,
+            visit: OnceLock::new(),
         })
+    }
+
+    /// It is a connection of this client.
+    pub(crate) fn belongs_to(&self, visit: Visit) {
+        // Once per connection: there is none yet.
+        let _ = self.visit.set(visit);
     }
 
     fn now(&self) -> u64 {
@@ -123,6 +133,13 @@ impl Activity {
 /// One request that a connection is serving.
 #[derive(Debug)]
 pub(crate) struct Serving(Arc<Activity>);
+
+impl Serving {
+    /// Whether its client may ask for that now.
+    pub(crate) fn may_ask(&self) -> bool {
+        self.0.visit.get().is_none_or(Visit::may_ask)
+    }
+}
 
 impl Drop for Serving {
     fn drop(&mut self) {

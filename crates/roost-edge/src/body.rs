@@ -1,9 +1,10 @@
-//! Bodies on their way through: streamed piece by piece, never gathered.
+//! Bodies on their way through: streamed piece by piece.
 //!
-//! A request body can be taken back as long as nobody has asked it for a
-//! piece, which is what makes a retry possible. A response body carries the
+//! A request body can be taken back, for a retry or a replay, as long as all
+//! that was read of it is kept ([`crate::kept`]). A response body carries the
 //! settlement of its exchange and settles it when it ends or is dropped.
 
+use crate::kept::{Kept, NotKept};
 use crate::settle::Settlement;
 use crate::streams;
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::time::Sleep;
@@ -60,32 +61,43 @@ impl Patience {
 #[derive(Debug)]
 struct SlotState {
     body: Incoming,
+    /// What was read of it.
+    kept: Kept,
+    /// Whether there is no more to read.
+    is_read: bool,
     /// The attempt that may read the body.
     attempt: u32,
-    /// Whether a piece has been asked for.
-    started: bool,
 }
 
 /// What an exchange knows about the request body while a connection sends it.
 #[derive(Debug)]
 pub(crate) struct BodySlot {
+    /// The size of the whole.
+    size: SizeHint,
     state: Mutex<SlotState>,
     finished: AtomicBool,
+    /// Whether the client has not given the piece that was asked for last.
+    awaits_client: AtomicBool,
+    /// Whether it ended before its end, or stood still.
+    broke_off: AtomicBool,
     origin: Instant,
     progress_ms: AtomicU64,
 }
 
 impl BodySlot {
-    /// Holds a body that nobody has read yet.
-    pub(crate) fn new(body: Incoming) -> Arc<Self> {
-        let finished = body.is_end_stream();
+    /// Holds a body that nobody has read yet; `kept` counts what all bodies keep.
+    pub(crate) fn new(body: Incoming, kept: &Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self {
+            size: body.size_hint(),
             state: Mutex::new(SlotState {
                 body,
+                kept: Kept::new(kept),
+                is_read: false,
                 attempt: 0,
-                started: false,
             }),
-            finished: AtomicBool::new(finished),
+            finished: AtomicBool::new(false),
+            awaits_client: AtomicBool::new(false),
+            broke_off: AtomicBool::new(false),
             origin: Instant::now(),
             progress_ms: AtomicU64::new(0),
         })
@@ -93,17 +105,36 @@ impl BodySlot {
 
     /// Takes the body away from the connection that has it, for another attempt.
     ///
-    /// `false` when a piece has been asked for: then it is too late. The
-    /// connection may still be there and ask later; it gets an error then.
-    pub(crate) fn take_back(&self) -> bool {
+    /// An error when a part of it is gone: then it is too late. The connection
+    /// may still be there and ask later; it gets an error then.
+    pub(crate) fn take_back(&self) -> Result<(), NotKept> {
         let mut state = self.state.lock();
         state.attempt += 1;
-        !state.started
+        self.finished.store(false, Ordering::Release);
+        state.kept.whole()
     }
 
-    /// Whether it has been read to its end.
+    /// It will not be taken back: nothing needs to be kept but what this attempt still has to send.
+    pub(crate) fn forget(&self) {
+        let mut state = self.state.lock();
+        if state.attempt == 0 || self.finished() {
+            state.kept.forget(NotKept::Gone);
+        }
+    }
+
+    /// Whether this attempt has been given all of it.
     pub(crate) fn finished(&self) -> bool {
         self.finished.load(Ordering::Acquire)
+    }
+
+    /// Whether it broke off, so that no machine is to blame.
+    pub(crate) fn broke_off(&self) -> bool {
+        self.broke_off.load(Ordering::Acquire)
+    }
+
+    /// Whether the machine has taken all that the client has given, and waits for more.
+    pub(crate) fn awaits_client(&self) -> bool {
+        self.awaits_client.load(Ordering::Acquire)
     }
 
     /// When the last piece was read.
@@ -117,6 +148,9 @@ impl BodySlot {
     }
 }
 
+/// The body of an exchange, if it has one.
+pub(crate) type Slot<'a> = Option<&'a Arc<BodySlot>>;
+
 /// The body of a request to a machine.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
@@ -126,7 +160,8 @@ pub(crate) enum RequestBody {
     Streamed {
         slot: Arc<BodySlot>,
         attempt: u32,
-        size: SizeHint,
+        /// The number of the next piece, of those that are kept.
+        next: usize,
         patience: BodyPatience,
     },
 }
@@ -138,11 +173,10 @@ pub(crate) struct BodyPatience(Patience);
 impl RequestBody {
     /// The body in this slot.
     pub(crate) fn streamed(slot: &Arc<BodySlot>, idle: Duration) -> Self {
-        let state = slot.state.lock();
         Self::Streamed {
             slot: slot.clone(),
-            attempt: state.attempt,
-            size: state.body.size_hint(),
+            attempt: slot.state.lock().attempt,
+            next: 0,
             patience: BodyPatience(Patience::new(idle)),
         }
     }
@@ -159,8 +193,8 @@ impl Body for RequestBody {
         let Self::Streamed {
             slot,
             attempt,
+            next,
             patience,
-            ..
         } = self.get_mut()
         else {
             return Poll::Ready(None);
@@ -169,19 +203,42 @@ impl Body for RequestBody {
         if state.attempt != *attempt {
             return Poll::Ready(Some(Err(BodyError::TakenBack)));
         }
-        state.started = true;
-        let body = &mut state.body;
-        match Pin::new(&mut *body).poll_frame(cx) {
+        if let Some(piece) = state.kept.piece(*next) {
+            *next += 1;
+            let is_last = state.is_read && state.kept.piece(*next).is_none();
+            slot.finished.store(is_last, Ordering::Release);
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        if state.is_read {
+            slot.finished.store(true, Ordering::Release);
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut state.body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 patience.0.progress();
                 slot.note_progress();
-                if frame.is_none() || body.is_end_stream() {
+                slot.awaits_client.store(false, Ordering::Release);
+                match &frame {
+                    Some(Ok(frame)) => {
+                        state.kept.add(frame);
+                        *next += 1;
+                    }
+                    Some(Err(_)) => {
+                        state.kept.forget(NotKept::Gone);
+                        slot.broke_off.store(true, Ordering::Release);
+                    }
+                    None => {}
+                }
+                if frame.is_none() || state.body.is_end_stream() {
+                    state.is_read = true;
                     slot.finished.store(true, Ordering::Release);
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Transport)))
             }
             Poll::Pending => {
+                slot.awaits_client.store(true, Ordering::Release);
                 ready!(patience.0.poll_over(cx));
+                slot.broke_off.store(true, Ordering::Release);
                 Poll::Ready(Some(Err(BodyError::Idle(patience.0.limit))))
             }
         }
@@ -197,7 +254,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streamed { size, .. } => *size,
+            Self::Streamed { slot, .. } => slot.size,
         }
     }
 }

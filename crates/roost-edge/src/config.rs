@@ -2,8 +2,10 @@
 
 use crate::access::AccessLog;
 use crate::limits;
+use crate::rates::EdgeRates;
 use roost_model::name::RegionCode;
-use std::net::SocketAddr;
+use roost_proto::names::NameFeed;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +16,23 @@ pub struct EdgeConfig {
     pub http: Vec<SocketAddr>,
     /// Addresses for HTTPS; port 0 takes a free one.
     pub https: Vec<SocketAddr>,
+    /// Addresses at which ports that services ask for are opened.
+    pub port_ips: Vec<IpAddr>,
+    /// Proxies that say who the client is, by the PROXY protocol. Each of their
+    /// connections has to begin so; what others send is never read as that.
+    pub proxies: Vec<Network>,
     /// The app `hello` answers at `hello.DOMAIN` for each of these.
     pub domains: Vec<String>,
+    /// Host names besides those, as the control plane publishes them; none at first.
+    pub names: NameFeed,
     /// The region of this edge, told to apps.
     pub region: RegionCode,
     /// How long to wait for what.
     pub timeouts: EdgeTimeouts,
     /// Client connections at once; more wait in the kernel's queue.
     pub connections_max: usize,
+    /// What one client and one app may ask.
+    pub rates: EdgeRates,
     /// Where access records go, besides the log at debug level.
     pub access_log: Option<Arc<dyn AccessLog>>,
 }
@@ -31,10 +42,13 @@ impl std::fmt::Debug for EdgeConfig {
         f.debug_struct("EdgeConfig")
             .field("http", &self.http)
             .field("https", &self.https)
+            .field("port_ips", &self.port_ips)
+            .field("proxies", &self.proxies)
             .field("domains", &self.domains)
             .field("region", &self.region)
             .field("timeouts", &self.timeouts)
             .field("connections_max", &self.connections_max)
+            .field("rates", &self.rates)
             .field("access_log", &self.access_log.is_some())
             .finish()
     }
@@ -46,11 +60,62 @@ impl EdgeConfig {
         Self {
             http: Vec::new(),
             https: Vec::new(),
+            port_ips: Vec::new(),
+            proxies: Vec::new(),
             domains: vec!["localhost".to_owned()],
+            names: tokio::sync::watch::channel(Arc::default()).1,
             region,
             timeouts: EdgeTimeouts::default(),
             connections_max: limits::CONNECTIONS_MAX,
+            rates: EdgeRates::default(),
             access_log: None,
+        }
+    }
+}
+
+impl EdgeConfig {
+    /// Whether connections from this address begin with a PROXY header.
+    pub(crate) fn is_proxy(&self, client: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(client))
+    }
+}
+
+/// Addresses that begin alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    prefix_bits: u8,
+}
+
+impl Network {
+    /// Reads `10.0.0.0/8`, `2001:db8::/32`, or a single address.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits.parse().ok()?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix_bits = bits.unwrap_or(most);
+        (prefix_bits <= most).then_some(Self {
+            address,
+            prefix_bits,
+        })
+    }
+
+    /// Whether the address is one of them.
+    pub fn contains(self, address: IpAddr) -> bool {
+        let n_bits = u32::from(self.prefix_bits);
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let differ = own.to_bits() ^ other.to_bits();
+                differ.leading_zeros() >= n_bits
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let differ = own.to_bits() ^ other.to_bits();
+                differ.leading_zeros() >= n_bits
+            }
+            _ => false,
         }
     }
 }
@@ -66,8 +131,9 @@ pub struct EdgeTimeouts {
     pub idle: Duration,
     /// A connection to a machine.
     pub connect: Duration,
-    /// For an endpoint to become healthy when none is.
-    pub healthy: Duration,
+    /// For a machine to take a request when none does: none is healthy, or all
+    /// are at their hard limits.
+    pub machine: Duration,
     /// From the end of the request to the response header.
     pub response_header: Duration,
     /// Between two pieces of a body, and for a client to take any of what is sent
@@ -89,12 +155,42 @@ impl Default for EdgeTimeouts {
             header: Duration::from_secs(30),
             idle: Duration::from_secs(75),
             connect: Duration::from_secs(1),
-            healthy: Duration::from_secs(10),
+            machine: Duration::from_secs(10),
             response_header: Duration::from_secs(60),
             body_idle: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),
             pool_idle: Duration::from_secs(4),
             drain: Duration::from_secs(30),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Network;
+
+    #[test]
+    fn a_network_has_the_addresses_that_begin_like_it() {
+        for (network, address, is_in) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.6", false),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+            ("0.0.0.0/0", "192.0.2.1", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+        ] {
+            let network = Network::parse(network).unwrap();
+            assert_eq!(
+                network.contains(address.parse().unwrap()),
+                is_in,
+                "{network:?} {address}"
+            );
+        }
+        for bad in ["10.0.0.0/33", "10.0.0/8", "::/129", "", "10.0.0.0/", "/8"] {
+            assert_eq!(Network::parse(bad), None, "{bad}");
         }
     }
 }

@@ -39,36 +39,48 @@ pub(crate) enum ConnectError {
 }
 
 /// Gets a connection: a kept one that has been idle for less than `kept_max`, or
-/// a new one. With `alone`, a new HTTP/1 one that nobody shares (for upgrades).
+/// a new one, as the service at this external port speaks HTTP. With `alone`, a new
+/// HTTP/1 one that nobody shares (for upgrades).
 pub(crate) async fn connect(
     shared: &Shared,
     target: &Target,
+    external: u16,
     alone: bool,
     kept_max: Duration,
 ) -> Result<Connection, ConnectError> {
     let limit = shared.config.timeouts.connect;
-    if target.endpoint.h2_backend && !alone {
+    let port = target.port(external);
+    if port.is_some_and(|port| port.http.h2_backend) && !alone {
         if let Some(mut sender) = target.pool.take_http2()
-            && matches!(timeout(limit, sender.ready()).await, Ok(Ok(())))
+            && (sender.is_ready() || is_ready_within(limit, sender.ready()).await)
         {
             return Ok(Connection::Http2(sender));
         }
-        let sender = open_http2(shared, target).await?;
+        let sender = Box::pin(open_http2(shared, target)).await?;
         target.pool.put_http2(sender.clone());
         return Ok(Connection::Http2(sender));
     }
     if !alone {
         while let Some(mut sender) = target.pool.take_http1(kept_max) {
-            if sender.is_ready() || matches!(timeout(limit, sender.ready()).await, Ok(Ok(()))) {
+            if sender.is_ready() || is_ready_within(limit, sender.ready()).await {
                 return Ok(Connection::Http1(sender));
             }
         }
     }
-    let sender = open_http1(shared, target, alone).await?;
+    let sender = Box::pin(open_http1(shared, target, alone)).await?;
     Ok(Connection::Http1(sender))
 }
 
-async fn open(shared: &Shared, target: &Target) -> Result<TcpStream, ConnectError> {
+/// On the heap, as is all that most requests do not need.
+async fn is_ready_within(
+    limit: Duration,
+    ready: impl Future<Output = Result<(), hyper::Error>>,
+) -> bool {
+    matches!(Box::pin(timeout(limit, ready)).await, Ok(Ok(())))
+}
+
+/// Opens a connection to the machine.
+pub(crate) async fn open(shared: &Shared, target: &Target) -> Result<TcpStream, ConnectError> {
     let (address, limit) = (target.endpoint.address, shared.config.timeouts.connect);
     let stream = timeout(limit, TcpStream::connect(address))
         .await
@@ -86,8 +98,7 @@ async fn open_http1(
 ) -> Result<Http1Sender, ConnectError> {
     let stream = open(shared, target).await?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_headers(limits::HEADER_LINES_MAX)
-        .max_buf_size(limits::HTTP1_BUFFER_BYTES_MAX)
+        .max_buf_size(limits::BACKEND_BUFFER_BYTES_MAX)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|source| ConnectError::Handshake {

@@ -4,23 +4,33 @@
 use crate::accept::Ends;
 use crate::access::{self, AccessRecord};
 use crate::activity::Serving;
-use crate::body::{BodySlot, ResponseBody};
+use crate::arrival::{Arrival, Origin};
+use crate::body::{BodySlot, ResponseBody, Slot};
 use crate::config::EdgeConfig;
+use crate::eject::Outcome;
 use crate::forward::{Head, SendFailure};
-use crate::headers::{self, Arrival};
+use crate::headers;
+use crate::names::Names;
 use crate::pages::{Form, Page};
-use crate::pick::{Picked, Tried};
-use crate::retry::RetryBudget;
+use crate::pick::{Asked, Picked, Tried};
+use crate::rates::Clients;
 use crate::settle::{PendingRecord, Settlement};
-use crate::table::Router;
+use crate::sockets::Sockets;
+use crate::table::{AppRoute, Router, Target};
+use crate::tls::Tls;
 use crate::{connect, forward, limits, pick, route, upgrade};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
+use roost_proto::traffic::PortTable;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,13 +43,24 @@ pub(crate) struct Shared {
     pub(crate) region: HeaderValue,
     pub(crate) https_port: Option<u16>,
     pub(crate) router: Arc<Router>,
+    pub(crate) names: Arc<Names>,
+    pub(crate) tls: Tls,
+    /// What became of the ports that apps ask for.
+    pub(crate) ports: watch::Sender<Arc<PortTable>>,
+    pub(crate) visitors: Clients,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) waiters: Semaphore,
-    pub(crate) budget: RetryBudget,
+    /// Bytes of request bodies that are kept.
+    pub(crate) kept: Arc<AtomicUsize>,
     /// Client connections, their streams and tunnels.
     pub(crate) clients: TaskTracker,
     /// Connections to machines.
     pub(crate) backends: TaskTracker,
+    pub(crate) sockets: Sockets,
+    /// What accepts connections.
+    pub(crate) accepting: TaskTracker,
+    /// Fires when another edge has the sockets: what is connected goes on here.
+    pub(crate) retired: CancellationToken,
     /// Fires when no new work should be taken.
     pub(crate) graceful: CancellationToken,
     /// Fires when the time for that is over.
@@ -47,8 +68,8 @@ pub(crate) struct Shared {
 }
 
 /// One request on its way.
-struct Exchange {
-    shared: Arc<Shared>,
+pub(crate) struct Exchange {
+    pub(crate) shared: Arc<Shared>,
     ends: Ends,
     serving: Option<Serving>,
     started: Instant,
@@ -56,145 +77,199 @@ struct Exchange {
     version: Version,
     form: Form,
     path: PathAndQuery,
-    request_id: HeaderValue,
+    arrival: Arrival,
     host: String,
-    app: Option<String>,
+    pub(crate) app: Option<String>,
     attempts: usize,
     picked: Option<Picked>,
 }
 
 /// Answers one request.
-pub(crate) async fn handle(
+///
+/// All of its state is in one piece on the heap: a connection between two requests holds none of it.
+pub(crate) fn handle(
     shared: Arc<Shared>,
     ends: Ends,
+    origin: Arc<Origin>,
     serving: Serving,
     request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    shared.budget.request();
-    let id = ulid::Ulid::generate().to_string();
-    let mut exchange = Exchange {
-        ends,
-        serving: Some(serving),
-        started: Instant::now(),
-        method: request.method().clone(),
-        version: request.version(),
-        form: Form::of(request.headers()),
-        path: request
-            .uri()
-            .path_and_query()
-            .cloned()
-            .unwrap_or_else(|| PathAndQuery::from_static("/")),
-        request_id: HeaderValue::from_str(&id).expect("a ULID is a valid header value"),
-        host: String::new(),
-        app: None,
-        attempts: 0,
-        picked: None,
-        shared,
-    };
-    // On the heap: the state of the phases is large, and a connection holds its request's.
-    match Box::pin(exchange.run(request)).await {
-        Ok(response) => response,
-        Err(page) => exchange.answer(&page),
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send {
+    Box::pin(answered(shared, ends, origin, serving, request))
+}
+
+/// Not an `async fn`: its arguments would have a place in its state of their own.
+fn answered(
+    shared: Arc<Shared>,
+    ends: Ends,
+    origin: Arc<Origin>,
+    serving: Serving,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send {
+    let mut exchange = Exchange::new(shared, ends, origin, serving, &request);
+    let (mut parts, body) = request.into_parts();
+    async move {
+        let response = exchange.run(&mut parts, body).await;
+        let mut response = response.unwrap_or_else(|page| exchange.answer(&page));
+        let is_http1 = exchange.version < Version::HTTP_2;
+        let is_last = exchange.shared.retired.is_cancelled() && is_http1;
+        if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // The client's next connection is the other edge's.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Ok(response)
     }
 }
 
 impl Exchange {
-    async fn run(&mut self, request: Request<Incoming>) -> Result<Response<ResponseBody>, Page> {
-        let (mut parts, body) = request.into_parts();
-        let authority = route::admit(&parts, upgrade::is_websocket_over_http2(&parts))?;
-        self.host.clone_from(&authority.host);
-        let app = route::find(&self.shared, &authority.host)?;
-        self.app = Some(app.name.as_str().to_owned());
-        if app.traffic.force_https && !self.ends.is_tls {
-            route::force_https(&self.shared, &parts, &authority.host)?;
+    fn new(
+        shared: Arc<Shared>,
+        ends: Ends,
+        origin: Arc<Origin>,
+        serving: Serving,
+        request: &Request<Incoming>,
+    ) -> Self {
+        let version = request.version();
+        let arrived_us = roost_runtime::clock::now().as_ms().saturating_mul(1000);
+        let (id, region) = (ulid::Ulid::generate(), &shared.region);
+        Self {
+            ends,
+            serving: Some(serving),
+            started: Instant::now(),
+            method: request.method().clone(),
+            version,
+            form: Form::of(request.headers()),
+            path: request
+                .uri()
+                .path_and_query()
+                .cloned()
+                .unwrap_or_else(|| PathAndQuery::from_static("/")),
+            arrival: Arrival::new(origin, version, region, id, arrived_us),
+            host: String::new(),
+            app: None,
+            attempts: 0,
+            picked: None,
+            shared,
         }
-        let wish = upgrade::take_wish(&mut parts);
+    }
+
+    async fn run(
+        &mut self,
+        parts: &mut Parts,
+        body: Incoming,
+    ) -> Result<Response<ResponseBody>, Page> {
+        if self.serving.as_ref().is_some_and(|one| !one.may_ask()) {
+            return Err(route::too_fast("client-rate", "this client asks too often"));
+        }
+        let authority = route::admit(parts, upgrade::is_websocket_over_http2(parts))?;
+        self.host.clone_from(&authority.host);
+        let names = &self.shared.names;
+        if let Some(answer) = names.key_authorization(&self.host, self.path.path()) {
+            let content_type = HeaderValue::from_static("application/octet-stream");
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type)]);
+            return Ok(self.own(StatusCode::OK, None, headers, answer.into()));
+        }
+        let app = route::find(&self.shared, &authority.host, self.ends.external)?;
+        self.app = Some(app.name.as_str().to_owned());
+        if !app
+            .rates
+            .requests
+            .take(self.shared.config.rates.app_requests)
+        {
+            return Err(route::too_fast("app-rate", "this app is asked too often"));
+        }
+        if route::wants_https(&app, self.ends) {
+            route::force_https(&self.shared, parts, &authority.host)?;
+        }
+        let wish = upgrade::take_wish(parts);
         // The body of an extended CONNECT is the tunnel itself.
-        let slot = (wish.is_none() && !body.is_end_stream()).then(|| BodySlot::new(body));
-        let mut headers = parts.headers;
-        headers::towards_app(&mut headers, &self.arrival());
+        let slot = (wish.is_none() && !body.is_end_stream())
+            .then(|| BodySlot::new(body, &self.shared.kept));
+        let mut headers = std::mem::take(&mut parts.headers);
+        headers::towards_app(&mut headers);
         if let Some(wish) = &wish {
             wish.towards_app(&mut headers);
         }
-        let head = Head {
-            method: parts.method,
+        let mut head = Head {
+            method: parts.method.clone(),
             path: self.path.clone(),
             host: authority.raw,
             headers,
+            arrival: self.arrival.clone(),
         };
+        app.budget.request();
         let (response, sender) = self
-            .attempt(app.name.as_str(), &head, slot.as_ref(), wish.is_some())
+            .rounds(app, &mut head, slot.as_ref(), wish.is_some())
             .await?;
-        drop(app);
+        if let Some(slot) = &slot {
+            slot.forget();
+        }
         self.respond(response, sender, slot, wish)
     }
 
-    fn arrival(&self) -> Arrival<'_> {
-        Arrival {
-            client: self.ends.client.ip().to_canonical(),
-            local: self.ends.local,
-            is_tls: self.ends.is_tls,
-            version: self.version,
-            request_id: &self.request_id,
-            region: &self.shared.region,
-            arrived_us: roost_runtime::clock::now().as_ms().saturating_mul(1000),
-        }
+    /// The external port that the client has come to.
+    pub(crate) fn external(&self) -> u16 {
+        self.ends.external
+    }
+
+    /// The machine that has the request.
+    pub(crate) fn target(&self) -> Option<Arc<Target>> {
+        self.picked.as_ref().map(|picked| picked.target.clone())
     }
 
     /// Sends the request to one machine after another until one answers or no more attempt is safe.
-    async fn attempt(
+    pub(crate) async fn attempt(
         &mut self,
-        app: &str,
-        head: &Head,
-        slot: Option<&Arc<BodySlot>>,
+        app: &AppRoute,
+        asked: Asked<'_>,
+        head: &mut Head,
+        slot: Slot<'_>,
         alone: bool,
     ) -> Result<forward::Answer, Page> {
         let shared = self.shared.clone();
-        let timeouts = &shared.config.timeouts;
         let mut tried = Tried::default();
         loop {
             self.picked = None;
-            let picked = pick::pick(&shared, app, &mut tried).await?;
+            let picked = pick::pick(&shared, asked, &mut tried).await?;
             let target = picked.target.clone();
             self.picked = Some(picked);
-            let connection = match connect::connect(&shared, &target, alone, self.kept_max()).await
-            {
-                Ok(connection) => connection,
-                Err(error) => {
-                    tried.refused(&shared, target.endpoint.address, error.to_string());
-                    continue;
-                }
-            };
+            headers::note_preference(&mut head.headers, asked.wants.unavailable(&target));
+            let kept_max = self.kept_max();
+            let connection =
+                match connect::connect(&shared, &target, asked.external, alone, kept_max).await {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        pick::note(&shared, asked, &target, Outcome::NoAnswer);
+                        tried.refused(&shared, target.endpoint.address, error.to_string());
+                        continue;
+                    }
+                };
             self.attempts += 1;
-            let sent = forward::send(
-                connection,
-                head,
-                slot,
-                timeouts.body_idle,
-                timeouts.response_header,
-            )
-            .await;
+            let sent = forward::send(connection, head, slot, &shared.config.timeouts).await;
+            if let Some(outcome) = forward::judge(&sent) {
+                pick::note(&shared, asked, &target, outcome);
+            }
             let failure = match sent {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            if !self.may_repeat(&failure, slot) {
-                return Err(broken(app, &target, failure));
+            if !self.may_repeat(app, &failure, slot) {
+                return Err(broken(asked.app, &target, failure));
             }
         }
     }
 
     /// Whether the request can be sent again: it either reached nobody or does
     /// no harm twice (RFC 9110 9.2.2), and nothing of its body is gone.
-    fn may_repeat(&self, failure: &SendFailure, slot: Option<&Arc<BodySlot>>) -> bool {
+    fn may_repeat(&self, app: &AppRoute, failure: &SendFailure, slot: Slot<'_>) -> bool {
         let safe = match failure {
             SendFailure::Unsent(_) => true,
             SendFailure::Broken(_) => self.method.is_idempotent(),
             SendFailure::TooLate | SendFailure::ClientBody => false,
         };
         safe && self.attempts < limits::ATTEMPTS_MAX
-            && slot.is_none_or(|slot| slot.take_back())
-            && self.shared.budget.take()
+            && slot.is_none_or(|slot| slot.take_back().is_ok())
+            && app.budget.take()
     }
 
     /// How long a kept connection may have been idle. A request that must not
@@ -216,7 +291,7 @@ impl Exchange {
         wish: Option<upgrade::Wish>,
     ) -> Result<Response<ResponseBody>, Page> {
         let (mut parts, body) = response.into_parts();
-        headers::towards_client(&mut parts.headers, self.version, &self.request_id);
+        headers::towards_client(&mut parts.headers, self.version, self.arrival.request_id());
         parts.version = Version::default();
         let app_upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         parts.extensions.clear();
@@ -258,7 +333,12 @@ impl Exchange {
         let sink = self.shared.config.access_log.clone();
         let record = access::wanted(sink.as_deref()).then(|| {
             let record = AccessRecord {
-                request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
+                request_id: self
+                    .arrival
+                    .request_id()
+                    .to_str()
+                    .unwrap_or_default()
+                    .to_owned(),
                 client: self.ends.client.ip().to_canonical(),
                 method: self.method.clone(),
                 host: self.host.clone(),
@@ -290,7 +370,12 @@ impl Exchange {
 
     /// Answers with a page of the edge's own.
     fn answer(&mut self, page: &Page) -> Response<ResponseBody> {
-        let request_id = self.request_id.to_str().unwrap_or_default().to_owned();
+        let request_id = self
+            .arrival
+            .request_id()
+            .to_str()
+            .unwrap_or_default()
+            .to_owned();
         let (content_type, content) = page.render(self.form, &request_id);
         let mut headers = HeaderMap::new();
         for (name, value) in &page.headers {
@@ -300,15 +385,26 @@ impl Exchange {
             headers.remove(http::header::CONNECTION);
         }
         headers.insert(CONTENT_TYPE, content_type);
+        self.own(page.status, Some(page.code), headers, content)
+    }
+
+    /// Answers without the app. `error` is the code of a page.
+    fn own(
+        &mut self,
+        status: StatusCode,
+        error: Option<&'static str>,
+        mut headers: HeaderMap,
+        content: Bytes,
+    ) -> Response<ResponseBody> {
         headers.insert(CONTENT_LENGTH, content.len().into());
         headers.insert(
             http::header::CACHE_CONTROL,
             HeaderValue::from_static("no-store"),
         );
-        headers.insert(headers::FLY_REQUEST_ID, self.request_id.clone());
-        headers.insert(headers::ROOST_REQUEST_ID, self.request_id.clone());
-        let mut settlement = self.settlement(page.status, Some(page.code));
-        // The machine, if one was picked, has nothing to do with this page.
+        headers.insert(headers::FLY_REQUEST_ID, self.arrival.request_id().clone());
+        headers.insert(headers::ROOST_REQUEST_ID, self.arrival.request_id().clone());
+        let mut settlement = self.settlement(status, error);
+        // The machine, if one was picked, has nothing to do with this answer.
         settlement.in_flight = None;
         let content = (self.method != Method::HEAD).then_some(content);
         if content.is_none() {
@@ -318,13 +414,13 @@ impl Exchange {
             content,
             settlement: Box::new(settlement),
         });
-        *response.status_mut() = page.status;
+        *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
     }
 }
 
-fn broken(app: &str, target: &crate::table::Target, failure: SendFailure) -> Page {
+fn broken(app: &str, target: &Target, failure: SendFailure) -> Page {
     let machine = &target.endpoint.machine_id;
     let page = match failure {
         SendFailure::Unsent(why) | SendFailure::Broken(why) => {
@@ -344,4 +440,25 @@ fn broken(app: &str, target: &crate::table::Target, failure: SendFailure) -> Pag
         }
     };
     page.next(format!("`roost logs -a {app}` shows what the app said"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ends, Origin, Serving, Shared, answered};
+    use http::Request;
+    use hyper::body::Incoming;
+    use std::sync::Arc;
+
+    type Handler<F> = fn(Arc<Shared>, Ends, Arc<Origin>, Serving, Request<Incoming>) -> F;
+
+    fn size_of_state<F>(_of: Handler<F>) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each request allots it, and each that waits for its app holds it.
+    #[test]
+    fn the_state_of_a_request_is_small() {
+        let bytes = size_of_state(answered);
+        assert!(bytes <= 4096, "{bytes} bytes");
+    }
 }

@@ -1,14 +1,18 @@
 //! Phase 6, forward: the request to the machine and its response header back.
 //! Bodies follow by themselves, piece by piece, as each side takes them.
 
-use crate::body::{BodySlot, RequestBody};
+use crate::arrival::{self, Arrival};
+use crate::body::{RequestBody, Slot};
+use crate::config::EdgeTimeouts;
 use crate::connect::Connection;
+use crate::eject::Outcome;
 use crate::pool::Http1Sender;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
-use std::sync::Arc;
+use hyper::client::conn::TrySendError;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,7 +22,10 @@ pub(crate) struct Head {
     pub(crate) method: Method,
     pub(crate) path: PathAndQuery,
     pub(crate) host: String,
+    /// Those of the client that go on, and what a replay has made of them.
     pub(crate) headers: HeaderMap,
+    /// What the edge adds to them.
+    pub(crate) arrival: Arrival,
 }
 
 impl Head {
@@ -27,8 +34,11 @@ impl Head {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.path.clone());
         *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = self.headers.clone();
-        if let Ok(host) = HeaderValue::from_str(&self.host) {
+        *request.headers_mut() = self.all_headers();
+        // One that is there is the same.
+        if !self.headers.contains_key(HOST)
+            && let Ok(host) = HeaderValue::from_str(&self.host)
+        {
             request.headers_mut().insert(HOST, host);
         }
         request
@@ -44,9 +54,19 @@ impl Head {
         // The parts come from a request that was read, so they fit together.
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.version_mut() = Version::HTTP_2;
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = self.all_headers();
         request.headers_mut().remove(HOST);
         request
+    }
+
+    /// Made for each attempt: the head itself stays, for another or for a replay.
+    fn all_headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + arrival::LINES + 1);
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        self.arrival.tell(&mut headers);
+        headers
     }
 }
 
@@ -70,45 +90,44 @@ pub(crate) type Answer = (Response<Incoming>, Option<Http1Sender>);
 pub(crate) async fn send(
     connection: Connection,
     head: &Head,
-    slot: Option<&Arc<BodySlot>>,
-    body_idle: Duration,
-    patience: Duration,
+    slot: Slot<'_>,
+    timeouts: &EdgeTimeouts,
 ) -> Result<Answer, SendFailure> {
+    let patience = timeouts.response_header;
     let body = slot.map_or(RequestBody::Empty, |slot| {
-        RequestBody::streamed(slot, body_idle)
+        RequestBody::streamed(slot, timeouts.body_idle)
     });
     match connection {
         Connection::Http1(mut sender) => {
-            let response = sender.try_send_request(head.http1(body));
-            let result = with_patience(response, slot, patience)
-                .await
-                .ok_or(SendFailure::TooLate)?;
-            match result {
-                Ok(response) => Ok((response, Some(sender))),
-                Err(error) => Err(failure(error)),
-            }
+            let response = pin!(sender.try_send_request(head.http1(body)));
+            let response = with_patience(response, slot, patience).await?;
+            Ok((response, Some(sender)))
         }
         Connection::Http2(mut sender) => {
-            let response = sender.try_send_request(head.http2(body));
-            let result = with_patience(response, slot, patience)
-                .await
-                .ok_or(SendFailure::TooLate)?;
-            match result {
-                Ok(response) => Ok((response, None)),
-                Err(error) => Err(failure(error)),
-            }
+            let response = pin!(sender.try_send_request(head.http2(body)));
+            let response = with_patience(response, slot, patience).await?;
+            Ok((response, None))
         }
     }
 }
 
-fn failure<T>(error: hyper::client::conn::TrySendError<T>) -> SendFailure {
+/// How the machine has done; `None` when this says nothing about it.
+pub(crate) fn judge(sent: &Result<Answer, SendFailure>) -> Option<Outcome> {
+    match sent {
+        Ok((response, _)) if response.status().is_server_error() => Some(Outcome::Error),
+        Ok(_) => Some(Outcome::Answered),
+        Err(SendFailure::Broken(_) | SendFailure::TooLate) => Some(Outcome::NoAnswer),
+        Err(SendFailure::Unsent(_) | SendFailure::ClientBody) => None,
+    }
+}
+
+fn failure<T>(error: TrySendError<T>, slot: Slot<'_>) -> SendFailure {
     let unsent = error.message().is_some();
     let error = error.into_error();
     let why = roost_model::error::chain(&error);
     if unsent {
         SendFailure::Unsent(why)
-    } else if error.is_user() {
-        // The only user of the connection that can fail is the client's body.
+    } else if slot.is_some_and(|slot| slot.broke_off()) {
         SendFailure::ClientBody
     } else {
         SendFailure::Broken(why)
@@ -116,21 +135,23 @@ fn failure<T>(error: hyper::client::conn::TrySendError<T>) -> SendFailure {
 }
 
 /// Waits for a response header for `limit` from the last piece of the request body.
-async fn with_patience<F: Future>(
-    response: F,
-    slot: Option<&Arc<BodySlot>>,
+async fn with_patience<T>(
+    mut response: Pin<&mut impl Future<Output = Result<Response<Incoming>, TrySendError<T>>>>,
+    slot: Slot<'_>,
     limit: Duration,
-) -> Option<F::Output> {
-    let mut response = std::pin::pin!(response);
+) -> Result<Response<Incoming>, SendFailure> {
     let mut deadline = Instant::now() + limit;
     loop {
-        if let Ok(output) = tokio::time::timeout_at(deadline, response.as_mut()).await {
-            return Some(output);
+        if let Ok(result) = tokio::time::timeout_at(deadline, response.as_mut()).await {
+            return result.map_err(|error| failure(error, slot));
         }
         let moved = slot.map(|slot| Instant::from_std(slot.last_progress()) + limit);
         match moved {
             Some(moved) if moved > deadline => deadline = moved,
-            _ => return None,
+            _ if slot.is_some_and(|slot| slot.awaits_client()) => {
+                return Err(SendFailure::ClientBody);
+            }
+            _ => return Err(SendFailure::TooLate),
         }
     }
 }

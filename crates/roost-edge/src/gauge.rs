@@ -6,11 +6,12 @@
 //! those it picked from: either the reader sees the count, or the pick sees
 //! the new routes. Both sides have a full fence between their two steps.
 
-use crate::table::Router;
+use crate::load::Serving;
+use crate::table::{Router, Target};
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
 use roost_proto::traffic::TrafficGauge;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -41,6 +42,15 @@ impl TrafficCounter {
             .clone()
     }
 
+    /// Each machine that is serving something, with how much.
+    pub fn all_in_flight(&self) -> BTreeMap<MachineId, usize> {
+        let machines = self.machines.lock();
+        let counts = machines
+            .iter()
+            .map(|(machine, count)| (machine.clone(), count.load(Ordering::SeqCst)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
     /// Forgets machines that no route and no request holds.
     pub(crate) fn prune(&self) {
         self.machines
@@ -62,21 +72,28 @@ impl TrafficGauge for TrafficCounter {
     }
 }
 
-/// One request that a machine is serving; counted until dropped.
+/// One request that a machine is serving, by one of its services; counted until dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<AtomicUsize>);
+pub(crate) struct InFlight {
+    machine: Arc<AtomicUsize>,
+    _service: Serving,
+}
 
 impl InFlight {
-    /// Counts one more.
-    pub(crate) fn begin(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
+    /// Counts one more, unless the service is at its hard limit.
+    pub(crate) fn begin(target: &Target) -> Option<Self> {
+        let service = target.load.take(target.hard_limit())?;
+        target.in_flight.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        Self(count.clone())
+        Some(Self {
+            machine: target.in_flight.clone(),
+            _service: service,
+        })
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.machine.fetch_sub(1, Ordering::SeqCst);
     }
 }

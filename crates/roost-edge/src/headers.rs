@@ -1,26 +1,96 @@
 //! Header rules: what is taken away and what is put in, on both ways.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
-use std::net::{IpAddr, SocketAddr};
 
 /// Request id, under the stock name and the neutral one.
 pub(crate) const FLY_REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
 /// Request id, neutral name.
 pub(crate) const ROOST_REQUEST_ID: HeaderName = HeaderName::from_static("roost-request-id");
-const FLY_CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
-const FLY_FORWARDED_PORT: HeaderName = HeaderName::from_static("fly-forwarded-port");
-const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
-const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
+pub(crate) const FLY_CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
+pub(crate) const FLY_FORWARDED_PORT: HeaderName = HeaderName::from_static("fly-forwarded-port");
+pub(crate) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
+static PREFERENCE_UNAVAILABLE: HeaderPair = HeaderPair::new(
+    "fly-preferred-instance-unavailable",
+    "roost-preferred-instance-unavailable",
+);
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
+pub(crate) const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Neutral names with which a client asks for something.
+fn is_request_of_client(name: &str) -> bool {
+    name.starts_with("roost-prefer-") || name.starts_with("roost-force-")
+}
+
+/// Whether an app may not change this header of a request that it hands on.
+pub(crate) fn is_fixed(name: &HeaderName) -> bool {
+    let frames = [
+        HOST,
+        CONTENT_LENGTH,
+        TRANSFER_ENCODING,
+        CONNECTION,
+        UPGRADE,
+        TE,
+        EXPECT,
+        VIA,
+    ];
+    frames.contains(name)
+        || *name == KEEP_ALIVE
+        || *name == X_FORWARDED_FOR
+        || is_reserved(name.as_str())
+}
+
+/// A header under its stock name and the neutral one.
+#[derive(Debug)]
+pub(crate) struct HeaderPair {
+    stock: HeaderName,
+    neutral: HeaderName,
+}
+
+impl HeaderPair {
+    /// Both names in lower case.
+    pub(crate) const fn new(stock: &'static str, neutral: &'static str) -> Self {
+        Self {
+            stock: HeaderName::from_static(stock),
+            neutral: HeaderName::from_static(neutral),
+        }
+    }
+
+    /// Whether it is one of the two.
+    pub(crate) fn is(&self, name: &HeaderName) -> bool {
+        *name == self.stock || *name == self.neutral
+    }
+
+    /// Its text; the neutral name counts first.
+    pub(crate) fn get<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        let value = headers
+            .get(&self.neutral)
+            .or_else(|| headers.get(&self.stock))?;
+        value.to_str().ok().map(str::trim)
+    }
+
+    /// Sets both.
+    pub(crate) fn set(&self, headers: &mut HeaderMap, value: &HeaderValue) {
+        headers.insert(self.stock.clone(), value.clone());
+        headers.insert(self.neutral.clone(), value.clone());
+    }
+
+    /// Takes both away.
+    pub(crate) fn remove(&self, headers: &mut HeaderMap) {
+        headers.remove(&self.stock);
+        headers.remove(&self.neutral);
+    }
+}
 
 /// Names that only the platform may set. A client that sends one is not believed.
 ///
@@ -52,21 +122,12 @@ fn is_reserved(name: &str) -> bool {
                 // Another spelling of the list that roost appends to.
                 || (name != "x-forwarded-for" && same("x-forwarded-for"))
         }
-        Some(b'r') => name.starts_with("roost-") || name.starts_with("roost_"),
+        Some(b'r') => {
+            (name.starts_with("roost-") || name.starts_with("roost_"))
+                && !is_request_of_client(name)
+        }
         _ => false,
     }
-}
-
-/// What the edge knows of a request besides the request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Arrival<'a> {
-    pub(crate) client: IpAddr,
-    pub(crate) local: SocketAddr,
-    pub(crate) is_tls: bool,
-    pub(crate) version: Version,
-    pub(crate) request_id: &'a HeaderValue,
-    pub(crate) region: &'a HeaderValue,
-    pub(crate) arrived_us: u64,
 }
 
 /// Takes away what ends at this hop: the fixed names and those that `Connection` lists.
@@ -117,8 +178,8 @@ pub(crate) fn hops(headers: &HeaderMap) -> usize {
         .count()
 }
 
-/// Rewrites the headers of a request for the app.
-pub(crate) fn towards_app(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
+/// Takes away from a request what the app must not see, or only the platform may say.
+pub(crate) fn towards_app(headers: &mut HeaderMap) {
     let trailers = wants_trailers(headers);
     strip_hop_by_hop(headers);
     headers.remove(TE);
@@ -137,27 +198,14 @@ pub(crate) fn towards_app(headers: &mut HeaderMap, arrival: &Arrival<'_>) {
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let client = address_value(arrival.client);
-    append_forwarded_for(headers, arrival.client);
-    headers.insert(FLY_CLIENT_IP, client);
-    let (proto, ssl) = if arrival.is_tls {
-        ("https", "on")
-    } else {
-        ("http", "off")
-    };
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-    headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(ssl));
-    let port = HeaderValue::from(arrival.local.port());
-    headers.insert(X_FORWARDED_PORT, port.clone());
-    headers.insert(FLY_FORWARDED_PORT, port);
-    headers.insert(FLY_REGION, arrival.region.clone());
-    headers.insert(FLY_REQUEST_ID, arrival.request_id.clone());
-    headers.insert(ROOST_REQUEST_ID, arrival.request_id.clone());
-    headers.insert(
-        X_REQUEST_START,
-        text_value(&format!("t={}", arrival.arrived_us)),
-    );
-    headers.append(VIA, via(arrival.version));
+}
+
+/// Says which machine was preferred and could not be used, if there is one.
+pub(crate) fn note_preference(headers: &mut HeaderMap, unavailable: Option<HeaderValue>) {
+    match unavailable {
+        Some(id) => PREFERENCE_UNAVAILABLE.set(headers, &id),
+        None => PREFERENCE_UNAVAILABLE.remove(headers),
+    }
 }
 
 /// Rewrites the headers of an app's response for the client.
@@ -172,23 +220,8 @@ pub(crate) fn towards_client(headers: &mut HeaderMap, version: Version, request_
     headers.insert(ROOST_REQUEST_ID, request_id.clone());
 }
 
-fn append_forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
-    if !headers.contains_key(X_FORWARDED_FOR) {
-        headers.insert(X_FORWARDED_FOR, address_value(client));
-        return;
-    }
-    // One line, whatever the client sent: apps differ in how they read several.
-    let mut list = Vec::new();
-    for value in headers.get_all(X_FORWARDED_FOR) {
-        list.extend_from_slice(value.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(client.to_string().as_bytes());
-    let value = HeaderValue::from_bytes(&list).unwrap_or_else(|_| address_value(client));
-    headers.insert(X_FORWARDED_FOR, value);
-}
-
-fn via(version: Version) -> HeaderValue {
+/// How this hop is named in `Via`.
+pub(crate) fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_2 => "2 roost",
         Version::HTTP_10 => "1.0 roost",
@@ -196,17 +229,9 @@ fn via(version: Version) -> HeaderValue {
     })
 }
 
-fn address_value(address: IpAddr) -> HeaderValue {
-    text_value(&address.to_string())
-}
-
-fn text_value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("numbers and addresses are valid header values")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Arrival, hops, is_reserved, strip_hop_by_hop, towards_app, towards_client};
+    use super::{hops, is_reserved, strip_hop_by_hop, towards_client};
     use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -251,44 +276,6 @@ mod tests {
         ] {
             assert!(!is_reserved(name), "{name}");
         }
-    }
-
-    #[test]
-    fn the_app_learns_who_asks_and_how() {
-        let mut headers = map(&[
-            ("x-forwarded-for", "9.9.9.9"),
-            ("fly-client-ip", "8.8.8.8"),
-            ("te", "gzip, trailers"),
-        ]);
-        let (request_id, region) = (
-            HeaderValue::from_static("req"),
-            HeaderValue::from_static("local"),
-        );
-        let arrival = Arrival {
-            client: "192.0.2.7".parse().unwrap(),
-            local: "192.0.2.1:8443".parse().unwrap(),
-            is_tls: true,
-            version: Version::HTTP_2,
-            request_id: &request_id,
-            region: &region,
-            arrived_us: 5,
-        };
-        towards_app(&mut headers, &arrival);
-        let expected = map(&[
-            ("x-forwarded-for", "9.9.9.9, 192.0.2.7"),
-            ("fly-client-ip", "192.0.2.7"),
-            ("te", "trailers"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-ssl", "on"),
-            ("x-forwarded-port", "8443"),
-            ("fly-forwarded-port", "8443"),
-            ("fly-region", "local"),
-            ("fly-request-id", "req"),
-            ("roost-request-id", "req"),
-            ("x-request-start", "t=5"),
-            ("via", "2 roost"),
-        ]);
-        assert_eq!(headers, expected);
     }
 
     #[test]

@@ -10,52 +10,76 @@
 //! ```
 //!
 //! The edge knows only the table that the worker publishes
-//! ([`roost_proto::traffic`]); it keeps the last one when the worker is gone.
+//! ([`roost_proto::traffic`]) and the one of host names that the control plane
+//! publishes ([`roost_proto::names`]); it keeps the last ones when those are gone.
 
 #![forbid(unsafe_code)]
 
 mod accept;
 pub mod access;
 mod activity;
+mod arrival;
 mod body;
 mod certificates;
+mod choose;
 mod client_stream;
 mod config;
 mod connect;
+mod eject;
 mod exchange;
 mod forward;
 mod gauge;
 mod headers;
+mod kept;
 mod late;
 pub mod limits;
+mod load;
+mod names;
 mod pages;
+mod pg_tls;
 mod pick;
 mod pool;
+mod ports;
+pub mod proxy_protocol;
+mod rates;
+pub mod replay;
 mod retry;
+mod rounds;
 mod route;
 mod settle;
+mod sockets;
 mod streams;
 mod table;
+mod tcp;
 mod tls;
+mod tunnel;
 mod upgrade;
+mod wants;
 
 pub use access::{AccessLog, AccessRecord};
 pub use certificates::{CertificateSource, LocalCertificates};
-pub use config::{EdgeConfig, EdgeTimeouts};
+pub use config::{EdgeConfig, EdgeTimeouts, Network};
 pub use gauge::TrafficCounter;
+pub use rates::EdgeRates;
+pub use sockets::listen;
 
 use crate::exchange::Shared;
-use crate::retry::RetryBudget;
+use crate::names::Names;
+use crate::ports::{Door, Way};
+use crate::rates::Clients;
+use crate::sockets::Sockets;
 use crate::table::Router;
+use crate::tls::Tls;
 use http::HeaderValue;
-use roost_proto::traffic::{TrafficFeed, TrafficGauge};
+use roost_model::machine::Service;
+use roost_proto::traffic::{PortFeed, TrafficFeed, TrafficGauge};
 use roost_runtime::tasks::Tasks;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -105,6 +129,7 @@ pub struct Edge {
     counter: Arc<TrafficCounter>,
     http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
+    tasks: Tasks,
 }
 
 impl Edge {
@@ -118,10 +143,26 @@ impl Edge {
         certificates: Arc<dyn CertificateSource>,
         tasks: &Tasks,
     ) -> Result<Self, BindError> {
-        let http = listen_all(&config.http, "HTTP")?;
-        let https = listen_all(&config.https, "HTTPS")?;
-        let acceptor = tls::acceptor(certificates).map_err(BindError::Tls)?;
-        let addresses = |listeners: &[TcpListener]| -> Vec<SocketAddr> {
+        Self::take_over(config, feed, counter, certificates, tasks, Vec::new()).await
+    }
+
+    /// Begins to serve with the sockets of an edge before this one
+    /// ([`Edge::listeners`]), which goes on accepting until [`Edge::retire`].
+    /// What is missing is opened, what nobody asks for is closed.
+    pub async fn take_over(
+        config: EdgeConfig,
+        feed: TrafficFeed,
+        counter: Arc<TrafficCounter>,
+        certificates: Arc<dyn CertificateSource>,
+        tasks: &Tasks,
+        given: Vec<std::net::TcpListener>,
+    ) -> Result<Self, BindError> {
+        let sockets = Sockets::new(given);
+        let http = listen_all(&sockets, &config.http, "HTTP")?;
+        let https = listen_all(&sockets, &config.https, "HTTPS")?;
+        let names = Names::new(config.names.clone());
+        let tls = Tls::new(names.clone(), certificates).map_err(BindError::Tls)?;
+        let addresses = |listeners: &[Arc<TcpListener>]| -> Vec<SocketAddr> {
             listeners
                 .iter()
                 .filter_map(|listener| listener.local_addr().ok())
@@ -137,29 +178,41 @@ impl Edge {
             region: HeaderValue::from_str(config.region.as_str())
                 .unwrap_or(HeaderValue::from_static("unknown")),
             https_port: https_addrs.first().map(SocketAddr::port),
-            router: Router::new(feed, counter.clone()),
+            router: Router::new(config.region.clone(), feed, counter.clone()),
+            names,
+            tls,
+            ports: watch::Sender::default(),
+            visitors: Clients::new(config.rates),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             waiters: Semaphore::new(limits::WAITERS_MAX),
-            budget: RetryBudget::new(),
+            kept: Arc::default(),
             clients: TaskTracker::new(),
             backends: TaskTracker::new(),
+            sockets,
+            accepting: TaskTracker::new(),
+            retired: CancellationToken::new(),
             graceful: tasks.stopping().child_token(),
             kill: CancellationToken::new(),
             config,
         });
-        for listener in http {
-            tasks.spawn(
-                "edge-http",
-                accept::accept_loop(shared.clone(), listener, None),
-            );
-        }
-        for listener in https {
-            tasks.spawn(
-                "edge-https",
-                accept::accept_loop(shared.clone(), listener, Some(acceptor.clone())),
-            );
-        }
+        let listen = |name, listeners: Vec<Arc<TcpListener>>, door: Door| {
+            for listener in listeners {
+                tasks.spawn(
+                    name,
+                    accept::accept_loop(shared.clone(), listener, door.clone()),
+                );
+            }
+        };
+        listen("edge-http", http, Door::new(Service::HTTP_PORT, Way::Http));
+        listen(
+            "edge-https",
+            https,
+            Door::new(Service::HTTPS_PORT, Way::Tls),
+        );
+        tasks.spawn("edge-ports", ports::follow(shared.clone(), tasks.clone()));
+        shared.sockets.close_unused();
         tasks.spawn("edge-routes", follow_table(shared.clone()));
+        tasks.spawn("edge-names", names::follow(shared.clone()));
         tasks.spawn("edge-reaper", reap(shared.clone()));
         tasks.spawn("edge-drain", drain_at_end(shared.clone()));
         Ok(Self {
@@ -167,7 +220,34 @@ impl Edge {
             counter,
             http: http_addrs,
             https: https_addrs,
+            tasks: tasks.clone(),
         })
+    }
+
+    /// Takes the tables of another worker from here on; the one before it has ended.
+    pub fn follow(&self, feed: TrafficFeed) {
+        self.shared.router.follow(feed);
+        let follow = follow_table(self.shared.clone());
+        self.tasks.spawn("edge-routes", follow);
+    }
+
+    /// The listening sockets, for the edge of another process.
+    pub fn listeners(&self) -> io::Result<Vec<std::net::TcpListener>> {
+        self.shared.sockets.shared()
+    }
+
+    /// Leaves the sockets to the edge that has them as well. What is connected
+    /// is served on: HTTP/1 until its next response, HTTP/2 until the requests
+    /// under way have ended, tunnels until they end; what is left after `limit`
+    /// is cut. `false` when something was.
+    pub async fn retire(&self, limit: Duration) -> bool {
+        self.shared.retired.cancel();
+        self.shared.finish(limit).await
+    }
+
+    /// How many connections of clients, streams and tunnels there are.
+    pub fn clients(&self) -> usize {
+        self.shared.clients.len()
     }
 
     /// Where plain HTTP is served, with the actual ports.
@@ -180,9 +260,19 @@ impl Edge {
         &self.https
     }
 
+    /// What became of the ports that apps ask for besides 80 and 443.
+    pub fn ports(&self) -> PortFeed {
+        self.shared.ports.subscribe()
+    }
+
     /// What each machine is serving now.
     pub fn gauge(&self) -> Arc<dyn TrafficGauge> {
         self.counter.clone()
+    }
+
+    /// How many requests wait for a machine now.
+    pub fn queued(&self) -> usize {
+        limits::WAITERS_MAX - self.shared.waiters.available_permits()
     }
 
     /// Takes nothing new, lets what is under way end within `limit`, then cuts
@@ -195,10 +285,18 @@ impl Edge {
 impl Shared {
     async fn drain(&self, limit: Duration) -> bool {
         self.graceful.cancel();
+        self.finish(limit).await
+    }
+
+    /// Waits until all that was accepted has ended, and cuts what has not after `limit`.
+    async fn finish(&self, limit: Duration) -> bool {
+        self.accepting.close();
         self.clients.close();
-        let in_time = tokio::time::timeout(limit, self.clients.wait())
-            .await
-            .is_ok();
+        let all = async {
+            self.accepting.wait().await;
+            self.clients.wait().await;
+        };
+        let in_time = tokio::time::timeout(limit, all).await.is_ok();
         if !in_time {
             tracing::warn!(
                 connections = self.clients.len(),
@@ -211,19 +309,22 @@ impl Shared {
 }
 
 fn listen_all(
+    sockets: &Sockets,
     addresses: &[SocketAddr],
     protocol: &'static str,
-) -> Result<Vec<TcpListener>, BindError> {
+) -> Result<Vec<Arc<TcpListener>>, BindError> {
     let listen = |&address: &SocketAddr| {
-        accept::listen(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse { address, protocol },
-            io::ErrorKind::PermissionDenied => BindError::Forbidden { address, protocol },
-            _ => BindError::Listen {
-                address,
-                protocol,
-                source,
-            },
-        })
+        sockets
+            .listen(address)
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::AddrInUse => BindError::InUse { address, protocol },
+                io::ErrorKind::PermissionDenied => BindError::Forbidden { address, protocol },
+                _ => BindError::Listen {
+                    address,
+                    protocol,
+                    source,
+                },
+            })
     };
     addresses.iter().map(listen).collect()
 }
@@ -241,14 +342,13 @@ async fn follow_table(shared: Arc<Shared>) {
     }
 }
 
-/// Closes idle connections to machines, and refills the retry budget.
+/// Closes idle connections to machines.
 async fn reap(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(limits::REAP_INTERVAL);
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 shared.router.reap(shared.config.timeouts.pool_idle);
-                shared.budget.second();
             }
             () = shared.graceful.cancelled() => return,
         }

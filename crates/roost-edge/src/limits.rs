@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-/// Header lines of one request.
+/// Header lines of one request. It is hyper's own default, and not set there: a
+/// number that is set costs an array on the heap, or its filling, for each message.
 pub const HEADER_LINES_MAX: usize = 100;
 /// Bytes of the header block of one request.
 pub const HEADER_BYTES_MAX: usize = 32 * 1024;
@@ -14,6 +15,8 @@ pub const URI_BYTES_MAX: usize = 16 * 1024;
 pub const HOST_BYTES_MAX: usize = 254;
 /// Read and write buffer of one HTTP/1 connection.
 pub const HTTP1_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// The same of a connection to a machine: a header and 64 KiB after it come in one read.
+pub const BACKEND_BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// Streams of one HTTP/2 client connection.
 pub const HTTP2_STREAMS_MAX: u32 = 128;
 /// Streams that a client has reset and that still wait to be accepted.
@@ -30,6 +33,10 @@ pub const HTTP2_SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
 pub const PREFACE_BYTES: usize = 24;
 /// Client connections at once.
 pub const CONNECTIONS_MAX: usize = 8192;
+/// Clients that are remembered; more than can have connections.
+pub const CLIENTS_MAX: usize = 65_536;
+/// By how much a rate may be exceeded for a moment: what so many microseconds allow.
+pub const RATE_BURST_US: u64 = 2_000_000;
 /// Idle connections that are kept to one endpoint.
 pub const POOL_IDLE_MAX: usize = 256;
 /// How long a kept connection may have been idle for a request that must not be
@@ -37,16 +44,58 @@ pub const POOL_IDLE_MAX: usize = 256;
 pub const KEPT_FOR_ONCE_MAX: Duration = Duration::from_secs(1);
 /// Longest time that a 408 may take to be written.
 pub const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Requests that wait for an endpoint to become healthy.
-pub const WAITERS_MAX: usize = 1000;
+/// Requests to one service of an app that wait for a machine.
+pub const QUEUE_MAX: usize = 1000;
+/// Regions that one request may ask for.
+pub const WANTED_REGIONS_MAX: usize = 16;
+/// Requests of all apps that wait for a machine.
+pub const WAITERS_MAX: usize = 10_000;
+/// How long a machine that begins to take traffic counts as partly full.
+pub const SLOW_START: Duration = Duration::from_secs(10);
+/// Seconds over which a machine's failures and successes are counted.
+pub const EJECTION_WINDOW_SECONDS: usize = 10;
+/// Requests below which their share of failures says nothing.
+pub const EJECTION_SAMPLES_MIN: u32 = 20;
+/// Failures in a row that eject a machine.
+pub const EJECTION_FAILURES_IN_A_ROW: u32 = 5;
+/// How long a machine is ejected at first.
+pub const EJECTION_FIRST: Duration = Duration::from_secs(1);
+/// How long a machine is ejected at most.
+pub const EJECTION_LONGEST: Duration = Duration::from_secs(60);
+/// Between two requests that find out whether a machine is well again.
+pub const EJECTION_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Times one request is sent towards an endpoint.
 pub const ATTEMPTS_MAX: usize = 4;
 /// Passes through roost edges before a request is refused as a loop.
 pub const VIA_HOPS_MAX: usize = 8;
 /// Certificates that are kept in memory.
 pub const CERTIFICATES_MAX: usize = 1024;
+/// Bytes of a request body that are kept so that it can be sent again.
+pub const KEPT_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Pieces of a request body that are kept.
+pub const KEPT_BODY_PIECES_MAX: usize = 4096;
+/// A piece of a body below this is copied to be kept; a larger one shares the buffer it came in.
+pub const KEPT_SLICE_BYTES_MIN: usize = 4096;
+/// What a kept piece costs beyond its bytes, in bytes, generously.
+pub const KEPT_PIECE_COST_BYTES: usize = 128;
+/// Bytes that all request bodies that are kept may cost.
+pub const KEPT_BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Times one request is replayed.
+pub const REPLAYS_MAX: usize = 10;
+/// How long a replay may be asked to try.
+pub const REPLAY_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// Bytes of a replay instruction, in a header or a body.
+pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 /// Buffer of one direction of an upgraded connection.
 pub const TUNNEL_BUFFER_BYTES: usize = 16 * 1024;
+/// Bytes that a raw connection may say before it has a machine; more waits in the kernel.
+pub const EARLY_BYTES_MAX: usize = 16 * 1024;
+/// The longest PROXY header that is read: addresses, and extensions that are not used.
+pub const PROXY_HEADER_BYTES_MAX: usize = 1024;
+/// Times that a PostgreSQL client may ask for an encryption that is not TLS, and then for TLS.
+pub const PG_REQUESTS_MAX: usize = 3;
+/// Settings of TLS that services have of their own and that are kept.
+pub const TLS_CONFIGS_MAX: usize = 256;
 /// Connections that wait for the kernel to hand them over.
 pub const ACCEPT_BACKLOG: i32 = 1024;
 
@@ -54,6 +103,10 @@ pub const ACCEPT_BACKLOG: i32 = 1024;
 pub const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Pause before the same endpoints are tried once more.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How long until a port that could not be opened is tried again.
+pub const PORT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Silence on a raw connection after which the kernel asks whether the client is still there.
+pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 /// How often idle back-end connections are looked at.
 pub const REAP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connection that was asked to close may take.

@@ -1,17 +1,25 @@
-//! Phase 4, pick: which machine. Round robin over the healthy ones; when none
-//! is healthy but one may soon be, the request waits a little.
+//! Phase 4, pick: which machine. [`crate::choose`] decides; this waits, when no
+//! machine takes the request but one may soon.
+//!
+//! Requests wait in a queue of their service, first come, first served, until a
+//! deadline. Beside the queue wait those that ask for certain machines and
+//! those that all machines have refused: they must not hold up the others.
 
+use crate::choose::{Choice, choose};
+use crate::eject::Outcome;
 use crate::exchange::Shared;
 use crate::gauge::InFlight;
 use crate::limits;
+use crate::load::{Queue, Waiting};
 use crate::pages::Page;
-use crate::table::{AppRoute, Target};
+use crate::table::{PortRoute, Target};
+use crate::wants::{Group, Wants};
 use http::StatusCode;
 use roost_model::machine::MachineState;
 use roost_proto::traffic::EndpointHealth;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// A machine that has been counted as busy with this request.
 #[derive(Debug)]
@@ -26,6 +34,8 @@ pub(crate) struct Tried {
     addresses: Vec<SocketAddr>,
     /// Until when the same endpoints may be tried again.
     again_until: Option<Instant>,
+    /// Until when the request may wait for a machine, since it first had to.
+    deadline: Option<Instant>,
     last: Option<String>,
 }
 
@@ -37,95 +47,249 @@ impl Tried {
         self.again_until
             .get_or_insert_with(|| Instant::now() + shared.config.timeouts.connect);
     }
+
+    fn is_over(&self) -> bool {
+        self.again_until
+            .is_some_and(|until| Instant::now() >= until)
+    }
 }
 
-/// Picks a machine of the app.
+/// Whom a request asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) app: &'a str,
+    /// The external port that it came to.
+    pub(crate) external: u16,
+    pub(crate) wants: &'a Wants,
+}
+
+/// What a look at the machines found.
+enum Look {
+    Picked(Picked),
+    /// Those that would do are at their hard limits.
+    Full,
+    /// Those that would do have all been tried.
+    Tried,
+    /// None that would do is healthy, but one may become so.
+    NotHealthy,
+}
+
+/// Picks a machine.
 pub(crate) async fn pick(
     shared: &Shared,
-    app_name: &str,
+    asked: Asked<'_>,
     tried: &mut Tried,
 ) -> Result<Picked, Page> {
-    let deadline = Instant::now() + shared.config.timeouts.healthy;
-    let mut place = None;
+    let app = shared.router.routes().app(asked.app).cloned();
+    let port = app.as_ref().and_then(|app| app.port(asked.external));
+    let port = port.ok_or_else(|| nothing_runs(asked, None))?;
+    let queue = port.queue.clone();
+    let beside = !asked.wants.is_anything() || !tried.addresses.is_empty();
+    // Also when machines that refuse it are found again and again.
+    let is_late = tried.deadline.is_some_and(|until| Instant::now() >= until);
+    if is_late && !tried.addresses.is_empty() {
+        return Err(too_late(shared, asked));
+    }
+    // Nobody passes those that wait already.
+    if (beside || queue.is_empty())
+        && let Look::Picked(picked) = look(shared, asked, tried)?
+    {
+        return Ok(picked);
+    }
+    // On the heap: most requests do not wait.
+    Box::pin(pick_in_turn(shared, asked, tried, &queue)).await
+}
+
+async fn pick_in_turn(
+    shared: &Shared,
+    asked: Asked<'_>,
+    tried: &mut Tried,
+    queue: &Arc<Queue>,
+) -> Result<Picked, Page> {
+    let deadline = Instant::now() + shared.config.timeouts.machine;
+    let deadline = *tried.deadline.get_or_insert(deadline);
+    let beside = !asked.wants.is_anything() || !tried.addresses.is_empty();
+    let waiting = Waiting::join(queue, beside, limits::QUEUE_MAX);
+    let (Some(_waiting), Ok(_place)) = (waiting, shared.waiters.try_acquire()) else {
+        return Err(queue_full(asked));
+    };
+    let mut front = None;
     loop {
-        let mut changes = shared.router.changes();
-        let Some(app) = shared.router.routes().app(app_name).cloned() else {
-            return Err(nothing_runs(app_name, None));
-        };
-        if let Some(picked) = choose(&app, &tried.addresses) {
-            if shared.router.is_current(&app) {
-                return Ok(picked);
-            }
-            continue;
-        }
-        if !app.passing.is_empty() {
-            // All were tried: a machine that is being replaced is back, or gone from the table, in a moment.
-            if tried
-                .again_until
-                .is_some_and(|until| Instant::now() < until)
-            {
-                sleep(limits::RETRY_PAUSE).await;
-                tried.addresses.clear();
-                continue;
-            }
-            return Err(unreachable(app_name, tried));
-        }
-        if !may_become_healthy(&app) {
-            return Err(nothing_runs(app_name, Some(&app)));
-        }
-        if place.is_none() {
-            let Ok(permit) = shared.waiters.try_acquire() else {
-                return Err(nothing_runs(app_name, Some(&app)));
+        let beside = !asked.wants.is_anything() || !tried.addresses.is_empty();
+        if front.is_none() && !beside {
+            // Cancel-safe: who leaves the queue loses only his own place.
+            let Ok(place) = timeout_at(deadline, queue.front.lock()).await else {
+                return Err(too_late(shared, asked));
             };
-            place = Some(permit);
+            front = Some(place);
         }
-        match timeout_at(deadline, changes.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(nothing_runs(app_name, Some(&app))),
+        let mut changes = shared.router.changes();
+        let freed = queue.freed.notify.notified();
+        match look(shared, asked, tried)? {
+            Look::Picked(picked) => return Ok(picked),
+            Look::Tried if tried.is_over() => return Err(unreachable(asked, tried)),
+            Look::Full | Look::Tried | Look::NotHealthy => {}
+        }
+        // Cancel-safe, all of them: each only says that another look is due.
+        tokio::select! {
+            () = freed, if front.is_some() => {}
+            changed = changes.changed() => if changed.is_err() {
+                return Err(too_late(shared, asked));
+            },
+            // A machine that is being replaced is back, or gone from the table, in a moment.
+            () = sleep(limits::RETRY_PAUSE), if beside => tried.addresses.clear(),
+            () = sleep_until(deadline) => return Err(too_late(shared, asked)),
         }
     }
 }
 
-fn choose(app: &AppRoute, tried: &[SocketAddr]) -> Option<Picked> {
-    let count = app.passing.len();
-    if count == 0 {
-        return None;
-    }
-    let turn = app.next_turn();
-    let candidates = (0..count).filter_map(|step| app.passing.get(turn.wrapping_add(step) % count));
-    let target = candidates
-        .into_iter()
-        .find(|target| !tried.contains(&target.endpoint.address))?;
-    Some(Picked {
-        in_flight: InFlight::begin(&target.in_flight),
-        target: target.clone(),
-    })
-}
-
-fn may_become_healthy(app: &AppRoute) -> bool {
-    app.targets
-        .iter()
-        .any(|target| match &target.endpoint.health {
-            EndpointHealth::Failing(_) => true,
-            EndpointHealth::Down(state) => {
-                MachineState::parse(state) == Some(MachineState::Starting)
+fn look(shared: &Shared, asked: Asked<'_>, tried: &Tried) -> Result<Look, Page> {
+    loop {
+        let Some(app) = shared.router.routes().app(asked.app).cloned() else {
+            return Err(nothing_runs(asked, None));
+        };
+        let Some(port) = app.port(asked.external) else {
+            return Err(nothing_runs(asked, None));
+        };
+        match choose_wanted(port, asked.wants, tried) {
+            Choice::Machine(number) => {
+                let target = port.passing[number].clone();
+                // Somebody else may have taken its last place.
+                let Some(in_flight) = InFlight::begin(&target) else {
+                    continue;
+                };
+                if shared.router.is_current(&app) {
+                    return Ok(Look::Picked(Picked { target, in_flight }));
+                }
             }
-            EndpointHealth::Passing | EndpointHealth::Draining => false,
-        })
+            Choice::Full => return Ok(Look::Full),
+            Choice::Nobody => return why_nobody(port, asked),
+        }
+    }
 }
 
-fn nothing_runs(app_name: &str, app: Option<&AppRoute>) -> Page {
-    let targets = app.map(|app| app.targets.as_slice()).unwrap_or_default();
-    let (code, title) = if targets.is_empty() {
-        ("no-machines", "this app has no machine that takes traffic")
-    } else {
-        (
+/// The first group of machines that has one, without those that were ejected if others are left.
+fn choose_wanted(port: &PortRoute, wants: &Wants, tried: &Tried) -> Choice {
+    let turn = port.next_turn();
+    let classes = [0..port.near, port.near..port.passing.len()];
+    let choose_in = |group: &Group, also_ejected: bool| {
+        choose(&classes, turn, |number| {
+            let target = &port.passing[number];
+            let is_out = !wants.allows(group, target)
+                || tried.addresses.contains(&target.endpoint.address)
+                || (!also_ejected && target.load.is_ejected());
+            target.candidate(is_out)
+        })
+    };
+    let mut is_full = false;
+    for also_ejected in [false, true] {
+        for group in wants.groups() {
+            match choose_in(group, also_ejected) {
+                Choice::Nobody => {}
+                Choice::Full => is_full = true,
+                machine @ Choice::Machine(_) => return machine,
+            }
+        }
+        if is_full {
+            return Choice::Full;
+        }
+    }
+    Choice::Nobody
+}
+
+fn why_nobody(port: &PortRoute, asked: Asked<'_>) -> Result<Look, Page> {
+    let mut wanted = port
+        .targets
+        .iter()
+        .filter(|target| asked.wants.allows_at_all(target));
+    if port
+        .passing
+        .iter()
+        .any(|target| asked.wants.allows_at_all(target))
+    {
+        return Ok(Look::Tried);
+    }
+    if wanted.any(|target| may_become_healthy(target)) {
+        return Ok(Look::NotHealthy);
+    }
+    Err(nothing_runs(asked, Some(port)))
+}
+
+fn may_become_healthy(target: &Target) -> bool {
+    match &target.endpoint.health {
+        EndpointHealth::Failing(_) => true,
+        EndpointHealth::Down(state) => MachineState::parse(state) == Some(MachineState::Starting),
+        EndpointHealth::Passing | EndpointHealth::Draining => false,
+    }
+}
+
+/// Notes how an attempt ended. A machine that fails again and again is ejected,
+/// as long as that leaves half of those that take traffic.
+pub(crate) fn note(shared: &Shared, asked: Asked<'_>, target: &Target, outcome: Outcome) {
+    if !target.load.note(outcome) {
+        return;
+    }
+    let app = shared.router.routes().app(asked.app).cloned();
+    let port = app.as_ref().and_then(|app| app.port(asked.external));
+    let passing = port.map_or(&[][..], |port| &port.passing);
+    let ejected = passing
+        .iter()
+        .filter(|other| other.load.is_ejected())
+        .count();
+    if (ejected + 1) * 2 <= passing.len() {
+        tracing::info!(
+            app = asked.app,
+            machine = target.endpoint.machine_id.as_str(),
+            "requests to a machine fail; it gets none for a while"
+        );
+        target.load.eject();
+    }
+}
+
+fn too_late(shared: &Shared, asked: Asked<'_>) -> Page {
+    let app = shared.router.routes().app(asked.app).cloned();
+    let port = app.as_ref().and_then(|app| app.port(asked.external));
+    match port {
+        Some(port) if !port.passing.is_empty() => {
+            let title = "all machines of this app are at their hard limits";
+            Page::new(StatusCode::SERVICE_UNAVAILABLE, "hard-limit", title)
+                .detail("the request waited until its time was over")
+                .retry_after(1)
+                .next("more machines, or a higher `hard_limit`, make room")
+        }
+        port => nothing_runs(asked, port),
+    }
+}
+
+fn queue_full(asked: Asked<'_>) -> Page {
+    let title = "too many requests wait for a machine of this app";
+    Page::new(StatusCode::SERVICE_UNAVAILABLE, "queue-full", title)
+        .retry_after(5)
+        .next(format!(
+            "`roost status -a {}` shows the machines",
+            asked.app
+        ))
+}
+
+fn nothing_runs(asked: Asked<'_>, port: Option<&PortRoute>) -> Page {
+    let all = port.map(|port| port.targets.as_slice()).unwrap_or_default();
+    let wanted: Vec<_> = all
+        .iter()
+        .filter(|target| asked.wants.allows_at_all(target))
+        .collect();
+    let (code, title) = match (all.is_empty(), wanted.is_empty()) {
+        (true, _) => ("no-machines", "this app has no machine that takes traffic"),
+        (false, true) => (
+            "no-wanted-machine",
+            "this app has no machine as the request asks for",
+        ),
+        (false, false) => (
             "no-healthy-machine",
             "no machine of this app can answer now",
-        )
+        ),
     };
     let mut page = Page::new(StatusCode::SERVICE_UNAVAILABLE, code, title).retry_after(5);
-    for target in targets.iter().take(10) {
+    for target in wanted.iter().take(10) {
         let state = match &target.endpoint.health {
             EndpointHealth::Passing => "healthy".to_owned(),
             EndpointHealth::Failing(why) => format!("runs, but is not healthy: {why}"),
@@ -135,12 +299,16 @@ fn nothing_runs(app_name: &str, app: Option<&AppRoute>) -> Page {
         page = page.detail(format!("machine {} {state}", target.endpoint.machine_id));
     }
     page.next(format!(
-        "`roost status -a {app_name}` shows the machines and their checks"
+        "`roost status -a {}` shows the machines and their checks",
+        asked.app
     ))
-    .next(format!("`roost logs -a {app_name}` shows what they said"))
+    .next(format!(
+        "`roost logs -a {}` shows what they said",
+        asked.app
+    ))
 }
 
-fn unreachable(app_name: &str, tried: &Tried) -> Page {
+fn unreachable(asked: Asked<'_>, tried: &Tried) -> Page {
     let page = Page::new(
         StatusCode::BAD_GATEWAY,
         "machine-unreachable",
@@ -155,6 +323,7 @@ fn unreachable(app_name: &str, tried: &Tried) -> Page {
             "the app has to listen on 0.0.0.0 or [::], at the internal port that its service names",
         )
         .next(format!(
-            "`roost status -a {app_name}` shows the machines and their checks"
+            "`roost status -a {}` shows the machines and their checks",
+            asked.app
         ))
 }

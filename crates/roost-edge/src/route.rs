@@ -1,5 +1,6 @@
 //! Phase 3, route: is the request well-formed, and which app is it for?
 
+use crate::accept::Ends;
 use crate::exchange::Shared;
 use crate::headers;
 use crate::limits;
@@ -8,6 +9,7 @@ use crate::table::{AppRoute, app_of_host};
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, StatusCode, Version};
+use roost_model::name::AppName;
 use std::sync::Arc;
 
 /// The name that a request is for.
@@ -17,6 +19,11 @@ pub(crate) struct Authority {
     pub(crate) raw: String,
     /// Lower case, no port, no final dot.
     pub(crate) host: String,
+}
+
+/// Refuses what exceeds a rate.
+pub(crate) fn too_fast(code: &'static str, title: &str) -> Page {
+    Page::new(StatusCode::TOO_MANY_REQUESTS, code, title).retry_after(1)
 }
 
 fn bad(code: &'static str, title: &str) -> Page {
@@ -167,27 +174,51 @@ fn normalise(authority: &str) -> Option<String> {
     let host = host.strip_suffix('.').unwrap_or(host);
     let allowed =
         |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':');
-    let valid =
-        !host.is_empty() && host.len() < limits::HOST_BYTES_MAX && host.bytes().all(allowed);
+    let has_label = !host.is_empty() && !host.starts_with('.');
+    let valid = has_label && host.len() < limits::HOST_BYTES_MAX && host.bytes().all(allowed);
     valid.then(|| host.to_ascii_lowercase())
 }
 
-/// The app that answers at this host.
-pub(crate) fn find(shared: &Shared, host: &str) -> Result<Arc<AppRoute>, Page> {
-    let name = app_of_host(host, &shared.domains);
-    let routes = shared.router.routes();
-    name.and_then(|name| routes.app(name))
-        .cloned()
-        .ok_or_else(|| {
-            Page::new(
-                StatusCode::NOT_FOUND,
-                "no-such-app",
-                "no app answers to this name",
-            )
+/// The app of a host name.
+pub(crate) fn app(shared: &Shared, host: &str) -> Option<Arc<AppRoute>> {
+    let own = app_of_host(host, &shared.domains);
+    let custom = match own {
+        Some(_) => None,
+        None => shared.names.app(host),
+    };
+    let name = own.or(custom.as_ref().map(AppName::as_str))?;
+    shared.router.routes().app(name).cloned()
+}
+
+/// The app that answers to HTTP at this host and external port.
+pub(crate) fn find(shared: &Shared, host: &str, external: u16) -> Result<Arc<AppRoute>, Page> {
+    let not_found = |code, title| Page::new(StatusCode::NOT_FOUND, code, title);
+    let Some(app) = app(shared, host) else {
+        return Err(not_found("no-such-app", "no app answers to this name")
             .detail(format!("the name is {host}"))
             .next("`roost deploy` in an app's folder, or `roost deploy --image IMAGE`, makes one")
-            .next("`roost apps list` shows the apps that there are, and their names")
-        })
+            .next("`roost apps list` shows the apps that there are, and their names"));
+    };
+    if takes_http(&app, external) {
+        return Ok(app);
+    }
+    Err(
+        not_found("no-http-here", "this app takes no HTTP at this port")
+            .detail(format!("the port is {external}"))
+            .next("its services say at which ports it takes HTTP"),
+    )
+}
+
+/// Whether an app takes HTTP at an external port.
+pub(crate) fn takes_http(app: &AppRoute, external: u16) -> bool {
+    let port = app.port(external);
+    port.is_some_and(|port| port.rule.handler.is_http())
+}
+
+/// Whether the app sends this client to HTTPS.
+pub(crate) fn wants_https(app: &AppRoute, ends: Ends) -> bool {
+    let port = app.port(ends.external);
+    !ends.is_tls && port.is_some_and(|port| port.rule.force_https)
 }
 
 /// Sends plain HTTP to HTTPS when the app asks for it and there is an HTTPS port.
@@ -235,6 +266,7 @@ mod tests {
             ("a/b", None),
             ("a:b", None),
             ("", None),
+            (".localhost", None),
         ] {
             assert_eq!(normalise(text).as_deref(), host, "{text}");
         }

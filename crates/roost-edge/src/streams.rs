@@ -24,9 +24,8 @@ tokio::task_local! {
 /// The body of a response was polled; whether it gave a piece, which now waits
 /// for room at the client until the next poll. Without effect over HTTP/1.
 pub(crate) fn body_polled(gave_piece: bool) {
-    let since = gave_piece.then(Instant::now);
     // Over HTTP/1 there is no such task, and `Activity` watches the writing.
-    let _ = WAITS_SINCE.try_with(|waits_since| waits_since.set(since));
+    let _ = WAITS_SINCE.try_with(|waits_since| waits_since.set(gave_piece.then(Instant::now)));
 }
 
 /// Runs the streams of one HTTP/2 client connection on a tracker.

@@ -4,14 +4,19 @@
 //! next snapshot and carries over what lives longer than a table: connection
 //! pools, counts, the turn of round robin.
 
+use crate::choose::Candidate;
 use crate::gauge::TrafficCounter;
 use crate::limits;
+use crate::load::{Freed, Load, Queue};
 use crate::pool::Pool;
+use crate::rates::AppRates;
+use crate::retry::RetryBudget;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use roost_model::name::AppName;
+use roost_model::machine::ServicePort;
+use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use tokio::sync::watch;
@@ -21,25 +26,115 @@ use tokio::sync::watch;
 pub(crate) struct Target {
     pub(crate) endpoint: Endpoint,
     pub(crate) pool: Arc<Pool>,
+    /// All that the machine is serving, by whatever service.
     pub(crate) in_flight: Arc<AtomicUsize>,
+    /// What this service of it is serving.
+    pub(crate) load: Arc<Load>,
+}
+
+impl Target {
+    /// What its service does at an external port.
+    pub(crate) fn port(&self, external: u16) -> Option<&ServicePort> {
+        self.endpoint.service.port(external)
+    }
+
+    /// From here on it gets nothing.
+    pub(crate) fn hard_limit(&self) -> Option<usize> {
+        let limit = self.endpoint.service.concurrency.hard_limit?;
+        Some(usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    /// What the choice of a machine looks at.
+    pub(crate) fn candidate(&self, is_out: bool) -> Candidate {
+        let soft_limit = self.endpoint.service.concurrency.soft_limit;
+        Candidate {
+            load: self.load.now(),
+            soft_limit: usize::try_from(soft_limit).unwrap_or(usize::MAX).max(1),
+            hard_limit: self.hard_limit(),
+            is_new: self.load.is_younger_than(limits::SLOW_START),
+            is_out,
+        }
+    }
 }
 
 /// One app with its endpoints.
 #[derive(Debug)]
 pub(crate) struct AppRoute {
     pub(crate) name: AppName,
-    pub(crate) traffic: AppTraffic,
+    traffic: AppTraffic,
+    freed: Arc<Freed>,
+    pub(crate) budget: Arc<RetryBudget>,
+    pub(crate) rates: Arc<AppRates>,
     /// All endpoints.
-    pub(crate) targets: Vec<Arc<Target>>,
-    /// Those that take new requests.
-    pub(crate) passing: Vec<Arc<Target>>,
-    turn: Arc<AtomicUsize>,
+    targets: Vec<Arc<Target>>,
+    /// By number: the external ports that lead to one of them.
+    ports: Vec<PortRoute>,
 }
 
 impl AppRoute {
+    /// What is behind an external port of the app.
+    pub(crate) fn port(&self, external: u16) -> Option<&PortRoute> {
+        let idx = self
+            .ports
+            .binary_search_by_key(&external, |port| port.number);
+        Some(&self.ports[idx.ok()?])
+    }
+
+    /// What is behind each external port of the app.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &PortRoute> {
+        self.ports.iter()
+    }
+}
+
+/// What is behind one external port of an app.
+#[derive(Debug)]
+pub(crate) struct PortRoute {
+    pub(crate) number: u16,
+    /// What is done there: as the first machine that takes traffic has it. A
+    /// redirect to HTTPS is wanted as soon as one machine wants it.
+    pub(crate) rule: ServicePort,
+    /// The endpoints that this port leads to.
+    pub(crate) targets: Vec<Arc<Target>>,
+    /// Those that take new requests, those of the edge's region first.
+    pub(crate) passing: Vec<Arc<Target>>,
+    /// How many are of the edge's region.
+    pub(crate) near: usize,
+    /// Requests that wait until a machine takes them.
+    pub(crate) queue: Arc<Queue>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl PortRoute {
     /// The position in `passing` at which the next request begins.
     pub(crate) fn next_turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn new(
+        number: u16,
+        of_app: &[Arc<Target>],
+        region: &RegionCode,
+        queue: Arc<Queue>,
+        old: Option<&Self>,
+    ) -> Option<Self> {
+        let targets = of_app.iter().filter(|t| t.port(number).is_some());
+        let targets: Vec<Arc<Target>> = targets.cloned().collect();
+        let is_passing = |t: &&Arc<Target>| t.endpoint.health == EndpointHealth::Passing;
+        let is_near = |t: &Arc<Target>| t.endpoint.region == *region;
+        let mut passing: Vec<Arc<Target>> = targets.iter().filter(is_passing).cloned().collect();
+        passing.sort_by_key(|target| !is_near(target));
+        let mut rule = passing.iter().chain(&targets).next()?.port(number)?.clone();
+        let mut rules = targets.iter().filter_map(|target| target.port(number));
+        rule.force_https = rules.any(|rule| rule.force_https);
+        Some(Self {
+            number,
+            rule,
+            targets,
+            near: passing.partition_point(is_near),
+            passing,
+            queue,
+            turn: old.map_or_else(Arc::default, |old| old.turn.clone()),
+        })
     }
 }
 
@@ -55,6 +150,11 @@ impl Routes {
         self.apps.get(name)
     }
 
+    /// All apps.
+    pub(crate) fn apps(&self) -> impl Iterator<Item = &AppRoute> {
+        self.apps.values().map(AsRef::as_ref)
+    }
+
     fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.apps.values().flat_map(|app| &app.targets)
     }
@@ -63,6 +163,7 @@ impl Routes {
 /// Keeps the newest snapshot.
 #[derive(Debug)]
 pub(crate) struct Router {
+    region: RegionCode,
     routes: ArcSwap<Routes>,
     feed: Mutex<TrafficFeed>,
     counter: Arc<TrafficCounter>,
@@ -70,10 +171,15 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// Routes from the feed's present table.
-    pub(crate) fn new(mut feed: TrafficFeed, counter: Arc<TrafficCounter>) -> Arc<Self> {
+    /// Routes of an edge in this region from the feed's present table.
+    pub(crate) fn new(
+        region: RegionCode,
+        mut feed: TrafficFeed,
+        counter: Arc<TrafficCounter>,
+    ) -> Arc<Self> {
         feed.mark_changed();
         let router = Arc::new(Self {
+            region,
             routes: ArcSwap::default(),
             feed: Mutex::new(feed),
             counter: counter.clone(),
@@ -108,6 +214,13 @@ impl Router {
     /// A receiver of the feed for the task that waits for changes.
     pub(crate) fn feed(&self) -> TrafficFeed {
         self.feed.lock().clone()
+    }
+
+    /// Takes the tables of another feed from here on, beginning with its present one.
+    pub(crate) fn follow(&self, mut feed: TrafficFeed) {
+        feed.mark_changed();
+        *self.feed.lock() = feed;
+        self.refresh();
     }
 
     /// Applies the newest table, if it has not been applied yet.
@@ -157,38 +270,50 @@ impl Router {
     }
 
     fn derive_app(&self, name: &AppName, traffic: &AppTraffic, old: Option<&AppRoute>) -> AppRoute {
-        let targets: Vec<Arc<Target>> = traffic
-            .endpoints
-            .iter()
-            .map(|endpoint| {
-                let same = |target: &&Arc<Target>| {
-                    target.endpoint.machine_id == endpoint.machine_id
-                        && target.endpoint.address == endpoint.address
-                        && target.endpoint.h2_backend == endpoint.h2_backend
-                };
-                let pool = old
-                    .and_then(|old| old.targets.iter().find(same))
-                    .map_or_else(Pool::new, |target| target.pool.clone());
-                let in_flight = self.counter.counter(&endpoint.machine_id);
-                Arc::new(Target {
-                    endpoint: endpoint.clone(),
-                    pool,
-                    in_flight,
-                })
+        let freed = old.map_or_else(Arc::default, |old| old.freed.clone());
+        let target = |endpoint: &Endpoint| {
+            let same = |target: &&Arc<Target>| {
+                target.endpoint.machine_id == endpoint.machine_id
+                    && target.endpoint.address == endpoint.address
+                    // Two services may lead to the same port of the machine.
+                    && target.endpoint.service.ports == endpoint.service.ports
+            };
+            let old = old.and_then(|old| old.targets.iter().find(same));
+            let load = old.map_or_else(|| Load::new(&freed), |old| old.load.clone());
+            if old.is_none_or(|old| old.endpoint.health != EndpointHealth::Passing) {
+                load.begins();
+            }
+            Arc::new(Target {
+                endpoint: endpoint.clone(),
+                pool: old.map_or_else(Pool::new, |old| old.pool.clone()),
+                in_flight: self.counter.counter(&endpoint.machine_id),
+                load,
             })
+        };
+        let targets: Vec<Arc<Target>> = traffic.endpoints.iter().map(target).collect();
+        let services = traffic.endpoints.iter().map(|endpoint| &endpoint.service);
+        let numbers: BTreeSet<u16> = services
+            .flat_map(|service| service.ports.iter().flat_map(|port| port.ports.iter()))
             .collect();
-        let passing = targets
-            .iter()
-            .filter(|t| t.endpoint.health == EndpointHealth::Passing)
-            .cloned()
-            .collect();
-        let turn = old.map_or_else(Arc::default, |old| old.turn.clone());
+        // Ports of one service share a queue: whoever came first is served first by either.
+        let mut queues: HashMap<*const Target, Arc<Queue>> = HashMap::new();
+        let route = |number| {
+            let old = old.and_then(|old| old.port(number));
+            let first = targets.iter().find(|t| t.port(number).is_some())?;
+            let queue = queues
+                .entry(Arc::as_ptr(first))
+                .or_insert_with(|| old.map_or_else(|| Queue::new(&freed), |old| old.queue.clone()));
+            let queue = old.map_or(&*queue, |old| &old.queue).clone();
+            PortRoute::new(number, &targets, &self.region, queue, old)
+        };
         AppRoute {
             name: name.clone(),
             traffic: traffic.clone(),
+            budget: old.map_or_else(Arc::default, |old| old.budget.clone()),
+            rates: old.map_or_else(Arc::default, |old| old.rates.clone()),
+            ports: numbers.into_iter().filter_map(route).collect(),
+            freed,
             targets,
-            passing,
-            turn,
         }
     }
 
@@ -217,25 +342,66 @@ pub(crate) fn app_of_host<'a>(host: &'a str, domains: &[String]) -> Option<&'a s
 mod tests {
     use super::{Router, app_of_host};
     use crate::gauge::{InFlight, TrafficCounter};
-    use roost_model::{id::MachineId, name::AppName, name::RegionCode};
+    use roost_model::machine::{PortHandler, PortRange, ServicePort};
+    use roost_model::{id::MachineId, machine::Service, name::AppName, name::RegionCode};
     use roost_proto::traffic::{
         AppTraffic, Endpoint, EndpointHealth, TrafficGauge as _, TrafficTable,
     };
     use std::sync::Arc;
 
-    fn table(health: EndpointHealth) -> Arc<TrafficTable> {
-        let endpoint = Endpoint {
+    fn one(health: EndpointHealth) -> Endpoint {
+        Endpoint {
             machine_id: MachineId::from_bytes([1; 7]),
             region: RegionCode::parse("local").unwrap(),
             address: "127.0.0.1:1".parse().unwrap(),
             health,
-            h2_backend: false,
-        };
-        let traffic = AppTraffic {
-            endpoints: vec![endpoint],
-            force_https: false,
-        };
+            service: Service::http(1).into(),
+        }
+    }
+
+    fn table_of(endpoints: Vec<Endpoint>) -> Arc<TrafficTable> {
+        let traffic = AppTraffic { endpoints };
         Arc::new([(AppName::parse("a").unwrap(), traffic)].into())
+    }
+
+    fn table(health: EndpointHealth) -> Arc<TrafficTable> {
+        table_of(vec![one(health)])
+    }
+
+    #[test]
+    fn services_have_counts_and_queues_of_their_own_and_keep_them() {
+        let http = one(EndpointHealth::Passing);
+        let mut admin = http.clone();
+        Arc::make_mut(&mut admin.service).ports = vec![ServicePort::new(
+            PortRange {
+                first: 9000,
+                last: 9001,
+            },
+            PortHandler::Raw,
+        )];
+        let (sender, feed) = tokio::sync::watch::channel(table_of(vec![http, admin.clone()]));
+        let counter = TrafficCounter::new();
+        let router = Router::new(RegionCode::parse("local").unwrap(), feed, counter);
+        let before = router.routes().app("a").unwrap().clone();
+        let port = |number| before.port(number).unwrap();
+        let busy = InFlight::begin(&port(80).passing[0]).unwrap();
+        assert_eq!(port(9000).passing[0].load.now(), 0);
+        assert!(Arc::ptr_eq(&port(80).queue, &port(443).queue));
+        assert!(Arc::ptr_eq(&port(9000).queue, &port(9001).queue));
+        assert!(!Arc::ptr_eq(&port(80).queue, &port(9000).queue));
+        // A change, in another order.
+        let failing = one(EndpointHealth::Failing("check".into()));
+        sender.send(table_of(vec![admin, failing])).unwrap();
+        router.refresh();
+        let after = router.routes().app("a").unwrap().clone();
+        for number in [80, 443, 9000, 9001] {
+            let after = after.port(number).unwrap();
+            assert!(Arc::ptr_eq(&after.queue, &port(number).queue));
+            let (old, new) = (&port(number).targets[0].load, &after.targets[0].load);
+            assert!(Arc::ptr_eq(old, new), "{number}");
+        }
+        assert_eq!(after.port(80).unwrap().targets[0].load.now(), 1);
+        drop(busy);
     }
 
     #[test]
@@ -260,15 +426,18 @@ mod tests {
     fn a_reading_of_the_gauge_applies_the_newest_table_first() {
         let (sender, feed) = tokio::sync::watch::channel(table(EndpointHealth::Passing));
         let counter = TrafficCounter::new();
-        let router = Router::new(feed, counter.clone());
+        let router = Router::new(RegionCode::parse("local").unwrap(), feed, counter.clone());
         let app = router.routes().app("a").unwrap().clone();
-        let guard = InFlight::begin(&app.passing[0].in_flight);
+        let machine = &app.port(80).unwrap().passing[0];
+        let guard = InFlight::begin(machine).unwrap();
         assert!(router.is_current(&app));
         sender.send(table(EndpointHealth::Draining)).unwrap();
         let machine = MachineId::from_bytes([1; 7]);
         assert_eq!(counter.in_flight(&machine), 1);
         assert!(!router.is_current(&app), "the pick has to look again");
-        assert!(router.routes().app("a").unwrap().passing.is_empty());
+        let now = router.routes().app("a").unwrap().clone();
+        assert!(now.port(80).unwrap().passing.is_empty());
+        drop(now);
         sender.send(Arc::default()).unwrap();
         assert_eq!(
             counter.in_flight(&machine),

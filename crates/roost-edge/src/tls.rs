@@ -1,44 +1,207 @@
-//! Phase 2, tls: the certificate by the name that the client asks for, and
-//! HTTP/1.1 or HTTP/2 by ALPN.
+//! Phase 2, tls: the certificate by the name that the client asks for, and how
+//! TLS is spoken by what the service of that name wants.
 
 use crate::certificates::CertificateSource;
+use crate::exchange::Shared;
+use crate::names::Names;
+use crate::table::AppRoute;
+use crate::{limits, pg_tls, route};
+use parking_lot::Mutex;
+use roost_model::machine::{
+    PortHandler, PortSharing, Service, ServicePort, TlsOptions, TlsVersion,
+};
 use rustls::ServerConfig;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+/// The protocol of a handshake that validates a name (RFC 8737 6.2).
+const CHALLENGE_PROTOCOL: &str = "acme-tls/1";
+
+/// The certificates of custom host names, and those of the platform for all else.
 #[derive(Debug)]
-struct BySni(Arc<dyn CertificateSource>);
+struct BySni {
+    names: Arc<Names>,
+    local: Arc<dyn CertificateSource>,
+}
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // Without a name there is nothing to choose by: the handshake fails.
-        let name = hello.server_name()?;
-        let name = name.trim_end_matches('.');
-        if name.bytes().any(|b| b.is_ascii_uppercase()) {
-            return self.0.certificate(&name.to_ascii_lowercase());
+        let name = server_name(&hello)?;
+        if is_asked_to_validate(&hello) {
+            return self.names.challenge_certificate(&name);
         }
-        self.0.certificate(name)
+        let custom = self.names.certificate(&name);
+        custom.or_else(|| self.local.certificate(&name))
     }
 }
 
-/// TLS 1.2 and 1.3 with these certificates.
-pub(crate) fn acceptor(
-    certificates: Arc<dyn CertificateSource>,
-) -> Result<TlsAcceptor, rustls::Error> {
+/// No certificate for anybody: the handshake ends with the alert for that.
+#[derive(Debug)]
+struct Nobody;
+
+impl ResolvesServerCert for Nobody {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+}
+
+/// The name that the client asks for, in lower case without a final dot.
+fn server_name(hello: &ClientHello<'_>) -> Option<String> {
+    let name = hello.server_name()?;
+    Some(name.trim_end_matches('.').to_ascii_lowercase())
+}
+
+/// Whether the client is there to validate a name and for nothing else.
+fn is_asked_to_validate(hello: &ClientHello<'_>) -> bool {
+    let mut protocols = hello.alpn().into_iter().flatten();
+    protocols.next() == Some(CHALLENGE_PROTOCOL.as_bytes()) && protocols.next().is_none()
+}
+
+/// How TLS is spoken, by what services want.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    certificates: Arc<BySni>,
+    /// Stateless tickets: the edge keeps nothing per client.
+    tickets: Arc<dyn ProducesTickets>,
+    http: Arc<ServerConfig>,
+    nobody: Arc<ServerConfig>,
+    /// Those that services have of their own.
+    others: Mutex<HashMap<TlsOptions, Arc<ServerConfig>>>,
+}
+
+/// A client that TLS was agreed with.
+pub(crate) struct Secured {
+    pub(crate) stream: TlsStream<TcpStream>,
+    /// The app that the bytes in it are for; none when they are HTTP, which says so itself.
+    pub(crate) app: Option<Arc<AppRoute>>,
+}
+
+impl Tls {
+    /// TLS with the certificates of custom host names, and these for all else.
+    pub(crate) fn new(
+        names: Arc<Names>,
+        local: Arc<dyn CertificateSource>,
+    ) -> Result<Self, rustls::Error> {
+        let certificates = Arc::new(BySni { names, local });
+        let tickets = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        let http = config(&http_options(), certificates.clone(), tickets.clone())?;
+        let nobody = config(&TlsOptions::default(), Arc::new(Nobody), tickets.clone())?;
+        Ok(Self {
+            certificates,
+            tickets,
+            http,
+            nobody,
+            others: Mutex::default(),
+        })
+    }
+
+    /// What a port of a service wants.
+    fn of(&self, port: &ServicePort) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let mut options = port.tls.clone();
+        if options.alpn.is_empty() {
+            options.alpn = match port.handler {
+                PortHandler::Https => http_options().alpn,
+                PortHandler::PgTls => vec![pg_tls::PROTOCOL.to_owned()],
+                PortHandler::Raw | PortHandler::Tls | PortHandler::Http => vec![],
+            };
+        }
+        if options == http_options() {
+            return Ok(self.http.clone());
+        }
+        let mut others = self.others.lock();
+        if let Some(config) = others.get(&options) {
+            return Ok(config.clone());
+        }
+        if others.len() >= limits::TLS_CONFIGS_MAX {
+            // They are made anew when they are wanted.
+            others.clear();
+        }
+        let made = config(&options, self.certificates.clone(), self.tickets.clone())?;
+        others.insert(options, made.clone());
+        Ok(made)
+    }
+
+    /// Agrees with a client on TLS, as the service wants it that it asks for at
+    /// this external port.
+    pub(crate) async fn accept(
+        &self,
+        shared: &Shared,
+        stream: TcpStream,
+        external: u16,
+        sharing: PortSharing,
+    ) -> io::Result<Secured> {
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let name = server_name(&begun.client_hello());
+        let is_challenge = is_asked_to_validate(&begun.client_hello());
+        let app = name.filter(|_| !is_challenge);
+        let app = app.and_then(|name| route::app(shared, &name));
+        let most = shared.config.rates.app_handshakes;
+        if app
+            .as_ref()
+            .is_some_and(|app| !app.rates.handshakes.take(most))
+        {
+            return Err(io::Error::other("too many handshakes with the app's names"));
+        }
+        let port = app.as_ref().and_then(|app| app.port(external));
+        let rule = port
+            .map(|port| &port.rule)
+            .filter(|rule| rule.handler.sharing() == sharing);
+        let config = match rule {
+            Some(rule) => self.of(rule).map_err(io::Error::other)?,
+            // A page says what is wrong with the name.
+            None if external == Service::HTTPS_PORT => self.http.clone(),
+            None => self.nobody.clone(),
+        };
+        let is_http = rule.is_none_or(|rule| rule.handler.is_http());
+        Ok(Secured {
+            stream: begun.into_stream(config).await?,
+            app: app.filter(|_| !is_http),
+        })
+    }
+}
+
+/// What HTTP is spoken over unless a service wants otherwise.
+fn http_options() -> TlsOptions {
+    TlsOptions {
+        alpn: ["h2", "http/1.1", CHALLENGE_PROTOCOL]
+            .map(str::to_owned)
+            .into(),
+        only: None,
+    }
+}
+
+fn config(
+    options: &TlsOptions,
+    certificates: Arc<dyn ResolvesServerCert>,
+    tickets: Arc<dyn ProducesTickets>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions: &[_] = match options.only {
+        None => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        Some(TlsVersion::V12) => &[&rustls::version::TLS12],
+        Some(TlsVersion::V13) => &[&rustls::version::TLS13],
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_protocol_versions(versions)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(BySni(certificates)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Stateless tickets: the edge keeps nothing per client.
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        .with_cert_resolver(certificates);
+    let names = options.alpn.iter();
+    config.alpn_protocols = names.map(|name| name.clone().into_bytes()).collect();
+    config.ticketer = tickets;
     config.send_tls13_tickets = 1;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Arc::new(config))
+}
+
+/// Whether the handshake was all that the client came for: it validates a name.
+pub(crate) fn is_challenge(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(CHALLENGE_PROTOCOL.as_bytes())
 }
 
 /// Whether client and edge agreed on HTTP/2.

@@ -3,8 +3,8 @@
 //! upgrades are dropped: the request goes on without them.
 
 use crate::exchange::Shared;
-use crate::limits;
 use crate::settle::Settlement;
+use crate::tunnel;
 use base64::Engine as _;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
@@ -12,15 +12,9 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
 use hyper::ext::Protocol;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
 
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -110,91 +104,11 @@ impl Wish {
             let opened = async { tokio::try_join!(self.client, app) };
             let limit = edge.config.timeouts.header;
             let Ok(Ok((client, app))) = tokio::time::timeout(limit, opened).await else { return };
+            let (client, app) = (TokioIo::new(client), TokioIo::new(app));
             tokio::select! {
-                () = carry(client, app, edge.config.timeouts.tunnel_idle) => settlement.body_ended(),
+                () = tunnel::carry(client, app, edge.config.timeouts.tunnel_idle) => settlement.body_ended(),
                 () = edge.kill.cancelled() => {}
             }
         });
-    }
-}
-
-async fn carry(client: Upgraded, app: Upgraded, idle: Duration) {
-    let mut client = Watched::new(TokioIo::new(client), idle);
-    let mut app = TokioIo::new(app);
-    // All bytes pass through the client's side, so watching one side watches both directions.
-    let size = limits::TUNNEL_BUFFER_BYTES;
-    // An error is the end of one of the two connections; both are closed by dropping them.
-    let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut app, size, size).await;
-}
-
-/// A stream that breaks when nothing has been read or written for too long.
-struct Watched<S> {
-    inner: S,
-    limit: Duration,
-    last: Instant,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl<S> Watched<S> {
-    fn new(inner: S, limit: Duration) -> Self {
-        Self {
-            inner,
-            limit,
-            last: Instant::now(),
-            timer: Box::pin(tokio::time::sleep(limit)),
-        }
-    }
-
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            let over = self.last + self.limit;
-            if Instant::now() >= over {
-                return Poll::Ready(io::ErrorKind::TimedOut.into());
-            }
-            self.timer.as_mut().reset(over);
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.inner).poll_read(cx, buf) {
-            Poll::Ready(result) => {
-                this.last = Instant::now();
-                Poll::Ready(result)
-            }
-            Poll::Pending => this.poll_idle(cx).map(Err),
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.inner).poll_write(cx, buf) {
-            Poll::Ready(result) => {
-                this.last = Instant::now();
-                Poll::Ready(result)
-            }
-            Poll::Pending => this.poll_idle(cx).map(Err),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }

@@ -193,7 +193,7 @@ impl Cgroup {
         let deadline = Instant::now() + limit;
         for path in &self.paths {
             let mut pause = EMPTY_POLL_MIN;
-            // A process that has just ended keeps its cgroup busy until it is reaped.
+            // A process that has just ended may keep its cgroup busy for a moment.
             while let Err(error) = remove_tree(path, DEPTH_MAX) {
                 if Instant::now() >= deadline {
                     return Err(error);
@@ -339,7 +339,6 @@ mod tests {
         cgroup.adopt(child.id()).unwrap();
         assert_eq!(cgroup.pids(), [child.id()]);
         assert!(super::is_member(child.id(), &format!("/{name}")));
-        // Reaped here; else its cgroup would stay busy.
         let reaper = std::thread::spawn(move || child.wait().unwrap());
         cgroup.remove(Duration::from_secs(10)).unwrap();
         assert!(!reaper.join().unwrap().success());

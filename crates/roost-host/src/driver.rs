@@ -224,7 +224,7 @@ pub trait MachineDriver: Send + Sync + std::fmt::Debug + 'static {
     async fn signal(&self, id: &MachineId, signal: i32) -> Result<(), DriverError>;
     /// Runs a command in it.
     async fn exec(&self, id: &MachineId, command: ExecCommand) -> Result<ExecOutcome, DriverError>;
-    /// The processes that run in it, by process id; refused where that cannot be told.
+    /// The processes that run in it, by process id.
     async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, DriverError>;
     /// The sockets it listens on.
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, DriverError>;

@@ -14,7 +14,7 @@ use crate::instance::InstanceTag;
 use crate::net::PacketPlumber;
 use crate::quota;
 use crate::tree::remove_tree;
-use limits::{KILL_TIMEOUT, SETTLE_POLL, SHIM_END_POLL, SHIM_END_TIMEOUT, SHIM_REAP_TIMEOUT};
+use limits::{KILL_TIMEOUT, SETTLE_POLL, SHIM_END_POLL, SHIM_END_TIMEOUT, SHIM_LEAVE_TIMEOUT};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::machine::{ExitCause, MachineExit};
@@ -387,15 +387,17 @@ fn sweep(run_dir: &Path, data_dir: &Path, keep: Keep, cgroup: &str) -> std::io::
 
 /// Removes the cgroups of the instance when its last machine is gone.
 fn remove_empty_cgroups(tag: InstanceTag) -> std::io::Result<()> {
-    Cgroup::at(&tag.cgroup_name())?.remove_if_empty();
+    let of_machines = Cgroup::at(&tag.cgroup_name())?;
     let of_shims = Cgroup::at(&tag.shim_cgroup_name())?;
-    // A shim that has just ended keeps it busy until it is reaped.
-    let deadline = Instant::now() + SHIM_REAP_TIMEOUT;
-    while of_shims.exists() && of_shims.pids().is_empty() && Instant::now() < deadline {
+    of_machines.remove_if_empty();
+    let deadline = Instant::now() + SHIM_LEAVE_TIMEOUT;
+    loop {
         of_shims.remove_if_empty();
+        if of_machines.exists() || !of_shims.exists() || Instant::now() >= deadline {
+            return Ok(());
+        }
         std::thread::sleep(SHIM_END_POLL);
     }
-    Ok(())
 }
 
 #[cfg(test)]

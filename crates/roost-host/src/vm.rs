@@ -214,11 +214,9 @@ impl MachineDriver for VmDriver {
         guest::exec(&mut agent, command).await
     }
 
-    async fn processes(&self, _: &MachineId) -> Result<Vec<Process>, DriverError> {
-        Err(DriverError::Refused(format!(
-            "processes of machines on the rung {} cannot be listed from outside; run `ps` in it",
-            self.rung()
-        )))
+    async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, DriverError> {
+        let mut agent = guest::dial(&self.shims, id).await?;
+        guest::processes(&mut agent).await
     }
 
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, DriverError> {

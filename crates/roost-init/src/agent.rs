@@ -12,16 +12,16 @@ use crate::output::Output;
 use crate::process::{self, Recipe};
 use crate::shutdown;
 use crate::tasks::Tasks;
-use crate::{sockets, stats};
+use crate::{processes, sockets, stats};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use roost_agent::proto::agent_server::Agent;
 use roost_agent::proto::{
     AfterRestoreReply, AfterRestoreRequest, BootReply, BootRequest, ExecInput, FilePart,
     HelloReply, HelloRequest, ListeningSocketsReply, ListeningSocketsRequest, PrepareSnapshotReply,
-    PrepareSnapshotRequest, ReadFileRequest, ShutdownReply, ShutdownRequest, SignalReply,
-    SignalRequest, StatsReply, StatsRequest, WatchEvent, WatchRequest, WriteFilePart,
-    WriteFileReply, exec_input,
+    PrepareSnapshotRequest, ProcessesReply, ProcessesRequest, ReadFileRequest, ShutdownReply,
+    ShutdownRequest, SignalReply, SignalRequest, StatsReply, StatsRequest, WatchEvent,
+    WatchRequest, WriteFilePart, WriteFileReply, exec_input,
 };
 use std::pin::Pin;
 use std::sync::Arc;
@@ -265,6 +265,12 @@ impl Agent for Guest {
         Ok(Response::new(ListeningSocketsReply { sockets }))
     }
 
+    async fn processes(&self, _request: Request<ProcessesRequest>) -> Reply<ProcessesReply> {
+        self.booted()?;
+        let processes = in_background(processes::list).await?;
+        Ok(Response::new(ProcessesReply { processes }))
+    }
+
     async fn prepare_snapshot(
         &self,
         _request: Request<PrepareSnapshotRequest>,
@@ -274,8 +280,8 @@ impl Agent for Guest {
         let booted = self.inner.booted.lock().clone();
         if let Some(booted) = booted {
             *freeze = Freeze::Frozen;
-            if let Err(failure) = booted.around.cgroup.freeze().await {
-                booted.around.cgroup.thaw()?;
+            if let Err(failure) = booted.around.cgroups.freeze().await {
+                booted.around.cgroups.thaw()?;
                 *freeze = Freeze::Running;
                 return Err(failure.into());
             }
@@ -295,7 +301,7 @@ impl Agent for Guest {
         let mut freeze = self.inner.freeze.lock().await;
         let booted = self.inner.booted.lock().clone();
         if let Some(booted) = booted {
-            booted.around.cgroup.thaw()?;
+            booted.around.cgroups.thaw()?;
         }
         *freeze = Freeze::Running;
         Ok(Response::new(AfterRestoreReply {}))

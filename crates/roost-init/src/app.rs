@@ -1,12 +1,12 @@
 //! The app: one or more processes, their output, and their common end.
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroups, Member};
 use crate::children::{Child, Children};
 use crate::console::say;
 use crate::descriptor::{Descriptor, OutputPipe};
 use crate::failure::{Attempt as _, Failure};
 use crate::limits::{OUTPUT_DRAIN_TIMEOUT, PROCESSES_STOP_TIMEOUT};
-use crate::output::Output;
+use crate::output::{Output, Source};
 use crate::process::{Recipe, Terminal};
 use crate::tasks::Tasks;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -27,7 +27,7 @@ const CODE_OF_KILLED: i32 = 128 + libc::SIGKILL;
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
     /// Where they live.
-    pub(crate) cgroup: Arc<Cgroup>,
+    pub(crate) cgroups: Arc<Cgroups>,
     /// Where their ends are told.
     pub(crate) children: Children,
     /// Where their output goes.
@@ -77,7 +77,7 @@ impl App {
                 Ok(process) => running.push(process),
                 Err(failure) => {
                     // The failure is the news; the killing shows in nothing else.
-                    let _ = around.cgroup.kill_all();
+                    let _ = around.cgroups.kill_all();
                     return Err(failure);
                 }
             }
@@ -143,7 +143,11 @@ fn start_one(
 ) -> Result<Running, Failure> {
     let (stdout_reader, stdout) = output_pipe(recipe)?;
     let (stderr_reader, stderr) = output_pipe(recipe)?;
-    let mut command = recipe.command(&around.cgroup, open_files_max, Terminal::None)?;
+    let mut command = recipe.command(
+        (&around.cgroups, Member::App),
+        open_files_max,
+        Terminal::None,
+    )?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let child = around
         .children
@@ -185,7 +189,9 @@ async fn supervise(running: Vec<Running>, around: Surroundings, stop: Arc<Stop>)
     for process in running {
         for (stream, pipe) in process.pipes {
             let pipe = OutputPipe::new(pipe, ended.subscribe(), OUTPUT_DRAIN_TIMEOUT);
-            pumps.push(pump(stream, pipe, around.output.clone()));
+            let process = process.name.as_str().into();
+            let source = Source { stream, process };
+            pumps.push(pump(source, pipe, around.output.clone()));
         }
         ends.push((process.name, process.child));
     }
@@ -227,8 +233,8 @@ async fn end_all(
     let rest = async { while ends.next().await.is_some() {} };
     // Whoever is late is killed with what else is left.
     let _ = tokio::time::timeout(PROCESSES_STOP_TIMEOUT, rest).await;
-    let oom_kills = around.cgroup.oom_kills();
-    if let Err(failure) = around.cgroup.kill_all() {
+    let oom_kills = around.cgroups.oom_kills();
+    if let Err(failure) = around.cgroups.kill_all() {
         say(failure.message);
     }
     first.map(|(process, exit)| AppExit {
@@ -241,9 +247,9 @@ async fn end_all(
 }
 
 /// Moves what a process writes to the output, until nobody can write any more.
-async fn pump(stream: OutputStream, mut pipe: OutputPipe, output: Arc<Output>) {
+async fn pump(source: Source, mut pipe: OutputPipe, output: Arc<Output>) {
     while let Some(data) = pipe.next().await {
-        output.write(stream, data).await;
+        output.write(&source, data).await;
     }
 }
 

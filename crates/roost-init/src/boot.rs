@@ -1,7 +1,7 @@
 //! From the node's boot message to an app that runs, in order.
 
 use crate::app::{App, Surroundings};
-use crate::cgroup::Cgroup;
+use crate::cgroup::Cgroups;
 use crate::children::Children;
 use crate::clock;
 use crate::disks;
@@ -51,7 +51,7 @@ pub(crate) async fn boot(
         .as_ref()
         .ok_or_else(|| Failure::request("the disks of the root are missing"))?;
     disks::enter_root(root, request.swap_bytes).await?;
-    let cgroup = Arc::new(Cgroup::create()?);
+    let cgroups = Arc::new(Cgroups::create()?);
     let mut mounted = vec![Disk {
         path: "/".to_owned(),
         devices: vec![root.image_device.clone(), root.scratch_device.clone()],
@@ -77,7 +77,7 @@ pub(crate) async fn boot(
     }
     guest_files::write_all(request)?;
     let around = Surroundings {
-        cgroup,
+        cgroups,
         children,
         output,
         tasks,

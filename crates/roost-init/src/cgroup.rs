@@ -1,4 +1,6 @@
-//! The control group of everything that is not init: the app and commands beside it.
+//! The control groups of everything that is not init: of the app, and of commands
+//! beside it. Each has its share of the processor, so an app of a thousand busy
+//! processes leaves a command half of it.
 
 use crate::early::mount_at;
 use crate::failure::{Attempt as _, Failure};
@@ -13,63 +15,94 @@ use tokio::time::Instant;
 
 /// Where the guest sees its control groups.
 const CGROUP_DIR: &str = "/sys/fs/cgroup";
+/// The group of the app, below that of the machine.
+pub(crate) const APP: &str = "app";
+/// The group of commands, beside it.
+pub(crate) const COMMANDS: &str = "commands";
 /// Longest control file that is read, bytes.
 const CONTROL_FILE_BYTES_MAX: u64 = 4096;
 
-/// A control group, by its directory: it stays reachable whatever the app mounts.
+/// The control groups below one that has no processes of its own.
 #[derive(Debug)]
-pub(crate) struct Cgroup {
-    dir: OwnedFd,
+pub(crate) struct Cgroups {
+    all: Cgroup,
+    app: Cgroup,
+    commands: Cgroup,
 }
 
-impl Cgroup {
-    /// Mounts the control groups and makes that of the app.
+/// Which of the two a process belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Member {
+    /// The app: what the machine runs.
+    App,
+    /// A command beside the app.
+    Command,
+}
+
+impl Cgroups {
+    /// Mounts the control groups and makes those of the app and of commands.
     pub(crate) fn create() -> Result<Self, Failure> {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount_at(CGROUP_DIR, "cgroup2", flags, "nsdelegate")?;
         let parent = Path::new(CGROUP_DIR);
-        for controller in ["+memory", "+pids", "+cpu"] {
-            // Whichever the kernel has: they shield init and count, the app runs without.
-            let _ = std::fs::write(parent.join("cgroup.subtree_control"), controller);
+        let path = parent.join("machine");
+        for (group, controlled_by) in [
+            (path.clone(), parent),
+            (path.join(APP), &path),
+            (path.join(COMMANDS), &path),
+        ] {
+            for controller in ["+memory", "+pids", "+cpu"] {
+                // Whichever the kernel has: they shield init and count, the app runs without.
+                let _ = std::fs::write(controlled_by.join("cgroup.subtree_control"), controller);
+            }
+            std::fs::create_dir(&group).attempt(format_args!("make {}", group.display()))?;
         }
-        let path = parent.join("app");
-        std::fs::create_dir(&path).attempt(format_args!("make {}", path.display()))?;
-        let cgroup = Self::open(&path).attempt(format_args!("open {}", path.display()))?;
-        cgroup.leave_room_for_init();
-        Ok(cgroup)
+        let cgroups = Self::open(&path).attempt(format_args!("open {}", path.display()))?;
+        // A tenth is init's whatever runs, and another one the commands' whatever the app does.
+        cgroups.all.limit_processes(9);
+        cgroups.app.limit_processes(8);
+        Ok(cgroups)
     }
 
-    /// The control group of this directory.
+    /// The control groups below this directory.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(Self { dir })
+        Ok(Self {
+            all: Cgroup::open(path)?,
+            app: Cgroup::open(&path.join(APP))?,
+            commands: Cgroup::open(&path.join(COMMANDS))?,
+        })
     }
 
     /// A handle through which a process enters by writing `0`.
-    pub(crate) fn entrance(&self) -> io::Result<OwnedFd> {
-        Ok(self.open_file("cgroup.procs", OFlags::WRONLY)?.into())
+    pub(crate) fn entrance(&self, member: Member) -> io::Result<OwnedFd> {
+        let cgroup = match member {
+            Member::App => &self.app,
+            Member::Command => &self.commands,
+        };
+        Ok(cgroup.open_file("cgroup.procs", OFlags::WRONLY)?.into())
     }
 
-    /// How many of its processes were killed for want of memory.
+    /// How many processes were killed for want of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
-        self.read("memory.events")
+        self.all
+            .read("memory.events")
             .ok()
             .and_then(|text| field(&text, "oom_kill"))
             .unwrap_or_default()
     }
 
-    /// Kills all its processes.
+    /// Kills all processes.
     pub(crate) fn kill_all(&self) -> Result<(), Failure> {
-        self.write("cgroup.kill", "1").attempt("kill the app")
+        self.all.write("cgroup.kill", "1").attempt("kill the app")
     }
 
-    /// Stops its processes where they are, and waits until all have stopped.
+    /// Stops all processes where they are, and waits until they have stopped.
     pub(crate) async fn freeze(&self) -> Result<(), Failure> {
-        self.write("cgroup.freeze", "1").attempt("freeze the app")?;
+        let all = &self.all;
+        all.write("cgroup.freeze", "1").attempt("freeze the app")?;
         let deadline = Instant::now() + CGROUP_TIMEOUT;
         loop {
-            let events = self.read("cgroup.events").attempt("look at the app")?;
+            let events = all.read("cgroup.events").attempt("look at the app")?;
             if field(&events, "frozen") == Some(1) {
                 return Ok(());
             }
@@ -80,20 +113,34 @@ impl Cgroup {
         }
     }
 
-    /// Lets its processes run on.
+    /// Lets all processes run on.
     pub(crate) fn thaw(&self) -> Result<(), Failure> {
-        self.write("cgroup.freeze", "0").attempt("thaw the app")
+        self.all.write("cgroup.freeze", "0").attempt("thaw the app")
+    }
+}
+
+/// A control group, by its directory: it stays reachable whatever the app mounts.
+#[derive(Debug)]
+struct Cgroup {
+    dir: OwnedFd,
+}
+
+impl Cgroup {
+    fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self { dir })
     }
 
-    /// A guest full of processes still answers: some of what the kernel has is init's.
-    fn leave_room_for_init(&self) {
+    /// Lets it have so many tenths of the processes and threads that the guest can.
+    fn limit_processes(&self, tenths: u64) {
         // Threads are bounded by memory, and by the numbers that they can have.
         let limits = ["threads-max", "pid_max"].map(|name| {
             std::fs::read_to_string(format!("/proc/sys/kernel/{name}"))
                 .ok()
                 .and_then(|text| text.trim().parse().ok())
         });
-        if let Some(share) = share_of_app(limits) {
+        if let Some(share) = share_of_tightest(limits, tenths) {
             let _ = self.write("pids.max", &share.to_string());
         }
     }
@@ -117,10 +164,10 @@ impl Cgroup {
     }
 }
 
-/// How much of the tightest limit the app may use; none where no limit is known.
-fn share_of_app(limits: [Option<u64>; 2]) -> Option<u64> {
+/// So many tenths of the tightest limit; none where no limit is known.
+fn share_of_tightest(limits: [Option<u64>; 2], tenths: u64) -> Option<u64> {
     let limit = limits.into_iter().flatten().min()?;
-    Some(limit / 10 * 9)
+    Some(limit / 10 * tenths)
 }
 
 /// The number behind a name in a file of `name number` lines.
@@ -133,14 +180,15 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{field, share_of_app};
+    use super::{field, share_of_tightest};
 
     #[test]
-    fn the_app_gets_nine_tenths_of_the_tightest_limit() {
-        assert_eq!(share_of_app([Some(127_000), Some(32_768)]), Some(29_484));
-        assert_eq!(share_of_app([Some(1_900), Some(32_768)]), Some(1_710));
-        assert_eq!(share_of_app([None, Some(1_000)]), Some(900));
-        assert_eq!(share_of_app([None, None]), None);
+    fn a_share_is_of_the_tightest_limit_that_is_known() {
+        let share = share_of_tightest;
+        assert_eq!(share([Some(127_000), Some(32_768)], 9), Some(29_484));
+        assert_eq!(share([Some(1_900), Some(32_768)], 8), Some(1_520));
+        assert_eq!(share([None, Some(1_000)], 9), Some(900));
+        assert_eq!(share([None, None], 9), None);
     }
 
     #[test]

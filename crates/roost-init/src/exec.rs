@@ -8,6 +8,7 @@ mod input;
 mod terminal;
 
 use crate::app::{Surroundings, output_pipe, pipe};
+use crate::cgroup::Member;
 use crate::children::{Child, Children, Exit};
 use crate::descriptor::{Descriptor, OutputPipe};
 use crate::failure::{Attempt as _, Failure};
@@ -83,7 +84,11 @@ fn start_on_pipes(
     let (stdin, stdin_writer) = pipe(recipe).attempt("make a pipe")?;
     let (stdout_reader, stdout) = output_pipe(recipe)?;
     let (stderr_reader, stderr) = output_pipe(recipe)?;
-    let mut command = recipe.command(&around.cgroup, open_files_max, Terminal::None)?;
+    let mut command = recipe.command(
+        (&around.cgroups, Member::Command),
+        open_files_max,
+        Terminal::None,
+    )?;
     command.stdin(stdin).stdout(stdout).stderr(stderr);
     let child = spawn(recipe, &mut command, around)?;
     let stdin = Descriptor::new(stdin_writer.into()).attempt("set up a pipe")?;

@@ -75,7 +75,15 @@ pub(crate) const HOSTS_BYTES_MAX: u64 = 1024 * 1024;
 pub(crate) const PROC_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Most sockets that are listed.
 pub(crate) const SOCKETS_MAX: usize = 1_024;
-/// Most processes that are searched for the owners of sockets.
+/// Most processes that are listed, or searched for the owners of sockets.
 pub(crate) const PROCESSES_SEARCHED_MAX: usize = 4_096;
 /// Most open files of one process that are searched.
 pub(crate) const FILES_SEARCHED_MAX: usize = 4_096;
+/// Most that is read of a process's arguments.
+pub(crate) const PROCESS_COMMAND_BYTES_MAX: u64 = 4_096;
+/// Most that is read of a process's state, which the kernel writes.
+pub(crate) const PROCESS_STATUS_BYTES_MAX: u64 = 16 * 1024;
+/// Most that is told of all processes at once: half of what the node takes in one message.
+pub(crate) const PROCESSES_BYTES_MAX: usize = roost_agent::limits::REPLY_BYTES_MAX / 2;
+/// What is told of a process beside its texts, at most.
+pub(crate) const PROCESS_COST_BYTES: usize = 64;

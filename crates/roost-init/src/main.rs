@@ -29,6 +29,7 @@ mod modules;
 mod network;
 mod output;
 mod process;
+mod processes;
 mod program;
 mod shutdown;
 mod sockets;

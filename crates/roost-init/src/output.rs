@@ -13,6 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use roost_agent::proto::{AppExit, Output as OutputPiece, OutputStream, WatchEvent, watch_event};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// The output of the guest.
@@ -37,10 +38,18 @@ struct Kept {
     is_exit_sent: bool,
 }
 
+/// Who wrote a piece.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) stream: OutputStream,
+    /// Name of the app's process; empty for the only one, and for init.
+    pub(crate) process: Arc<str>,
+}
+
 #[derive(Debug)]
 struct Piece {
     sequence: u64,
-    stream: OutputStream,
+    source: Source,
     data: Bytes,
     time_unix_ns: i64,
 }
@@ -70,13 +79,13 @@ impl Output {
     }
 
     /// Keeps what the app has written; waits while there is no room.
-    pub(crate) async fn write(&self, stream: OutputStream, data: Bytes) {
+    pub(crate) async fn write(&self, source: &Source, data: Bytes) {
         let mut changed = self.changed.subscribe();
         loop {
             {
                 let mut kept = self.kept.lock();
                 if kept.unsent_bytes < OUTPUT_UNSENT_BYTES_MAX {
-                    kept.push(stream, data);
+                    kept.push(source.clone(), data);
                     break;
                 }
             }
@@ -94,7 +103,11 @@ impl Output {
             let mut kept = self.kept.lock();
             if kept.unsent_bytes < OUTPUT_UNSENT_BYTES_MAX + OUTPUT_INIT_BYTES_MAX {
                 let line = Bytes::from(format!("{line}\n"));
-                kept.push(OutputStream::Init, line);
+                let source = Source {
+                    stream: OutputStream::Init,
+                    process: "".into(),
+                };
+                kept.push(source, line);
             } else {
                 kept.lost_bytes += line.len() as u64 + 1;
             }
@@ -153,11 +166,11 @@ impl Output {
 }
 
 impl Kept {
-    fn push(&mut self, stream: OutputStream, data: Bytes) {
+    fn push(&mut self, source: Source, data: Bytes) {
         self.newest += 1;
         let piece = Piece {
             sequence: self.newest,
-            stream,
+            source,
             data,
             time_unix_ns: clock::now_unix_ns(),
         };
@@ -180,9 +193,10 @@ impl Kept {
         let idx = usize::try_from(cursor.next - oldest).ok()?;
         if let Some(piece) = self.pieces.get(idx) {
             let output = OutputPiece {
-                stream: piece.stream.into(),
+                stream: piece.source.stream.into(),
                 data: piece.data.clone(),
                 time_unix_ns: piece.time_unix_ns,
+                process: piece.source.process.to_string(),
             };
             let sequence = piece.sequence;
             cursor.next += 1;

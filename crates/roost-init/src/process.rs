@@ -1,7 +1,7 @@
 //! From what a process should be to a command that can be started.
 
 use crate::account;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroups, Member};
 use crate::failure::{Attempt as _, Failure};
 use crate::program;
 use crate::sys::{self, Image};
@@ -131,7 +131,7 @@ impl Recipe {
     /// are to be set before it is started.
     pub(crate) fn command(
         &self,
-        cgroup: &Cgroup,
+        (cgroups, member): (&Cgroups, Member),
         open_files_max: u64,
         terminal: Terminal,
     ) -> Result<Command, Failure> {
@@ -148,7 +148,7 @@ impl Recipe {
                 .map(|(name, value)| text(&format!("{name}={value}")))
                 .collect::<Result<_, _>>()?,
         };
-        let entrance = cgroup.entrance().attempt("open the app's control group")?;
+        let entrance = cgroups.entrance(member).attempt("open a control group")?;
         let workdir = text(&self.workdir)?;
         let groups: Vec<Gid> = self
             .account

@@ -47,7 +47,7 @@ async fn stop(booted: &Booted, signal: Signal, stop_timeout: Duration) {
     let app = &booted.app;
     app.expect_end();
     // What is frozen for a snapshot cannot stop.
-    if let Err(failure) = booted.around.cgroup.thaw() {
+    if let Err(failure) = booted.around.cgroups.thaw() {
         say(failure.message);
     }
     app.signal(signal);
@@ -55,7 +55,7 @@ async fn stop(booted: &Booted, signal: Signal, stop_timeout: Duration) {
         return;
     }
     say("the app did not stop in time and is killed");
-    if let Err(failure) = booted.around.cgroup.kill_all() {
+    if let Err(failure) = booted.around.cgroups.kill_all() {
         say(failure.message);
     }
     if timeout(CGROUP_TIMEOUT, app.ended()).await.is_err() {

@@ -2,158 +2,85 @@
 
 use crate::failure::Failure;
 use crate::limits::{FILES_SEARCHED_MAX, PROCESSES_SEARCHED_MAX, SOCKETS_MAX};
+use crate::processes::pids;
 use crate::stats::read_proc;
 use roost_agent::proto::ListeningSocket;
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use roost_model::procfs::{self, SocketState};
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-/// The kernel's lists, and the state in which a socket of each kind takes what comes.
-const LISTS: [(&str, &str, &str); 4] = [
-    ("tcp", "/proc/net/tcp", LISTENING),
-    ("tcp", "/proc/net/tcp6", LISTENING),
-    ("udp", "/proc/net/udp", UNCONNECTED),
-    ("udp", "/proc/net/udp6", UNCONNECTED),
+/// The kernel's lists, and the state in which a socket of each takes what comes.
+const LISTS: [(&str, &str, SocketState); 4] = [
+    ("tcp", "/proc/net/tcp", SocketState::Listening),
+    ("tcp", "/proc/net/tcp6", SocketState::Listening),
+    ("udp", "/proc/net/udp", SocketState::Unconnected),
+    ("udp", "/proc/net/udp6", SocketState::Unconnected),
 ];
-const LISTENING: &str = "0A";
-const UNCONNECTED: &str = "07";
 
-/// A socket as the kernel lists it.
-#[derive(Debug, PartialEq, Eq)]
-struct Socket {
-    protocol: &'static str,
-    address: IpAddr,
-    port: u16,
-    inode: u64,
+/// A process that has a socket open.
+#[derive(Debug)]
+struct Owner {
+    pid: u32,
+    name: String,
 }
 
 /// Lists them; blocks while it searches the processes.
 pub(crate) fn list() -> Result<Vec<ListeningSocket>, Failure> {
-    let mut sockets = Vec::new();
+    let mut found = Vec::new();
     for (protocol, path, state) in LISTS {
         // A kernel without IPv6 has two lists only.
         if Path::new(path).exists() {
-            sockets.extend(parse(protocol, state, &read_proc(path)?));
+            let table = read_proc(path)?;
+            let sockets = procfs::sockets(&table, state);
+            let bound = sockets.filter(|(address, _)| address.port() != 0);
+            found.extend(bound.map(|(address, inode)| (protocol, address, inode)));
         }
     }
-    sockets.truncate(SOCKETS_MAX);
-    let owners = find_owners(&sockets);
-    let sockets = sockets.into_iter().map(|socket| ListeningSocket {
-        protocol: socket.protocol.to_owned(),
-        address: socket.address.to_string(),
-        port: socket.port.into(),
-        process: owners.get(&socket.inode).cloned().unwrap_or_default(),
+    found.truncate(SOCKETS_MAX);
+    let inodes: BTreeSet<u64> = found.iter().map(|(_, _, inode)| *inode).collect();
+    let owners = find_owners(&inodes);
+    let sockets = found.into_iter().map(|(protocol, address, inode)| {
+        let owner = owners.get(&inode);
+        ListeningSocket {
+            protocol: protocol.to_owned(),
+            address: address.ip().to_string(),
+            port: address.port().into(),
+            process: owner.map(|owner| owner.name.clone()).unwrap_or_default(),
+            pid: owner.map_or(0, |owner| owner.pid),
+        }
     });
     Ok(sockets.collect())
 }
 
-/// Lines of `sl local remote state queues timer retransmits uid timeout inode …`.
-fn parse(protocol: &'static str, state: &str, list: &str) -> Vec<Socket> {
-    list.lines()
-        .skip(1)
-        .filter_map(|line| {
-            let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            if words.get(3) != Some(&state) {
-                return None;
-            }
-            let (address, port) = words.get(1)?.split_once(':')?;
-            Some(Socket {
-                protocol,
-                address: parse_address(address)?,
-                port: u16::from_str_radix(port, 16).ok()?,
-                inode: words.get(9)?.parse().ok()?,
-            })
-        })
-        .filter(|socket| socket.port != 0)
-        .collect()
-}
-
-/// Words of four bytes in the order of this CPU, in hexadecimal.
-fn parse_address(text: &str) -> Option<IpAddr> {
-    let word = |idx: usize| {
-        let digits = text.get(idx * 8..idx * 8 + 8)?;
-        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
-    };
-    match text.len() {
-        8 => Some(Ipv4Addr::from(word(0)?).into()),
-        32 => {
-            let mut octets = [0; 16];
-            for (idx, chunk) in octets.chunks_exact_mut(4).enumerate() {
-                chunk.copy_from_slice(&word(idx)?);
-            }
-            Some(Ipv6Addr::from(octets).into())
-        }
-        _ => None,
-    }
-}
-
-/// Names of the processes that have these sockets open, by inode.
-fn find_owners(sockets: &[Socket]) -> HashMap<u64, String> {
+/// The processes that have these sockets open, by inode.
+fn find_owners(inodes: &BTreeSet<u64>) -> HashMap<u64, Owner> {
     let mut owners = HashMap::new();
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return owners;
-    };
-    let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
-    let processes = processes
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_process))
-        .take(PROCESSES_SEARCHED_MAX);
-    for process in processes {
+    for pid in pids().take(PROCESSES_SEARCHED_MAX) {
         // It may have ended meanwhile.
-        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else {
+        let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };
         for file in files.flatten().take(FILES_SEARCHED_MAX) {
-            let Some(inode) = std::fs::read_link(file.path())
-                .ok()
-                .and_then(|link| inode(&link))
-            else {
+            let link = std::fs::read_link(file.path()).unwrap_or_default();
+            let inode = link.to_str().and_then(procfs::socket_inode);
+            let Some(inode) = inode.filter(|inode| inodes.contains(inode)) else {
                 continue;
             };
-            if sockets.iter().any(|socket| socket.inode == inode) {
-                let name = std::fs::read(process.path().join("comm")).unwrap_or_default();
-                let name = String::from_utf8_lossy(name.trim_ascii_end()).into_owned();
-                owners.entry(inode).or_insert(name);
-            }
+            let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = String::from_utf8_lossy(name.trim_ascii_end()).into_owned();
+            owners.entry(inode).or_insert(Owner { pid, name });
         }
-        if owners.len() == sockets.len() {
+        if owners.len() == inodes.len() {
             break;
         }
     }
     owners
 }
 
-/// The number in `socket:[number]`.
-fn inode(link: &Path) -> Option<u64> {
-    let number = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-    number.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{LISTENING, list, parse};
+    use super::list;
     use std::net::TcpListener;
-
-    #[test]
-    fn only_sockets_that_listen_are_taken() {
-        let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
-            0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0 100 0 0 10 0\n   \
-            1: 0100007F:1F91 0100007F:ABCD 01 00000000:00000000 00:00000000 00000000     0        0 12346 1 0 100 0 0 10 0\n   \
-            2: broken\n   \
-            3: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 7 1\n";
-        let sockets = parse("tcp", LISTENING, text);
-        let found: Vec<_> = sockets
-            .iter()
-            .map(|socket| (socket.address.to_string(), socket.port, socket.inode))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                ("127.0.0.1".to_owned(), 8080, 12345),
-                ("::1".to_owned(), 80, 7)
-            ]
-        );
-    }
 
     #[test]
     fn a_socket_of_this_process_is_found_with_its_name() {
@@ -166,5 +93,6 @@ mod tests {
             ("tcp", "127.0.0.1")
         );
         assert!(!socket.process.is_empty());
+        assert_eq!(socket.pid, std::process::id());
     }
 }

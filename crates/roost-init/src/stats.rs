@@ -38,9 +38,14 @@ pub(crate) fn collect(disks: &[Disk]) -> Result<StatsReply, Failure> {
 
 /// Reads a file of the kernel.
 pub(crate) fn read_proc(path: &str) -> Result<String, Failure> {
+    read_start(path, PROC_FILE_BYTES_MAX)
+}
+
+/// Reads the beginning of a file of the kernel.
+pub(crate) fn read_start(path: &str, bytes_max: u64) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(PROC_FILE_BYTES_MAX).read_to_end(&mut bytes))
+        .and_then(|file| file.take(bytes_max).read_to_end(&mut bytes))
         .attempt(format_args!("read {path}"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -14,7 +14,7 @@ mod walk;
 mod tests;
 
 use crate::limits;
-use crate::machine::{Check, Isolation, StopSignal};
+use crate::machine::{Check, Isolation, Service, StopSignal};
 use crate::size::ByteSize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +47,7 @@ pub struct AppConfig {
     /// The command of the process group `app`.
     pub process: Option<Vec<String>>,
     /// Where the app takes traffic; `http_service` and `services` together.
-    pub services: Vec<ServiceSection>,
+    pub services: Vec<Service>,
     /// Health checks outside of services, by name.
     pub checks: BTreeMap<String, Check>,
     /// The size of machines.
@@ -96,19 +96,6 @@ pub struct DeploySection {
     pub wait_timeout: Option<Duration>,
     /// The command to run before a release, split into words.
     pub release_command: Option<Vec<String>>,
-}
-
-/// One service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceSection {
-    /// The port the app listens on.
-    pub internal_port: u16,
-    /// Whether plain HTTP is answered with a redirect.
-    pub force_https: bool,
-    /// Whether to speak HTTP/2 with prior knowledge to the app.
-    pub h2_backend: bool,
-    /// Checks that take a machine out of routing.
-    pub checks: Vec<Check>,
 }
 
 /// `[[vm]]`.

@@ -17,6 +17,24 @@ pub const ENV_VARS_MAX: usize = 1_000;
 pub const APP_CONFIG_BYTES_MAX: usize = 256 * 1024;
 /// Most services in one machine config.
 pub const SERVICES_MAX: usize = 16;
+/// Most entries in `ports` of a service, each a port or a range.
+pub const SERVICE_PORTS_MAX: usize = 16;
+/// Most external ports of one machine, those in ranges included.
+pub const EXTERNAL_PORTS_MAX: usize = 256;
+/// Most machines that a service may keep running without traffic.
+pub const MIN_MACHINES_RUNNING_MAX: u32 = 1_000;
+/// Shortest time that an exchange of a service may be allowed to stand still.
+pub const SERVICE_IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+/// Longest time that an exchange of a service may be allowed to stand still.
+pub const SERVICE_IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// Most response headers that a port may set or take away.
+pub const RESPONSE_HEADERS_MAX: usize = 32;
+/// Most bytes of them, names and values.
+pub const RESPONSE_HEADER_BYTES_MAX: usize = 8 * 1024;
+/// Most protocols that a port may offer in TLS.
+pub const ALPN_MAX: usize = 8;
+/// Longest name of such a protocol (RFC 7301 3.1).
+pub const ALPN_BYTES_MAX: usize = 255;
 /// Most health checks of one machine, those of its services included.
 pub const CHECKS_MAX: usize = 32;
 /// Shortest interval that users may give a check of a machine (Fly.io: 2 s).

@@ -22,12 +22,18 @@
 
 mod check;
 mod guest;
+mod service;
 
 pub use check::{
     Check, CheckDraft, CheckFault, CheckKind, CheckPlace, CheckPurpose, CheckTls, GrpcCheck,
     HttpCheck, StatusRanges,
 };
 pub use guest::{CpuKind, CpuTime, Guest, SizeError, UnknownSize};
+pub use service::{
+    Autostop, Concurrency, ConcurrencyDraft, ConcurrencyKind, HttpOptions, PortDraft, PortHandler,
+    PortRange, PortSharing, ProxyVersion, Service, ServiceDraft, ServiceFault, ServicePort,
+    TlsOptions, TlsVersion, service_conflicts,
+};
 
 use crate::id::MachineId;
 use crate::image_ref::ImageRef;
@@ -132,28 +138,6 @@ pub struct ProcessSpec {
     pub workdir: Option<String>,
     /// Variables above the image's own.
     pub env: BTreeMap<String, String>,
-}
-
-/// A port of a machine that takes traffic through the edge.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
-    /// The port the app listens on.
-    pub internal_port: u16,
-    /// What the edge speaks on this service.
-    pub protocol: ServiceProtocol,
-    /// Whether plain HTTP is answered with a redirect to HTTPS.
-    pub force_https: bool,
-    /// Whether the edge speaks HTTP/2 with prior knowledge to the app.
-    pub h2_backend: bool,
-    /// While one of them does not pass no requests go to this service of the machine.
-    pub checks: Vec<Check>,
-}
-
-/// What the edge speaks on a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServiceProtocol {
-    /// HTTP by host name, on the shared HTTP and HTTPS ports.
-    Http,
 }
 
 /// A file written into a machine before it starts.

@@ -16,6 +16,24 @@ pub struct LogIdentity {
     pub region: String,
 }
 
+/// Who wrote a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSource {
+    /// Where it was written to.
+    pub stream: LogStream,
+    /// Which of the machine's programs wrote it, counted from 1, where several run.
+    pub program: Option<u8>,
+}
+
+impl From<LogStream> for LogSource {
+    fn from(stream: LogStream) -> Self {
+        Self {
+            stream,
+            program: None,
+        }
+    }
+}
+
 const PRINTER: jiff::fmt::temporal::DateTimePrinter =
     jiff::fmt::temporal::DateTimePrinter::new().precision(Some(3));
 
@@ -30,7 +48,7 @@ pub(crate) fn time_text(at: Timestamp) -> String {
 pub(crate) fn record_of(
     identity: &LogIdentity,
     at: Timestamp,
-    stream: LogStream,
+    source: LogSource,
     line: &[u8],
     line_bytes_max: usize,
 ) -> LogRecord {
@@ -50,7 +68,8 @@ pub(crate) fn record_of(
         app: identity.app.clone(),
         machine: identity.machine.clone(),
         region: identity.region.clone(),
-        stream,
+        stream: source.stream,
+        program: source.program,
         level: parsed.level,
         message: parsed.message,
         fields: parsed.fields,
@@ -182,7 +201,7 @@ mod tests {
         record_of(
             &identity,
             Timestamp::from_ms(0),
-            LogStream::Stdout,
+            LogStream::Stdout.into(),
             line,
             1_000,
         )

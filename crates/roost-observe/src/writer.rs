@@ -14,8 +14,8 @@
 
 use crate::bucket::Bucket;
 pub use crate::limits::LogLimits;
-pub use crate::line::LogIdentity;
 use crate::line::record_of;
+pub use crate::line::{LogIdentity, LogSource};
 use crate::segment::{repair, segment_path, segments};
 use roost_proto::logs::LogStream;
 use roost_runtime::clock;
@@ -100,10 +100,10 @@ impl LogWriter {
     ///
     /// A line that cannot be written, or that is too much, is dropped and
     /// counted. Lines about the machine are never too much.
-    pub fn write_line(&mut self, stream: LogStream, line: &[u8]) {
+    pub fn write_line(&mut self, source: impl Into<LogSource>, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if self.write_or_drop(stream, line).is_err() {
+        if self.write_or_drop(source.into(), line).is_err() {
             self.n_unwritten = self.n_unwritten.saturating_add(1);
         }
     }
@@ -129,14 +129,14 @@ impl LogWriter {
         self.bucket.is_shut()
     }
 
-    fn write_or_drop(&mut self, stream: LogStream, line: &[u8]) -> Result<(), FileError> {
-        let is_limited = stream != LogStream::System;
+    fn write_or_drop(&mut self, source: LogSource, line: &[u8]) -> Result<(), FileError> {
+        let is_limited = source.stream != LogStream::System;
         // What is dropped anyway is not worth encoding.
         if is_limited && self.bucket.stays_shut(Instant::now()) {
             self.excess.add(line);
             return Ok(());
         }
-        let text = self.encode(stream, line)?;
+        let text = self.encode(source, line)?;
         // As it is on disk, where a byte of the line takes up to six.
         let n_bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
         if is_limited && !self.bucket.admit(n_bytes, Instant::now()) {
@@ -148,11 +148,11 @@ impl LogWriter {
     }
 
     /// The record of a line, with its line feed.
-    fn encode(&self, stream: LogStream, line: &[u8]) -> Result<Vec<u8>, FileError> {
+    fn encode(&self, source: impl Into<LogSource>, line: &[u8]) -> Result<Vec<u8>, FileError> {
         let record = record_of(
             &self.identity,
             clock::now(),
-            stream,
+            source.into(),
             line,
             self.limits.line_bytes_max,
         );

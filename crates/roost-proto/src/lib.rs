@@ -11,6 +11,7 @@ pub mod dockerfile;
 pub mod duration;
 pub mod logs;
 pub mod machine_config;
+pub mod names;
 pub mod rest;
 pub mod shim;
 pub mod traffic;

@@ -27,6 +27,10 @@ pub struct LogRecord {
     pub region: String,
     /// Where it came from.
     pub stream: LogStream,
+    /// Which of the machine's programs wrote it, counted from 1 as in `processes`;
+    /// absent where one runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<u8>,
     /// The level, when the line is a JSON object that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,

@@ -1,10 +1,16 @@
 //! The machine config of the Machines API; `to_spec` and `from_spec` convert it.
 //!
-//! Every member that is read is honoured; members of the original API that
-//! roost does not honour yet are refused by name, never dropped.
+//! Every member that is read is honoured, or says that it is only recorded yet;
+//! other members of the original API are refused by name, never dropped.
 
 mod from_spec;
+mod services;
 mod to_spec;
+
+pub use services::{
+    AutostopConfig, ConcurrencyConfig, HeaderChange, HttpOptionsConfig, PortConfig,
+    ProxyProtoOptions, ResponseOptions, ServiceConfig, TlsOptionsConfig,
+};
 
 use crate::duration::WireDuration;
 use roost_model::limits;
@@ -164,53 +170,6 @@ fn default_memory_mb() -> u64 {
     256
 }
 
-/// A service: a port of the machine that takes traffic through the edge.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ServiceConfig {
-    /// `tcp`.
-    #[serde(default = "default_protocol")]
-    pub protocol: String,
-    /// The port the app listens on.
-    pub internal_port: u16,
-    /// The public ports; 80 and 443 with their usual handlers when empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<PortConfig>,
-    /// Checks that take the machine out of routing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub checks: Vec<CheckConfig>,
-}
-
-fn default_protocol() -> String {
-    "tcp".into()
-}
-
-/// A public port of a service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PortConfig {
-    /// 80 or 443.
-    pub port: u16,
-    /// `["http"]` for 80, `["tls", "http"]` for 443.
-    #[serde(default)]
-    pub handlers: Vec<String>,
-    /// Whether plain HTTP is answered with a redirect to HTTPS.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub force_https: bool,
-    /// Options of the `http` handler.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http_options: Option<HttpOptions>,
-}
-
-/// Options of the `http` handler.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct HttpOptions {
-    /// Speak HTTP/2 with prior knowledge to the app.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub h2_backend: bool,
-}
-
 /// A health check.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -352,7 +311,7 @@ pub struct MachineIdentity {
 #[cfg(test)]
 mod tests {
     use super::{MachineConfig, MachineIdentity};
-    use roost_model::machine::{Isolation, Rung};
+    use roost_model::machine::{Autostop, Isolation, Rung, Service};
     use roost_model::name::{AppName, MachineName, RegionCode};
     use roost_model::size::ByteSize;
 
@@ -391,7 +350,7 @@ mod tests {
         });
         let config: MachineConfig = serde_json::from_value(json).unwrap();
         let spec = config.to_spec(identity()).unwrap();
-        assert!(spec.services[0].force_https);
+        assert!(spec.services[0].ports[0].force_https);
         assert_eq!(spec.isolation, Isolation::Rung(Rung::VmEmulated));
         assert_eq!(spec.root_disk, ByteSize::gib(20));
         assert_eq!(spec.swap, ByteSize::mib(128));
@@ -409,7 +368,7 @@ mod tests {
             "guest": {"cpus": 0, "cpu_kind": "huge"},
             "isolation": "firecracker",
             "rootfs": {"size_gb": 0},
-            "services": [{"internal_port": 0, "protocol": "udp", "ports": [{"port": 22}]}],
+            "services": [{"internal_port": 0, "protocol": "udp", "ports": [{"port": 80}]}],
             "checks": {"c": {"type": "icmp"}, "d": {"type": "tcp", "interval": "1s"},
                 "servicecheck-1": {"type": "tcp", "port": 1}},
             "restart": {"policy": "perhaps"},
@@ -431,7 +390,7 @@ mod tests {
             "rootfs.size_gb",
             "services[0].protocol",
             "services[0].internal_port",
-            "services[0].ports[0]",
+            "services[0].ports[0].handlers",
             "checks.c.type",
             "checks.d.port",
             "checks.servicecheck-1",
@@ -445,6 +404,49 @@ mod tests {
         ] {
             assert!(paths.contains(&path), "{path} in {paths:?}");
         }
+    }
+
+    #[test]
+    fn services_survive_the_way_through_the_spec_and_share_no_port() {
+        let json = serde_json::json!({"image": "a", "services": [
+            {"internal_port": 80, "autostart": true, "autostop": "suspend",
+                "min_machines_running": 2, "concurrency": {"type": "requests", "hard_limit": 9},
+                "ports": [{"port": 443, "handlers": ["tls", "http"],
+                    "tls_options": {"alpn": ["h2"], "versions": ["TLSv1.3"]},
+                    "http_options": {"idle_timeout": 600, "h2_backend": true, "response":
+                        {"pristine": true, "headers": {"a": "b", "c": ["d", "e"], "f": false}}}}]},
+            {"internal_port": 1, "autostop": true, "ports": [
+                {"start_port": 9000, "end_port": 9009, "handlers": ["proxy_proto"],
+                    "proxy_proto_options": {"version": "v2"}}]}]});
+        let config: MachineConfig = serde_json::from_value(json.clone()).unwrap();
+        let spec = config.to_spec(identity()).unwrap();
+        let http = &spec.services[0].port(443).unwrap().http;
+        assert_eq!(http.response_headers["f"], Vec::<String>::new());
+        assert_eq!(spec.services[1].autostop, Autostop::Stop);
+        let again = MachineConfig::from(&spec);
+        assert_eq!(again.to_spec(identity()).unwrap(), spec);
+        let found = faults(
+            serde_json::json!({"image": "a", "services": [{"internal_port": 1}, {"internal_port": 2}]}),
+        );
+        assert_eq!(
+            found[0],
+            "services[1].ports[0]: port 80: another service has it already"
+        );
+    }
+
+    #[test]
+    fn services_as_they_were_recorded_before_they_had_options_are_read() {
+        let port =
+            |port: u16, handlers: &[&str]| serde_json::json!({"port": port, "handlers": handlers});
+        let service = |internal_port: u16| {
+            let ports = [port(80, &["http"]), port(443, &["tls", "http"])];
+            serde_json::json!({"protocol": "tcp", "internal_port": internal_port, "ports": ports})
+        };
+        // Two of them could have the same ports then.
+        let json = serde_json::json!({"image": "a", "services": [service(8_080), service(9_090)]});
+        let config: MachineConfig = serde_json::from_value(json).unwrap();
+        let spec = config.to_recorded_spec(identity()).unwrap();
+        assert_eq!(spec.services, [Service::http(8_080), Service::http(9_090)]);
     }
 
     #[test]

@@ -3,8 +3,13 @@
 //! Names and shapes follow the Machines API of Fly.io where it has them;
 //! releases, deployments, builds and logs are roost's own.
 
+mod certificates;
 mod images;
 
+pub use certificates::{
+    Certificate, CertificateAttempt, CertificateList, HostLookup, IssueCertificateRequest,
+    UploadCertificateRequest,
+};
 pub use images::{BuildEvent, BuildPlan, PullEvent, PullImageRequest, PullProgress};
 
 use crate::machine_config::{ConfigFault, MachineConfig};
@@ -83,8 +88,21 @@ pub struct App {
     pub current_release: Option<u64>,
     /// Where it answers, best first.
     pub urls: Vec<String>,
+    /// What became of the external ports that it asks for, besides 80 and 443.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<AppPort>,
     /// When it was created, milliseconds since the epoch.
     pub created_at: u64,
+}
+
+/// An external port that an app asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AppPort {
+    /// The number.
+    pub port: u16,
+    /// Why the app is not served there, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// `GET /v1/apps`.

@@ -5,6 +5,7 @@
 //! swaps it in. There are no deltas, so there is nothing to miss.
 
 use roost_model::id::MachineId;
+use roost_model::machine::Service;
 use roost_model::name::{AppName, RegionCode};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,8 +16,6 @@ use std::sync::Arc;
 pub struct AppTraffic {
     /// Every machine of the app that takes traffic through the edge, by id.
     pub endpoints: Vec<Endpoint>,
-    /// Whether plain HTTP is answered with a redirect to HTTPS.
-    pub force_https: bool,
 }
 
 /// A place traffic can go: one service of one machine.
@@ -30,8 +29,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Whether to send it new requests.
     pub health: EndpointHealth,
-    /// Whether to speak HTTP/2 with prior knowledge.
-    pub h2_backend: bool,
+    /// The service: the external ports that lead here, and what is done there.
+    pub service: Arc<Service>,
 }
 
 /// Whether an endpoint takes new requests, and if not, why.
@@ -52,6 +51,21 @@ pub type TrafficTable = BTreeMap<AppName, AppTraffic>;
 
 /// The edge's subscription: the newest table, and a wake-up at each change.
 pub type TrafficFeed = tokio::sync::watch::Receiver<Arc<TrafficTable>>;
+
+/// An external port that an app asks for, besides 80 and 443, which all apps share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortStatus {
+    /// The number.
+    pub port: u16,
+    /// Why the edge does not serve the app there, if it does not.
+    pub problem: Option<String>,
+}
+
+/// What became of the ports that apps ask for.
+pub type PortTable = BTreeMap<AppName, Vec<PortStatus>>;
+
+/// The subscription to it: the newest table, and a wake-up at each change.
+pub type PortFeed = tokio::sync::watch::Receiver<Arc<PortTable>>;
 
 /// How much traffic is on the way to a machine.
 ///

@@ -44,6 +44,8 @@ pub struct CreateMachine {
     pub secrets: SecretEnv,
     /// Whether to start it at once.
     pub launch: Launch,
+    /// Whether new traffic is kept from it until it is uncordoned.
+    pub cordoned: bool,
     /// The reservation whose room it takes; that is used up then.
     pub reservation: Option<ReservationId>,
     /// A lease to take with it.

@@ -15,6 +15,7 @@ use tracing::Instrument as _;
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+    kill: CancellationToken,
 }
 
 impl Tasks {
@@ -28,6 +29,7 @@ impl Tasks {
         Self {
             tracker: TaskTracker::new(),
             stop: self.stop.child_token(),
+            kill: self.kill.child_token(),
         }
     }
 
@@ -38,7 +40,11 @@ impl Tasks {
     {
         // A root: a long-lived task does not belong to the request that began it.
         let span = tracing::info_span!(parent: None, "task", name);
-        let task = self.tracker.spawn(future.instrument(span));
+        let kill = self.kill.clone();
+        let task = async move {
+            kill.run_until_cancelled(future).await;
+        };
+        let task = self.tracker.spawn(task.instrument(span));
         self.tracker.spawn(async move {
             match task.await {
                 Err(error) if error.is_panic() => tracing::error!(task = name, "task panicked"),
@@ -55,6 +61,13 @@ impl Tasks {
     /// Asks all tasks to end, without waiting.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Drops all tasks wherever they wait, as the end of the process would.
+    pub async fn kill(&self) {
+        self.kill.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
     }
 
     /// Asks all tasks to end and waits for them; `false` when some are late.
@@ -82,6 +95,18 @@ mod tests {
         let stop = tasks.stopping();
         tasks.spawn("waits", async move { stop.cancelled().await });
         assert!(tasks.shutdown(Duration::from_secs(10)).await);
+    }
+
+    #[tokio::test]
+    async fn a_kill_drops_tasks_that_do_not_end() {
+        let tasks = Tasks::new();
+        let (held, dropped) = tokio::sync::oneshot::channel::<()>();
+        tasks.child().spawn("stuck", async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        tasks.kill().await;
+        assert!(dropped.await.is_err());
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::database::{to_i64, to_u64};
 use crate::error::Attempt as _;
 use crate::records::AppRecord;
-use crate::{Answer, Store, StoreError, limits, placements};
+use crate::{Answer, Store, StoreError, host_names, limits, placements};
 use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use sqlx::Row as _;
@@ -143,10 +143,11 @@ impl Store {
 
     /// Removes an app whose deletion has begun, with its releases, deployments, secrets and runs;
     /// a missing one is fine. Machines that are still recorded must not be from then on.
-    pub async fn delete_app(&self, id: &str) -> Result<(), StoreError> {
+    pub async fn delete_app(&self, id: &str, now: Timestamp) -> Result<(), StoreError> {
         const DELETE: &str = "delete an app";
         let mut transaction = self.begin(DELETE).await?;
-        placements::fence_all(&mut transaction, id).await?;
+        placements::fence_all(&mut transaction, id, now).await?;
+        host_names::revoke_later(&mut transaction, id, None, now).await?;
         let deleted = sqlx::query("DELETE FROM apps WHERE id = $1 AND deleting_at IS NOT NULL")
             .bind(id)
             .execute(&mut *transaction)

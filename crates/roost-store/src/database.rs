@@ -27,6 +27,12 @@ pub(crate) const MIGRATIONS: &[(i64, &str, &str)] = &[
         "placements",
         include_str!("../migrations/0004_placements.sql"),
     ),
+    (5, "wishes", include_str!("../migrations/0005_wishes.sql")),
+    (
+        6,
+        "host names",
+        include_str!("../migrations/0006_host_names.sql"),
+    ),
 ];
 
 /// The control database. Cheap to clone.

@@ -1,5 +1,5 @@
 //! The control database: tokens, apps, releases, deployments, the runs of
-//! workflows, sealed secrets, idempotency keys.
+//! workflows, sealed secrets, host names and their certificates, idempotency keys.
 //!
 //! SQLite today. Nothing of SQL or SQLite is in the public interface, and the
 //! SQL keeps to what PostgreSQL reads too, but for the tables of runs.
@@ -10,6 +10,7 @@ mod apps;
 mod database;
 mod deployments;
 mod error;
+pub mod host_names;
 mod idempotency;
 pub mod limits;
 pub mod placements;

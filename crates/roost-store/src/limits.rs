@@ -21,6 +21,10 @@ pub const IDEMPOTENCY_KEEP: Duration = Duration::from_secs(24 * 3600);
 pub const LIST_MAX: i64 = 200;
 /// Most apps.
 pub const APPS_MAX: i64 = 10_000;
+/// Most custom host names.
+pub const HOST_NAMES_MAX: i64 = 10_000;
+/// Most attempts kept of one host name.
+pub const CERTIFICATE_ATTEMPTS_MAX: i64 = 10;
 /// Most secrets of one app.
 pub const SECRETS_MAX: i64 = 1_000;
 /// Most steps kept of one deployment.

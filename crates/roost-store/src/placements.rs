@@ -1,14 +1,19 @@
 //! Which node has which machine, what is to be there, and what must not be there any more.
 
+mod fences;
+
+pub use fences::Fence;
+pub(crate) use fences::fence_all;
+
 use crate::database::{to_i64, to_u64};
 use crate::error::Attempt as _;
 use crate::{Store, StoreError};
-use roost_model::id::{MachineId, NodeId};
+use roost_model::id::{InstanceId, MachineId, NodeId};
 use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::MachineConfig;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, Sqlite, SqliteExecutor, Transaction};
+use sqlx::{Row as _, SqliteExecutor};
 
 const READ: &str = "read where a machine is";
 const WRITE: &str = "write where a machine is";
@@ -36,11 +41,15 @@ pub struct Placement {
     pub attempt: u64,
     /// The machine, once the node has answered.
     pub machine: Option<MachineId>,
-    /// Whether it rested when its node was last asked.
+    /// The version of the machine that the record is of; none while a change of it is asked for.
+    pub version: Option<InstanceId>,
+    /// Whether it is to rest, or rested when its node was last asked.
     pub rests: bool,
-    /// Whether its removal was asked for, and the answer is not known.
-    pub is_leaving: bool,
-    /// When the node was chosen.
+    /// Whether new traffic is kept from it.
+    pub is_cordoned: bool,
+    /// Since when its removal is asked for, and the answer not known.
+    pub leaving_since: Option<Timestamp>,
+    /// When the node was chosen, or asked again.
     pub placed_at: Timestamp,
 }
 
@@ -57,6 +66,20 @@ pub struct Blueprint {
     pub is_kept: bool,
 }
 
+/// What is recorded of a machine from now on. What is none here stays as it was, but for the
+/// version.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Change {
+    /// See [`Placement::version`].
+    pub version: Option<InstanceId>,
+    /// What it is to be.
+    pub blueprint: Option<Blueprint>,
+    /// See [`Placement::rests`].
+    pub rests: Option<bool>,
+    /// See [`Placement::is_cordoned`].
+    pub is_cordoned: Option<bool>,
+}
+
 /// A node that was chosen for a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
@@ -66,23 +89,6 @@ pub struct Chosen {
     pub why: String,
     /// When.
     pub at: Timestamp,
-}
-
-/// A machine that must not be on a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fence {
-    /// The node.
-    pub node: NodeId,
-    /// The machine's app; it may be gone.
-    pub app: AppName,
-    /// The machine's name.
-    pub name: MachineName,
-    /// The machine; unknown when the answer to its creation was lost.
-    pub machine: Option<MachineId>,
-    /// Why it must not be.
-    pub why: String,
-    /// Since when.
-    pub since: Timestamp,
 }
 
 /// Text of the database that has to have a form.
@@ -97,9 +103,13 @@ where
     })
 }
 
-fn machine(row: &SqliteRow) -> Result<Option<MachineId>, StoreError> {
-    let text: Option<String> = row.try_get("machine").attempt(READ)?;
-    text.map(|_| parsed(row, "machine")).transpose()
+/// The same, where there may be none.
+fn parsed_if_any<T, E>(row: &SqliteRow, column: &str) -> Result<Option<T>, StoreError>
+where
+    T: TryFrom<String, Error = E>,
+{
+    let text: Option<String> = row.try_get(column).attempt(READ)?;
+    text.map(|_| parsed(row, column)).transpose()
 }
 
 fn time(row: &SqliteRow, column: &str) -> Result<Timestamp, StoreError> {
@@ -113,6 +123,7 @@ fn flag(row: &SqliteRow, column: &str) -> Result<bool, StoreError> {
 
 fn placement(row: &SqliteRow) -> Result<Placement, StoreError> {
     let release: Option<i64> = row.try_get("release_version").attempt(READ)?;
+    let leaving_since: Option<i64> = row.try_get("leaving_since").attempt(READ)?;
     Ok(Placement {
         request_id: row.try_get("request_id").attempt(READ)?,
         app_id: row.try_get("app_id").attempt(READ)?,
@@ -123,21 +134,12 @@ fn placement(row: &SqliteRow) -> Result<Placement, StoreError> {
         node: parsed(row, "node")?,
         why: row.try_get("why").attempt(READ)?,
         attempt: to_u64(row.try_get("attempt").attempt(READ)?),
-        machine: machine(row)?,
+        machine: parsed_if_any(row, "machine")?,
+        version: parsed_if_any(row, "version")?,
         rests: flag(row, "rests")?,
-        is_leaving: flag(row, "is_leaving")?,
+        is_cordoned: flag(row, "is_cordoned")?,
+        leaving_since: leaving_since.map(|ms| Timestamp::from_ms(to_u64(ms))),
         placed_at: time(row, "placed_at")?,
-    })
-}
-
-fn fence(row: &SqliteRow) -> Result<Fence, StoreError> {
-    Ok(Fence {
-        node: parsed(row, "node")?,
-        app: parsed(row, "app")?,
-        name: parsed(row, "name")?,
-        machine: machine(row)?,
-        why: row.try_get("why").attempt(READ)?,
-        since: time(row, "since")?,
     })
 }
 
@@ -151,45 +153,46 @@ fn to_json(config: &MachineConfig) -> Result<String, StoreError> {
 /// All but the config, which only a machine that is made anew needs.
 const PLACEMENTS: &str = "
     SELECT p.request_id, p.app_id, a.name AS app, p.name, p.release_version, p.is_kept, p.node,
-           p.why, p.attempt, p.machine, p.rests, p.is_leaving, p.placed_at
+           p.why, p.attempt, p.machine, p.version, p.rests, p.is_cordoned, p.leaving_since,
+           p.placed_at
     FROM placements p JOIN apps a ON a.id = p.app_id";
 
-async fn insert_fence(
-    transaction: &mut Transaction<'static, Sqlite>,
-    fence: &Fence,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO fences (node, app, name, machine, why, since) VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (node, app, name) DO UPDATE SET
-             machine = COALESCE(excluded.machine, machine), why = excluded.why,
-             since = excluded.since",
-    )
-    .bind(fence.node.as_str())
-    .bind(fence.app.as_str())
-    .bind(fence.name.as_str())
-    .bind(fence.machine.as_ref().map(MachineId::as_str))
-    .bind(&fence.why)
-    .bind(to_i64(fence.since.as_ms()))
-    .execute(&mut **transaction)
-    .await
-    .attempt(WRITE)?;
-    Ok(())
+async fn find(
+    executor: impl SqliteExecutor<'_>,
+    request_id: &str,
+) -> Result<Option<Placement>, StoreError> {
+    let query = format!("{PLACEMENTS} WHERE p.request_id = $1");
+    let row = sqlx::query(sqlx::AssertSqlSafe(query))
+        .bind(request_id)
+        .fetch_optional(executor)
+        .await
+        .attempt(READ)?;
+    row.as_ref().map(placement).transpose()
 }
 
-/// Fences all machines of an app whose deletion has begun. Since then none was asked for.
-pub(crate) async fn fence_all(
-    transaction: &mut Transaction<'static, Sqlite>,
-    app_id: &str,
+async fn change(
+    executor: impl SqliteExecutor<'_>,
+    machine: &MachineId,
+    change: &Change,
 ) -> Result<(), StoreError> {
+    let blueprint = change.blueprint.as_ref();
+    let config = blueprint.map(|blueprint| to_json(&blueprint.config));
+    let release = blueprint.and_then(|blueprint| blueprint.release_version);
     sqlx::query(
-        "INSERT INTO fences (node, app, name, machine, why, since)
-         SELECT p.node, a.name, p.name, p.machine, 'its app was deleted', a.deleting_at
-         FROM placements p JOIN apps a ON a.id = p.app_id
-         WHERE a.id = $1 AND a.deleting_at IS NOT NULL
-         ON CONFLICT (node, app, name) DO UPDATE SET machine = COALESCE(excluded.machine, machine)",
+        "UPDATE placements SET version = $1, config = COALESCE($2, config),
+             release_version = CASE WHEN $2 IS NULL THEN release_version ELSE $3 END,
+             is_kept = COALESCE($4, is_kept), rests = COALESCE($5, rests),
+             is_cordoned = COALESCE($6, is_cordoned)
+         WHERE machine = $7",
     )
-    .bind(app_id)
-    .execute(&mut **transaction)
+    .bind(change.version.as_ref().map(InstanceId::as_str))
+    .bind(config.transpose()?)
+    .bind(release.map(to_i64))
+    .bind(blueprint.map(|blueprint| i64::from(blueprint.is_kept)))
+    .bind(change.rests.map(i64::from))
+    .bind(change.is_cordoned.map(i64::from))
+    .bind(machine.as_str())
+    .execute(executor)
     .await
     .attempt(WRITE)?;
     Ok(())
@@ -207,11 +210,13 @@ async fn forget(executor: impl SqliteExecutor<'_>, machine: &MachineId) -> Resul
 /// How many rows there were: one or none.
 async fn give_up(executor: impl SqliteExecutor<'_>, seen: &Placement) -> Result<u64, StoreError> {
     let deleted = sqlx::query(
-        "DELETE FROM placements WHERE request_id = $1 AND attempt = $2 AND machine IS $3",
+        "DELETE FROM placements
+         WHERE request_id = $1 AND attempt = $2 AND machine IS $3 AND placed_at = $4",
     )
     .bind(&seen.request_id)
     .bind(to_i64(seen.attempt))
     .bind(seen.machine.as_ref().map(MachineId::as_str))
+    .bind(to_i64(seen.placed_at.as_ms()))
     .execute(executor)
     .await
     .attempt(WRITE)?;
@@ -221,13 +226,40 @@ async fn give_up(executor: impl SqliteExecutor<'_>, seen: &Placement) -> Result<
 impl Store {
     /// Where the machine of a request is, if its node was chosen.
     pub async fn placement(&self, request_id: &str) -> Result<Option<Placement>, StoreError> {
-        let query = format!("{PLACEMENTS} WHERE p.request_id = $1");
+        find(&self.pool, request_id).await
+    }
+
+    /// Where the machine of this name is.
+    pub async fn placement_of_name(
+        &self,
+        app_id: &str,
+        name: &MachineName,
+    ) -> Result<Option<Placement>, StoreError> {
+        let query = format!("{PLACEMENTS} WHERE p.app_id = $1 AND p.name = $2");
         let row = sqlx::query(sqlx::AssertSqlSafe(query))
-            .bind(request_id)
+            .bind(app_id)
+            .bind(name.as_str())
             .fetch_optional(&self.pool)
             .await
             .attempt(READ)?;
         row.as_ref().map(placement).transpose()
+    }
+
+    /// Records that the node of a request whose answer is not known is asked again.
+    pub async fn ask_placement_again(
+        &self,
+        request_id: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE placements SET placed_at = $1 WHERE request_id = $2 AND machine IS NULL",
+        )
+        .bind(to_i64(now.as_ms()))
+        .bind(request_id)
+        .execute(&self.pool)
+        .await
+        .attempt(WRITE)?;
+        Ok(())
     }
 
     /// Where all machines are.
@@ -271,8 +303,8 @@ impl Store {
         let config = to_json(&blueprint.config)?;
         let inserted = sqlx::query(
             "INSERT INTO placements (request_id, app_id, name, region, config, release_version,
-                 is_kept, node, why, attempt, machine, rests, is_leaving, placed_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, NULL, 0, 0, $10)
+                 is_kept, node, why, attempt, rests, placed_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, $10)
              ON CONFLICT (request_id) DO NOTHING",
         )
         .bind(request_id)
@@ -306,8 +338,9 @@ impl Store {
         let mut transaction = self.begin(WRITE).await?;
         let moved = sqlx::query(
             "UPDATE placements SET node = $1, why = $2, placed_at = $3, attempt = attempt + 1,
-                 machine = NULL, rests = 0
-             WHERE request_id = $4 AND attempt = $5 AND machine IS $6 AND is_leaving = 0",
+                 machine = NULL, version = NULL, rests = 0
+             WHERE request_id = $4 AND attempt = $5 AND machine IS $6 AND version IS $7
+                 AND leaving_since IS NULL",
         )
         .bind(chosen.node.as_str())
         .bind(&chosen.why)
@@ -315,6 +348,7 @@ impl Store {
         .bind(&seen.request_id)
         .bind(to_i64(seen.attempt))
         .bind(seen.machine.as_ref().map(MachineId::as_str))
+        .bind(seen.version.as_ref().map(InstanceId::as_str))
         .execute(&mut *transaction)
         .await
         .attempt(WRITE)?;
@@ -322,7 +356,7 @@ impl Store {
             return Ok(false);
         }
         if let Some(fence) = fence {
-            insert_fence(&mut transaction, fence).await?;
+            fences::insert(&mut transaction, fence).await?;
         }
         transaction.commit().await.attempt(WRITE)?;
         Ok(true)
@@ -334,12 +368,16 @@ impl Store {
         &self,
         request_id: &str,
         attempt: u64,
-        machine: &MachineId,
+        (machine, version): (&MachineId, &InstanceId),
     ) -> Result<bool, StoreError> {
+        // Also the answer to a repetition is recorded; of the version then, nothing is known.
         let settled = sqlx::query(
-            "UPDATE placements SET machine = $1 WHERE request_id = $2 AND attempt = $3",
+            "UPDATE placements SET machine = $1,
+                 version = CASE WHEN machine IS NULL THEN $2 ELSE version END
+             WHERE request_id = $3 AND attempt = $4",
         )
         .bind(machine.as_str())
+        .bind(version.as_str())
         .bind(request_id)
         .bind(to_i64(attempt))
         .execute(&self.pool)
@@ -348,45 +386,75 @@ impl Store {
         Ok(settled.rows_affected() > 0)
     }
 
-    /// Records what a machine is to be from now on.
-    pub async fn change_blueprint(
+    /// Records what a machine is, or is to be.
+    pub async fn change_placement(
         &self,
         machine: &MachineId,
-        blueprint: &Blueprint,
+        change: &Change,
+    ) -> Result<(), StoreError> {
+        self::change(&self.pool, machine, change).await
+    }
+
+    /// The same, unless the record is not as it was seen.
+    pub async fn note_placement(
+        &self,
+        seen: &Placement,
+        change: &Change,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.begin(WRITE).await?;
+        let now = find(&mut *transaction, &seen.request_id).await?;
+        if let Some(machine) = &seen.machine
+            && now.as_ref() == Some(seen)
+        {
+            self::change(&mut *transaction, machine, change).await?;
+        }
+        transaction.commit().await.attempt(WRITE)
+    }
+
+    /// Records since when a machine's removal is asked for. Since when it was before.
+    pub async fn set_leaving(
+        &self,
+        machine: &MachineId,
+        since: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let mut transaction = self.begin(WRITE).await?;
+        let before = sqlx::query("SELECT leaving_since FROM placements WHERE machine = $1")
+            .bind(machine.as_str())
+            .fetch_optional(&mut *transaction)
+            .await
+            .attempt(READ)?;
+        let before = match &before {
+            Some(row) => row.try_get::<Option<i64>, _>("leaving_since"),
+            None => Ok(None),
+        };
+        let before = before.attempt(READ)?;
+        sqlx::query("UPDATE placements SET leaving_since = $1 WHERE machine = $2")
+            .bind(to_i64(since.as_ms()))
+            .bind(machine.as_str())
+            .execute(&mut *transaction)
+            .await
+            .attempt(WRITE)?;
+        transaction.commit().await.attempt(WRITE)?;
+        Ok(before.map(|ms| Timestamp::from_ms(to_u64(ms))))
+    }
+
+    /// Records that a removal did not happen, unless another one was asked for since: all is
+    /// as it was `before`.
+    pub async fn set_staying(
+        &self,
+        machine: &MachineId,
+        since: Timestamp,
+        before: Option<Timestamp>,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE placements SET config = $1, release_version = $2, is_kept = $3
-             WHERE machine = $4",
+            "UPDATE placements SET leaving_since = $1 WHERE machine = $2 AND leaving_since = $3",
         )
-        .bind(to_json(&blueprint.config)?)
-        .bind(blueprint.release_version.map(to_i64))
-        .bind(i64::from(blueprint.is_kept))
+        .bind(before.map(|before| to_i64(before.as_ms())))
         .bind(machine.as_str())
+        .bind(to_i64(since.as_ms()))
         .execute(&self.pool)
         .await
         .attempt(WRITE)?;
-        Ok(())
-    }
-
-    /// Records whether a machine rests.
-    pub async fn set_rests(&self, machine: &MachineId, rests: bool) -> Result<(), StoreError> {
-        sqlx::query("UPDATE placements SET rests = $1 WHERE machine = $2")
-            .bind(i64::from(rests))
-            .bind(machine.as_str())
-            .execute(&self.pool)
-            .await
-            .attempt(WRITE)?;
-        Ok(())
-    }
-
-    /// Records that a machine's removal is asked for, or that it was refused.
-    pub async fn set_leaving(&self, machine: &MachineId, leaves: bool) -> Result<(), StoreError> {
-        sqlx::query("UPDATE placements SET is_leaving = $1 WHERE machine = $2")
-            .bind(i64::from(leaves))
-            .bind(machine.as_str())
-            .execute(&self.pool)
-            .await
-            .attempt(WRITE)?;
         Ok(())
     }
 
@@ -405,7 +473,7 @@ impl Store {
     pub async fn fence_out(&self, machine: &MachineId, fence: &Fence) -> Result<(), StoreError> {
         let mut transaction = self.begin(WRITE).await?;
         forget(&mut *transaction, machine).await?;
-        insert_fence(&mut transaction, fence).await?;
+        fences::insert(&mut transaction, fence).await?;
         transaction.commit().await.attempt(WRITE)
     }
 
@@ -416,28 +484,8 @@ impl Store {
         if give_up(&mut *transaction, seen).await? == 0 {
             return Ok(false);
         }
-        insert_fence(&mut transaction, fence).await?;
+        fences::insert(&mut transaction, fence).await?;
         transaction.commit().await.attempt(WRITE)?;
         Ok(true)
-    }
-
-    /// All that must not be.
-    pub async fn fences(&self) -> Result<Vec<Fence>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM fences ORDER BY since, node, app, name")
-            .fetch_all(&self.pool)
-            .await;
-        rows.attempt(READ)?.iter().map(fence).collect()
-    }
-
-    /// Forgets a fence: what must not be is not.
-    pub async fn lift_fence(&self, fence: &Fence) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM fences WHERE node = $1 AND app = $2 AND name = $3")
-            .bind(fence.node.as_str())
-            .bind(fence.app.as_str())
-            .bind(fence.name.as_str())
-            .execute(&self.pool)
-            .await
-            .attempt(WRITE)?;
-        Ok(())
     }
 }

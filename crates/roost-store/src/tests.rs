@@ -3,6 +3,7 @@
 mod apps;
 mod crashes;
 mod full;
+mod host_names;
 mod migrations;
 mod placements;
 mod repeats;

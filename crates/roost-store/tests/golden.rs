@@ -1,9 +1,9 @@
 //! Databases of every released schema are read by this store, and nothing in them is lost.
 //!
 //! `tests/golden/control-vN.sql` is the dump of a database of schema version N with what
-//! [`fill`] records: by the store of that version, so before version 3 without runs. A schema
-//! that was released never changes, and neither does its dump. Who adds a migration that is
-//! released makes the next one:
+//! [`fill`] records: by the store of that version, so before version 3 without runs, and with
+//! machines only from version 4 on. A schema that was released never changes, and neither does
+//! its dump. Who adds a migration that is released makes the next one:
 //!
 //! ```text
 //! UPDATE=1 cargo test -p roost-store --test golden
@@ -17,11 +17,14 @@
 use roost_fsm::journal::NewRun;
 use roost_fsm::record::{Kind, Status, Subject};
 use roost_fsm::workflow::OnBusy;
-use roost_model::id::{MachineId, RunId};
-use roost_model::name::{AppName, SecretName};
+use roost_model::host_name::HostName;
+use roost_model::id::{InstanceId, MachineId, NodeId, RunId};
+use roost_model::name::{AppName, MachineName, RegionCode, SecretName};
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest::{DeploymentError, DeploymentStep};
+use roost_store::host_names::{CertificateRecord, NewHostName};
+use roost_store::placements::{Blueprint, Change, Chosen, Fence};
 use roost_store::records::{
     DeploymentRecord, DeploymentStatus, NewDeployment, NewRelease, ReleaseStatus, SecretChange,
     SlotPhase, SlotRecord, TokenRecord,
@@ -35,8 +38,14 @@ use std::time::Duration;
 const NOW: Timestamp = Timestamp::from_ms(1_700_000_000_000);
 /// The version that runs came with.
 const RUNS: i64 = 3;
+/// The version that records of machines came with.
+const PLACEMENTS: i64 = 4;
+/// The version from which on they tell who is cordoned.
+const CORDONS: i64 = 5;
+/// The version that host names came with.
+const HOST_NAMES: i64 = 6;
 /// Versions between which no other was released.
-const RELEASED: [i64; 2] = [2, 4];
+const RELEASED: [i64; 4] = [2, 4, 5, 6];
 /// Apps by id, and where their newest deployments are.
 const APPS: [(&str, &str, DeploymentStatus); 4] = [
     ("app_1", "web", DeploymentStatus::Running),
@@ -87,6 +96,11 @@ async fn check(store: &Store, version: i64) {
         [Some(1), None, None, Some(1)],
         "api, new, old, web"
     );
+    let host_names = store.host_names(Some("app_1")).await.unwrap();
+    assert_eq!(host_names.len(), usize::from(version >= HOST_NAMES));
+    if let Some(host_name) = host_names.first() {
+        assert_eq!(host_name.certificate.as_ref(), Some(&certificate()));
+    }
     let secrets = store.secrets("app_1").await.unwrap();
     assert_eq!(secrets[0].sealed, [1, 2, 3]);
     let releases = store.releases("app_1").await.unwrap();
@@ -107,6 +121,9 @@ async fn check(store: &Store, version: i64) {
         slots_under_way()
     );
 
+    if version >= PLACEMENTS {
+        check_placements(store, version).await;
+    }
     let unfinished = store.unfinished_deployments(None).await.unwrap();
     assert_eq!(unfinished.len(), APPS.len());
     for (id, _, status) in APPS {
@@ -121,6 +138,70 @@ async fn check(store: &Store, version: i64) {
             assert_eq!(run.subject.as_str(), subject_of_app(id));
         }
     }
+}
+
+/// A machine whose removal is asked for, and one whose answer is awaited.
+async fn check_placements(store: &Store, version: i64) {
+    let placements = store.placements().await.unwrap();
+    let [one, two] = placements.as_slice() else {
+        panic!("{placements:?}");
+    };
+    assert_eq!((&one.machine, &one.version), (&Some(machine(1)), &None));
+    assert_eq!((one.is_cordoned, one.rests), (version >= CORDONS, false));
+    assert_eq!(one.leaving_since, Some(NOW));
+    assert_eq!((&two.machine, two.placed_at), (&None, NOW));
+    assert_eq!((two.is_cordoned, two.leaving_since), (false, None));
+    assert_eq!(store.blueprint("r1").await.unwrap(), blueprint());
+    let fences = store.fences().await.unwrap();
+    assert_eq!((fences.len(), &fences[0].name), (1, &two.name));
+}
+
+fn blueprint() -> Blueprint {
+    Blueprint {
+        region: RegionCode::parse("local").unwrap(),
+        config: MachineConfig {
+            image: "hello:1".into(),
+            ..MachineConfig::default()
+        },
+        release_version: Some(1),
+        is_kept: true,
+    }
+}
+
+async fn place(store: &Store) {
+    let on = |n: u64| Chosen {
+        node: NodeId::parse(&format!("node_{n:026}")).unwrap(),
+        why: "the only one".into(),
+        at: NOW,
+    };
+    for (request, name) in [("r1", "one"), ("r2", "two")] {
+        let name = MachineName::parse(name).unwrap();
+        let key = (request, "app_1", &name);
+        store
+            .begin_placement(key, &blueprint(), &on(1))
+            .await
+            .unwrap();
+    }
+    let (one, version) = (machine(1), InstanceId::from_ulid(ulid::Ulid::nil()));
+    let settled = store.settle_placement("r1", 0, (&one, &version));
+    assert!(settled.await.unwrap());
+    let cordoned = Change {
+        is_cordoned: Some(true),
+        ..Change::default()
+    };
+    store.change_placement(&one, &cordoned).await.unwrap();
+    store.set_leaving(&one, NOW).await.unwrap();
+    let two = store.placement("r2").await.unwrap().unwrap();
+    let fence = Fence {
+        node: two.node.clone(),
+        app: two.app.clone(),
+        name: two.name.clone(),
+        machine: None,
+        why: "the answer was lost".into(),
+        since: NOW,
+    };
+    let moved = store.move_placement(&two, &on(2), Some(&fence)).await;
+    assert!(moved.unwrap());
 }
 
 fn deployment_id(n: u32) -> String {
@@ -150,6 +231,23 @@ fn slots_under_way() -> [SlotRecord; 2] {
         ..slot(idx, Some(new - 2))
     };
     [at(0, 3, SlotPhase::Shifted), at(1, 4, SlotPhase::Created)]
+}
+
+async fn add_host_name(store: &Store) {
+    let host_name = NewHostName {
+        host: &HostName::parse("www.example.com").unwrap(),
+        app_id: "app_1",
+        certificate: Some(&certificate()),
+        method: "http-01",
+    };
+    store.add_host_name(host_name, NOW).await.unwrap();
+}
+
+fn certificate() -> CertificateRecord {
+    CertificateRecord {
+        chain: "chain".into(),
+        sealed_key: vec![4, 5, 6],
+    }
 }
 
 fn step(name: &str) -> DeploymentStep {
@@ -244,6 +342,8 @@ async fn fill(store: &Store) {
         digest: "d".into(),
     };
     store.change_secrets("app_1", &[secret], NOW).await.unwrap();
+    add_host_name(store).await;
+    place(store).await;
 
     for (n, (app, _, status)) in (2..).zip(APPS) {
         let slots = match n {

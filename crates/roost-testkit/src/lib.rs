@@ -10,8 +10,10 @@
 pub mod faults;
 pub mod images;
 pub mod logs;
+pub mod pebble;
 pub mod platform;
 pub mod program;
 pub mod sim_worker;
+pub mod takeover;
 pub mod wait;
 pub mod worker_contract;

@@ -5,6 +5,13 @@ use std::path::{Path, PathBuf};
 
 /// The lines of one stream in a machine's log directory, oldest first.
 pub fn lines(log_dir: &Path, stream: LogStream) -> Vec<String> {
+    let records = records(log_dir).into_iter();
+    let of_stream = records.filter(|record| record.stream == stream);
+    of_stream.map(|record| record.message).collect()
+}
+
+/// The records in a machine's log directory, oldest first.
+pub fn records(log_dir: &Path) -> Vec<LogRecord> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(log_dir)
         .into_iter()
         .flatten()
@@ -16,8 +23,6 @@ pub fn lines(log_dir: &Path, stream: LogStream) -> Vec<String> {
         .filter_map(|file| std::fs::read_to_string(file).ok())
         .collect();
     text.lines()
-        .filter_map(|line| serde_json::from_str::<LogRecord>(line).ok())
-        .filter(|record| record.stream == stream)
-        .map(|record| record.message)
+        .filter_map(|line| serde_json::from_str(line).ok())
         .collect()
 }

@@ -92,6 +92,14 @@ impl Platform {
         self.temp.path().join("data")
     }
 
+    /// The folder of the platform's sockets.
+    pub fn run_dir(&self) -> PathBuf {
+        let facts = fs::read(self.data_dir().join("roostd.json")).expect("roostd wrote its facts");
+        let facts: serde_json::Value = serde_json::from_slice(&facts).unwrap();
+        let tag = facts["tag"].as_str().expect("a tag");
+        PathBuf::from(format!("/run/roost-{tag}"))
+    }
+
     /// A folder for whatever the test needs; removed with the platform.
     pub fn scratch(&self) -> PathBuf {
         let path = self.temp.path().join("scratch");

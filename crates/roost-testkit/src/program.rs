@@ -83,6 +83,11 @@ impl Running {
         Self(child)
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).expect("process ids are positive")
+    }
+
     /// Kills it and waits until it is gone.
     pub fn kill(self) {
         drop(self);

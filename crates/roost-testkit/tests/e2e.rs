@@ -12,6 +12,8 @@
 mod bad_input;
 #[path = "e2e/capacity.rs"]
 mod capacity;
+#[path = "e2e/certificates.rs"]
+mod certificates;
 #[path = "e2e/checks.rs"]
 mod checks;
 #[path = "e2e/crash.rs"]
@@ -24,7 +26,11 @@ mod first_run;
 mod isolation;
 #[path = "e2e/operations.rs"]
 mod operations;
+#[path = "e2e/restart.rs"]
+mod restart;
 #[path = "e2e/schedule.rs"]
 mod schedule;
+#[path = "e2e/services.rs"]
+mod services;
 #[path = "e2e/vm.rs"]
 mod vm;

@@ -7,7 +7,7 @@
 
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
-use roost_model::machine::{Check, MachineState, Service};
+use roost_model::machine::{Check, MachineSpec, MachineState, Service};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
@@ -23,7 +23,7 @@ pub(crate) struct Entry {
     pub(crate) app: AppName,
     pub(crate) region: RegionCode,
     pub(crate) ipv4: Ipv4Addr,
-    pub(crate) services: Vec<Service>,
+    pub(crate) services: Vec<Arc<Service>>,
     pub(crate) state: MachineState,
     pub(crate) cordoned: bool,
     pub(crate) pid: Option<u32>,
@@ -53,6 +53,11 @@ pub(crate) enum Decides {
 }
 
 impl Entry {
+    /// The services of a spec, as the table shares them.
+    pub(crate) fn services_of(spec: &MachineSpec) -> Vec<Arc<Service>> {
+        spec.services.iter().cloned().map(Arc::new).collect()
+    }
+
     /// Which services take requests.
     pub(crate) fn healthy(&self) -> Vec<bool> {
         (0..self.services.len())
@@ -206,25 +211,22 @@ fn build_table(entries: &BTreeMap<MachineId, Entry>) -> TrafficTable {
             continue;
         }
         let app: &mut AppTraffic = table.entry(entry.app.clone()).or_default();
-        let (force_https, endpoints) = as_published(id, entry);
-        app.force_https |= force_https;
-        app.endpoints.extend(endpoints);
+        app.endpoints.extend(as_published(id, entry));
     }
     table
 }
 
-/// What the table has of a machine: whether it wants HTTPS, and its endpoints.
-fn as_published(id: &MachineId, entry: &Entry) -> (bool, Vec<Endpoint>) {
+/// What the table has of a machine.
+fn as_published(id: &MachineId, entry: &Entry) -> Vec<Endpoint> {
     let services = entry.services.iter().enumerate();
     let endpoints = services.map(|(service_idx, service)| Endpoint {
         machine_id: id.clone(),
         region: entry.region.clone(),
         address: SocketAddr::new(IpAddr::V4(entry.ipv4), service.internal_port),
         health: entry.service_health(service_idx),
-        h2_backend: service.h2_backend,
+        service: service.clone(),
     });
-    let force_https = entry.services.iter().any(|service| service.force_https);
-    (force_https, endpoints.collect())
+    endpoints.collect()
 }
 
 #[cfg(test)]
@@ -241,7 +243,7 @@ mod tests {
             app: row.spec.app,
             region: row.spec.region,
             ipv4: samples::addresses(1).ipv4,
-            services: vec![samples::service(8080)],
+            services: vec![samples::service(8080).into()],
             state,
             cordoned: false,
             pid: None,

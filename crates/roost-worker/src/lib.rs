@@ -45,6 +45,8 @@ mod operations;
 mod owner;
 mod schedule;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 
 pub use capacity::NodeProfile;

@@ -16,13 +16,12 @@ mod standby;
 mod suspend;
 mod traffic;
 
-use crate::housekeeping::NoHousekeeper;
 use crate::images::{ImageSource, ResolvedImage};
 use crate::store::Store;
+use crate::testing;
 use crate::{Drivers, Standing, Worker, WorkerConfig, WorkerParts};
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use roost_auth::seal::SealingKey;
 use roost_host::driver::{RootFs, RootFsKind};
 use roost_host::fake::{FakeDriver, FakeHost};
 use roost_model::error::{ErrorCode, Retry};
@@ -31,7 +30,7 @@ use roost_model::image_ref::ImageRef;
 use roost_model::machine::{MachineState, Rung};
 use roost_model::time::Timestamp;
 use roost_proto::traffic::TrafficGauge;
-use roost_proto::worker::{MachineStatus, WaitFor, WorkerApi as _, WorkerError};
+use roost_proto::worker::{MachineStatus, WorkerApi as _, WorkerError};
 use roost_runtime::clock::{Clock, SystemClock};
 use roost_runtime::tasks::Tasks;
 use std::sync::Arc;
@@ -135,17 +134,7 @@ impl Node {
     /// A node whose machines are on this rung.
     fn on(rung: Rung) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = WorkerConfig {
-            data_dir: dir.path().to_owned(),
-            log_root: dir.path().join("logs"),
-            region: samples::region(),
-            addresses: Arc::new(samples::addresses),
-            sealer: Arc::new(SealingKey::from_bytes(&[7; 32]).unwrap()),
-            platform_env: vec![],
-            drain_timeout: Duration::from_secs(5),
-            node: samples::node(3),
-            housekeeper: Arc::new(NoHousekeeper),
-        };
+        let config = testing::config(dir.path(), samples::capacity(3));
         Self {
             dir,
             host: FakeHost::of_rung(rung),
@@ -209,19 +198,7 @@ impl Node {
 
 impl Run {
     async fn wait(&self, id: &MachineId, state: MachineState) -> MachineStatus {
-        let wait = WaitFor {
-            states: vec![state],
-            instance_id: None,
-            after_event: None,
-            timeout: Duration::from_secs(60),
-        };
-        match self.worker.wait_machine(id, wait).await {
-            Ok(status) => status,
-            Err(error) => {
-                let events = self.worker.machine_events(id, 20).await;
-                panic!("{error}; events: {events:#?}");
-            }
-        }
+        testing::wait(&self.worker, id, state).await
     }
 
     /// A new machine that runs.

@@ -317,7 +317,7 @@ pub(crate) fn entry_of(inner: &Inner, row: &Row) -> Entry {
         app: row.spec.app.clone(),
         region: row.spec.region.clone(),
         ipv4: addresses.map_or(Ipv4Addr::UNSPECIFIED, |addresses| addresses.ipv4),
-        services: row.spec.services.clone(),
+        services: Entry::services_of(&row.spec),
         state,
         cordoned: row.cordoned,
         pid: None,

@@ -1,6 +1,7 @@
 //! The command line of `roostd`.
 
 use clap::{Args, Parser, Subcommand};
+use roost_edge::EdgeRates;
 use roost_model::placement::Overcommit;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -30,7 +31,8 @@ pub(crate) struct RunArgs {
     /// Everything the node keeps: databases, images, logs, keys.
     #[arg(long, default_value = "/var/lib/roost")]
     pub(crate) data_dir: PathBuf,
-    /// Address the edge and the API listen on; loopback only unless said otherwise.
+    /// Address the edge, the ports of apps and the API listen on; loopback only unless said
+    /// otherwise.
     #[arg(long, default_value = "127.0.0.1")]
     pub(crate) listen: IpAddr,
     /// Port of the REST API and the built-in registry.
@@ -55,6 +57,14 @@ pub(crate) struct RunArgs {
     /// nowhere when absent.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) worker_listen: Option<SocketAddr>,
+    /// A proxy in front of the edge, as an address or a network such as 10.0.0.0/8; may be
+    /// repeated. Its connections have to begin with a header of the PROXY protocol, which says
+    /// who the client is.
+    #[arg(long = "proxy", value_name = "NETWORK")]
+    pub(crate) proxies: Vec<String>,
+    /// What one client and one app may ask of the edge.
+    #[command(flatten)]
+    pub(crate) rates: RateArgs,
     /// The region of this node.
     #[arg(long, default_value = "local")]
     pub(crate) region: String,
@@ -82,6 +92,16 @@ pub(crate) struct RunArgs {
     /// Most bytes of images kept, such as 20GiB; what machines and releases need is always kept.
     #[arg(long, default_value = "20GiB")]
     pub(crate) images_max: String,
+    /// Who issues certificates for custom host names.
+    #[command(flatten)]
+    pub(crate) acme: AcmeArgs,
+    /// Take over from the roostd that runs with this data directory, if one does: its listening
+    /// sockets, then its machines. It finishes its connections and ends.
+    #[arg(long)]
+    pub(crate) take_over: bool,
+    /// How long connections may go on once another roostd has taken over from this one.
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    pub(crate) drain_timeout: String,
     /// Log filter, such as `info` or `roost_edge=debug,info`.
     #[arg(long, default_value = "info")]
     pub(crate) log: String,
@@ -111,6 +131,52 @@ pub(crate) struct NodeArgs {
     /// Memory promised to machines with shared CPUs for what there is, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = Overcommit::DEFAULT.memory_percent())]
     pub(crate) overcommit_memory: u32,
+}
+
+/// What one client and one app may ask of the edge; 0 is no bound.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RateArgs {
+    /// Connections of one client (an IPv4 address, or an IPv6 /64) at once.
+    #[arg(long, value_name = "N", default_value_t = EdgeRates::default().client_connections)]
+    client_connections: usize,
+    /// Requests of one client a second.
+    #[arg(long, value_name = "N", default_value_t = EdgeRates::default().client_requests)]
+    client_requests: u32,
+    /// TLS handshakes of one client a second.
+    #[arg(long, value_name = "N", default_value_t = EdgeRates::default().client_handshakes)]
+    client_handshakes: u32,
+    /// Requests to one app a second.
+    #[arg(long, value_name = "N", default_value_t = EdgeRates::default().app_requests)]
+    app_requests: u32,
+    /// TLS handshakes with the names of one app a second.
+    #[arg(long, value_name = "N", default_value_t = EdgeRates::default().app_handshakes)]
+    app_handshakes: u32,
+}
+
+impl From<&RateArgs> for EdgeRates {
+    fn from(args: &RateArgs) -> Self {
+        Self {
+            client_connections: args.client_connections,
+            client_requests: args.client_requests,
+            client_handshakes: args.client_handshakes,
+            app_requests: args.app_requests,
+            app_handshakes: args.app_handshakes,
+        }
+    }
+}
+
+/// Who issues certificates for custom host names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AcmeArgs {
+    /// URL of the directory of an authority that speaks ACME; to give it is to agree to its terms.
+    #[arg(long, value_name = "URL")]
+    pub(crate) acme_directory: Option<String>,
+    /// Whom that authority may write to.
+    #[arg(long, value_name = "ADDRESS", requires = "acme_directory")]
+    pub(crate) acme_email: Option<String>,
+    /// A file with more roots (PEM) that the authority's own HTTPS may be of.
+    #[arg(long, value_name = "FILE", requires = "acme_directory")]
+    pub(crate) acme_root: Option<PathBuf>,
 }
 
 /// What VMs are run with.

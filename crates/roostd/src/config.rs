@@ -2,14 +2,18 @@
 
 mod node;
 
-use crate::args::{RunArgs, VmArgs};
+use crate::args::{AcmeArgs, RunArgs, VmArgs};
 use anyhow::{Context as _, Result, bail};
+use roost_certs::acme::AcmeSettings;
+use roost_edge::{EdgeRates, Network};
 use roost_host::instance::InstanceTag;
+use roost_model::duration::parse_go_duration;
 use roost_model::name::RegionCode;
 use roost_model::size::ByteSize;
 use roost_worker::NodeProfile;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a node runs with.
 #[derive(Debug, Clone)]
@@ -20,6 +24,9 @@ pub(crate) struct NodeConfig {
     pub(crate) api: Vec<SocketAddr>,
     pub(crate) http: Vec<SocketAddr>,
     pub(crate) https: Vec<SocketAddr>,
+    /// Proxies in front of the edge that say who the client is.
+    pub(crate) proxies: Vec<Network>,
+    pub(crate) rates: EdgeRates,
     /// Where the worker answers other nodes.
     pub(crate) worker: Option<SocketAddr>,
     /// Best first: the first one is shown to users.
@@ -37,7 +44,15 @@ pub(crate) struct NodeConfig {
     pub(crate) jailer: Option<PathBuf>,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) images_max: ByteSize,
+    /// Who issues certificates for custom host names.
+    pub(crate) acme: Option<AcmeSettings>,
+    /// Where the edge is reached from outside, as far as that is known.
+    pub(crate) public_ips: Vec<IpAddr>,
     pub(crate) node: NodeProfile,
+    /// Take the place of the daemon that runs, if one does.
+    pub(crate) take_over: bool,
+    /// How long connections may go on once another daemon has taken over.
+    pub(crate) drain_timeout: Duration,
 }
 
 /// Which container runtime starts machines.
@@ -115,6 +130,14 @@ impl NodePaths {
     pub(crate) fn lock(&self) -> PathBuf {
         self.data.join("roostd.lock")
     }
+    /// The lock of a daemon that another one took over from, with its process id.
+    pub(crate) fn leaving(&self) -> PathBuf {
+        self.data.join("roostd.leaving")
+    }
+    /// Where a new daemon asks the one that runs for its place.
+    pub(crate) fn takeover(&self) -> PathBuf {
+        self.run.join("takeover.sock")
+    }
     pub(crate) fn facts(&self) -> PathBuf {
         self.data.join("roostd.json")
     }
@@ -130,17 +153,8 @@ impl NodeConfig {
     pub(crate) fn from_args(args: &RunArgs) -> Result<Self> {
         let (paths, tag) = NodePaths::of(&args.data_dir)?;
         let mut faults = Vec::new();
-        let mut domains = Vec::new();
-        for domain in &args.domains {
-            match check_domain(domain) {
-                Ok(domain) => domains.push(domain),
-                Err(problem) => faults.push(problem),
-            }
-        }
-        if let Some(ip) = args.public_ip {
-            domains.push(encoded_name(ip, &args.wildcard_zone));
-        }
-        domains.push("localhost".into());
+        let domains = domains(args, &mut faults);
+        let proxies = proxies(&args.proxies, &mut faults);
         let region = RegionCode::parse(&args.region)
             .map_err(|error| faults.push(error.to_string()))
             .ok();
@@ -166,16 +180,18 @@ impl NodeConfig {
         let qemu = program(&args.vms.qemu, "--qemu");
         let firecracker = program(&args.vms.firecracker, "--firecracker");
         let jailer = program(&args.vms.jailer, "--jailer");
+        let acme = acme(&args.acme, &mut faults);
+        let drain_timeout = drain_timeout(&args.drain_timeout, &mut faults);
         let node = node::profile(&args.node, &paths, &mut faults)?;
         let (Some(region), Some(images_max), Some(node), true) =
             (region, images_max, node, faults.is_empty())
         else {
             bail!("the configuration has faults:\n  {}", faults.join("\n  "));
         };
-        let listen = match args.public_ip {
-            Some(_) if args.listen.is_loopback() => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            _ => args.listen,
-        };
+        let listen = edge_ip(args);
+        let own = args.public_ip.unwrap_or(listen);
+        let public_ips = Some(own).filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+        let public_ips = public_ips.into_iter().collect();
         Ok(Self {
             paths,
             tag,
@@ -183,6 +199,8 @@ impl NodeConfig {
             api: addresses(args.listen, args.api_port),
             http: addresses(listen, args.http_port),
             https: addresses(listen, args.https_port),
+            proxies,
+            rates: (&args.rates).into(),
             worker: args.worker_listen,
             domains,
             runtime,
@@ -195,9 +213,58 @@ impl NodeConfig {
             jailer,
             insecure_registries: args.insecure_registries.clone(),
             images_max,
+            acme,
+            public_ips,
             node,
+            take_over: args.take_over,
+            drain_timeout,
         })
     }
+}
+
+/// Where the edge listens: on every address once it has a public one.
+fn edge_ip(args: &RunArgs) -> IpAddr {
+    match args.public_ip {
+        Some(_) if args.listen.is_loopback() => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => args.listen,
+    }
+}
+
+/// The domains of apps, best first.
+fn domains(args: &RunArgs, faults: &mut Vec<String>) -> Vec<String> {
+    let mut domains = Vec::new();
+    for domain in &args.domains {
+        match check_domain(domain) {
+            Ok(domain) => domains.push(domain),
+            Err(problem) => faults.push(problem),
+        }
+    }
+    if let Some(ip) = args.public_ip {
+        domains.push(encoded_name(ip, &args.wildcard_zone));
+    }
+    domains.push("localhost".into());
+    domains
+}
+
+fn proxies(texts: &[String], faults: &mut Vec<String>) -> Vec<Network> {
+    let mut proxies = Vec::new();
+    for text in texts {
+        match Network::parse(text) {
+            Some(network) => proxies.push(network),
+            None => faults.push(format!(
+                "--proxy `{text}` is not an address or a network such as 10.0.0.0/8"
+            )),
+        }
+    }
+    proxies
+}
+
+fn drain_timeout(text: &str, faults: &mut Vec<String>) -> Duration {
+    parse_go_duration(text).unwrap_or_else(|| {
+        let fault = format!("--drain-timeout `{text}` is not a duration such as 10m");
+        faults.push(fault);
+        Duration::ZERO
+    })
 }
 
 /// The directory of what VMs boot.
@@ -226,6 +293,25 @@ fn encoded_name(ip: IpAddr, zone: &str) -> String {
     // An address that begins or ends with a colon would give a label that does so with a dash.
     let encoded = encoded.trim_matches('-').to_owned();
     format!("{encoded}.{}", zone.trim_matches('.'))
+}
+
+fn acme(args: &AcmeArgs, faults: &mut Vec<String>) -> Option<AcmeSettings> {
+    let directory = args.acme_directory.clone()?;
+    if !directory.starts_with("https://") {
+        faults.push(format!(
+            "--acme-directory `{directory}` is not an https URL"
+        ));
+    }
+    if let Some(root) = &args.acme_root
+        && !root.is_file()
+    {
+        faults.push(format!("--acme-root `{}` is not a file", root.display()));
+    }
+    Some(AcmeSettings {
+        directory,
+        email: args.acme_email.clone(),
+        root: args.acme_root.clone(),
+    })
 }
 
 fn check_domain(domain: &str) -> Result<String, String> {

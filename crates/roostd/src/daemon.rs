@@ -2,13 +2,17 @@
 //!
 //! The lock is the truth about whether a daemon runs: the kernel takes it away
 //! when the process ends, however it ends. The other files are for people and
-//! programs that want to talk to it.
+//! programs that want to talk to it. A daemon that another one took over from
+//! holds the second lock until its connections have ended.
 
 use crate::config::NodePaths;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
+use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -29,25 +33,64 @@ pub(crate) struct Facts {
     pub(crate) isolation: String,
 }
 
-/// Held for as long as the daemon runs.
+/// Held for as long as the daemon runs, by whichever process has it open.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+pub(crate) struct Lock(File);
 
 impl Lock {
     /// Takes the data directory for this process.
     pub(crate) fn take(paths: &NodePaths) -> Result<Self> {
-        let path = paths.lock();
-        let file = open_lock(&path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => bail!(
-                "another roostd runs with the data directory {}; stop it with `roost down` or use another --data-dir",
+        let Some(lock) = Self::try_take(&paths.lock())? else {
+            bail!(
+                "another roostd runs with the data directory {}; take over from it with `roost up --restart`, stop it with `roost down`, or use another --data-dir",
                 paths.data.display()
-            ),
+            );
+        };
+        Ok(lock)
+    }
+
+    /// The lock as the roostd before this one gave it.
+    pub(crate) fn given(file: File, paths: &NodePaths) -> Result<Self> {
+        let (given, own) = (file.metadata()?, open_lock(&paths.lock())?.metadata()?);
+        ensure!(
+            (given.dev(), given.ino()) == (own.dev(), own.ino()),
+            "the lock is not of this data directory"
+        );
+        Ok(Self(file))
+    }
+
+    /// Marks this process as one that another one took over from. There is one at most.
+    pub(crate) fn take_leaving(paths: &NodePaths) -> Result<Self> {
+        let path = paths.leaving();
+        let Some(mut lock) = Self::try_take(&path)? else {
+            bail!(
+                "connections of the roostd before it (process {}) have not ended; try again later, or end that process",
+                std::fs::read_to_string(&path).unwrap_or_default().trim()
+            );
+        };
+        let written = lock.0.set_len(0).and_then(|()| {
+            let pid = std::process::id();
+            lock.0.write_all(pid.to_string().as_bytes())
+        });
+        written.with_context(|| format!("write {}", path.display()))?;
+        Ok(lock)
+    }
+
+    fn try_take(path: &Path) -> Result<Option<Self>> {
+        let file = open_lock(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("lock {}", path.display()))
             }
         }
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -62,17 +105,11 @@ fn open_lock(path: &Path) -> Result<File> {
 
 /// Whether a daemon holds the data directory.
 pub(crate) fn is_running(paths: &NodePaths) -> Result<bool> {
-    let path = paths.lock();
-    if !path.exists() {
-        return Ok(false);
-    }
-    match open_lock(&path)?.try_lock() {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("look at {}", path.display()))
-        }
-    }
+    is_locked(&paths.lock())
+}
+
+fn is_locked(path: &Path) -> Result<bool> {
+    Ok(path.exists() && Lock::try_take(path)?.is_none())
 }
 
 /// Writes the process id and the facts; they are replaced whole.
@@ -90,17 +127,25 @@ pub(crate) fn withdraw(paths: &NodePaths) -> Result<()> {
     Ok(())
 }
 
-/// Ends the daemon of this data directory, politely first. `false` when none ran.
+/// Ends the daemon of this data directory, politely first, and the one that it
+/// took over from. `false` when none ran.
 pub(crate) fn stop(paths: &NodePaths) -> Result<bool> {
-    if !is_running(paths)? {
+    let daemon = stop_holder(&paths.lock(), &paths.pid())?;
+    let leaving = stop_holder(&paths.leaving(), &paths.leaving())?;
+    Ok(daemon || leaving)
+}
+
+/// Ends the process that holds a lock, whose id is in a file.
+fn stop_holder(lock: &Path, pid_file: &Path) -> Result<bool> {
+    if !is_locked(lock)? {
         return Ok(false);
     }
-    let text = std::fs::read_to_string(paths.pid())
-        .with_context(|| format!("read {}", paths.pid().display()))?;
+    let text = std::fs::read_to_string(pid_file)
+        .with_context(|| format!("read {}", pid_file.display()))?;
     let pid: i32 = text
         .trim()
         .parse()
-        .with_context(|| format!("read {}", paths.pid().display()))?;
+        .with_context(|| format!("read {}", pid_file.display()))?;
     let pid = rustix::process::Pid::from_raw(pid).context("process ids are positive")?;
     for (signal, wait) in [
         (Signal::TERM, STOP_TIMEOUT),
@@ -111,7 +156,7 @@ pub(crate) fn stop(paths: &NodePaths) -> Result<bool> {
             .with_context(|| format!("signal process {pid:?}"))?;
         let start = Instant::now();
         while start.elapsed() < wait {
-            if !is_running(paths)? {
+            if !is_locked(lock)? {
                 return Ok(true);
             }
             std::thread::sleep(Duration::from_millis(20));

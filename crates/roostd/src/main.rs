@@ -6,6 +6,7 @@ mod adapters;
 mod args;
 mod cluster;
 mod config;
+mod control;
 mod crash;
 mod daemon;
 mod databases;
@@ -13,6 +14,7 @@ mod doctor;
 mod node;
 mod rungs;
 mod serve;
+mod takeover;
 mod teardown;
 
 use anyhow::{Context as _, Result};

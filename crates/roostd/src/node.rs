@@ -1,143 +1,296 @@
 //! One node: the start order, and the shutdown order.
 //!
-//! Start: lock → keys and databases → images → network → driver → worker
-//! (adopts what runs) → edge → API (takes up unfinished deployments) → serve.
-//! Ports are tried before machines are touched, so that one in use changes
-//! nothing on the host.
+//! Start: lock → sockets → keys and databases → images → network → driver →
+//! worker (adopts what runs) → edge → API (takes up unfinished deployments) →
+//! serve. Ports are opened before machines are touched, so that one in use
+//! changes nothing on the host.
 //!
 //! Shutdown: the API and the edge take nothing new and finish what they have,
 //! then the worker's tasks end. Machines run on.
+//!
+//! When another `roostd` takes over ([`crate::takeover`]), worker and API end
+//! first, then the edge leaves its sockets to the other one.
 
 use crate::adapters;
-use crate::cluster;
 use crate::config::{NodeConfig, NodePaths};
+use crate::control::{Api, Machines};
 use crate::daemon::{self, Facts, Lock};
 use crate::databases;
-use crate::rungs;
 use crate::serve::{self, ClientLimits};
+use crate::takeover::{self, BothEdges, Door, Given, Successor};
 use anyhow::{Context as _, Result};
-use roost_api::{ApiParts, ApiState, NodeFacts};
 use roost_auth::authority::LocalAuthority;
-use roost_auth::seal::SealingKey;
-use roost_auth::token::TokenSecret;
 use roost_edge::{Edge, EdgeConfig, LocalCertificates, TrafficCounter};
-use roost_host::net::addresses::NodeNetwork;
-use roost_host::net::linux::existing_routes;
-use roost_image::Images;
-use roost_model::machine::Isolation;
-use roost_observe::store::LogStore;
+use roost_proto::names::{NameFeed, NameTable};
 use roost_proto::traffic::TrafficFeed;
-use roost_runtime::clock::SystemClock;
-use roost_runtime::fs::{ensure_dir, write_atomic};
+use roost_runtime::fs::ensure_dir;
+use roost_runtime::points;
 use roost_runtime::tasks::Tasks;
-use roost_store::Store;
-use roost_worker::{Worker, WorkerConfig, WorkerParts};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// Longest wait for requests under way when the node ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for tasks after that.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before worker and API are begun again after they could not be; doubles each time.
+const RESUME_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such pause.
+const RESUME_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Runs the node until SIGTERM or SIGINT.
+/// Runs the node until SIGTERM or SIGINT, or until another `roostd` has taken over.
 pub(crate) async fn run(config: NodeConfig) -> Result<()> {
-    let _lock = Lock::take(&config.paths)?;
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
-    let tasks = Tasks::new();
-    let node = Node::start(&config, &tasks).await?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), tag = %config.tag, "node is ready");
-    // Cancel-safe: a signal that was not taken is seen by nobody else; the process ends either way.
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let before = if config.take_over {
+        // What would end this process is found out before the other one gives anything up.
+        databases::refuse_damaged(&config.paths)?;
+        takeover::begin(&config.paths).await?
+    } else {
+        None
+    };
+    let (before, lock, given) = match before {
+        Some((before, lock, given)) => (Some(before), lock, given),
+        None => (None, Lock::take(&config.paths)?, Given::default()),
+    };
+    let (mut node, api) = Node::start(config, lock, given).await?;
+    if let Some(before) = before {
+        before.end(node.gauge.clone(), &node.edge_tasks).await;
+    }
+    let door = Door::open(&node.config.paths)?;
+    node.serve_api(api).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), tag = %node.config.tag, "node is ready");
+    loop {
+        // Cancel-safe: a signal that was not taken is seen by nobody else; the process ends either
+        // way. Who asked at the door and was not heard sees the connection end.
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            successor = door.next() => match node.hand_over(&successor).await {
+                Ok(leaving) => {
+                    let signals = async {
+                        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                    };
+                    return node.leave(leaving, &successor, signals).await;
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, "nobody took over; this roostd goes on");
+                }
+            }
+        }
     }
     tracing::info!("node is stopping; machines run on");
-    node.stop(&config, &tasks).await
+    node.stop().await
 }
 
-/// The running parts that shutdown has to reach.
+/// What runs in this process.
 struct Node {
+    config: NodeConfig,
+    lock: Lock,
+    /// Beside those that are accepted from, for whoever takes over.
+    api_sockets: Vec<TcpListener>,
+    counter: Arc<TrafficCounter>,
+    /// The same with what comes by the edge of the `roostd` before.
+    gauge: Arc<BothEdges>,
+    /// The host names, from the API to the edge.
+    names: watch::Sender<Arc<NameTable>>,
     edge: Edge,
+    edge_tasks: Tasks,
+    /// The worker and the API: what only one process may have.
+    control: Tasks,
 }
 
 impl Node {
-    async fn start(config: &NodeConfig, tasks: &Tasks) -> Result<Self> {
-        let paths = &config.paths;
-        make_dirs(paths)?;
-        let listeners = serve::bind(&config.api)?;
-        serve::check_free(&config.http, "HTTP", "--http-port")?;
-        serve::check_free(&config.https, "HTTPS", "--https-port")?;
-        databases::refuse_damaged(paths)?;
-        let key = Arc::new(
-            SealingKey::open_or_create(&paths.sealing_key()).context("open the sealing key")?,
-        );
-        let store = Store::open(&paths.control_db())
-            .await
-            .context("open the control database")?;
-        let images = Images::open(adapters::images_config(config))
-            .await
-            .context("open the image store")?;
-        let logs = LogStore::new(paths.logs());
-
-        let counter = TrafficCounter::new();
-        let network = open_network(config).await?;
-        let drivers = rungs::open(config, network, tasks).await?;
-        let parts = WorkerParts {
-            drivers: drivers.clone(),
-            images: Arc::new(images.clone()),
-            gauge: counter.clone(),
-            clock: Arc::new(SystemClock),
+    /// Looks after machines and serves requests; the API is served by [`Node::serve_api`].
+    async fn start(config: NodeConfig, lock: Lock, mut given: Given) -> Result<(Self, Api)> {
+        make_dirs(&config.paths)?;
+        let api_sockets = serve::bind_api(&config.api, &mut given)?;
+        let http = serve::bind_edge(&config.http, "HTTP", "--http-port", &mut given)?;
+        let https = serve::bind_edge(&config.https, "HTTPS", "--https-port", &mut given)?;
+        let sockets = EdgeSockets {
+            http: addresses(&http)?,
+            https: addresses(&https)?,
+            given: http.into_iter().chain(https).chain(given.ports()).collect(),
         };
-        let worker_config = worker_config(config, key.clone(), network, &logs);
-        let worker = Worker::start(worker_config, parts, tasks)
-            .await
-            .context("start the worker")?;
-        if let Some(address) = config.worker {
-            cluster::serve_worker(address, config, worker.clone(), &key, tasks).await?;
-        }
-        let edge = bind_edge(config, worker.traffic(), counter, tasks).await?;
+        let facts = facts(&config, &sockets);
+        databases::refuse_damaged(&config.paths)?;
+        let (counter, names) = (TrafficCounter::new(), watch::Sender::default());
+        let gauge = BothEdges::new(counter.clone());
+        let (edge_tasks, control) = (Tasks::new(), Tasks::new());
+        let machines = Machines::open(&config, gauge.clone(), &control).await?;
+        let api = machines.api(&config, facts, &names, &control).await?;
+        let feeds = (machines.worker.traffic(), names.subscribe());
+        let edge = bind_edge(&config, sockets, feeds, counter.clone(), &edge_tasks).await?;
+        let node = Self {
+            config,
+            lock,
+            api_sockets,
+            counter,
+            gauge,
+            names,
+            edge,
+            edge_tasks,
+            control,
+        };
+        Ok((node, api))
+    }
 
-        let token = admin_token(config)?;
-        let isolation = drivers.choose(Isolation::Default)?.rung();
-        let facts = facts(config, &edge, isolation.as_str());
-        let api = ApiState::new(ApiParts {
-            store,
-            workers: vec![(config.node.id.clone(), worker)],
-            images: Arc::new(images.clone()),
-            logs: Arc::new(logs),
-            builder: Arc::new(adapters::builder(config, &images, &token)?),
-            node: node_facts(config, &facts),
-            sealing_key: key,
-            clock: Arc::new(SystemClock),
-            tasks: tasks.clone(),
-        });
-        api.register_admin_token("admin", &token)
-            .await
-            .context("register the admin token")?;
-        api.resume()
+    /// Takes up what is unfinished, and answers the API.
+    async fn serve_api(&self, api: Api) -> Result<()> {
+        let Api {
+            facts,
+            state,
+            images,
+        } = api;
+        state.show_ports(self.edge.ports());
+        state
+            .resume()
             .await
             .context("take up unfinished deployments")?;
-        adapters::keep_images(api.clone(), images.clone(), config.images_max, tasks);
+        let images_max = self.config.images_max;
+        adapters::keep_images(state.clone(), images.clone(), images_max, &self.control);
         // Before the API answers: who has waited for that reads the files next.
-        daemon::announce(paths, &facts)?;
+        daemon::announce(&self.config.paths, &facts)?;
+        let sockets = self.api_sockets.iter().map(TcpListener::try_clone);
+        let sockets: std::io::Result<Vec<_>> = sockets.collect();
         serve::start(
-            listeners,
-            roost_api::router(api.clone(), images.store().clone()),
+            sockets.context("share the API's sockets")?,
+            roost_api::router(state, images.store().clone()),
             ClientLimits::default(),
-            tasks,
+            &self.control,
         );
-        Ok(Self { edge })
+        Ok(())
     }
 
-    async fn stop(self, config: &NodeConfig, tasks: &Tasks) -> Result<()> {
-        tasks.stop();
-        self.edge.drain(DRAIN_TIMEOUT).await;
-        tasks.shutdown(TASKS_TIMEOUT).await;
-        daemon::withdraw(&config.paths)
+    /// Gives all but the connections to another `roostd`, which then serves.
+    /// When it does not come to that, this one has everything again.
+    async fn hand_over(&mut self, successor: &Successor) -> Result<Lock> {
+        tracing::info!(version = successor.version, "another roostd takes over");
+        let leaving = match Lock::take_leaving(&self.config.paths) {
+            Ok(leaving) => leaving,
+            Err(error) => {
+                successor.refuse(format!("{error:#}")).await?;
+                return Err(error);
+            }
+        };
+        self.end_control().await;
+        points::pass("takeover-control-ended");
+        let give = async {
+            let edge = self.edge.listeners().context("share the edge's sockets")?;
+            successor.give(&self.lock, &self.api_sockets, &edge).await
+        };
+        match give.await {
+            Ok(()) => {
+                successor.leave().await.or_else(|error| {
+                    // It serves, or has ended and whoever looks after it starts it anew.
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "the new roostd does not listen"
+                    );
+                    anyhow::Ok(())
+                })?;
+                points::pass("takeover-left");
+                Ok(leaving)
+            }
+            Err(error) => {
+                self.resume_control().await;
+                Err(error)
+            }
+        }
     }
+
+    /// Ends the worker and the API; the edge serves on, by the last table.
+    async fn end_control(&mut self) {
+        self.control.shutdown(TASKS_TIMEOUT).await;
+        self.control.kill().await;
+    }
+
+    /// Begins them again. Without them the edge serves on as it is.
+    async fn resume_control(&mut self) {
+        let mut pause = RESUME_PAUSE;
+        while let Err(error) = self.start_control().await {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "cannot look after machines again; the edge serves on"
+            );
+            self.end_control().await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RESUME_PAUSE_MAX);
+        }
+    }
+
+    async fn start_control(&mut self) -> Result<()> {
+        self.control = Tasks::new();
+        let config = &self.config;
+        let machines = Machines::open(config, self.gauge.clone(), &self.control).await?;
+        let sockets = EdgeSockets {
+            http: self.edge.http_addrs().to_vec(),
+            https: self.edge.https_addrs().to_vec(),
+            given: Vec::new(),
+        };
+        let facts = facts(config, &sockets);
+        let api = machines
+            .api(config, facts, &self.names, &self.control)
+            .await?;
+        self.edge.follow(machines.worker.traffic());
+        self.serve_api(api).await
+    }
+
+    /// Finishes the connections that another `roostd` has nothing to do with.
+    async fn leave(
+        self,
+        _leaving: Lock,
+        successor: &Successor,
+        signals: impl Future<Output = ()>,
+    ) -> Result<()> {
+        drop((self.lock, self.api_sockets));
+        let limit = self.config.drain_timeout;
+        tracing::info!(
+            connections = self.edge.clients(),
+            ?limit,
+            "another roostd has taken over; this one ends when its connections have"
+        );
+        let told = async {
+            successor.tell(&self.counter).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = self.edge.retire(limit) => {}
+            () = told => {}
+            () = signals => { self.edge.drain(DRAIN_TIMEOUT).await; }
+        }
+        self.edge_tasks.shutdown(TASKS_TIMEOUT).await;
+        tracing::info!("the last connection has ended");
+        Ok(())
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.control.stop();
+        self.edge_tasks.stop();
+        self.edge.drain(DRAIN_TIMEOUT).await;
+        self.control.shutdown(TASKS_TIMEOUT).await;
+        self.edge_tasks.shutdown(TASKS_TIMEOUT).await;
+        daemon::withdraw(&self.config.paths)
+    }
+}
+
+/// The sockets of an edge, before there is one.
+struct EdgeSockets {
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
+    /// Those, and the ports of apps that were given.
+    given: Vec<TcpListener>,
+}
+
+fn addresses(sockets: &[TcpListener]) -> Result<Vec<SocketAddr>> {
+    let addresses = sockets.iter().map(TcpListener::local_addr);
+    addresses
+        .collect::<std::io::Result<_>>()
+        .context("look at a socket")
 }
 
 fn make_dirs(paths: &NodePaths) -> Result<()> {
@@ -156,7 +309,8 @@ fn make_dirs(paths: &NodePaths) -> Result<()> {
 
 async fn bind_edge(
     config: &NodeConfig,
-    feed: TrafficFeed,
+    sockets: EdgeSockets,
+    (feed, names): (TrafficFeed, NameFeed),
     counter: Arc<TrafficCounter>,
     tasks: &Tasks,
 ) -> Result<Edge> {
@@ -164,90 +318,29 @@ async fn bind_edge(
         LocalAuthority::open(&config.paths.authority()).context("open the local authority")?;
     let certificates = LocalCertificates::new(Arc::new(authority), &config.domains);
     let edge_config = EdgeConfig {
-        http: config.http.clone(),
-        https: config.https.clone(),
+        http: sockets.http,
+        https: sockets.https,
+        port_ips: config.http.iter().map(SocketAddr::ip).collect(),
+        proxies: config.proxies.clone(),
+        rates: config.rates,
         domains: config.domains.clone(),
+        names,
         ..EdgeConfig::new(config.region.clone())
     };
-    Ok(Edge::bind(edge_config, feed, counter, certificates, tasks).await?)
+    let given = sockets.given;
+    Ok(Edge::take_over(edge_config, feed, counter, certificates, tasks, given).await?)
 }
 
-/// The node's private networks: chosen at the first start, then kept.
-async fn open_network(config: &NodeConfig) -> Result<NodeNetwork> {
-    let path = config.paths.network();
-    if path.exists() {
-        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        return serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()));
-    }
-    let routes = existing_routes()
-        .await
-        .context("list the routes of this host")?;
-    let network = NodeNetwork::choose(config.tag, &routes)
-        .context("no private network is free: every block overlaps with a route of this host")?;
-    write_atomic(&path, &serde_json::to_vec(&network)?, 0o600)?;
-    Ok(network)
-}
-
-fn worker_config(
-    config: &NodeConfig,
-    sealer: Arc<SealingKey>,
-    network: NodeNetwork,
-    logs: &LogStore,
-) -> WorkerConfig {
-    WorkerConfig {
-        data_dir: config.paths.data.clone(),
-        log_root: config.paths.logs(),
-        region: config.region.clone(),
-        addresses: adapters::addresses(network),
-        sealer,
-        platform_env: Vec::new(),
-        drain_timeout: WorkerConfig::DRAIN_TIMEOUT_DEFAULT,
-        node: config.node.clone(),
-        housekeeper: adapters::housekeeper(logs.clone()),
-    }
-}
-
-fn facts(config: &NodeConfig, edge: &Edge, isolation: &str) -> Facts {
-    let port = |addresses: &[std::net::SocketAddr]| {
-        addresses.first().map_or(0, std::net::SocketAddr::port)
-    };
+fn facts(config: &NodeConfig, sockets: &EdgeSockets) -> Facts {
+    let port = |addresses: &[SocketAddr]| addresses.first().map_or(0, SocketAddr::port);
     Facts {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
         tag: config.tag.to_string(),
         api_port: port(&config.api),
-        http_port: port(edge.http_addrs()),
-        https_port: port(edge.https_addrs()),
+        http_port: port(&sockets.http),
+        https_port: port(&sockets.https),
         domains: config.domains.clone(),
-        isolation: isolation.into(),
+        isolation: String::new(),
     }
-}
-
-fn node_facts(config: &NodeConfig, facts: &Facts) -> NodeFacts {
-    NodeFacts {
-        version: facts.version.clone(),
-        region: config.region.clone(),
-        domains: facts.domains.clone(),
-        http_port: facts.http_port,
-        https_port: facts.https_port,
-        registry: format!("localhost:{}", facts.api_port),
-    }
-}
-
-/// The first start makes a token for whoever may read the data directory.
-fn admin_token(config: &NodeConfig) -> Result<TokenSecret> {
-    let path = config.paths.admin_token();
-    if path.exists() {
-        let text =
-            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        return TokenSecret::parse(text.trim()).with_context(|| {
-            format!(
-                "{} holds no token; remove it and start again",
-                path.display()
-            )
-        });
-    }
-    let secret = TokenSecret::generate().context("make the admin token")?;
-    write_atomic(&path, secret.expose().as_bytes(), 0o600)?;
-    Ok(secret)
 }

@@ -1,5 +1,6 @@
 //! The API's listening sockets and their connections: HTTP/1.1, with upgrades.
 
+use crate::takeover::Given;
 use anyhow::{Context as _, Result, bail};
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -34,29 +35,31 @@ impl Default for ClientLimits {
 /// Rest after a connection could not be accepted, mostly for want of descriptors.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Listens on every address, or on none.
-pub(crate) fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
-    addresses
-        .iter()
-        .map(|address| {
-            let listener = listen(address, "the API", "--api-port")?;
-            listener
-                .set_nonblocking(true)
-                .context("prepare the API's socket")?;
-            Ok(listener)
-        })
-        .collect()
+/// Listens on every address of the API, or on none; with what was given where it was.
+pub(crate) fn bind_api(addresses: &[SocketAddr], given: &mut Given) -> Result<Vec<TcpListener>> {
+    let bind = |&address: &SocketAddr| match given.api(address) {
+        Some(socket) => Ok(socket),
+        None => listen(address, "the API", "--api-port"),
+    };
+    addresses.iter().map(bind).collect()
 }
 
-/// Fails when something else listens on one of the addresses.
-pub(crate) fn check_free(addresses: &[SocketAddr], what: &str, flag: &str) -> Result<()> {
-    addresses
-        .iter()
-        .try_for_each(|address| listen(address, what, flag).map(drop))
+/// The same for the edge.
+pub(crate) fn bind_edge(
+    addresses: &[SocketAddr],
+    what: &str,
+    flag: &str,
+    given: &mut Given,
+) -> Result<Vec<TcpListener>> {
+    let bind = |&address: &SocketAddr| match given.edge(address) {
+        Some(socket) => Ok(socket),
+        None => listen(address, what, flag),
+    };
+    addresses.iter().map(bind).collect()
 }
 
-fn listen(address: &SocketAddr, what: &str, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).or_else(|error| match error.kind() {
+fn listen(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener> {
+    roost_edge::listen(address).or_else(|error| match error.kind() {
         io::ErrorKind::AddrInUse => bail!(
             "the address {address} for {what} is in use by another program; stop it (`ss -ltnp` shows it) or choose another port with {flag}"
         ),

@@ -201,6 +201,13 @@ impl Agent for TestAgent {
         }))
     }
 
+    async fn processes(
+        &self,
+        _: Request<proto::ProcessesRequest>,
+    ) -> Result<Response<proto::ProcessesReply>, Status> {
+        Err(Status::unimplemented("test"))
+    }
+
     async fn prepare_snapshot(
         &self,
         _: Request<proto::PrepareSnapshotRequest>,

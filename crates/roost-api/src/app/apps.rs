@@ -3,6 +3,7 @@
 use super::{app_not_found, find_app};
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
+use crate::host_names;
 use crate::limits;
 use crate::state::ApiState;
 use crate::view;
@@ -123,7 +124,8 @@ pub(crate) async fn begin_deletion(
     force: bool,
 ) -> Result<(), ApiError> {
     super::deployments::refuse_while_deploying(state, record).await?;
-    let _no_creation_under_way = state.machine_gate.write().await;
+    let gate = state.machine_gates.of(&record.id);
+    let _no_creation_under_way = gate.write().await;
     let machines = state.worker.machines(Some(&record.name)).await?;
     let n_running = machines
         .iter()
@@ -186,8 +188,13 @@ pub(crate) async fn finish_deletion(state: &ApiState, record: &AppRecord) -> Res
         return Ok(());
     }
     state.logs.remove_app(&record.name).await?;
-    state.store.delete_app(&record.id).await?;
+    state
+        .store
+        .delete_app(&record.id, state.clock.now())
+        .await?;
     state.worker.load_fences().await?;
+    host_names::publish(state).await?;
+    state.host_names.wake();
     tracing::info!(app = %record.name, "app deleted");
     Ok(())
 }

@@ -11,7 +11,7 @@ pub(crate) use metadata::{metadata, remove_metadata, set_metadata};
 pub(crate) use wait::{Wait, wait};
 
 use super::deployments::refuse_while_deploying;
-use super::{find_app, secrets, to_spec};
+use super::{find_app, ports, secrets, to_next_spec, to_spec};
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::limits;
@@ -120,6 +120,7 @@ pub(crate) async fn create(
         region,
     };
     let spec = to_spec(&request.config, identity)?;
+    ports::refuse_taken(state, app, &spec.services).await?;
     let lease = request.lease_ttl.map(leases::with_creation);
     let state_of_task = state.clone();
     let (launch, asker) = (launch(request.skip_launch), ctx.asker());
@@ -131,6 +132,7 @@ pub(crate) async fn create(
             spec,
             secrets,
             launch,
+            cordoned: false,
             reservation: None,
             lease: lease.clone(),
             placement: None,
@@ -153,13 +155,16 @@ async fn create_in_app(
     request: CreateMachine,
     asker: &Asker,
 ) -> Result<MachineStatus, ApiError> {
-    let _no_deletion_begins = state.machine_gate.read().await;
+    let gate = state.machine_gates.of(&app.id);
+    let _no_deletion_begins = gate.read().await;
     let present = find_app(state, &app.name).await?;
     // The name may be another app's by now.
     if present.deleting_at.is_some() || present.id != app.id {
         return Err(StoreError::Deleting(app.name.to_string()).into());
     }
-    Ok(placement::create(state, request, asker).await?)
+    // Boxed: it is large, and part of what every creation waits for.
+    let created = Box::pin(placement::create(state, request, asker));
+    Ok(created.await?)
 }
 
 /// One machine with its newest events.
@@ -242,12 +247,8 @@ async fn replace(
     request: UpdateMachineRequest,
 ) -> Result<Machine, ApiError> {
     let record = find_app(state, &old.spec.app).await?;
-    let identity = MachineIdentity {
-        app: old.spec.app,
-        name: old.spec.name,
-        region: old.spec.region,
-    };
-    let spec = to_spec(&request.config, identity)?;
+    let spec = to_next_spec(old.spec, request.config)?;
+    ports::refuse_taken(state, &record.name, &spec.services).await?;
     let current_version = request
         .current_version
         .as_deref()

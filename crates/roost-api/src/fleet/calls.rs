@@ -9,10 +9,11 @@ use roost_model::error::chain;
 use roost_model::id::{MachineId, NodeId, RunId};
 use roost_model::machine::{Rung, StopSignal};
 use roost_proto::worker::{
-    Asker, ExecCommand, ExecOutcome, Lease, ListeningSocket, MachineEvent, MachineStatus,
+    Asker, ExecCommand, ExecOutcome, Launch, Lease, ListeningSocket, MachineEvent, MachineStatus,
     Operation, OperationFilter, Process, ReleaseLease, RungStatus, TakeLease, UpdateMachine,
     WaitFor, WorkerApi, WorkerError,
 };
+use roost_store::placements::Change;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,8 @@ pub(super) struct Home {
 }
 
 impl Fleet {
-    /// The worker that has a machine; all nodes are asked for one that is not known.
+    /// The worker that has a machine. For one that is neither recorded nor listed, the nodes
+    /// are asked that have not told their machines yet.
     pub(super) async fn home(&self, id: &MachineId) -> Result<Home, WorkerError> {
         let known = {
             let nodes = self.nodes.lock();
@@ -50,7 +52,16 @@ impl Fleet {
                 Ok(node)
             })
         };
-        let looks: Vec<_> = self.answering().into_iter().map(look).collect();
+        let untold: Vec<_> = {
+            let nodes = self.nodes.lock();
+            let untold = nodes.untold();
+            untold
+                .map(|(id, standing)| (id.clone(), standing))
+                .collect()
+        };
+        let answers = |(_, standing): &&(NodeId, Standing)| *standing == Standing::Answers;
+        let looks = untold.iter().filter(answers);
+        let looks: Vec<_> = looks.map(|(id, _)| look(id.clone())).collect();
         let mut looks = stream::iter(looks).buffer_unordered(limits::FAN_OUT);
         let mut failure = None;
         while let Some(look) = looks.next().await {
@@ -63,20 +74,19 @@ impl Fleet {
         if let Some(error) = failure {
             return Err(error);
         }
-        let nodes = self.nodes.lock();
-        Err(match nodes.untold() {
-            Some(node) => silent(node, nodes.silence(node)),
+        let mut unheard = untold.iter().filter(|node| !answers(node));
+        Err(match unheard.next() {
+            Some((node, _)) => silent(node, self.nodes.lock().silence(node)),
             None => WorkerError::NotFound(id.clone()),
         })
     }
 
-    /// Nodes that answer; all when there is but one, so that its failure is told.
-    pub(super) fn answering(&self) -> Vec<NodeId> {
-        let all = self.standings();
-        let is_only = all.len() == 1;
-        let answers = all
+    /// Nodes that answer.
+    pub(crate) fn answering(&self) -> Vec<NodeId> {
+        let answers = self
+            .standings()
             .into_iter()
-            .filter(|(_, standing)| is_only || *standing == Standing::Answers);
+            .filter(|(_, standing)| *standing == Standing::Answers);
         answers.map(|(id, _)| id).collect()
     }
 
@@ -95,7 +105,7 @@ impl Fleet {
     }
 
     /// The same, where the answer is what the machine is now.
-    async fn status_at(
+    pub(super) async fn status_at(
         &self,
         home: &Home,
         id: &MachineId,
@@ -118,10 +128,14 @@ impl Fleet {
         asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let home = self.home(id).await?;
+        let wanted = Change {
+            blueprint: Some(blueprint(&request.spec)),
+            // One that is not to be started was at rest, or is refused.
+            rests: Some(request.launch == Launch::Skip),
+            ..Change::default()
+        };
         let call = home.worker.update_machine(id, request, asker);
-        let status = self.status_at(&home, id, call).await?;
-        self.keep_blueprint(&status).await?;
-        Ok(status)
+        self.change(&home, id, wanted, call).await
     }
 
     pub(crate) async fn set_metadata(
@@ -133,16 +147,7 @@ impl Fleet {
     ) -> Result<MachineStatus, WorkerError> {
         let home = self.home(id).await?;
         let call = home.worker.set_metadata(id, key, value, asker);
-        let status = self.status_at(&home, id, call).await?;
-        self.keep_blueprint(&status).await?;
-        Ok(status)
-    }
-
-    /// Records what a machine is from now on, should it have to be made anew.
-    async fn keep_blueprint(&self, status: &MachineStatus) -> Result<(), WorkerError> {
-        let blueprint = blueprint(&status.spec);
-        let changed = self.store.change_blueprint(&status.id, &blueprint);
-        changed.await.map_err(|error| not_recorded(&error))
+        self.change(&home, id, Change::default(), call).await
     }
 
     pub(crate) async fn start_machine(
@@ -151,8 +156,8 @@ impl Fleet {
         asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let home = self.home(id).await?;
-        self.status_at(&home, id, home.worker.start_machine(id, asker))
-            .await
+        let call = home.worker.start_machine(id, asker);
+        self.change(&home, id, runs(true), call).await
     }
 
     pub(crate) async fn stop_machine(
@@ -164,7 +169,7 @@ impl Fleet {
     ) -> Result<MachineStatus, WorkerError> {
         let home = self.home(id).await?;
         let call = home.worker.stop_machine(id, signal, timeout, asker);
-        self.status_at(&home, id, call).await
+        self.change(&home, id, runs(false), call).await
     }
 
     pub(crate) async fn suspend_machine(
@@ -173,8 +178,8 @@ impl Fleet {
         asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let home = self.home(id).await?;
-        self.status_at(&home, id, home.worker.suspend_machine(id, asker))
-            .await
+        let call = home.worker.suspend_machine(id, asker);
+        self.change(&home, id, runs(false), call).await
     }
 
     pub(crate) async fn restart_machine(
@@ -183,8 +188,8 @@ impl Fleet {
         asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let home = self.home(id).await?;
-        self.status_at(&home, id, home.worker.restart_machine(id, asker))
-            .await
+        let call = home.worker.restart_machine(id, asker);
+        self.change(&home, id, runs(true), call).await
     }
 
     pub(crate) async fn set_cordoned(
@@ -194,8 +199,12 @@ impl Fleet {
         asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
         let home = self.home(id).await?;
+        let wanted = Change {
+            is_cordoned: Some(cordoned),
+            ..Change::default()
+        };
         let call = home.worker.set_cordoned(id, cordoned, asker);
-        self.status_at(&home, id, call).await
+        self.change(&home, id, wanted, call).await
     }
 
     pub(crate) async fn wait_machine(
@@ -346,6 +355,14 @@ impl Fleet {
             offered.or_else(|| of_rung.next()).cloned()
         };
         Ok(Rung::ALL.into_iter().filter_map(merged).collect())
+    }
+}
+
+/// That a machine is to run, or to rest.
+fn runs(runs: bool) -> Change {
+    Change {
+        rests: Some(!runs),
+        ..Change::default()
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Node {
     view: Option<(usize, Instant)>,
     /// Its machines as it last said; none before its first list.
     machines: Option<HashMap<MachineId, MachineStatus>>,
+    /// Machines whose home it is, those and others that were heard of, and when.
+    homed: HashMap<MachineId, Instant>,
     /// Apps of which it had machines when this process began.
     apps_before: BTreeSet<AppName>,
 }
@@ -41,8 +43,8 @@ pub(super) struct Nodes {
     homes: HashMap<MachineId, NodeId>,
     /// What must not be, by node.
     fences: BTreeMap<NodeId, Vec<Fence>>,
-    /// Machines whose removal is being asked for by this process.
-    pub(super) leaving: HashSet<MachineId>,
+    /// Machines that this process is changing or removing, and how often.
+    pub(super) under_way: HashMap<MachineId, usize>,
 }
 
 impl Nodes {
@@ -53,12 +55,14 @@ impl Nodes {
             unanswered_since: None,
             view: None,
             machines: None,
+            homed: HashMap::new(),
             apps_before: BTreeSet::new(),
         };
         if let Some(old) = self.by_id.insert(id.clone(), node)
             && let Some(new) = self.by_id.get_mut(&id)
         {
-            (new.view, new.machines, new.apps_before) = (old.view, old.machines, old.apps_before);
+            let Node { worker, .. } = std::mem::replace(new, old);
+            (new.worker, new.unanswered_since) = (worker, None);
         }
     }
 
@@ -164,20 +168,35 @@ impl Nodes {
         self.homes.get(machine).cloned()
     }
 
+    fn set_home(&mut self, machine: MachineId, id: &NodeId) {
+        if let Some(node) = self.by_id.get_mut(id) {
+            node.homed.insert(machine.clone(), Instant::now());
+        }
+        self.homes.insert(machine, id.clone());
+    }
+
+    fn leave_home(&mut self, machine: &MachineId, id: &NodeId) {
+        if let Some(node) = self.by_id.get_mut(id) {
+            node.homed.remove(machine);
+        }
+        if self.homes.get(machine) == Some(id) {
+            self.homes.remove(machine);
+        }
+    }
+
     /// Notes the node that has a machine, as it was recorded before this process began.
     pub(super) fn settle(&mut self, id: &NodeId, machine: MachineId, app: AppName) {
-        self.homes.insert(machine, id.clone());
+        self.set_home(machine, id);
         if let Some(node) = self.by_id.get_mut(id) {
             node.apps_before.insert(app);
         }
     }
 
-    /// A node that does not answer and has not told its machines since this process began.
-    pub(super) fn untold(&self) -> Option<&NodeId> {
-        let mut nodes = self.by_id.iter();
-        let untold = nodes
-            .find(|(id, node)| node.machines.is_none() && self.standing(id) != Standing::Answers);
-        untold.map(|(id, _)| id)
+    /// Nodes that have not told their machines since this process began, and how they stand.
+    pub(super) fn untold(&self) -> impl Iterator<Item = (&NodeId, Standing)> {
+        let nodes = self.by_id.iter();
+        let untold = nodes.filter(|(_, node)| node.machines.is_none());
+        untold.map(|(id, _)| (id, self.standing(id)))
     }
 
     /// The node that has a machine, or had it when that had to go.
@@ -210,7 +229,7 @@ impl Nodes {
 
     /// Notes what a node said of a machine.
     pub(super) fn remember(&mut self, id: &NodeId, status: MachineStatus) {
-        self.homes.insert(status.id.clone(), id.clone());
+        self.set_home(status.id.clone(), id);
         if let Some(node) = self.by_id.get_mut(id)
             && let Some(machines) = &mut node.machines
         {
@@ -220,9 +239,7 @@ impl Nodes {
 
     /// Notes that a machine is on a node no more.
     pub(super) fn forget(&mut self, id: &NodeId, machine: &MachineId) {
-        if self.homes.get(machine) == Some(id) {
-            self.homes.remove(machine);
-        }
+        self.leave_home(machine, id);
         self.unlist(id, machine);
     }
 
@@ -235,35 +252,47 @@ impl Nodes {
         }
     }
 
-    /// Notes a node's answer to a question for its machines, or for those of one app.
+    /// Notes a node's answer to a question for its machines, or for those of one app, that was
+    /// asked at `asked_at`. What was heard of a machine since stays.
     pub(super) fn set_machines(
         &mut self,
         id: &NodeId,
         app: Option<&AppName>,
         machines: &[MachineStatus],
+        asked_at: Instant,
     ) {
         let Some(node) = self.by_id.get_mut(id) else {
             return;
         };
+        let homed = &mut node.homed;
+        let newer = homed.iter().filter(|(_, heard_at)| **heard_at >= asked_at);
+        let newer: HashSet<MachineId> = newer.map(|(machine, _)| machine.clone()).collect();
         match (&mut node.machines, app) {
-            (Some(known), Some(app)) => known.retain(|_, status| status.spec.app != *app),
+            (Some(known), Some(app)) => {
+                known.retain(|id, status| status.spec.app != *app || newer.contains(id));
+            }
             // Of the others nothing is known yet.
             (None, Some(_)) => {
                 for status in machines {
-                    self.homes.insert(status.id.clone(), id.clone());
+                    self.set_home(status.id.clone(), id);
                 }
                 return;
             }
             (known, None) => {
-                for machine in known.iter().flat_map(HashMap::keys) {
-                    if self.homes.get(machine) == Some(id) {
-                        self.homes.remove(machine);
-                    }
+                known
+                    .get_or_insert_default()
+                    .retain(|id, _| newer.contains(id));
+                let older: Vec<MachineId> = homed
+                    .extract_if(|id, _| !newer.contains(id))
+                    .map(|(id, _)| id)
+                    .collect();
+                for machine in older {
+                    self.leave_home(&machine, id);
                 }
-                *known = Some(HashMap::with_capacity(machines.len()));
             }
         }
-        for status in machines {
+        let older = machines.iter().filter(|status| !newer.contains(&status.id));
+        for status in older {
             self.remember(id, status.clone());
         }
     }
@@ -336,3 +365,6 @@ impl Nodes {
             .any(|fence| fence.machine.as_ref() == Some(machine))
     }
 }
+
+#[cfg(test)]
+mod tests;

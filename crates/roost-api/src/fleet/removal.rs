@@ -1,9 +1,10 @@
 //! The removal of a machine, which is a wish: it outlives this process, and the silence of a node.
 //!
 //! ```text
-//!   is_leaving = 1 ──▶ worker ──▶ gone: forgotten
-//!                        │   └──▶ refused: is_leaving = 0
-//!                        └──────▶ no answer: forgotten, and a fence in its place
+//!   leaving_since = now ──▶ worker ──▶ gone: forgotten
+//!                             │   └──▶ refused: leaving_since = none
+//!                             ├──────▶ no answer: the look of a reconciler tells; or,
+//!                             └──────▶ if nobody may object: forgotten, and a fence in its place
 //! ```
 
 use super::calls::{Home, not_recorded};
@@ -13,18 +14,6 @@ use roost_model::name::{AppName, MachineName};
 use roost_proto::worker::{Asker, WorkerError};
 use roost_runtime::points;
 use roost_store::placements::Fence;
-
-/// A machine that is being removed by this process.
-struct Leaving<'a> {
-    fleet: &'a Fleet,
-    machine: &'a MachineId,
-}
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        self.fleet.nodes.lock().leaving.remove(self.machine);
-    }
-}
 
 impl Fleet {
     /// Removes a machine. One that nobody may object to (`force`, and an asker that heeds no
@@ -37,13 +26,10 @@ impl Fleet {
         asker: &Asker,
     ) -> Result<(), WorkerError> {
         let home = self.home(id).await?;
-        self.nodes.lock().leaving.insert(id.clone());
-        let _leaving = Leaving {
-            fleet: self,
-            machine: id,
-        };
-        let recorded = self.store.set_leaving(id, true).await;
-        recorded.map_err(|error| not_recorded(&error))?;
+        let _under_way = self.begin(id);
+        let since = self.clock.now();
+        let before = self.store.set_leaving(id, since).await;
+        let before = before.map_err(|error| not_recorded(&error))?;
         points::pass("control.db-machine-leaving");
         let call = home.worker.destroy_machine(id, force, asker);
         let answer = self.ask(&home.node, call).await;
@@ -62,16 +48,11 @@ impl Fleet {
             // It may be gone, or not: a repetition tells, or the look of a reconciler.
             Err(WorkerError::Unreachable { .. }) => {}
             Err(_) => {
-                let recorded = self.store.set_leaving(id, false).await;
+                let recorded = self.store.set_staying(id, since, before).await;
                 recorded.map_err(|error| not_recorded(&error))?;
             }
         }
         answer
-    }
-
-    /// Whether its removal is under way in this process.
-    pub(crate) fn is_leaving(&self, id: &MachineId) -> bool {
-        self.nodes.lock().leaving.contains(id)
     }
 
     fn needs_no_leave(&self, home: &Home, asker: &Asker) -> bool {

@@ -6,6 +6,7 @@ mod bad_requests;
 mod deletion;
 mod full_disk;
 mod machines;
+mod metadata;
 mod operations;
 mod placement;
 mod platform;

@@ -1,7 +1,7 @@
 //! No machine is there that must not be: when a node answers again, it removes first what was
 //! replaced, or removed, while it was silent.
 
-use super::{Pass, ReconcileError, Reconciler};
+use super::{Pass, ReconcileError, Reconciler, has_passed};
 use crate::fleet::Standing;
 use crate::limits;
 use crate::state::ApiState;
@@ -29,22 +29,22 @@ impl Reconciler for Fences {
         let fences = fences.filter(|fence| fleet.standing(&fence.node) == Standing::Answers);
         let enforce = |fence: Fence| -> BoxFuture<'_, _> {
             Box::pin(async move {
+                // Before the look: what comes after it would not be seen.
+                let is_over = self.is_over(&fence);
                 let enforced = self.enforce(&fence).await;
-                (fence, enforced)
+                (fence, enforced, is_over)
             })
         };
         let enforced: Vec<_> = fences.map(enforce).collect();
         let mut enforced = stream::iter(enforced).buffer_unordered(limits::FAN_OUT);
         let mut pass = Pass::default();
-        while let Some((fence, enforced)) = enforced.next().await {
+        while let Some((fence, enforced, is_over)) = enforced.next().await {
             let Fence { node, name, .. } = &fence;
             match enforced {
-                Ok(Enforced::Removed(machine)) => pass.done.push(format!(
-                    "machine {machine} ({name}) is removed from node {node}: {}",
-                    fence.why
-                )),
-                Ok(Enforced::Absent) => {}
-                Ok(Enforced::NotYet) => continue,
+                Ok(removed) => pass.done.extend(removed.map(|machine| {
+                    let why = &fence.why;
+                    format!("machine {machine} ({name}) is removed from node {node}: {why}")
+                })),
                 Err(error) => {
                     let error = chain(&error);
                     tracing::warn!(%node, machine = %name, error, "a machine is not removed yet");
@@ -52,24 +52,17 @@ impl Reconciler for Fences {
                     continue;
                 }
             }
-            fleet.lift(&fence).await?;
+            if is_over {
+                fleet.lift(&fence).await?;
+            }
         }
         Ok(pass)
     }
 }
 
-/// What became of a fence.
-enum Enforced {
-    /// Its machine was there.
-    Removed(MachineId),
-    /// There is no such machine, and none will come.
-    Absent,
-    /// None is there; but the request for it may still be under way.
-    NotYet,
-}
-
 impl Fences {
-    async fn enforce(&self, fence: &Fence) -> Result<Enforced, WorkerError> {
+    /// Removes what must not be. The machine, if it was there.
+    async fn enforce(&self, fence: &Fence) -> Result<Option<MachineId>, WorkerError> {
         let fleet = &self.0.worker;
         let machine = match &fence.machine {
             Some(machine) => Some(machine.clone()),
@@ -82,24 +75,26 @@ impl Fences {
             }
         };
         let Some(machine) = machine else {
-            let now = self.0.clock.now();
-            // Or the clock was set back by more than any call takes.
-            let is_over = now.since(fence.since) >= limits::LATE_CALL_MAX
-                || fence.since.since(now) >= limits::LATE_CALL_MAX;
-            return Ok(if is_over {
-                Enforced::Absent
-            } else {
-                Enforced::NotYet
-            });
+            return Ok(None);
         };
         let asker = Asker::from(Cause::Reconciler);
         let worker = fleet.worker(&fence.node)?;
         let removal = worker.destroy_machine(&machine, true, &asker);
         // Not for long: the fences of all other nodes wait for the end of this look.
         match fleet.ask_soon(&fence.node, removal).await {
-            Ok(()) => Ok(Enforced::Removed(machine)),
-            Err(WorkerError::NotFound(_)) => Ok(Enforced::Absent),
+            Ok(()) => Ok(Some(machine)),
+            Err(WorkerError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
+
+    /// Whether what must not be there cannot come any more, either. A request whose answer was
+    /// lost may still be under way, also when one before it has made a machine.
+    fn is_over(&self, fence: &Fence) -> bool {
+        let now = self.0.clock.now();
+        fence.machine.is_some() || has_passed(fence.since, limits::LATE_CALL_MAX, now)
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,6 @@ use futures_util::stream::{self, StreamExt as _};
 use rand::seq::SliceRandom as _;
 use roost_model::error::chain;
 use roost_model::id::{MachineId, NodeId};
-use roost_model::machine::MachineState;
 use roost_model::name::MachineName;
 use roost_proto::machine_config::MachineIdentity;
 use roost_proto::worker::{
@@ -37,8 +36,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// See the module.
 pub(super) struct Machines(pub(super) ApiState);
 
-/// What the nodes say that they have.
-type Lists = BTreeMap<NodeId, HashMap<(String, MachineName), MachineStatus>>;
+/// What a node says that it has.
+type List = HashMap<(String, MachineName), MachineStatus>;
+type Lists = BTreeMap<NodeId, List>;
 
 #[async_trait]
 impl Reconciler for Machines {
@@ -61,7 +61,7 @@ impl Reconciler for Machines {
             .map(|app| (app.id.as_str(), app))
             .collect();
         let mut pass = Pass::default();
-        let mut todo = vec![];
+        let (mut notes, mut todo) = (vec![], vec![]);
         let may_move = state.worker.is_majority();
         if !may_move {
             tracing::warn!("nothing is started elsewhere while most nodes are silent");
@@ -74,23 +74,20 @@ impl Reconciler for Machines {
             match decide(placement, &seen, app.current_release, state.clock.now()) {
                 Action::Nothing => {}
                 Action::MakeAnew { .. } if !may_move => {}
+                note if note.is_note() => notes.push((*app, placement, note)),
                 action => todo.push((*app, placement, action)),
             }
         }
-        // By chance, so that those that cannot be done now never keep the others waiting.
-        todo.shuffle(&mut rand::rng());
-        let is_too_much = todo.len() > limits::RECONCILE_ACTIONS_MAX;
-        todo.truncate(limits::RECONCILE_ACTIONS_MAX);
-        // A removal that goes on will be over soon, and then the name is free.
-        let is_leaving = |(_, _, action): &_| matches!(action, Action::NoteStays { .. });
-        pass.is_more = todo.iter().any(is_leaving);
+        let is_too_much = cut(&mut todo, limits::RECONCILE_ACTIONS_MAX);
+        pass.is_more = cut(&mut notes, limits::RECONCILE_NOTES_MAX);
+        let lists = &lists;
         let act = |(app, placement, action)| -> BoxFuture<'_, _> {
             Box::pin(async move {
-                let done = self.act(app, placement, action).await;
+                let done = self.act(app, placement, action, lists).await;
                 (placement, done)
             })
         };
-        let acts: Vec<_> = todo.into_iter().map(act).collect();
+        let acts: Vec<_> = notes.into_iter().chain(todo).map(act).collect();
         let mut acts = stream::iter(acts).buffer_unordered(limits::RECONCILE_AT_ONCE);
         while let Some((placement, done)) = acts.next().await {
             match done {
@@ -112,15 +109,13 @@ impl Machines {
     /// The machines of every node that answers.
     async fn lists(&self) -> Result<Lists, ReconcileError> {
         let fleet = &self.0.worker;
-        let answering = fleet.standings().into_iter();
-        let answering = answering.filter(|(_, standing)| *standing == Standing::Answers);
-        let list = |(node, _): (NodeId, Standing)| -> BoxFuture<'_, _> {
+        let list = |node: NodeId| -> BoxFuture<'_, _> {
             Box::pin(async move {
                 let list = fleet.list(&node, None).await;
                 (node, list)
             })
         };
-        let lists: Vec<_> = answering.map(list).collect();
+        let lists: Vec<_> = fleet.answering().into_iter().map(list).collect();
         let mut lists = stream::iter(lists).buffer_unordered(limits::FAN_OUT);
         let mut all = Lists::new();
         while let Some((node, list)) = lists.next().await {
@@ -152,9 +147,9 @@ impl Machines {
     fn seen(&self, placement: &Placement, lists: &Lists) -> Seen {
         let fleet = &self.0.worker;
         if let Some(machine) = &placement.machine
-            && fleet.is_leaving(machine)
+            && fleet.is_under_way(machine)
         {
-            return Seen::Leaving;
+            return Seen::UnderWay;
         }
         let node = &placement.node;
         if fleet.standing(node) == Standing::Lost {
@@ -164,15 +159,14 @@ impl Machines {
         let Some(list) = lists.get(node) else {
             return Seen::Silent;
         };
-        let name = (placement.app.to_string(), placement.name.clone());
-        match list.get(&name) {
-            Some(status) if placement.machine.as_ref().is_none_or(|id| *id == status.id) => {
-                Seen::There {
-                    machine: status.id.clone(),
-                    rests: rests(status.state),
-                }
-            }
-            Some(_) | None => Seen::Missing,
+        match status(placement, list) {
+            Some(status) => Seen::There {
+                machine: status.id.clone(),
+                version: status.instance_id.clone(),
+                rests: placement::rests(status.state),
+                is_cordoned: status.cordoned,
+            },
+            None => Seen::Missing,
         }
     }
 
@@ -182,32 +176,38 @@ impl Machines {
         app: &AppRecord,
         placement: &Placement,
         action: Action,
+        lists: &Lists,
     ) -> Result<Option<String>, ActError> {
         let (store, name) = (&self.0.store, &placement.name);
         let mut no_deletion_begins = None;
         if matches!(action, Action::GoOn | Action::MakeAnew { .. }) {
-            no_deletion_begins = Some(self.0.machine_gate.read().await);
+            no_deletion_begins = Some(self.0.machine_gates.of(&app.id).read_owned().await);
             if store.app_by_id(&app.id).await?.deleting_at.is_some() {
                 return Ok(None);
             }
         }
         let done = match action {
             Action::Nothing => None,
-            Action::NoteRest { machine, rests } => {
-                store.set_rests(&machine, rests).await?;
-                None
-            }
-            Action::NoteStays { machine } => {
-                if !self.is_being_removed(&placement.node, &machine).await? {
-                    store.set_leaving(&machine, false).await?;
+            Action::Note => {
+                let list = lists.get(&placement.node);
+                if let Some(status) = list.and_then(|list| status(placement, list)) {
+                    let told = placement::told(status);
+                    store.note_placement(placement, &told).await?;
                 }
                 None
             }
-            Action::Settle { machine } => {
+            Action::NoteStays { machine } => {
+                if let Some(since) = placement.leaving_since
+                    && !self.is_being_removed(&placement.node, &machine).await?
+                {
+                    store.set_staying(&machine, since, None).await?;
+                }
+                None
+            }
+            Action::Settle { machine, version } => {
                 let (request_id, attempt) = (&placement.request_id, placement.attempt);
-                store
-                    .settle_placement(request_id, attempt, &machine)
-                    .await?;
+                let machine = (&machine, &version);
+                store.settle_placement(request_id, attempt, machine).await?;
                 None
             }
             Action::GiveUp => {
@@ -295,6 +295,7 @@ impl Machines {
             spec,
             secrets: secrets.map_err(|error| ActError::Request(error.message))?,
             launch: Launch::Start,
+            cordoned: placement.is_cordoned,
             reservation: None,
             lease: None,
             placement: None,
@@ -316,19 +317,26 @@ enum ActError {
     Request(String),
 }
 
-/// Whether a machine runs only when somebody starts it.
-fn rests(state: MachineState) -> bool {
-    match state {
-        MachineState::Created
-        | MachineState::Starting
-        | MachineState::Started
-        | MachineState::Suspending
-        // It may be restarted; if it was stopped, the next look tells.
-        | MachineState::Stopping => false,
-        MachineState::Stopped
-        | MachineState::Suspended
-        | MachineState::Failed
-        | MachineState::Destroying
-        | MachineState::Destroyed => true,
-    }
+/// Leaves so many, by chance: those that cannot be done now never keep the others waiting.
+/// Whether there were more.
+fn cut<T>(all: &mut Vec<T>, n_max: usize) -> bool {
+    all.shuffle(&mut rand::rng());
+    let is_too_much = all.len() > n_max;
+    all.truncate(n_max);
+    is_too_much
 }
+
+/// A machine as its node tells of it.
+fn status<'a>(placement: &Placement, list: &'a List) -> Option<&'a MachineStatus> {
+    let name = (placement.app.to_string(), placement.name.clone());
+    let status = list.get(&name)?;
+    let is_it = |id: &MachineId| *id == status.id;
+    placement
+        .machine
+        .as_ref()
+        .is_none_or(is_it)
+        .then_some(status)
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@
 
 mod diagnose;
 mod health;
-mod journal;
+mod progress;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -30,12 +30,15 @@ mod undo;
 use crate::error::ApiError;
 use crate::limits;
 use crate::state::ApiState;
-use journal::Journal;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt as _};
+use progress::Progress;
 use roost_fsm::journal::{Entry, NewRun};
 use roost_fsm::record::{Direction, Outcome, Status, Subject};
 use roost_fsm::workflow::OnBusy;
 use roost_fsm::{Cx, StartRequest, Step, StepError, Steps, Workflow};
 use roost_model::error::chain;
+use roost_model::id::MachineId;
 use roost_proto::rest::DeploymentError;
 use roost_proto::worker::{Cause, MachineStatus};
 use roost_store::records::{DeploymentRecord, DeploymentStatus, SlotRecord};
@@ -102,33 +105,33 @@ impl Deploy {
         Self { state }
     }
 
-    async fn journal(&self, cx: Cx<DeployParams>) -> Result<Journal, StepError> {
-        Journal::load(&self.state, cx).await.map_err(not_stored)
+    async fn progress(&self, cx: Cx<DeployParams>) -> Result<Progress, StepError> {
+        Progress::load(&self.state, cx).await.map_err(not_stored)
     }
 
     async fn plan(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
-        let journal = self.journal(cx).await?;
-        if journal.record.status == DeploymentStatus::Pending {
-            announce(&journal).await.map_err(not_stored)?;
-            journal.set_status(DeploymentStatus::Running, None).await?;
+        let progress = self.progress(cx).await?;
+        if progress.record.status == DeploymentStatus::Pending {
+            announce(&progress).await.map_err(not_stored)?;
+            progress.set_status(DeploymentStatus::Running, None).await?;
         }
         Ok(())
     }
 
     /// Brings every slot to its end, or records why that cannot be.
     async fn roll(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
-        let journal = self.journal(cx).await?;
-        if journal.record.status == DeploymentStatus::Undoing {
+        let progress = self.progress(cx).await?;
+        if progress.record.status == DeploymentStatus::Undoing {
             // Decided before a crash.
-            let error = journal.record.error;
+            let error = progress.record.error;
             let reason = error.map_or_else(String::new, |error| error.message);
             return Err(StepError::Fail(reason));
         }
-        match advance_all(&journal).await {
+        match advance_all(&progress).await {
             Ok(()) => Ok(()),
             Err(SlotError::Failed(error)) => {
                 let undoing = DeploymentStatus::Undoing;
-                journal.set_status(undoing, Some(&error)).await?;
+                progress.set_status(undoing, Some(&error)).await?;
                 Err(StepError::Fail(error.message))
             }
             Err(SlotError::Cancelled) => Err(StepError::Retry("the run turns back".into())),
@@ -137,35 +140,37 @@ impl Deploy {
     }
 
     async fn roll_back(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
-        let journal = self.journal(cx).await?;
-        let why = journal.why_undone();
+        let progress = self.progress(cx).await?;
+        let why = progress.why_undone();
         let undoing = DeploymentStatus::Undoing;
-        journal.set_status(undoing, why.as_ref()).await?;
-        undo::undo(&journal).await.map_err(not_stored)
+        progress.set_status(undoing, why.as_ref()).await?;
+        undo::undo(&progress).await.map_err(not_stored)
     }
 
     /// The end of a deployment that is undone.
     async fn fail(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
-        let journal = self.journal(cx).await?;
-        let why = journal.why_undone();
-        journal.finish(DeploymentStatus::Failed, why.as_ref()).await
+        let progress = self.progress(cx).await?;
+        let why = progress.why_undone();
+        progress
+            .finish(DeploymentStatus::Failed, why.as_ref())
+            .await
     }
 
     /// From here on the release is the app's current one.
     async fn commit(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
-        let journal = self.journal(cx).await?;
-        journal.set_status(DeploymentStatus::Retiring, None).await
+        let progress = self.progress(cx).await?;
+        progress.set_status(DeploymentStatus::Retiring, None).await
     }
 
     /// Removes the old machines. They take no traffic any more, so a failure is only told.
     async fn retire(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
-        let journal = self.journal(cx).await?;
-        retire_old(&journal).await.map_err(not_stored)
+        let progress = self.progress(cx).await?;
+        retire_old(&progress).await.map_err(not_stored)
     }
 
     async fn finish(self: Arc<Self>, cx: Cx<DeployParams>) -> Result<(), StepError> {
-        let journal = self.journal(cx).await?;
-        journal.finish(DeploymentStatus::Succeeded, None).await
+        let progress = self.progress(cx).await?;
+        progress.finish(DeploymentStatus::Succeeded, None).await
     }
 }
 
@@ -336,24 +341,24 @@ fn why_ended(record: &DeploymentRecord, status: Status, reason: String) -> Deplo
     }
 }
 
-async fn announce(journal: &Journal) -> Result<(), StoreError> {
-    let slots = journal.slots().await?;
+async fn announce(progress: &Progress) -> Result<(), StoreError> {
+    let slots = progress.slots().await?;
     let n_new = slots.iter().filter(|slot| slot.makes_new).count();
     let n_old = slots
         .iter()
         .filter(|slot| slot.old_machine.is_some())
         .count();
-    let version = journal.record.release_version;
+    let version = progress.record.release_version;
     let text = format!(
         "release v{version}: machines {n_new} new, {n_old} old; batches {}",
-        journal.record.batches.len()
+        progress.record.batches.len()
     );
-    journal.step("plan", None, "done", text).await
+    progress.step("plan", None, "done", text).await
 }
 
-async fn advance_all(journal: &Journal) -> Result<(), SlotError> {
-    for batch in &journal.record.batches {
-        let slots: Vec<SlotRecord> = journal
+async fn advance_all(progress: &Progress) -> Result<(), SlotError> {
+    for batch in &progress.record.batches {
+        let slots: Vec<SlotRecord> = progress
             .slots()
             .await?
             .into_iter()
@@ -361,28 +366,32 @@ async fn advance_all(journal: &Journal) -> Result<(), SlotError> {
             .collect();
         // All slots of a batch come to an end before anything is undone.
         let results = futures_util::future::join_all(
-            slots.into_iter().map(|slot| slot::advance(journal, slot)),
+            slots.into_iter().map(|slot| slot::advance(progress, slot)),
         );
         results.await.into_iter().collect::<Result<(), _>>()?;
     }
     Ok(())
 }
 
-async fn retire_old(journal: &Journal) -> Result<(), StoreError> {
-    for slot in journal.slots().await? {
-        let Some(old) = slot.old_machine else {
-            continue;
-        };
-        match journal.destroy(&old).await {
-            Ok(()) => {
-                let text = format!("old machine {old} removed");
-                journal.step("retire", Some(&old), "done", text).await?;
-            }
-            Err(reason) => {
-                let text = format!("old machine {old} could not be removed: {reason}");
-                journal.step("retire", Some(&old), "failed", text).await?;
-            }
-        }
+async fn retire_old(progress: &Progress) -> Result<(), StoreError> {
+    let slots = progress.slots().await?.into_iter();
+    let old = slots.filter_map(|slot| slot.old_machine);
+    let retire = |old: MachineId| -> BoxFuture<'_, _> { Box::pin(retire(progress, old)) };
+    let retire: Vec<_> = old.map(retire).collect();
+    let mut retire = stream::iter(retire).buffer_unordered(limits::RETIRE_AT_ONCE);
+    while let Some(retired) = retire.next().await {
+        retired?;
     }
     Ok(())
+}
+
+async fn retire(progress: &Progress, old: MachineId) -> Result<(), StoreError> {
+    let (outcome, text) = match progress.destroy(&old).await {
+        Ok(()) => ("done", format!("old machine {old} removed")),
+        Err(reason) => {
+            let text = format!("old machine {old} could not be removed: {reason}");
+            ("failed", text)
+        }
+    };
+    progress.step("retire", Some(&old), outcome, text).await
 }

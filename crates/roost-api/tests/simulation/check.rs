@@ -60,24 +60,55 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn look(&mut self, world: &World) {
+    pub(crate) async fn look(&mut self, world: &World) {
         let mut all = find_all(world, false);
         all.retain(|_, found| found.len() > 1);
         self.doubles.retain(|name, _| all.contains_key(name));
         for (name, found) in all {
             let n_doubles = &mut self.n_doubles;
-            let since = self.doubles.entry(name.clone()).or_insert_with(|| {
+            let since = *self.doubles.entry(name.clone()).or_insert_with(|| {
                 *n_doubles += 1;
                 Instant::now()
             });
             self.longest = self.longest.max(since.elapsed());
-            assert!(
-                since.elapsed() <= DOUBLE_MAX,
-                "{name:?} is there twice for {:?}: {found:?}",
-                since.elapsed()
-            );
+            if since.elapsed() > DOUBLE_MAX {
+                let known = known_of(world, &name).await;
+                panic!(
+                    "{name:?} is there twice for {:?}: {found:#?}\n{known}",
+                    since.elapsed()
+                );
+            }
         }
     }
+}
+
+/// What is recorded of a machine, and what its nodes went through with it.
+async fn known_of(world: &World, (app, name): &(String, String)) -> String {
+    let is_it = |of: &str, named: &str| (of, named) == (app, name);
+    let mut known = vec![];
+    match world.store_if_open() {
+        Some(store) => {
+            let placements = store.placements().await.unwrap();
+            let recorded = placements
+                .iter()
+                .filter(|it| is_it(it.app.as_str(), it.name.as_str()));
+            known.extend(recorded.map(|placement| format!("{placement:#?}")));
+            let fences = store.fences().await.unwrap();
+            let fences = fences
+                .iter()
+                .filter(|it| is_it(it.app.as_str(), it.name.as_str()));
+            known.extend(fences.map(|fence| format!("{fence:#?}")));
+        }
+        None => known.push("there is no control plane just now".to_owned()),
+    }
+    for link in &world.links {
+        link.worker.inspect(|status, events| {
+            if is_it(status.spec.app.as_str(), status.spec.name.as_str()) {
+                known.push(format!("{}: {events:#?}", link.id));
+            }
+        });
+    }
+    known.join("\n")
 }
 
 /// What is not as it should be in the end; none when all is.

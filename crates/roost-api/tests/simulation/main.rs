@@ -40,6 +40,8 @@ struct Plan {
     chaos: Duration,
     /// Pause between two failures at most.
     failure_pause: Duration,
+    /// One of so many failures is the end of the control plane, which then begins anew.
+    restarts: u32,
 }
 
 const FAULTS: Faults = Faults {
@@ -60,6 +62,7 @@ const SAMPLE: Plan = Plan {
     faults: FAULTS,
     chaos: Duration::from_secs(400),
     failure_pause: Duration::from_secs(20),
+    restarts: 10,
 };
 /// Fewer machines, to which more happens.
 const BUSY: Plan = Plan {
@@ -73,6 +76,7 @@ const BUSY: Plan = Plan {
     faults: FAULTS,
     chaos: Duration::from_secs(1_500),
     failure_pause: Duration::from_secs(30),
+    restarts: 10,
 };
 /// What a large platform has.
 const FULL: Plan = Plan {
@@ -86,9 +90,12 @@ const FULL: Plan = Plan {
     faults: FAULTS,
     chaos: Duration::from_secs(600),
     failure_pause: Duration::from_secs(3),
+    restarts: 40,
 };
 /// Longest time that may pass until all is well after the last failure.
 const RECOVERY_MAX: Duration = Duration::from_secs(1_800);
+/// How often a long run tells how it goes, of the time that passes.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(30);
 /// The share of nodes that may be cut off at once.
 const CUT_SHARE: usize = 5;
 
@@ -100,7 +107,7 @@ async fn fail(world: Arc<World>, seed: u64, plan: Plan) {
         let max = u64::try_from(plan.failure_pause.as_millis()).unwrap();
         let pause = rng.random_range(0..=max);
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        if rng.random_range(0..10) == 0 {
+        if rng.random_range(0..plan.restarts) == 0 {
             world.restart().await;
             continue;
         }
@@ -140,6 +147,35 @@ fn seeds(usual: Range<u64>) -> Range<u64> {
     first..end.parse().unwrap_or(first + 1)
 }
 
+/// Tells how a long run goes.
+struct Progress {
+    started: Instant,
+    told: std::time::Instant,
+}
+
+impl Progress {
+    fn begin() -> Self {
+        Self {
+            started: Instant::now(),
+            told: std::time::Instant::now(),
+        }
+    }
+
+    /// From time to time.
+    fn tell(&mut self, world: &World, watch: &Watch) {
+        if self.told.elapsed() < PROGRESS_INTERVAL {
+            return;
+        }
+        self.told = std::time::Instant::now();
+        println!(
+            "{} s of the simulation: {} machines made, {} doubles until now",
+            self.started.elapsed().as_secs(),
+            world.n_made(),
+            watch.n_doubles
+        );
+    }
+}
+
 async fn simulate(seed: u64, plan: Plan) {
     let (began, started) = (std::time::Instant::now(), Instant::now());
     let world = World::start(seed, plan.n_nodes).await;
@@ -147,12 +183,16 @@ async fn simulate(seed: u64, plan: Plan) {
     let chaos = fail(Arc::clone(&world), seed, plan);
     let users = (0..plan.n_apps).map(|n| User::new(&world, seed, n, plan.wishes).live());
     let mut watch = Watch::default();
+    let mut progress = Progress::begin();
     let mut looking = tokio::time::interval(Duration::from_secs(15));
     let mut living = Box::pin(async { tokio::join!(join_all(users), chaos).0 });
     let expected = loop {
         tokio::select! {
             expected = &mut living => break expected,
-            _ = looking.tick() => watch.look(&world),
+            _ = looking.tick() => {
+                watch.look(&world).await;
+                progress.tell(&world, &watch);
+            }
         }
     };
     drop(living);
@@ -161,7 +201,8 @@ async fn simulate(seed: u64, plan: Plan) {
     // Nodes that are cut come back within some minutes.
     while let Some(flaw) = first_flaw(&world, &expected).await {
         assert!(quiet.elapsed() < RECOVERY_MAX, "seed {seed}: {flaw}");
-        watch.look(&world);
+        watch.look(&world).await;
+        progress.tell(&world, &watch);
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
     let n_machines: usize = expected.iter().map(|app| app.n_deployed).sum();
@@ -169,11 +210,7 @@ async fn simulate(seed: u64, plan: Plan) {
         "seed {seed}: {} nodes, {} made and {n_machines} machines left, well {} s after the last \
          failure of {} s; {} doubles, the longest for {} s; {:.1} s",
         plan.n_nodes,
-        world
-            .links
-            .iter()
-            .map(|link| link.worker.n_made())
-            .sum::<u64>(),
+        world.n_made(),
         quiet.elapsed().as_secs(),
         started.elapsed().as_secs(),
         watch.n_doubles,

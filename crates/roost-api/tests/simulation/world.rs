@@ -2,26 +2,15 @@
 
 use crate::clock::Clock;
 use crate::link::{Faults, Link};
-use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
-use bytes::Bytes;
-use futures_util::stream::{BoxStream, StreamExt as _};
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
-use roost_api::ports::{
-    ImageBuilder, ImageSource, LogSelection, LogSource, PortError, PulledImage,
-};
-use roost_api::{ApiParts, ApiState, NodeFacts};
-use roost_auth::seal::SealingKey;
+use roost_api::{ApiParts, ApiState, testing};
 use roost_fsm::testing::TokioClock;
 use roost_image::store::ContentStore;
-use roost_model::digest::Digest;
 use roost_model::id::MachineId;
-use roost_model::image_ref::ImageRef;
-use roost_model::name::{AppName, RegionCode};
-use roost_proto::logs::LogRecord;
-use roost_proto::rest::{BuildEvent, BuildPlan, PullProgress};
+use roost_model::name::RegionCode;
 use roost_proto::worker::WorkerApi;
 use roost_runtime::tasks::Tasks;
 use roost_store::Store;
@@ -31,53 +20,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
 /// Longest wait for tasks to end, of the time that passes.
 const END_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Images that are there, no logs, no builds.
-struct Ports;
-
-#[async_trait]
-impl ImageSource for Ports {
-    async fn pull(
-        &self,
-        _: &ImageRef,
-        _: &(dyn Fn(PullProgress) + Send + Sync),
-    ) -> Result<PulledImage, PortError> {
-        Ok(PulledImage {
-            digest: Digest::from_sha256([9; 32]),
-            size_bytes: 1,
-        })
-    }
-}
-
-#[async_trait]
-impl LogSource for Ports {
-    async fn query(&self, _: LogSelection) -> Result<Vec<LogRecord>, PortError> {
-        Ok(vec![])
-    }
-    fn follow(&self, _: LogSelection) -> BoxStream<'static, LogRecord> {
-        futures_util::stream::empty().boxed()
-    }
-    async fn remove_app(&self, _: &AppName) -> Result<(), PortError> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl ImageBuilder for Ports {
-    async fn build(
-        &self,
-        _: AppName,
-        _: BuildPlan,
-        _: BoxStream<'static, std::io::Result<Bytes>>,
-        _: mpsc::Sender<BuildEvent>,
-    ) {
-    }
-}
 
 /// One life of the control plane.
 #[derive(Clone)]
@@ -127,29 +73,13 @@ impl World {
 
     async fn open(&self) {
         let dir = self.dir.path();
-        let (store, tasks) = (
-            Store::open(&dir.join("control.db")).await.unwrap(),
-            Tasks::new(),
-        );
         let worker = |link: &Arc<Link>| (link.id.clone(), Arc::clone(link) as Arc<dyn WorkerApi>);
-        let state = ApiState::new(ApiParts {
-            store: store.clone(),
-            workers: self.links.iter().map(worker).collect(),
-            images: Arc::new(Ports),
-            logs: Arc::new(Ports),
-            builder: Arc::new(Ports),
-            node: NodeFacts {
-                version: "0.1.0".into(),
-                region: RegionCode::parse("local").unwrap(),
-                domains: vec!["localhost".into()],
-                http_port: 8080,
-                https_port: 8443,
-                registry: "localhost:4280".into(),
-            },
-            sealing_key: Arc::new(SealingKey::open_or_create(&dir.join("seal.key")).unwrap()),
+        let parts = ApiParts {
             clock: Arc::new(self.wall_clock),
-            tasks: tasks.clone(),
-        });
+            ..testing::parts(dir, self.links.iter().map(worker).collect()).await
+        };
+        let (store, tasks) = (parts.store.clone(), parts.tasks.clone());
+        let state = ApiState::new(parts);
         let token = state.mint_admin_token("test").await.unwrap();
         let images = ContentStore::open(&dir.join("images")).await.unwrap();
         state.resume().await.unwrap();
@@ -164,22 +94,31 @@ impl World {
 
     /// Ends the control plane wherever it is, and starts another one over its database.
     pub(crate) async fn restart(&self) {
-        self.close().await;
+        let api = self.api.lock().take();
+        if let Some(api) = api {
+            api.tasks.kill().await;
+            self.close(api.store).await;
+        }
         self.open().await;
     }
 
-    async fn close(&self) {
-        let api = self.api.lock().take();
-        if let Some(api) = api {
-            assert!(api.tasks.shutdown(END_TIMEOUT).await, "its tasks end");
-            self.clock.follow(None);
-            api.store.close().await;
-        }
+    async fn close(&self, store: Store) {
+        self.clock.follow(None);
+        store.close().await;
     }
 
     pub(crate) async fn end(&self) {
-        self.close().await;
+        let api = self.api.lock().take();
+        if let Some(api) = api {
+            assert!(api.tasks.shutdown(END_TIMEOUT).await, "its tasks end");
+            self.close(api.store).await;
+        }
         self.tasks.stop();
+    }
+
+    /// How many machines were ever made.
+    pub(crate) fn n_made(&self) -> u64 {
+        self.links.iter().map(|link| link.worker.n_made()).sum()
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {
@@ -187,7 +126,12 @@ impl World {
     }
 
     pub(crate) fn store(&self) -> Store {
-        self.api.lock().as_ref().expect("it is open").store.clone()
+        self.store_if_open().expect("it is open")
+    }
+
+    /// None while there is no control plane.
+    pub(crate) fn store_if_open(&self) -> Option<Store> {
+        self.api.lock().as_ref().map(|api| api.store.clone())
     }
 
     /// A request; none while there is no control plane.

@@ -28,6 +28,9 @@ pub(crate) struct UpArgs {
     /// The public address of this machine; an empty one takes it back
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) public_ip: Option<String>,
+    /// A proxy in front of the edge, an address or a network such as 10.0.0.0/8, that says who its clients are by the PROXY protocol; may be repeated, an empty one takes them back
+    #[arg(long = "proxy", value_name = "NETWORK")]
+    pub(crate) proxies: Vec<String>,
     /// The region of this machine; that of the last `up`, or `local`
     #[arg(short, long, value_name = "NAME")]
     pub(crate) region: Option<String>,
@@ -49,6 +52,21 @@ pub(crate) struct UpArgs {
     /// Memory promised to machines with shared CPUs for what there is, in percent, 400 when absent; an empty one takes it back
     #[arg(long, value_name = "PERCENT")]
     pub(crate) overcommit_memory: Option<String>,
+    /// Who issues certificates for custom host names: the directory of an ACME authority, to whose terms you agree; an empty one takes it back
+    #[arg(long, value_name = "URL")]
+    pub(crate) acme_directory: Option<String>,
+    /// Whom that authority may write to; an empty one takes it back
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) acme_email: Option<String>,
+    /// More roots (PEM) that the authority's own HTTPS may be of; an empty one takes it back
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) acme_root: Option<PathBuf>,
+    /// Replace the roostd that runs, by this version and with these options; no request fails
+    #[arg(long)]
+    pub(crate) restart: bool,
+    /// How long connections may go on in a roostd that was replaced, such as 10m
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) drain_timeout: Option<String>,
     /// Deploy this folder once the platform runs
     #[arg(long, value_name = "FOLDER")]
     pub(crate) deploy: Option<PathBuf>,

@@ -7,7 +7,7 @@ use crate::deploy;
 use crate::error::{CliError, Exit};
 use crate::output::{Output, count, date, printable, table};
 use crate::project::{app_name, checked_name};
-use roost_proto::rest::{App, AppList, Deployment};
+use roost_proto::rest::{App, AppList, AppPort, Deployment};
 
 /// Runs `apps …`.
 pub(crate) async fn run(
@@ -108,6 +108,14 @@ fn describe(app: &App) -> String {
     );
     for url in &app.urls {
         text.push_str(&format!("\nurl       {url}"));
+    }
+    for AppPort { port, problem } in &app.ports {
+        let problem = problem.as_deref().map(printable);
+        let problem = problem.map(|problem| format!(" is not open: {problem}"));
+        text.push_str(&format!(
+            "\nport      {port}{}",
+            problem.unwrap_or_default()
+        ));
     }
     text
 }

@@ -79,6 +79,10 @@ fn print(record: &LogRecord, output: Output) {
         LogStream::Stderr => " [stderr]",
         LogStream::System => " [roost]",
     };
+    let program = record
+        .program
+        .map(|number| format!(" [program {number}]"))
+        .unwrap_or_default();
     let level = record
         .level
         .as_ref()
@@ -99,7 +103,7 @@ fn print(record: &LogRecord, output: Output) {
         })
         .unwrap_or_default();
     output.line(&format!(
-        "{} {}{stream}{level} {message}{fields}",
+        "{} {}{program}{stream}{level} {message}{fields}",
         record.time, record.machine
     ));
 }

@@ -3,9 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod asking;
 mod bad_input;
 mod hardening;
 mod hostile;
+mod limits;
+mod names;
+mod patience;
 mod protocols;
+mod rates;
+mod replay;
+mod restart;
 mod routing;
+mod tcp;
 mod world;

@@ -6,6 +6,7 @@ use futures_util::{SinkExt as _, StreamExt as _, stream};
 use http::Response;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use roost_model::machine::Service;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 /// Answers with the request line, version and headers that the app sees.
@@ -71,6 +72,20 @@ async fn the_app_sees_who_asks_and_a_client_cannot_pretend() {
     assert_eq!(headers["roost-request-id"], headers["fly-request-id"]);
     assert_eq!(headers["x-app"], "1");
     assert!(!headers.contains_key("keep-alive"));
+}
+
+#[tokio::test]
+async fn a_trace_context_is_continued_or_begun() {
+    let world = World::new().await;
+    world.publish(vec![endpoint(1, mirror(&world).await)]);
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = world.client().get(world.url("/"));
+    let text = request.header("traceparent", trace).send().await.unwrap();
+    let text = text.text().await.unwrap();
+    assert!(text.contains(&format!("traceparent: {trace}\n")), "{text}");
+    let begun = world.client().get(world.url("/")).send().await.unwrap();
+    let text = begun.text().await.unwrap();
+    assert!(text.contains("traceparent: 00-0"), "{text}");
 }
 
 #[tokio::test]
@@ -145,7 +160,9 @@ async fn an_h2_app_gets_http2_and_its_trailers_reach_the_client() {
     })
     .await;
     let mut app = endpoint(1, address);
-    app.h2_backend = true;
+    let mut service = Service::http(address.port());
+    service.ports[0].http.h2_backend = true;
+    app.service = service.into();
     world.publish(vec![app]);
     let http2 = world
         .client_builder()
@@ -292,11 +309,11 @@ async fn a_client_that_expects_100_continue_gets_it() {
 #[tokio::test]
 async fn an_app_that_forces_https_redirects_to_the_https_port() {
     let world = World::new().await;
-    let endpoints = vec![endpoint(1, says(&world.tasks, "secure").await)];
-    world.publish_app(roost_proto::traffic::AppTraffic {
-        endpoints,
-        force_https: true,
-    });
+    let mut app = endpoint(1, says(&world.tasks, "secure").await);
+    let mut service = Service::http(app.address.port());
+    service.ports[0].force_https = true;
+    app.service = service.into();
+    world.publish(vec![app]);
     let response = world.client().get(world.url("/p?q")).send().await.unwrap();
     assert_eq!(response.status().as_u16(), 301);
     assert_eq!(

@@ -104,7 +104,7 @@ async fn a_request_waits_for_the_first_machine_to_become_healthy() {
 
 #[tokio::test]
 async fn a_wait_for_health_ends_with_the_reason() {
-    let world = World::with(|config| config.timeouts.healthy = Duration::from_millis(50)).await;
+    let world = World::with(|config| config.timeouts.machine = Duration::from_millis(50)).await;
     world.publish(vec![with_health(
         endpoint(1, nobody().await),
         EndpointHealth::Failing("tcp check: refused".into()),

@@ -8,7 +8,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use roost_auth::authority::LocalAuthority;
 use roost_edge::{Edge, EdgeConfig, EdgeTimeouts, LocalCertificates, TrafficCounter};
-use roost_model::{id::MachineId, name::AppName, name::RegionCode};
+use roost_model::{id::MachineId, machine::Service, name::AppName, name::RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficTable};
 use roost_runtime::tasks::Tasks;
 use std::convert::Infallible;
@@ -36,20 +36,39 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut EdgeConfig)) -> Self {
+        Self::with_sockets(change, Arc::default(), Vec::new()).await
+    }
+
+    /// An edge beside another one, at its sockets.
+    pub(crate) async fn taking_over(old: &Self, endpoints: Vec<Endpoint>) -> Self {
+        let at = |config: &mut EdgeConfig| {
+            config.http = vec![old.http()];
+            config.https = vec![old.https()];
+        };
+        let app = (AppName::parse("app").unwrap(), AppTraffic { endpoints });
+        Self::with_sockets(at, Arc::new([app].into()), old.edge.listeners().unwrap()).await
+    }
+
+    async fn with_sockets(
+        change: impl FnOnce(&mut EdgeConfig),
+        table: Arc<TrafficTable>,
+        given: Vec<std::net::TcpListener>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Arc::new(LocalAuthority::open(dir.path()).unwrap());
         let mut config = EdgeConfig::new(RegionCode::parse("local").unwrap());
         config.http = vec!["127.0.0.1:0".parse().unwrap()];
         config.https = vec!["127.0.0.1:0".parse().unwrap()];
         config.timeouts = EdgeTimeouts {
-            healthy: Duration::from_secs(5),
+            machine: Duration::from_secs(5),
             ..EdgeTimeouts::default()
         };
         change(&mut config);
-        let (table, feed) = watch::channel(Arc::default());
+        let (table, feed) = watch::channel(table);
         let tasks = Tasks::new();
         let certificates = LocalCertificates::new(authority.clone(), &config.domains);
-        let edge = Edge::bind(config, feed, TrafficCounter::new(), certificates, &tasks)
+        let counter = TrafficCounter::new();
+        let edge = Edge::take_over(config, feed, counter, certificates, &tasks, given)
             .await
             .unwrap();
         Self {
@@ -71,10 +90,7 @@ impl World {
 
     /// Publishes one app named `app` with these endpoints.
     pub(crate) fn publish(&self, endpoints: Vec<Endpoint>) {
-        self.publish_app(AppTraffic {
-            endpoints,
-            force_https: false,
-        });
+        self.publish_app(AppTraffic { endpoints });
     }
 
     pub(crate) fn publish_app(&self, traffic: AppTraffic) {
@@ -130,7 +146,7 @@ pub(crate) fn endpoint(number: u8, address: SocketAddr) -> Endpoint {
         region: RegionCode::parse("local").unwrap(),
         address,
         health: EndpointHealth::Passing,
-        h2_backend: false,
+        service: Service::http(address.port()).into(),
     }
 }
 

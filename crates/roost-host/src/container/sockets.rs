@@ -1,13 +1,10 @@
 //! The sockets that a machine listens on, read from the host's `/proc`.
 
 use super::limits::{DESCRIPTORS_MAX, SOCKET_OWNERS_MAX, SOCKET_TABLE_BYTES_MAX, SOCKETS_MAX};
+use roost_model::procfs::{self, SocketState};
 use roost_proto::worker::ListeningSocket;
 use std::collections::HashMap;
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-/// `TCP_LISTEN` of the kernel.
-const LISTEN: &str = "0A";
 
 /// Lists them for the network namespace of `pid`, with the one of `pids` that has it. Blocks.
 pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<(Option<u32>, ListeningSocket)>> {
@@ -21,7 +18,8 @@ pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<(Option<u32>, 
             }
             Err(error) => return Err(error),
         };
-        found.extend(parse(&text).map(|(address, inode)| (protocol, address, inode)));
+        let sockets = procfs::sockets(&text, SocketState::Listening);
+        found.extend(sockets.map(|(address, inode)| (protocol, address, inode)));
     }
     found.truncate(SOCKETS_MAX);
     let owners = owners(pids);
@@ -48,41 +46,6 @@ fn read_table(path: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Reads address and inode of each listening line of `/proc/net/tcp` (proc(5)).
-fn parse(text: &str) -> impl Iterator<Item = (SocketAddr, u64)> {
-    text.lines().skip(1).filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
-        if *state != LISTEN {
-            return None;
-        }
-        Some((parse_address(local)?, inode.parse().ok()?))
-    })
-}
-
-/// Reads `0100007F:0016`: 32-bit words in the byte order of the host.
-fn parse_address(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let words: Option<Vec<[u8; 4]>> = (0..address.len())
-        .step_by(8)
-        .map(|at| {
-            Some(
-                u32::from_str_radix(address.get(at..at + 8)?, 16)
-                    .ok()?
-                    .to_ne_bytes(),
-            )
-        })
-        .collect();
-    let bytes = words?.concat();
-    let ip = match bytes.len() {
-        4 => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
-        16 => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
 /// Which process has which socket, as far as can be seen.
 fn owners(pids: &[u32]) -> HashMap<u64, (u32, String)> {
     let mut owners = HashMap::new();
@@ -100,12 +63,7 @@ fn owners(pids: &[u32]) -> HashMap<u64, (u32, String)> {
             .iter()
             .filter_map(|entry| std::fs::read_link(entry.path()).ok())
         {
-            let inode = link.to_str().and_then(|link| {
-                link.strip_prefix("socket:[")?
-                    .strip_suffix(']')?
-                    .parse()
-                    .ok()
-            });
+            let inode = link.to_str().and_then(procfs::socket_inode);
             if let Some(inode) = inode {
                 owners
                     .entry(inode)
@@ -114,28 +72,4 @@ fn owners(pids: &[u32]) -> HashMap<u64, (u32, String)> {
         }
     }
     owners
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse;
-
-    #[test]
-    #[cfg(target_endian = "little")]
-    fn listening_sockets_of_both_families_are_read() {
-        let header = "  sl  local_address rem_address   st tx_queue ...\n";
-        let v4 = format!(
-            "{header}   0: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1234 1\n   1: 0100007F:0BB9 00000000:0000 01 00000000:00000000 00:00000000 00000000     0        0 1235 1\n"
-        );
-        let found: Vec<_> = parse(&v4).collect();
-        assert_eq!(found, [("127.0.0.1:3000".parse().unwrap(), 1234)]);
-        let v6 = format!(
-            "{header}   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 99 1\n"
-        );
-        assert_eq!(
-            parse(&v6).collect::<Vec<_>>(),
-            [("[::1]:80".parse().unwrap(), 99)]
-        );
-        assert_eq!(parse("garbage\n0: zz:zz\n").count(), 0);
-    }
 }

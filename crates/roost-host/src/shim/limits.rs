@@ -10,8 +10,8 @@ pub(super) const SHIM_END_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time between two looks at whether a shim has ended.
 pub(super) const SHIM_END_POLL: Duration = Duration::from_millis(5);
-/// Time for a shim that has ended to be reaped; later it only leaves an empty cgroup.
-pub(super) const SHIM_REAP_TIMEOUT: Duration = Duration::from_millis(200);
+/// Time for a shim to leave its cgroup after its lock, as its process ends: files are closed first.
+pub(super) const SHIM_LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest message of a shim.
 pub(super) const EVENT_BYTES_MAX: u64 = 64 * 1024;
 /// How much of a shim's own log is quoted in an error.

@@ -1,8 +1,8 @@
 //! What the driver asks of the agent in a guest.
 
 use super::limits::{
-    AGENT_TIMEOUT, EXEC_ARGS_MAX, EXEC_REPORT_TIMEOUT, PROCESS_NAME_CHARS_MAX, SOCKETS_MAX,
-    STDIN_PART_BYTES, STDIN_PARTS_MAX,
+    AGENT_TIMEOUT, EXEC_ARGS_MAX, EXEC_REPORT_TIMEOUT, PROCESS_NAME_CHARS_MAX,
+    PROCESS_TEXT_CHARS_MAX, PROCESSES_MAX, SOCKETS_MAX, STDIN_PART_BYTES, STDIN_PARTS_MAX,
 };
 use crate::driver::DriverError;
 use crate::shim::{Shims, host};
@@ -11,20 +11,23 @@ use roost_agent::host::Channel;
 use roost_agent::proto::agent_client::AgentClient;
 use roost_agent::proto::exec_input::Input;
 use roost_agent::proto::exec_output::Output;
-use roost_agent::proto::{ExecExit, ExecInput, ExecOutput, ExecStart, ListeningSocketsRequest};
+use roost_agent::proto::{
+    ExecExit, ExecInput, ExecOutput, ExecStart, ListeningSocketsRequest, ProcessesRequest,
+};
 use roost_model::id::MachineId;
 use roost_model::limits::EXEC_OUTPUT_BYTES_MAX;
 use roost_proto::vm::agent_path;
-use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket};
+use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket, Process};
 use rustix::fs::{Mode, OFlags};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 /// A client of the agent.
 pub(super) type Agent = AgentClient<Channel>;
@@ -50,21 +53,53 @@ pub(super) async fn dial(shims: &Shims, id: &MachineId) -> Result<Agent, DriverE
     }
 }
 
+/// What the agent answers to a question that needs no work of it.
+async fn answer<T>(
+    operation: &str,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, DriverError> {
+    match timeout(AGENT_TIMEOUT, call).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(refused(operation, &status)),
+        Err(_) => Err(host(operation, "the guest does not answer")),
+    }
+}
+
+/// The guest's processes, with what they listen on.
+pub(super) async fn processes(agent: &mut Agent) -> Result<Vec<Process>, DriverError> {
+    let call = agent.processes(ProcessesRequest {});
+    let reply = answer("list the machine's processes", call).await?;
+    let sockets = owned_sockets(agent).await?;
+    let mut processes = reply.processes;
+    processes.sort_by_key(|process| process.pid);
+    let processes = processes.into_iter().map(|process| {
+        let own = sockets.iter().filter(|(owner, _)| *owner == process.pid);
+        let directory = printable(&process.directory, PROCESS_TEXT_CHARS_MAX);
+        Process {
+            pid: process.pid,
+            command: printable(&process.command, PROCESS_TEXT_CHARS_MAX),
+            directory: (!directory.is_empty()).then_some(directory),
+            age: Duration::from_millis(process.age_ms),
+            cpu_time: Duration::from_micros(process.cpu_us),
+            memory: process.memory_bytes,
+            listening: own.map(|(_, socket)| socket.clone()).collect(),
+        }
+    });
+    Ok(processes.take(PROCESSES_MAX).collect())
+}
+
 /// The sockets that the guest's processes listen on.
 pub(super) async fn listening_sockets(
     agent: &mut Agent,
 ) -> Result<Vec<ListeningSocket>, DriverError> {
+    let sockets = owned_sockets(agent).await?.into_iter();
+    Ok(sockets.map(|(_, socket)| socket).collect())
+}
+
+/// The same, each with the id of the process that has it; zero if nobody knows.
+async fn owned_sockets(agent: &mut Agent) -> Result<Vec<(u32, ListeningSocket)>, DriverError> {
     let call = agent.listening_sockets(ListeningSocketsRequest {});
-    let reply = match timeout(AGENT_TIMEOUT, call).await {
-        Ok(Ok(reply)) => reply.into_inner(),
-        Ok(Err(status)) => return Err(refused("list the machine's sockets", &status)),
-        Err(_) => {
-            return Err(host(
-                "list the machine's sockets",
-                "the guest does not answer",
-            ));
-        }
-    };
+    let reply = answer("list the machine's sockets", call).await?;
     let sockets = reply.sockets.into_iter().filter_map(|socket| {
         let address: IpAddr = socket.address.parse().ok()?;
         let port = u16::try_from(socket.port).ok()?;
@@ -75,11 +110,12 @@ pub(super) async fn listening_sockets(
             ("tcp", IpAddr::V6(_)) => "tcp6",
             _ => return None,
         };
-        Some(ListeningSocket {
+        let listening = ListeningSocket {
             protocol: protocol.to_owned(),
             address: SocketAddr::new(address, port),
             process: (!name.is_empty()).then_some(name),
-        })
+        };
+        Some((socket.pid, listening))
     });
     Ok(sockets.take(SOCKETS_MAX).collect())
 }
@@ -184,10 +220,7 @@ async fn collect(mut stream: Streaming<ExecOutput>) -> Result<Collected, DriverE
     Ok(collected)
 }
 
-fn into_outcome(
-    collected: Collected,
-    limit: std::time::Duration,
-) -> Result<ExecOutcome, DriverError> {
+fn into_outcome(collected: Collected, limit: Duration) -> Result<ExecOutcome, DriverError> {
     let Collected {
         stdout,
         mut stderr,
@@ -217,6 +250,9 @@ fn refused(operation: &str, status: &Status) -> DriverError {
         Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => {
             DriverError::Refused(message)
         }
+        Code::Unimplemented => DriverError::Refused(
+            "the guest's roost-init is of a version that cannot; restart the machine".to_owned(),
+        ),
         _ => host(operation, message),
     }
 }

@@ -21,6 +21,10 @@ pub(super) const STDIN_PART_BYTES: usize = 32 * 1024;
 pub(super) const STDIN_PARTS_MAX: usize = 4;
 /// Most listening sockets that are reported.
 pub(super) const SOCKETS_MAX: usize = 256;
+/// Most processes of a guest that are reported.
+pub(super) const PROCESSES_MAX: usize = 1_024;
+/// Longest command or directory of one, in characters.
+pub(super) const PROCESS_TEXT_CHARS_MAX: usize = 4_096;
 /// Longest name of a guest's process that is reported, in characters.
 pub(super) const PROCESS_NAME_CHARS_MAX: usize = 64;
 

@@ -1,15 +1,13 @@
 //! What a hypervisor process costs, by the kernel's records (proc(5)).
 
 use super::{VmStats, VmmError};
+use roost_model::procfs::ProcessStat;
 use roost_model::size::ByteSize;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::time::Duration;
 
 /// How much is read of a record of a process.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
-/// `USER_HZ`, in which the kernel tells times to programs, whatever its own clock.
-pub(crate) const TICKS_PER_SECOND: u64 = 100;
 
 /// Reads what a process uses; of its mappings those of certain sizes are the guest's.
 pub(super) async fn read(
@@ -39,11 +37,11 @@ fn read_stats(pid: u32, is_guest: impl Fn(ByteSize) -> bool) -> io::Result<VmSta
     let smaps = read_record(&format!("/proc/{pid}/smaps"))?;
     let (resident, guest_resident) = resident(&smaps, is_guest);
     let stat = read_record(&format!("/proc/{pid}/stat"))?;
-    let ticks = ticks(&stat).ok_or_else(|| io::Error::other("no processor times"))?;
+    let stat = ProcessStat::parse(&stat).ok_or_else(|| io::Error::other("no processor times"))?;
     Ok(VmStats {
         resident,
         guest_resident,
-        cpu: Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND),
+        cpu: stat.cpu_time,
     })
 }
 
@@ -70,19 +68,9 @@ fn mapping_size(line: &str) -> Option<ByteSize> {
     number(to)?.checked_sub(number(from)?).map(ByteSize)
 }
 
-/// Time in user and kernel mode (proc_pid_stat(5), fields 14 and 15).
-fn ticks(stat: &str) -> Option<u64> {
-    // The second field is a name and may have anything in it.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{resident, ticks};
+    use super::resident;
     use roost_model::size::ByteSize;
 
     #[test]
@@ -94,12 +82,5 @@ mod tests {
             7ffd0-7ffe0 rw-p 00000000 00:00 0 [stack]\nRss:                  10 kB\n";
         let expected = (ByteSize::kib(2_158), ByteSize::kib(2_048));
         assert_eq!(resident(smaps, |size| size == ByteSize::mib(256)), expected);
-    }
-
-    #[test]
-    fn a_name_with_brackets_does_not_shift_the_times() {
-        let stat = "12 (a) b (c) S 1 12 12 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 4 0 99";
-        assert_eq!(ticks(stat), Some(300));
-        assert_eq!(ticks("7 (x) S 1"), None);
     }
 }

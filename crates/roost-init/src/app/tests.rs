@@ -1,7 +1,7 @@
 //! The life of apps, with a directory in the place of a control group.
 
 use super::{App, Surroundings};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{APP, COMMANDS, Cgroups};
 use crate::children::Children;
 use crate::output::Output;
 use crate::process::{self, Recipe};
@@ -55,15 +55,19 @@ async fn an_app_is_over_when_any_of_its_processes_is() {
         println!("skipped: processes get a user, which needs root");
         return;
     }
-    // A directory in the place of a control group: it takes what is written.
+    // Directories in the place of control groups: they take what is written.
     let dir = tempfile::tempdir().unwrap();
-    for file in ["cgroup.procs", "cgroup.kill", "memory.events"] {
+    for file in ["cgroup.kill", "memory.events"] {
         std::fs::write(dir.path().join(file), "").unwrap();
+    }
+    for group in [APP, COMMANDS] {
+        std::fs::create_dir(dir.path().join(group)).unwrap();
+        std::fs::write(dir.path().join(group).join("cgroup.procs"), "").unwrap();
     }
     let (children, tasks) = (Children::default(), Tasks::default());
     tasks.spawn(children.reaper().unwrap());
     let around = || Surroundings {
-        cgroup: Arc::new(Cgroup::open(dir.path()).unwrap()),
+        cgroups: Arc::new(Cgroups::open(dir.path()).unwrap()),
         children: children.clone(),
         output: Arc::new(Output::new()),
         tasks: tasks.clone(),

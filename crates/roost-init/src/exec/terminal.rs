@@ -1,6 +1,7 @@
 //! Terminals of commands.
 
 use super::{Command, Input, Surroundings, spawn};
+use crate::cgroup::Member;
 use crate::descriptor::Descriptor;
 use crate::failure::{Attempt as _, Failure};
 use crate::process::{Recipe, Terminal};
@@ -25,7 +26,11 @@ pub(super) fn start(
     let (ours, theirs) = open(Uid::from_raw(recipe.account.uid)).attempt("make a terminal")?;
     resize(theirs.as_fd(), size);
     let copy = || theirs.try_clone().attempt("copy a terminal");
-    let mut command = recipe.command(&around.cgroup, open_files_max, Terminal::Stdin)?;
+    let mut command = recipe.command(
+        (&around.cgroups, Member::Command),
+        open_files_max,
+        Terminal::Stdin,
+    )?;
     command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
     let child = spawn(recipe, &mut command, around)?;
     let ours = Arc::new(Descriptor::new(ours).attempt("set up a terminal")?);

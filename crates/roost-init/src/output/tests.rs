@@ -1,18 +1,23 @@
 //! What watchers get, and what is kept for them.
 
-use super::{Cursor, Output};
+use super::{Cursor, Output, Source};
 use crate::limits::{OUTPUT_INIT_BYTES_MAX, OUTPUT_SENT_BYTES_MAX, OUTPUT_UNSENT_BYTES_MAX};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use roost_agent::proto::watch_event::Event;
 use roost_agent::proto::{AppExit, OutputStream, WatchEvent};
 
-const STDOUT: OutputStream = OutputStream::Stdout;
+fn stdout() -> Source {
+    Source {
+        stream: OutputStream::Stdout,
+        process: "2".into(),
+    }
+}
 
 /// Writes what must find room at once.
 fn write(output: &Output, data: &'static [u8]) {
     output
-        .write(STDOUT, Bytes::from_static(data))
+        .write(&stdout(), Bytes::from_static(data))
         .now_or_never()
         .unwrap();
 }
@@ -32,7 +37,11 @@ fn data(event: &WatchEvent) -> &[u8] {
 fn fill(output: &Output) -> usize {
     let piece = Bytes::from(vec![b'x'; 1000]);
     let mut n = 0;
-    while output.write(STDOUT, piece.clone()).now_or_never().is_some() {
+    while output
+        .write(&stdout(), piece.clone())
+        .now_or_never()
+        .is_some()
+    {
         n += 1;
         assert!(n < 10_000, "there is no bound");
     }

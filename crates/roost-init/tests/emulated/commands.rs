@@ -47,7 +47,7 @@ pub(crate) fn shell(script: &str) -> ExecStart {
 
 #[tokio::test]
 async fn commands_run_beside_the_app_with_and_without_a_terminal() {
-    let Some(mut guest) = within(Guest::start()).await else {
+    let Some(mut guest) = Guest::start().await else {
         return;
     };
     within(guest.agent.boot(boot_request(&["sleep", "100000"])))

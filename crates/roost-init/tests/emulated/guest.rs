@@ -73,7 +73,7 @@ fn find_parts() -> Result<Parts, String> {
 }
 
 impl Guest {
-    /// Starts a guest and connects; `None` where that cannot be done.
+    /// Starts a guest in its turn and connects; `None` where that cannot be done.
     pub(crate) async fn start() -> Option<Self> {
         let parts = match find_parts() {
             Ok(parts) => parts,
@@ -86,7 +86,7 @@ impl Guest {
         let dir = tempfile::tempdir().unwrap();
         let source = KernelSource::in_folder(&parts.kernel_dir, parts.init).unwrap();
         let kernels = GuestKernels::open(&dir.path().join("kernels")).unwrap();
-        let kernel = kernels.import(source).await.unwrap();
+        let kernel = within(kernels.import(source)).await.unwrap();
         let (root, scratch) = (dir.path().join("root"), dir.path().join("scratch"));
         make_disks(dir.path(), &root, &scratch);
         let socket = dir.path().join("agent.sock");
@@ -168,6 +168,8 @@ async fn connect(socket: &Path) -> (AgentClient<Channel>, JoinSet<()>) {
     };
     let options = ConnectOptions {
         answer_within: LIMIT,
+        // An emulated guest with hundreds of processes answers late.
+        ping_timeout: LIMIT,
         ..ConnectOptions::default()
     };
     let connection = host::connect(stream, &options).await.unwrap();

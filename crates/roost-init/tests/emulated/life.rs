@@ -56,7 +56,7 @@ async fn stop(guest: &mut Guest, timeout_ms: u64) -> (String, AppExit) {
 
 #[tokio::test]
 async fn an_app_runs_in_a_guest_until_it_is_stopped() {
-    let Some(mut guest) = within(Guest::start()).await else {
+    let Some(mut guest) = Guest::start().await else {
         return;
     };
     let hello = within(guest.agent.hello(HelloRequest {})).await.unwrap();
@@ -152,7 +152,7 @@ fn full_request() -> BootRequest {
 
 #[tokio::test]
 async fn the_guest_is_what_the_boot_message_says() {
-    let Some(mut guest) = within(Guest::start()).await else {
+    let Some(mut guest) = Guest::start().await else {
         return;
     };
     within(guest.agent.boot(full_request())).await.unwrap();
@@ -206,7 +206,7 @@ async fn the_guest_is_what_the_boot_message_says() {
 
 #[tokio::test]
 async fn an_app_that_ends_by_itself_leaves_a_guest_that_answers() {
-    let Some(mut guest) = within(Guest::start()).await else {
+    let Some(mut guest) = Guest::start().await else {
         return;
     };
     // An orphan of the app, an app that is killed for want of memory, a helper that goes with it.
@@ -236,7 +236,7 @@ async fn an_app_that_ends_by_itself_leaves_a_guest_that_answers() {
 
 #[tokio::test]
 async fn an_app_stands_still_from_before_a_snapshot_until_the_clock_is_right() {
-    let Some(mut guest) = within(Guest::start()).await else {
+    let Some(mut guest) = Guest::start().await else {
         return;
     };
     // A template: a guest that is frozen before it has an app.

@@ -6,7 +6,7 @@ use tonic::Code;
 
 /// Boots a guest that cannot; returns how it refuses.
 async fn refusal(change: impl FnOnce(&mut BootRequest)) -> Option<(Code, String)> {
-    let mut guest = within(Guest::start()).await?;
+    let mut guest = Guest::start().await?;
     let mut request = boot_request(&["sh"]);
     change(&mut request);
     let status = within(guest.agent.boot(request)).await.unwrap_err();

@@ -3,12 +3,13 @@
 //! Values of the wrong kind were reported before; here they read as absent.
 
 mod checks;
+mod services;
 
 use super::tree::{Node, Value};
 use super::walk::fraction;
 use super::{
     AppConfig, BuildSection, DeploySection, FileSection, FileSource, Findings, RestartSection,
-    ServiceSection, VmSection,
+    VmSection,
 };
 use crate::duration::parse_go_duration;
 use crate::limits;
@@ -20,9 +21,6 @@ use std::time::Duration;
 
 /// The one process group that roost runs.
 const GROUP: &str = "app";
-/// The port of a service that names none (Fly.io: 8080).
-const INTERNAL_PORT_DEFAULT: u16 = 8080;
-
 /// What an integer duration counts.
 #[derive(Clone, Copy)]
 enum Unit {
@@ -57,7 +55,7 @@ pub(super) fn app_config(root: &Node, findings: &mut Findings) -> AppConfig {
         deploy: deploy(root, findings),
         env: env(root, findings),
         process: process(root, findings),
-        services: services(root, findings),
+        services: services::of(root, findings),
         checks: checks::of_machine(root, findings),
         vm: vm(root, findings),
         restart: restart(root, findings),
@@ -321,108 +319,6 @@ fn check_groups(table: &Node, path: &str, findings: &mut Findings) {
     {
         let problem = format!("names the group `{other}`, but only the group `app` runs");
         findings.error(node.line, format!("{path}.processes"), problem);
-    }
-}
-
-fn services(root: &Node, findings: &mut Findings) -> Vec<ServiceSection> {
-    let mut services = Vec::new();
-    if let Some(table) = root.get("http_service")
-        && matches!(table.value, Value::Table(_))
-    {
-        service_rules(table, "http_service", findings);
-        let h2_backend = table
-            .get("http_options")
-            .is_some_and(|options| flag(options, "h2_backend"));
-        let internal_port = internal_port(table, "http_service.", findings);
-        let checks =
-            checks::of_service(table, "http_service", &["checks"], internal_port, findings);
-        services.push(ServiceSection {
-            internal_port,
-            force_https: flag(table, "force_https"),
-            h2_backend,
-            checks,
-        });
-    }
-    for (path, table) in tables(root, "services") {
-        if !matches!(table.value, Value::Table(_)) {
-            continue;
-        }
-        service_rules(table, &path, findings);
-        services.push(tcp_service(table, &path, findings));
-    }
-    if services.len() > limits::SERVICES_MAX {
-        let line = line_of(root, "services");
-        findings.error(
-            line,
-            "services",
-            format!("has more than {} services", limits::SERVICES_MAX),
-        );
-    }
-    services
-}
-
-fn internal_port(table: &Node, path: &str, findings: &mut Findings) -> u16 {
-    number(table, "internal_port", path, (1, 65_535), findings).unwrap_or(INTERNAL_PORT_DEFAULT)
-}
-
-fn service_rules(table: &Node, path: &str, findings: &mut Findings) {
-    check_groups(table, path, findings);
-    if let Some(node) = table.get("auto_stop_machines") {
-        let path = format!("{path}.auto_stop_machines");
-        match (node.text(), node.boolean()) {
-            (Some("off"), _) | (_, Some(false)) => {}
-            (Some("stop" | "suspend"), _) | (_, Some(true)) => {
-                findings.warn(
-                    node.line,
-                    path,
-                    "machines do not stop without traffic yet: they run all the time",
-                );
-            }
-            _ => findings.error(node.line, path, "must be \"off\", \"stop\" or \"suspend\""),
-        }
-    }
-}
-
-fn tcp_service(table: &Node, path: &str, findings: &mut Findings) -> ServiceSection {
-    if let Some(node) = table.get("protocol")
-        && let Some(protocol) = node.text()
-        && protocol != "tcp"
-    {
-        let problem = format!("is refused: `{protocol}` services are not supported yet; use tcp");
-        findings.error(node.line, format!("{path}.protocol"), problem);
-    }
-    let (mut force_https, mut h2_backend) = (false, false);
-    for (port_path, port) in tables(table, "ports") {
-        let port_path = format!("{path}.{port_path}");
-        let handlers = port
-            .get("handlers")
-            .and_then(Node::texts)
-            .unwrap_or_default();
-        let mut sorted: Vec<&str> = handlers.iter().map(String::as_str).collect();
-        sorted.sort_unstable();
-        let number = port.get("port").and_then(Node::integer);
-        let fits = match number {
-            Some(80) => sorted == ["http"],
-            Some(443) => sorted == ["http", "tls"],
-            _ => false,
-        };
-        if !fits {
-            let problem = "is refused: only port 80 with handlers [\"http\"] and port 443 with [\"tls\", \"http\"] are supported";
-            findings.error(port.line, port_path, problem);
-        }
-        force_https |= flag(port, "force_https");
-        h2_backend |= port
-            .get("http_options")
-            .is_some_and(|options| flag(options, "h2_backend"));
-    }
-    let internal_port = internal_port(table, &format!("{path}."), findings);
-    let keys = ["tcp_checks", "http_checks", "grpc_checks", "exec_checks"];
-    let checks = checks::of_service(table, path, &keys, internal_port, findings);
-    ServiceSection {
-        internal_port,
-        force_https,
-        h2_backend,
-        checks,
     }
 }
 

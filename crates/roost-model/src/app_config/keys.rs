@@ -69,11 +69,10 @@ const fn key(path: &'static str, kind: Kind, status: Status) -> KeyRule {
 
 const AUTOSTOP: Status =
     Warned("machines do not stop and start with traffic yet: they run all the time");
-const LIMITS: Status = Warned("concurrency limits are not enforced yet");
+const COUNTED: Status =
+    Warned("requests are counted whatever it says, and connections that are not HTTP");
 const HTTP_OPTION: Status = Warned("this option of the edge is not supported yet");
-const TLS_OPTION: Status = Warned(
-    "TLS options are not supported yet: the edge speaks TLS 1.2 and 1.3 with h2 and http/1.1",
-);
+const SELF_SIGNED: Status = Warned("every name of an app has a certificate of the local authority");
 const TEST_MACHINES: Status =
     Warned("test machines are not supported yet: the command does not run");
 const COMPONENTS: Status = Refused("machines of several containers are not supported yet");
@@ -153,21 +152,45 @@ pub const KEYS: &[KeyRule] = &[
     key("http_service.force_https", Boolean, Honoured),
     key("http_service.auto_stop_machines", Any, Honoured),
     key("http_service.auto_start_machines", Boolean, Honoured),
-    key("http_service.min_machines_running", Any, AUTOSTOP),
+    key("http_service.min_machines_running", Integer, AUTOSTOP),
     key("http_service.processes", Texts, Honoured),
-    key("http_service.concurrency", Any, LIMITS),
+    key("http_service.concurrency", Table, Honoured),
+    key("http_service.concurrency.type", Text, COUNTED),
+    key("http_service.concurrency.soft_limit", Integer, Honoured),
+    key("http_service.concurrency.hard_limit", Integer, Honoured),
     key("http_service.http_options", Table, Honoured),
     key("http_service.http_options.h2_backend", Boolean, Honoured),
-    key("http_service.http_options.idle_timeout", Any, HTTP_OPTION),
+    key(
+        "http_service.http_options.idle_timeout",
+        Integer,
+        HTTP_OPTION,
+    ),
     key(
         "http_service.http_options.headers_read_timeout",
         Any,
         HTTP_OPTION,
     ),
     key("http_service.http_options.compress", Any, HTTP_OPTION),
-    key("http_service.http_options.response", Any, HTTP_OPTION),
+    key("http_service.http_options.response", Table, Honoured),
+    key(
+        "http_service.http_options.response.pristine",
+        Boolean,
+        HTTP_OPTION,
+    ),
+    key(
+        "http_service.http_options.response.headers",
+        Any,
+        HTTP_OPTION,
+    ),
     key("http_service.http_options.replay_cache", Any, HTTP_OPTION),
-    key("http_service.tls_options", Any, TLS_OPTION),
+    key("http_service.tls_options", Table, Honoured),
+    key("http_service.tls_options.alpn", Texts, Honoured),
+    key("http_service.tls_options.versions", Texts, Honoured),
+    key(
+        "http_service.tls_options.default_self_signed",
+        Boolean,
+        SELF_SIGNED,
+    ),
     key("http_service.checks", Tables, Honoured),
     key("http_service.checks.grace_period", Duration, Honoured),
     key("http_service.checks.interval", Duration, Honoured),
@@ -193,40 +216,53 @@ pub const KEYS: &[KeyRule] = &[
     key("services.internal_port", Integer, Honoured),
     key("services.auto_stop_machines", Any, Honoured),
     key("services.auto_start_machines", Boolean, Honoured),
-    key("services.min_machines_running", Any, AUTOSTOP),
+    key("services.min_machines_running", Integer, AUTOSTOP),
     key("services.processes", Texts, Honoured),
-    key("services.concurrency", Any, LIMITS),
+    key("services.concurrency", Table, Honoured),
+    key("services.concurrency.type", Text, COUNTED),
+    key("services.concurrency.soft_limit", Integer, Honoured),
+    key("services.concurrency.hard_limit", Integer, Honoured),
     key("services.ports", Tables, Honoured),
     key("services.ports.port", Integer, Honoured),
-    key(
-        "services.ports.start_port",
-        Any,
-        Refused("port ranges are not supported; the edge serves 80 and 443"),
-    ),
-    key(
-        "services.ports.end_port",
-        Any,
-        Refused("port ranges are not supported; the edge serves 80 and 443"),
-    ),
+    key("services.ports.start_port", Integer, Honoured),
+    key("services.ports.end_port", Integer, Honoured),
     key("services.ports.handlers", Texts, Honoured),
     key("services.ports.force_https", Boolean, Honoured),
     key("services.ports.http_options", Table, Honoured),
     key("services.ports.http_options.h2_backend", Boolean, Honoured),
-    key("services.ports.http_options.idle_timeout", Any, HTTP_OPTION),
+    key(
+        "services.ports.http_options.idle_timeout",
+        Integer,
+        HTTP_OPTION,
+    ),
     key(
         "services.ports.http_options.headers_read_timeout",
         Any,
         HTTP_OPTION,
     ),
     key("services.ports.http_options.compress", Any, HTTP_OPTION),
-    key("services.ports.http_options.response", Any, HTTP_OPTION),
-    key("services.ports.http_options.replay_cache", Any, HTTP_OPTION),
-    key("services.ports.tls_options", Any, TLS_OPTION),
+    key("services.ports.http_options.response", Table, Honoured),
     key(
-        "services.ports.proxy_proto_options",
-        Any,
-        Refused("the PROXY protocol is not supported"),
+        "services.ports.http_options.response.pristine",
+        Boolean,
+        HTTP_OPTION,
     ),
+    key(
+        "services.ports.http_options.response.headers",
+        Any,
+        HTTP_OPTION,
+    ),
+    key("services.ports.http_options.replay_cache", Any, HTTP_OPTION),
+    key("services.ports.tls_options", Table, Honoured),
+    key("services.ports.tls_options.alpn", Texts, Honoured),
+    key("services.ports.tls_options.versions", Texts, Honoured),
+    key(
+        "services.ports.tls_options.default_self_signed",
+        Boolean,
+        SELF_SIGNED,
+    ),
+    key("services.ports.proxy_proto_options", Table, Honoured),
+    key("services.ports.proxy_proto_options.version", Text, Honoured),
     key("services.tcp_checks", Tables, Honoured),
     key("services.tcp_checks.grace_period", Duration, Honoured),
     key("services.tcp_checks.interval", Duration, Honoured),

@@ -2,7 +2,10 @@
 
 use super::keys::{ALIASES, KEYS, Status, rule};
 use super::{AppConfig, ConfigErrors, ConfigWarning, FileSource, parse};
-use crate::machine::{CheckKind, CheckPurpose, CheckTls, GrpcCheck, Isolation, Rung};
+use crate::machine::{
+    Autostop, CheckKind, CheckPurpose, CheckTls, ConcurrencyKind, GrpcCheck, Isolation,
+    PortHandler, ProxyVersion, Rung, TlsVersion,
+};
 use crate::size::ByteSize;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -163,7 +166,7 @@ raw_value = "hello"
     assert_eq!(config.build.args["VERSION"], "3");
     assert_eq!(config.process.unwrap(), ["serve", "--title", "my app"]);
     let service = &config.services[0];
-    assert!(service.force_https && service.internal_port == 3000);
+    assert!(service.ports[0].force_https && service.internal_port == 3000);
     assert_eq!(
         service.checks[0].interval,
         Duration::from_secs(5),
@@ -185,7 +188,7 @@ fn every_fault_is_named_at_once_with_its_line_and_the_nearest_name() {
     let errors = bad(
         "app = 'Not OK'\nprimary_regoin = 'x'\n[http_service]\ninternal_port = true\ninternl_port = 1\n\
         [[mounts]]\nsource = 'data'\n[env]\nFLY_X = '1'\n[processes]\nweb = 'a'\n[[services]]\nprotocol = 'udp'\n\
-        [[services.ports]]\nport = 22\n",
+        [[services.ports]]\nport = 80\nhandlers = ['tls']\n",
     );
     let text = errors.to_string();
     for part in [
@@ -196,8 +199,8 @@ fn every_fault_is_named_at_once_with_its_line_and_the_nearest_name() {
         "roost.toml:6: `mounts` is refused: volumes are not supported yet",
         "roost.toml:9: `env.FLY_X` starts with FLY_",
         "roost.toml:11: `processes` is refused: several process groups",
-        "roost.toml:13: `services[0].protocol` is refused: `udp`",
-        "roost.toml:14: `services[0].ports[0]` is refused: only port 80",
+        "roost.toml:13: `services[0].protocol` `udp` is not supported yet; use tcp",
+        "roost.toml:16: `services[0].ports[0].handlers` port 80 is plain HTTP",
     ] {
         assert!(text.contains(part), "{part}\nin\n{text}");
     }
@@ -297,6 +300,8 @@ success_threshold = 2
 interval = 100
 timeout = "5m"
 tls_skip_verify = false
+[[services.ports]]
+port = 9000
 [checks.alive]
 type = "exec"
 command = ["/bin/check", "-q"]
@@ -394,4 +399,73 @@ proptest! {
         let (head, last) = path.rsplit_once('.').unwrap_or(("env", &path));
         let _ = parse(&format!("[[{head}]]\n{last} = {value}"), "t");
     }
+}
+
+#[test]
+fn services_of_all_kinds_are_read() {
+    let (config, _) = ok(r#"
+[http_service]
+internal_port = 3000
+force_https = true
+auto_stop_machines = "suspend"
+concurrency = "200,250"
+[http_service.tls_options]
+versions = ["TLSv1.3"]
+[[services]]
+internal_port = 1883
+auto_start_machines = false
+[services.concurrency]
+hard_limit = 10
+[[services.ports]]
+port = 8883
+handlers = ["tls", "proxy_proto"]
+tls_options.alpn = ["mqtt"]
+proxy_proto_options.version = "v2"
+[[services.ports]]
+start_port = 9000
+end_port = 9010
+"#);
+    let [web, mqtt] = &config.services[..] else {
+        panic!("{:?}", config.services);
+    };
+    assert!(web.autostart && web.autostop == Autostop::Suspend);
+    assert_eq!(web.concurrency.kind, ConcurrencyKind::Requests);
+    assert_eq!(web.concurrency.hard_limit, Some(250));
+    let [http, https] = [80, 443].map(|number| web.port(number).unwrap());
+    assert!(http.force_https && http.tls.only.is_none());
+    assert_eq!(https.tls.only, Some(TlsVersion::V13));
+    assert!(!mqtt.autostart);
+    assert_eq!(mqtt.concurrency.soft_limit, 10);
+    let tls = mqtt.port(8883).unwrap();
+    assert_eq!(tls.proxy_proto, Some(ProxyVersion::V2));
+    assert_eq!(tls.tls.alpn, ["mqtt"]);
+    assert_eq!(mqtt.port(9010).unwrap().handler, PortHandler::Raw);
+}
+
+#[test]
+fn faults_of_services_are_named_where_they_are() {
+    let text = bad(
+        "[http_service]\nauto_stop_machines = 'sometimes'\n[http_service.concurrency]\nsoft_limit = 20\n\
+        hard_limit = 10\n[http_service.http_options]\nidle_timeout = 0\n\
+        [[services]]\n[[services.ports]]\nport = 25\nhandlers = ['smtp']\n\
+        [[services.ports]]\nport = 26\nforce_https = true\n",
+    )
+    .to_string();
+    for line in [
+        "roost.toml:2: `http_service.auto_stop_machines` must be \"off\", \"stop\" or \"suspend\"",
+        "roost.toml:4: `http_service.concurrency.soft_limit` is 20, above the hard limit of 10",
+        "roost.toml:7: `http_service.http_options.idle_timeout` must be 1 to 3600 s",
+        "roost.toml:11: `services[0].ports[0].handlers` `smtp` is not one of http",
+        "roost.toml:14: `services[0].ports[1].force_https` is for ports with the http handler",
+    ] {
+        assert!(text.contains(line), "{line}\nin\n{text}");
+    }
+    assert_eq!(text.lines().count(), 5, "{text}");
+    let text =
+        bad("[http_service]\n[[services]]\n[[services.ports]]\nport = 80\nhandlers = ['http']\n")
+            .to_string();
+    assert_eq!(
+        text,
+        "roost.toml:3: `services[0].ports[0]` port 80: another service has it already"
+    );
 }

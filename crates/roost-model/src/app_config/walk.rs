@@ -41,8 +41,40 @@ pub(super) fn normalise(root: &mut Node) {
                 ))
             }),
             "env" => flatten_list(&mut entry.node),
+            "http_service" => split_concurrency(&mut entry.node),
+            "services" => match &mut entry.node.value {
+                Value::List(services) => services.iter_mut().for_each(split_concurrency),
+                _ => split_concurrency(&mut entry.node),
+            },
             _ => {}
         }
+    }
+}
+
+/// Turns `concurrency = "SOFT,HARD"` of a service into its table.
+fn split_concurrency(service: &mut Node) {
+    let Value::Table(entries) = &mut service.value else {
+        return;
+    };
+    for entry in entries.iter_mut().filter(|e| e.key == "concurrency") {
+        let Some((soft, hard)) = entry.node.text().and_then(|text| text.split_once(',')) else {
+            continue;
+        };
+        let line = entry.node.line;
+        let limits = [
+            ("type", "requests"),
+            ("soft_limit", soft),
+            ("hard_limit", hard),
+        ];
+        let limits = limits.map(|(key, text)| Entry {
+            key: key.to_owned(),
+            line,
+            node: Node {
+                line,
+                value: Value::Text(text.trim().to_owned()),
+            },
+        });
+        entry.node.value = Value::Table(limits.into());
     }
 }
 

@@ -1,15 +1,14 @@
 //! From a spec to the machine config that says the same, with every default written out.
 
 use super::{
-    CheckConfig, CheckHeader, FileConfig, GuestConfig, HttpOptions, InitConfig, MachineConfig,
-    PortConfig, ProcessConfig, RestartConfig, RootfsConfig, ServiceConfig, StopConfigWire,
-    default_protocol,
+    CheckConfig, CheckHeader, FileConfig, GuestConfig, InitConfig, MachineConfig, ProcessConfig,
+    RestartConfig, RootfsConfig, ServiceConfig, StopConfigWire,
 };
 use crate::duration::WireDuration;
 use base64::Engine as _;
 use roost_model::machine::{
     Check, CheckKind, CheckTls, CpuKind, Isolation, MachineFile, MachineSpec, ProcessSpec,
-    RestartWhen, Service,
+    RestartWhen,
 };
 use roost_model::size::ByteSize;
 
@@ -77,29 +76,6 @@ impl From<&ProcessSpec> for ProcessConfig {
             cmd: process.cmd.clone(),
             user: process.user.clone(),
             env: process.env.clone(),
-        }
-    }
-}
-
-impl From<&Service> for ServiceConfig {
-    fn from(service: &Service) -> Self {
-        let http_options = service.h2_backend.then_some(HttpOptions {
-            h2_backend: service.h2_backend,
-        });
-        let port = |port, handlers: &[&str], force_https| PortConfig {
-            port,
-            handlers: handlers.iter().map(|&handler| handler.to_owned()).collect(),
-            force_https,
-            http_options: http_options.clone(),
-        };
-        Self {
-            protocol: default_protocol(),
-            internal_port: service.internal_port,
-            ports: vec![
-                port(80, &["http"], service.force_https),
-                port(443, &["tls", "http"], false),
-            ],
-            checks: service.checks.iter().map(CheckConfig::from).collect(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! From a machine config to the spec that it asks for; every fault is collected.
 
 use super::{
-    CheckConfig, ConfigFault, GuestConfig, MachineConfig, MachineIdentity, PortConfig,
-    ProcessConfig, RestartConfig, ServiceConfig,
+    CheckConfig, ConfigFault, GuestConfig, MachineConfig, MachineIdentity, ProcessConfig,
+    RestartConfig,
 };
 use base64::Engine as _;
 use roost_model::id::MachineId;
@@ -10,8 +10,7 @@ use roost_model::image_ref::ImageRef;
 use roost_model::limits;
 use roost_model::machine::{
     Check, CheckDraft, CheckPlace, CpuKind, Guest, Isolation, MachineFile, MachineSpec,
-    ProcessSpec, RestartPolicy, RestartWhen, Rung, Service, ServiceProtocol, StopConfig,
-    StopSignal,
+    ProcessSpec, RestartPolicy, RestartWhen, Rung, StopConfig, StopSignal,
 };
 use roost_model::name::check_env_name;
 use roost_model::schedule::Schedule;
@@ -21,14 +20,18 @@ use std::time::Duration;
 
 /// Collects every fault instead of stopping at the first.
 #[derive(Debug, Default)]
-struct Faults {
+pub(super) struct Faults {
     found: Vec<ConfigFault>,
     /// Whether the config was accepted once, by rules that may have been others.
-    of_record: bool,
+    pub(super) of_record: bool,
 }
 
 impl Faults {
-    fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
+    pub(super) fn len(&self) -> usize {
+        self.found.len()
+    }
+
+    pub(super) fn add(&mut self, path: impl Into<String>, problem: impl Into<String>) {
         self.found.push(ConfigFault {
             path: path.into(),
             problem: problem.into(),
@@ -189,20 +192,6 @@ impl MachineConfig {
             return ByteSize(0);
         }
         ByteSize::mib(mib)
-    }
-
-    fn to_services(&self, faults: &mut Faults) -> Vec<Service> {
-        if self.services.len() > limits::SERVICES_MAX {
-            faults.add(
-                "services",
-                format!("more than {} services", limits::SERVICES_MAX),
-            );
-        }
-        self.services
-            .iter()
-            .enumerate()
-            .map(|(idx, service)| service.to_service(&format!("services[{idx}]"), faults))
-            .collect()
     }
 
     fn to_checks(&self, faults: &mut Faults) -> BTreeMap<String, Check> {
@@ -381,65 +370,13 @@ impl GuestConfig {
     }
 }
 
-impl ServiceConfig {
-    fn to_service(&self, path: &str, faults: &mut Faults) -> Service {
-        if self.protocol != "tcp" {
-            faults.add(
-                format!("{path}.protocol"),
-                format!("`{}` is not supported; use tcp", self.protocol),
-            );
-        }
-        if self.internal_port == 0 {
-            faults.add(format!("{path}.internal_port"), "is 0");
-        }
-        for (idx, port) in self.ports.iter().enumerate() {
-            port.check(&format!("{path}.ports[{idx}]"), faults);
-        }
-        let h2_backend = self.ports.iter().any(|port| {
-            port.http_options
-                .as_ref()
-                .is_some_and(|options| options.h2_backend)
-        });
-        let checks = self
-            .checks
-            .iter()
-            .enumerate()
-            .filter_map(|(idx, check)| {
-                let port = self.internal_port;
-                let path = format!("{path}.checks[{idx}]");
-                check.to_check(&path, CheckPlace::Service { port }, faults)
-            })
-            .collect();
-        Service {
-            internal_port: self.internal_port,
-            protocol: ServiceProtocol::Http,
-            force_https: self.ports.iter().any(|port| port.force_https),
-            h2_backend,
-            checks,
-        }
-    }
-}
-
-impl PortConfig {
-    fn check(&self, path: &str, faults: &mut Faults) {
-        let mut handlers: Vec<&str> = self.handlers.iter().map(String::as_str).collect();
-        handlers.sort_unstable();
-        let fits = match self.port {
-            80 => handlers == ["http"],
-            443 => handlers == ["http", "tls"],
-            _ => false,
-        };
-        if !fits {
-            faults.add(
-                path,
-                "only port 80 with [\"http\"] and port 443 with [\"tls\", \"http\"] are supported",
-            );
-        }
-    }
-}
-
 impl CheckConfig {
-    fn to_check(&self, path: &str, place: CheckPlace, faults: &mut Faults) -> Option<Check> {
+    pub(super) fn to_check(
+        &self,
+        path: &str,
+        place: CheckPlace,
+        faults: &mut Faults,
+    ) -> Option<Check> {
         let draft = CheckDraft {
             kind: self.kind.clone(),
             port: self.port,

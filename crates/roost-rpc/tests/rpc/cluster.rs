@@ -96,6 +96,7 @@ pub(crate) fn create(request_id: &str) -> CreateMachine {
         spec: spec(request_id),
         secrets: SecretEnv(BTreeMap::from([("TOKEN".into(), "hunter2".into())])),
         launch: Launch::Start,
+        cordoned: false,
         reservation: None,
         lease: None,
         placement: None,

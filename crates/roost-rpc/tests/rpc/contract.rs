@@ -31,8 +31,8 @@ async fn there(subject: Subject) -> Subject {
 }
 
 async fn real_here() -> Subject {
-    let real = real::start().await;
-    here(real.worker.clone(), Box::new(real))
+    let (node, run) = real::start().await;
+    here(run.worker.clone(), Box::new((run, node)))
 }
 
 async fn real_there() -> Subject {

@@ -2,77 +2,20 @@
 
 use crate::cluster::Cluster;
 use crate::real;
-use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
-use bytes::Bytes;
-use futures_util::stream::{BoxStream, StreamExt as _};
 use http_body_util::BodyExt as _;
-use roost_api::ports::{
-    ImageBuilder, ImageSource, LogSelection, LogSource, PortError, PulledImage,
-};
-use roost_api::{ApiParts, ApiState, NodeFacts};
-use roost_auth::seal::SealingKey;
+use roost_api::{ApiParts, ApiState, testing};
 use roost_image::store::ContentStore;
-use roost_model::digest::Digest;
-use roost_model::image_ref::ImageRef;
-use roost_model::name::{AppName, RegionCode};
-use roost_proto::logs::LogRecord;
-use roost_proto::rest::{BuildEvent, BuildPlan, PullProgress};
 use roost_proto::worker::WorkerApi;
-use roost_runtime::clock::SystemClock;
 use roost_runtime::tasks::Tasks;
-use roost_store::Store;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Images that are there, no logs, no builds.
-struct Ports;
-
-#[async_trait]
-impl ImageSource for Ports {
-    async fn pull(
-        &self,
-        _: &ImageRef,
-        _: &(dyn Fn(PullProgress) + Send + Sync),
-    ) -> Result<PulledImage, PortError> {
-        Ok(PulledImage {
-            digest: Digest::from_sha256([9; 32]),
-            size_bytes: 1,
-        })
-    }
-}
-
-#[async_trait]
-impl LogSource for Ports {
-    async fn query(&self, _: LogSelection) -> Result<Vec<LogRecord>, PortError> {
-        Ok(vec![])
-    }
-    fn follow(&self, _: LogSelection) -> BoxStream<'static, LogRecord> {
-        futures_util::stream::empty().boxed()
-    }
-    async fn remove_app(&self, _: &AppName) -> Result<(), PortError> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl ImageBuilder for Ports {
-    async fn build(
-        &self,
-        _: AppName,
-        _: BuildPlan,
-        _: BoxStream<'static, std::io::Result<Bytes>>,
-        _: mpsc::Sender<BuildEvent>,
-    ) {
-    }
-}
 
 /// An API that knows its worker through this.
 struct Api {
@@ -82,23 +25,10 @@ struct Api {
 
 impl Api {
     async fn start(dir: &Path, worker: Arc<dyn WorkerApi>, tasks: &Tasks) -> Self {
+        let workers = vec![(crate::cluster::node(1), worker)];
         let state = ApiState::new(ApiParts {
-            store: Store::open(&dir.join("control.db")).await.unwrap(),
-            workers: vec![(crate::cluster::node(1), worker)],
-            images: Arc::new(Ports),
-            logs: Arc::new(Ports),
-            builder: Arc::new(Ports),
-            node: NodeFacts {
-                version: "0.1.0".into(),
-                region: RegionCode::parse("local").unwrap(),
-                domains: vec!["localhost".into()],
-                http_port: 8080,
-                https_port: 8443,
-                registry: "localhost:4280".into(),
-            },
-            sealing_key: Arc::new(SealingKey::open_or_create(&dir.join("seal.key")).unwrap()),
-            clock: Arc::new(SystemClock),
             tasks: tasks.clone(),
+            ..testing::parts(dir, workers).await
         });
         state.resume().await.unwrap();
         let token = state.mint_admin_token("test").await.unwrap();
@@ -159,8 +89,8 @@ async fn an_app_is_deployed_and_replaced_on_the_worker_of_another_node() {
             }
         }
     });
-    let real = real::start().await;
-    let remote = cluster.remote(real.worker.clone()).await;
+    let (_node, run) = real::start().await;
+    let remote = cluster.remote(run.worker.clone()).await;
     let api = Api::start(dir.path(), Arc::new(remote.worker.clone()), &tasks).await;
     api.call("POST", "/v1/apps", json!({"app_name": "web"}))
         .await;
@@ -171,7 +101,7 @@ async fn an_app_is_deployed_and_replaced_on_the_worker_of_another_node() {
         });
         let deployment = api.deploy(config, 2).await;
         assert_eq!(deployment["status"], "succeeded", "{deployment}");
-        let machines = real.worker.machines(None).await.unwrap();
+        let machines = run.worker.machines(None).await.unwrap();
         let serving = machines.iter().filter(|machine| !machine.cordoned);
         let versions: Vec<&str> = serving
             .map(|machine| machine.spec.metadata["roost_release_version"].as_str())

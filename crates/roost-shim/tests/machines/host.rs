@@ -155,6 +155,11 @@ impl Host {
         Cgroup::at(&format!("/{}/{id}", self.tag.cgroup_name())).unwrap()
     }
 
+    /// The cgroups of all its machines, and of their shims.
+    pub(crate) fn cgroups(&self) -> [Cgroup; 2] {
+        [self.tag.cgroup_name(), self.tag.shim_cgroup_name()].map(|name| Cgroup::at(&name).unwrap())
+    }
+
     /// A machine that runs a shell script.
     pub(crate) fn machine(&self, script: &str) -> LaunchConfig {
         let number = MACHINE_COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -240,13 +245,23 @@ impl Host {
         );
         assert_eq!(processes_naming(id.as_str()), 0, "a process is left");
     }
+
+    /// Removes all machines, and claims that the last one took the cgroups along.
+    pub(crate) async fn end(&self) {
+        for id in self.driver.list().await.unwrap() {
+            self.remove(&id).await;
+        }
+        let left: Vec<_> = self.cgroups().into_iter().filter(Cgroup::exists).collect();
+        assert!(left.is_empty(), "{left:?} are left");
+    }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // After a failed test: shims end when their machines do.
-        let cgroup = Cgroup::at(&format!("/{}", self.tag.cgroup_name())).unwrap();
-        let _ = cgroup.remove(Duration::from_secs(10));
+        // After a failed test; shims end when their machines do.
+        for cgroup in self.cgroups() {
+            let _ = cgroup.remove(Duration::from_secs(10));
+        }
     }
 }
 

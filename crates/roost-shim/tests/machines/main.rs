@@ -13,6 +13,7 @@ macro_rules! with_both_runtimes {
             async fn $claim() {
                 if let Some(host) = crate::host::Host::library() {
                     super::$claim(&host).await;
+                    host.end().await;
                 }
             })*
         }
@@ -21,6 +22,7 @@ macro_rules! with_both_runtimes {
             async fn $claim() {
                 if let Some(host) = crate::host::Host::runc() {
                     super::$claim(&host).await;
+                    host.end().await;
                 }
             })*
         }

@@ -17,7 +17,7 @@ async fn an_app_is_not_deleted_under_a_deployment_and_then_takes_none() {
         .unwrap();
     let refused = store.begin_app_deletion("app_1", NOW).await;
     assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
-    store.delete_app("app_1").await.unwrap();
+    store.delete_app("app_1", NOW).await.unwrap();
     store.app(&name("web")).await.expect("it was not marked");
     store
         .set_deployment_status(&record, DeploymentStatus::Failed, None, NOW)
@@ -31,8 +31,11 @@ async fn an_app_is_not_deleted_under_a_deployment_and_then_takes_none() {
         matches!(refused, Err(StoreError::Deleting(_))),
         "{refused:?}"
     );
-    store.delete_app("app_1").await.unwrap();
-    store.delete_app("app_1").await.expect("again is harmless");
+    store.delete_app("app_1", NOW).await.unwrap();
+    store
+        .delete_app("app_1", NOW)
+        .await
+        .expect("again is harmless");
     let gone = store.app(&name("web")).await;
     assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
     let late = store.begin_app_deletion("app_1", NOW).await;
@@ -70,7 +73,7 @@ async fn all_that_belongs_to_an_app_goes_with_it_and_nothing_comes_without_one()
         .await
         .unwrap();
     store.begin_app_deletion("app_1", NOW).await.unwrap();
-    store.delete_app("app_1").await.unwrap();
+    store.delete_app("app_1", NOW).await.unwrap();
     let tables = [
         "apps",
         "releases",

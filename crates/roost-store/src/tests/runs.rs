@@ -102,7 +102,7 @@ async fn the_runs_of_an_app_go_with_it() {
         store.runs().open(new).await.unwrap();
     }
     store.begin_app_deletion("app_1", NOW).await.unwrap();
-    store.delete_app("app_1").await.unwrap();
+    store.delete_app("app_1", NOW).await.unwrap();
     assert_eq!(count(&store, "runs").await, 1, "that of the other app");
 }
 

@@ -181,6 +181,8 @@ CREATE TABLE placements (
     is_leaving BIGINT NOT NULL,
     placed_at BIGINT NOT NULL
 );
+INSERT INTO placements VALUES ('r1','app_1','one','local','{"image":"hello:1"}',1,1,'node_00000000000000000000000001','the only one',0,'00000000000001',0,1,1700000000000);
+INSERT INTO placements VALUES ('r2','app_1','two','local','{"image":"hello:1"}',1,1,'node_00000000000000000000000002','the only one',1,NULL,0,0,1700000000000);
 CREATE TABLE fences (
     node TEXT NOT NULL,
     app TEXT NOT NULL,
@@ -191,6 +193,7 @@ CREATE TABLE fences (
     since BIGINT NOT NULL,
     PRIMARY KEY (node, app, name)
 );
+INSERT INTO fences VALUES ('node_00000000000000000000000001','web','two',NULL,'the answer was lost',1700000000000);
 CREATE INDEX deployments_by_app ON deployments (app_id, created_at);
 CREATE UNIQUE INDEX deployments_unfinished ON deployments (app_id) WHERE finished_at IS NULL;
 CREATE INDEX runs_by_subject ON runs (subject, ordinal);

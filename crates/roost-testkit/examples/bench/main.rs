@@ -9,7 +9,8 @@
 //!   QEMU started by hand, and its resume, against its start ([`vm`]);
 //! - `memory`: what idle machines cost, on each rung ([`memory`]);
 //! - `placement`: what choosing a node costs ([`placement`]);
-//! - `orchestrator`: what a worker costs beside its drivers ([`orchestrator`]).
+//! - `orchestrator`: what a worker costs beside its drivers ([`orchestrator`]);
+//! - `edge`: CPU per request and memory of the edge, against nginx and HAProxy ([`edge`]).
 //!
 //! Arguments choose parts by these names; without any, all run. The two sides
 //! of a ratio take turns, and the median is shown, since machines are noisy.
@@ -19,6 +20,7 @@
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
 mod bare;
+mod edge;
 mod memory;
 mod orchestrator;
 mod placement;
@@ -56,7 +58,10 @@ fn main() {
         return;
     }
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, Part); 7] = [
+    if edge::role(&chosen) {
+        return;
+    }
+    let parts: [(&str, Part); 8] = [
         ("idle", Part::On(idle_cost)),
         ("start", Part::On(machine_start)),
         ("pull", Part::On(pull_and_unpack)),
@@ -64,6 +69,7 @@ fn main() {
         ("memory", Part::On(memory::idle_machines)),
         ("placement", Part::Alone(placement::decisions)),
         ("orchestrator", Part::Alone(orchestrator::worker)),
+        ("edge", Part::Alone(edge::beside_peers)),
     ];
     let platform = LazyCell::new(Platform::up);
     for (name, part) in parts {

@@ -7,30 +7,15 @@
 //! - CPU of a worker's start with many machines that run, until it has adopted all.
 
 use super::process;
-use async_trait::async_trait;
-use roost_auth::seal::SealingKey;
-use roost_host::driver::{MachineAddresses, RootFs, RootFsKind};
-use roost_host::fake::FakeHost;
-use roost_model::digest::Digest;
-use roost_model::id::{MachineId, NodeId};
-use roost_model::image_ref::ImageRef;
 use roost_model::machine::MachineState;
-use roost_model::name::{AppName, MachineName, RegionCode};
+use roost_model::name::{AppName, MachineName};
 use roost_model::placement::{Capacity, Overcommit};
 use roost_model::size::ByteSize;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
-use roost_proto::traffic::NoTraffic;
-use roost_proto::worker::{
-    Asker, Cause, CreateMachine, Launch, SecretEnv, WaitFor, WorkerApi, WorkerError,
-};
-use roost_runtime::clock::SystemClock;
-use roost_runtime::tasks::Tasks;
-use roost_worker::{
-    Drivers, ImageSource, NoHousekeeper, NodeProfile, ResolvedImage, Standing, Worker,
-    WorkerConfig, WorkerParts,
-};
+use roost_proto::worker::{Asker, Cause, CreateMachine, Launch, SecretEnv, WorkerApi as _};
+use roost_worker::Worker;
+use roost_worker::testing::{Node, Run, region, wait};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -53,11 +38,13 @@ pub(crate) fn worker() {
         .enable_all()
         .build()
         .unwrap();
-    let node = Node {
-        dir: tempfile::tempdir().unwrap(),
-        host: FakeHost::new(),
+    let capacity = Capacity {
+        n_cores: 1_024,
+        memory: ByteSize::gib(4_096),
+        n_machines: 1_000,
+        overcommit: Overcommit::DEFAULT,
     };
-    runtime.block_on(measure(&node));
+    runtime.block_on(measure(&Node::new(capacity)));
 }
 
 async fn measure(node: &Node) {
@@ -87,7 +74,7 @@ async fn measure(node: &Node) {
     );
 
     start_many(&run, "adopted", N_ADOPTED - N_SINGLE - N_BURST).await;
-    run.end().await;
+    run.shut_down().await;
     let (start, before) = (Instant::now(), own_cpu());
     let run = node.start().await;
     let adopted = run.worker.machines(None).await.unwrap();
@@ -105,7 +92,7 @@ async fn measure(node: &Node) {
         took.as_secs_f64(),
         verdict(used < START_TARGET)
     );
-    run.end().await;
+    run.shut_down().await;
 }
 
 /// CPU of this process.
@@ -123,7 +110,7 @@ async fn start_many(run: &Run, prefix: &str, n_machines: usize) {
     }
 }
 
-async fn start_one(worker: Arc<dyn WorkerApi>, name: String) {
+async fn start_one(worker: Arc<Worker>, name: String) {
     let asker = Asker::from(Cause::User {
         token: "tok_1".into(),
         name: "bench".into(),
@@ -132,13 +119,7 @@ async fn start_one(worker: Arc<dyn WorkerApi>, name: String) {
         .create_machine(creation(&name), &asker)
         .await
         .unwrap();
-    let wait = WaitFor {
-        states: vec![MachineState::Started],
-        instance_id: None,
-        after_event: None,
-        timeout: Duration::from_secs(60),
-    };
-    worker.wait_machine(&created.id, wait).await.unwrap();
+    wait(&worker, &created.id, MachineState::Started).await;
 }
 
 fn creation(name: &str) -> CreateMachine {
@@ -147,109 +128,16 @@ fn creation(name: &str) -> CreateMachine {
     let identity = MachineIdentity {
         app: AppName::parse("bench").unwrap(),
         name: MachineName::parse(name).unwrap(),
-        region: RegionCode::parse("local").unwrap(),
+        region: region(),
     };
     CreateMachine {
         request_id: name.into(),
         spec: config.to_spec(identity).unwrap(),
         secrets: SecretEnv(BTreeMap::new()),
         launch: Launch::Start,
+        cordoned: false,
         reservation: None,
         lease: None,
         placement: None,
-    }
-}
-
-/// What outlives a worker.
-struct Node {
-    dir: tempfile::TempDir,
-    host: FakeHost,
-}
-
-/// One worker on it.
-struct Run {
-    worker: Arc<dyn WorkerApi>,
-    tasks: Tasks,
-}
-
-impl Node {
-    async fn start(&self) -> Run {
-        let capacity = Capacity {
-            n_cores: 1_024,
-            memory: ByteSize::gib(4_096),
-            n_machines: 1_000,
-            overcommit: Overcommit::DEFAULT,
-        };
-        let config = WorkerConfig {
-            data_dir: self.dir.path().to_owned(),
-            log_root: self.dir.path().join("logs"),
-            region: RegionCode::parse("local").unwrap(),
-            addresses: Arc::new(address),
-            sealer: Arc::new(SealingKey::from_bytes(&[7; 32]).unwrap()),
-            platform_env: vec![],
-            drain_timeout: Duration::from_secs(5),
-            node: NodeProfile {
-                id: NodeId::from_ulid(ulid::Ulid::from_parts(1, 1)),
-                zone: None,
-                labels: BTreeMap::new(),
-                cordoned: false,
-                capacity,
-            },
-            housekeeper: Arc::new(NoHousekeeper),
-        };
-        let drivers = Drivers::new();
-        drivers.set(self.host.driver(), Standing::Proven);
-        let parts = WorkerParts {
-            drivers,
-            images: Arc::new(NoLayers),
-            gauge: Arc::new(NoTraffic),
-            clock: Arc::new(SystemClock),
-        };
-        let tasks = Tasks::new();
-        let worker = Worker::start(config, parts, &tasks).await.unwrap();
-        Run { worker, tasks }
-    }
-}
-
-impl Run {
-    async fn end(self) {
-        assert!(self.tasks.shutdown(Duration::from_secs(30)).await);
-    }
-}
-
-/// Machines have no services, so nobody connects.
-fn address(slot: u32) -> MachineAddresses {
-    let slot = u16::try_from(slot).unwrap();
-    MachineAddresses {
-        ipv4: Ipv4Addr::LOCALHOST,
-        ipv6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, slot),
-    }
-}
-
-/// An image without layers that is always here.
-struct NoLayers;
-
-#[async_trait]
-impl ImageSource for NoLayers {
-    async fn resolve(
-        &self,
-        _: &MachineId,
-        _: &ImageRef,
-        _: RootFsKind,
-    ) -> Result<ResolvedImage, WorkerError> {
-        Ok(ResolvedImage {
-            digest: Digest::from_sha256([9; 32]),
-            entrypoint: vec!["/app".into()],
-            cmd: vec![],
-            env: vec![],
-            user: String::new(),
-            workdir: String::new(),
-            stop_signal: None,
-            root_fs: RootFs::Layers(vec![]),
-        })
-    }
-
-    async fn release(&self, _: &MachineId) -> Result<(), WorkerError> {
-        Ok(())
     }
 }

@@ -16,6 +16,20 @@ pub(crate) fn cpu(pid: i32) -> Duration {
     Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
 }
 
+/// Processor time of a process as the scheduler counts it, to the nanosecond.
+pub(crate) fn scheduled(pid: i32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let nanoseconds = tasks.map(|task| {
+        let schedstat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let first = schedstat.split(' ').next().unwrap_or_default();
+        first.parse::<u64>().unwrap_or(0)
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}
+
 /// The children of a process.
 pub(crate) fn children(pid: i32) -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();

@@ -34,10 +34,11 @@ async fn reach(worker: &dyn WorkerApi, id: &MachineId, state: MachineState) -> M
 /// says who asked.
 pub async fn life(worker: &dyn WorkerApi, sample: &CreateMachine, asker: &Asker) {
     let mut request = sample.clone();
-    request.launch = Launch::Start;
+    (request.launch, request.cordoned) = (Launch::Start, true);
     let created = worker.create_machine(request.clone(), asker).await.unwrap();
     let id = &created.id;
     assert_eq!(created.spec, request.spec);
+    assert!(created.cordoned);
     let running = reach(worker, id, MachineState::Started).await;
     assert_eq!(running.instance_id, created.instance_id);
     let again = worker.create_machine(request.clone(), asker).await.unwrap();
@@ -53,7 +54,10 @@ pub async fn life(worker: &dyn WorkerApi, sample: &CreateMachine, asker: &Asker)
 
     let refused = worker.destroy_machine(id, false, asker).await.unwrap_err();
     assert_code(&refused, "machine-conflict");
-    assert!(worker.set_cordoned(id, true, asker).await.unwrap().cordoned);
+    for cordoned in [false, true] {
+        let set = worker.set_cordoned(id, cordoned, asker).await.unwrap();
+        assert_eq!(set.cordoned, cordoned);
+    }
     for _ in 0..2 {
         worker.stop_machine(id, None, None, asker).await.unwrap();
         reach(worker, id, MachineState::Stopped).await;

@@ -147,7 +147,7 @@ impl Found {
     fn check_control_database(&mut self, node: &Node, rows: &BTreeMap<String, Row>) {
         let connection = control_db(node);
         let mut statement = connection
-            .prepare("SELECT machine, is_leaving FROM placements WHERE machine IS NOT NULL ORDER BY machine")
+            .prepare("SELECT machine, leaving_since IS NOT NULL FROM placements WHERE machine IS NOT NULL ORDER BY machine")
             .unwrap();
         let placed = statement
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))

@@ -2,12 +2,13 @@
 //!
 //! Each claim is a function over a host, and a test for every kind of machine.
 
-use crate::host::{Host, until};
+use crate::host::{Host, PATIENCE, until};
 use roost_host::driver::{Adoption, DriverError, LaunchProcess, Origin};
 use roost_model::machine::{ExitCause, MachineExit, MachineFile, Rung};
 use roost_proto::logs::LogStream;
 use roost_proto::worker::ExecCommand;
-use roost_testkit::logs::lines;
+use roost_testkit::logs::{lines, records};
+use roost_testkit::wait::wait_until_async;
 use std::time::Duration;
 
 fn exited(exit_code: i32, signal: Option<i32>) -> MachineExit {
@@ -98,9 +99,14 @@ async fn several_programs_run_in_a_vm_and_end_together(host: &mut Host) {
     }
     host.launch(&config).await;
     assert_eq!(host.wait(&config.machine_id).await, exited(7, None));
-    let mut out = lines(&config.log_dir, LogStream::Stdout);
+    let records = records(&config.log_dir).into_iter();
+    let of_programs = records.filter(|record| record.stream == LogStream::Stdout);
+    let mut out: Vec<_> = of_programs
+        .map(|record| (record.program, record.message))
+        .collect();
     out.sort();
-    assert_eq!(out, ["33", "first", "green"]);
+    let expected = [(1, "first"), (2, "33"), (2, "green")];
+    assert_eq!(out, expected.map(|(n, line)| (Some(n), line.to_owned())));
     let system = lines(&config.log_dir, LogStream::System).join(" ");
     assert!(
         system.contains("its program 2 was the first to end"),
@@ -199,6 +205,36 @@ async fn machines_are_on_the_network_and_show_their_sockets(host: &mut Host) {
     assert!(fetch(addresses[0]).is_err());
 }
 
+async fn processes_are_listed_with_what_they_listen_on(host: &mut Host) {
+    let config = host.machine("cd /tmp; sleep 601 & exec httpd -f -p 8080");
+    let id = &config.machine_id;
+    host.launch(&config).await;
+    let processes = wait_until_async("both to run and one to listen", PATIENCE, async || {
+        let processes = host.driver.processes(id).await.unwrap();
+        let listens = processes.iter().any(|one| !one.listening.is_empty());
+        let sleeps = processes.iter().any(|one| one.command == "sleep 601");
+        if listens && sleeps {
+            Ok(processes)
+        } else {
+            Err(processes)
+        }
+    })
+    .await;
+    let commands: Vec<&str> = processes.iter().map(|one| one.command.as_str()).collect();
+    assert_eq!(commands.len(), 2, "the app's and no other: {commands:?}");
+    let server = processes
+        .iter()
+        .find(|one| one.command == "httpd -f -p 8080");
+    let server = server.unwrap_or_else(|| panic!("{commands:?}"));
+    assert_eq!(server.listening[0].address.port(), 8080);
+    assert_eq!(server.listening[0].process.as_deref(), Some("httpd"));
+    assert_eq!(server.directory.as_deref(), Some("/tmp"));
+    assert!(server.memory > 0 && server.pid > 0);
+    host.remove(id).await;
+    let gone = host.driver.processes(id).await;
+    assert!(matches!(gone, Err(DriverError::NotRunning(_))), "{gone:?}");
+}
+
 fn fetch(address: std::net::SocketAddr) -> std::io::Result<String> {
     use std::io::{Read as _, Write as _};
     let limit = Duration::from_secs(5);
@@ -282,6 +318,7 @@ with_kinds!(
         signals_reach_the_program_and_sigkill_ends_all,
         commands_run_beside_the_program,
         machines_are_on_the_network_and_show_their_sockets,
+        processes_are_listed_with_what_they_listen_on,
         a_new_driver_adopts_what_runs,
         a_killed_shim_takes_its_machine_along,
         a_machine_that_takes_too_much_memory_is_ended_for_that,

@@ -1,5 +1,6 @@
 //! A host of its own for each test: directories, network, a driver, an image.
 
+use roost_host::cgroup::Cgroup;
 use roost_host::container::{ContainerConfig, ContainerDriver, ContainerRuntime};
 use roost_host::driver::{
     IdRange, LaunchConfig, LaunchProcess, MachineDriver, RootFs, RootFsKind, Running,
@@ -210,6 +211,11 @@ impl Host {
             .to_owned()
     }
 
+    /// The cgroups of all its machines, and of their shims.
+    fn cgroups(&self) -> [Cgroup; 2] {
+        [self.tag.cgroup_name(), self.tag.shim_cgroup_name()].map(|name| Cgroup::at(&name).unwrap())
+    }
+
     /// Removes a machine, and claims that nothing of it is left.
     pub(crate) async fn remove(&self, id: &MachineId) {
         self.driver.remove(id).await.unwrap();
@@ -217,6 +223,9 @@ impl Host {
         assert!(!self.run_dir(id).exists(), "its run directory is left");
         assert!(!self.data_dir(id).exists(), "its writes are left");
         assert_eq!(self.driver.list().await.unwrap(), [], "something is left");
+        let cgroups = self.cgroups().into_iter();
+        let left: Vec<_> = cgroups.filter(Cgroup::exists).collect();
+        assert!(left.is_empty(), "{left:?} are left");
         assert_eq!(processes_naming(id.as_str()), [""; 0], "a process is left");
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(id.as_str()), "a mount is left");
@@ -226,8 +235,9 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         // After a failed test too; shims end when their machines do.
-        let cgroup = roost_host::cgroup::Cgroup::at(&format!("/{}", self.tag.cgroup_name()));
-        let _ = cgroup.and_then(|cgroup| cgroup.remove(Duration::from_secs(10)));
+        for cgroup in self.cgroups() {
+            let _ = cgroup.remove(Duration::from_secs(10));
+        }
         let tag = self.tag;
         let removed = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -7,12 +7,13 @@ use crate::limits::AGENT_LOST_TIMEOUT;
 use crate::output::MachineLog;
 use crate::session::Session;
 use guest::{Snapshots, TestGuest};
+use roost_agent::proto::{Output, OutputStream};
 use roost_host::vmm::console::Console;
 use roost_host::vmm::snapshot::SnapshotTags;
 use roost_host::vmm::{Accelerator, HypervisorFacts, HypervisorKind, Vm};
 use roost_proto::logs::{LogRecord, LogStream};
 use roost_proto::shim::{ShimCommand, ShimEvent, ShimExit, ShimExitCause, ShimLimits, socket_path};
-use roost_proto::vm::{VmDiskRate, VmHypervisor, VmKernel, VmLaunch, VmNetwork};
+use roost_proto::vm::{VmDiskRate, VmHypervisor, VmKernel, VmLaunch, VmNetwork, VmProgram};
 use roost_runtime::tasks::Tasks;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZero;
@@ -69,17 +70,8 @@ impl Run {
 
     /// What the machine's log has of a stream.
     fn lines(&self, stream: LogStream) -> Vec<String> {
-        let files = std::fs::read_dir(self.dir.path().join("logs")).unwrap();
-        let mut files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
-        files.sort();
-        let texts = files
-            .iter()
-            .map(|file| std::fs::read_to_string(file).unwrap());
-        let text: String = texts.collect();
-        let records = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
-        let records = records.filter(|record: &LogRecord| record.stream == stream);
+        let records = records(self.dir.path()).into_iter();
+        let records = records.filter(|record| record.stream == stream);
         records.map(|record| record.message).collect()
     }
 
@@ -175,6 +167,19 @@ fn launch(dir: &Path) -> VmLaunch {
     }
 }
 
+/// What the log of the machine in this directory has.
+fn records(dir: &Path) -> Vec<LogRecord> {
+    let files = std::fs::read_dir(dir.join("logs")).unwrap();
+    let mut files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let texts = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap());
+    let text: String = texts.collect();
+    let records = text.lines().map(serde_json::from_str);
+    records.filter_map(Result::ok).collect()
+}
+
 /// None that matters here, whatever there are.
 fn limits() -> ShimLimits {
     let limits = serde_json::json!({
@@ -220,6 +225,52 @@ async fn output_goes_on_after_a_lost_session_without_a_gap_or_a_repetition() {
     let lines = run.lines(LogStream::Stdout);
     assert_eq!(lines, ["one", "two", "three", "four"]);
     assert_eq!(run.guest.n_calls("open_agent"), 3, "one for each session");
+}
+
+#[tokio::test]
+async fn lines_of_several_programs_stay_whole_and_say_whose_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut launch = launch(dir.path());
+    launch.beside.push(VmProgram {
+        args: Vec::new(),
+        env: Vec::new(),
+        workdir: String::new(),
+        user: String::new(),
+    });
+    let mut log = MachineLog::open(&launch).unwrap();
+    let pieces = [
+        ("1", OutputStream::Stdout, "fir"),
+        ("2", OutputStream::Stdout, "sec"),
+        ("2", OutputStream::Stderr, "bad\n"),
+        ("1", OutputStream::Stdout, "st\n"),
+        ("2", OutputStream::Stdout, "ond"),
+        // Names that no program was given.
+        ("3", OutputStream::Stdout, "lie\n"),
+        ("", OutputStream::Init, "init\n"),
+    ];
+    for (process, stream, text) in pieces {
+        let piece = Output {
+            stream: stream.into(),
+            data: text.into(),
+            process: process.to_owned(),
+            ..Output::default()
+        };
+        log.take(&piece).await;
+    }
+    log.flush();
+    let records = records(dir.path());
+    let told: Vec<_> = records
+        .iter()
+        .map(|record| (record.program, record.stream, record.message.as_str()))
+        .collect();
+    let expected = [
+        (Some(2), LogStream::Stderr, "bad"),
+        (Some(1), LogStream::Stdout, "first"),
+        (None, LogStream::Stdout, "lie"),
+        (None, LogStream::Stderr, "init"),
+        (Some(2), LogStream::Stdout, "second"),
+    ];
+    assert_eq!(told, expected);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 
 use super::requests::{self, Refusal};
 use super::{driver_error, leases, store_failure};
+use crate::board::Entry;
 use crate::limits;
 use crate::store::Inserted;
 use crate::store::row::{NewEvent, Row};
@@ -197,7 +198,7 @@ impl Inner {
         // What rests shows its new services at once; what runs, when it starts anew.
         if row.state.is_settled() && row.state != MachineState::Started && !row.vm_live {
             self.board
-                .update(&id, |entry| entry.services.clone_from(&row.spec.services));
+                .update(&id, |entry| entry.services = Entry::services_of(&row.spec));
         }
         Ok(self.status(row))
     }

@@ -43,7 +43,7 @@ pub(super) fn new_row(
         rung: None,
         has_snapshot: false,
         slot: None,
-        cordoned: false,
+        cordoned: request.cordoned,
         image_digest: None,
         image_stop_signal: None,
         stop_asked: StopAsked::default(),

@@ -26,7 +26,7 @@ fn checked() -> (MachineSpec, Entry) {
         app: spec.app.clone(),
         region: spec.region.clone(),
         ipv4: samples::addresses(0).ipv4,
-        services: spec.services.clone(),
+        services: Entry::services_of(&spec),
         state: MachineState::Started,
         cordoned: false,
         pid: None,

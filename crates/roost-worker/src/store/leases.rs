@@ -268,7 +268,7 @@ mod tests {
     async fn store_with_machine(dir: &Path) -> (Store, MachineId) {
         let store = Store::open(&dir.join("worker.db")).unwrap();
         let admission = Admission {
-            capacity: samples::node(1).capacity,
+            capacity: samples::capacity(1),
             cordoned: false,
             reservation: None,
         };

@@ -1,5 +1,5 @@
 //! The database of a newer roost, on a full disk, and how it is asked. Older
-//! ones are read by `tests/golden.rs`.
+//! ones are read by `tests/golden/`.
 
 use super::{SqliteContext as _, Store, StoreError};
 use roost_model::id::MachineId;

@@ -1,49 +1,28 @@
 //! Values that tests need and do not care about.
 
-use crate::capacity::NodeProfile;
 use crate::images::ResolvedImage;
 use crate::store::row::Row;
-use roost_host::driver::{MachineAddresses, RootFs};
-use roost_model::digest::Digest;
-use roost_model::id::{MachineId, NodeId};
+use crate::testing;
+pub(crate) use crate::testing::{addresses, region};
+use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
 use roost_model::machine::{
-    Guest, Isolation, MachineSpec, ProcessSpec, RestartPolicy, Service, ServiceProtocol, StopConfig,
+    Guest, Isolation, MachineSpec, ProcessSpec, RestartPolicy, Service, StopConfig,
 };
-use roost_model::name::{AppName, MachineName, RegionCode};
+use roost_model::name::{AppName, MachineName};
 use roost_model::placement::{Capacity, Overcommit};
 use roost_model::size::ByteSize;
 use roost_model::time::Timestamp;
 use roost_proto::worker::{Asker, Cause, CreateMachine, Launch, SecretEnv};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub(crate) fn region() -> RegionCode {
-    RegionCode::parse("local").unwrap()
-}
-
-/// All machines are on loopback; the IPv6 address tells the slot.
-pub(crate) fn addresses(slot: u32) -> MachineAddresses {
-    let last = u16::try_from(slot).unwrap();
-    MachineAddresses {
-        ipv4: Ipv4Addr::LOCALHOST,
-        ipv6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last),
-    }
-}
-
-/// A node with room for so many machines, and for as much as they like.
-pub(crate) fn node(n_machines: u32) -> NodeProfile {
-    NodeProfile {
-        id: NodeId::from_ulid(ulid::Ulid::from_parts(1, 1)),
-        zone: None,
-        labels: BTreeMap::new(),
-        cordoned: false,
-        capacity: Capacity {
-            n_cores: 64,
-            memory: ByteSize::gib(256),
-            n_machines,
-            overcommit: Overcommit::DEFAULT,
-        },
+/// Room for so many machines, and for as much as they like.
+pub(crate) fn capacity(n_machines: u32) -> Capacity {
+    Capacity {
+        n_cores: 64,
+        memory: ByteSize::gib(256),
+        n_machines,
+        overcommit: Overcommit::DEFAULT,
     }
 }
 
@@ -72,13 +51,7 @@ pub(crate) fn spec(name: &str) -> MachineSpec {
 }
 
 pub(crate) fn service(port: u16) -> Service {
-    Service {
-        internal_port: port,
-        protocol: ServiceProtocol::Http,
-        force_https: false,
-        h2_backend: false,
-        checks: vec![],
-    }
+    Service::http(port)
 }
 
 /// Somebody with a token.
@@ -94,6 +67,7 @@ pub(crate) fn create(request_id: &str) -> CreateMachine {
         spec: spec(request_id),
         secrets: SecretEnv(BTreeMap::from([("TOKEN".into(), "hunter2".into())])),
         launch: Launch::Start,
+        cordoned: false,
         reservation: None,
         lease: None,
         placement: None,
@@ -108,13 +82,8 @@ pub(crate) fn row() -> Row {
 pub(crate) fn image(entrypoint: &str, cmd: &str) -> ResolvedImage {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
     ResolvedImage {
-        digest: Digest::from_sha256([9; 32]),
         entrypoint: words(entrypoint),
         cmd: words(cmd),
-        env: vec![],
-        user: String::new(),
-        workdir: String::new(),
-        stop_signal: None,
-        root_fs: RootFs::Layers(vec![]),
+        ..testing::image()
     }
 }

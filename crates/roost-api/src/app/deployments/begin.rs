@@ -5,6 +5,7 @@
 //! came while they were looked up, the record is refused and the plan is made anew.
 
 use super::Wanted;
+use crate::app::ports;
 use crate::error::ApiError;
 use crate::limits;
 use crate::state::ApiState;
@@ -35,6 +36,11 @@ pub(super) async fn begin(
 ) -> Result<Deployment, ApiError> {
     // Looked at before the image, which may take long to pull.
     refuse_while_deploying(state, app).await?;
+    let spec = wanted
+        .config
+        .to_recorded_spec(super::identity(state, app, 1, 1)?);
+    let spec = spec.map_err(ApiError::faults)?;
+    ports::refuse_taken(state, &app.name, &spec.services).await?;
     let release = pin(state, wanted).await?;
     let write = |record: &DeploymentRecord| {
         serde_json::to_string(&view::deployment(state, app, record.clone(), vec![]))
@@ -95,17 +101,19 @@ async fn plan(
     refuse_leased(state, &machines).await?;
     // What an earlier deployment could not remove is not counted, and comes last.
     let serves = |machine: &MachineStatus| deploy::release_of(machine) == current;
-    let n_listed = machines.iter().filter(|machine| serves(machine)).count();
-    // Some may be on their way to another node just now.
-    let n_serving = n_listed.max(n_placed(state, app, current).await?);
     // Machines that run are the ones worth replacing one by one.
     machines.sort_by_key(|machine| {
         let runs = machine.state == MachineState::Started;
         (!serves(machine), !runs, machine.created_at)
     });
-    let n_wanted = wanted.count.map_or(n_serving.max(1), |count| {
-        usize::try_from(count).unwrap_or(usize::MAX)
-    });
+    let n_wanted = match wanted.count {
+        Some(count) => usize::try_from(count).unwrap_or(usize::MAX),
+        None => {
+            let n_listed = machines.iter().filter(|machine| serves(machine)).count();
+            // Some may be on their way to another node just now.
+            n_listed.max(n_placed(state, app, current).await?).max(1)
+        }
+    };
     let ids: Vec<MachineId> = machines.iter().map(|machine| machine.id.clone()).collect();
     let plan = rollout::plan(&ids, n_wanted, wanted.max_unavailable);
     let ran: BTreeMap<MachineId, bool> = machines
@@ -175,7 +183,7 @@ async fn n_placed(
             && placement.release_version.is_some()
             && placement.release_version == release
             && placement.is_kept
-            && !placement.is_leaving
+            && placement.leaving_since.is_none()
     };
     Ok(placements.iter().filter(is_of_release).count())
 }

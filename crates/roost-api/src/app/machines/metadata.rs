@@ -1,6 +1,7 @@
 //! Metadata of machines: a change of it makes no new version.
 
 use super::{find, find_free};
+use crate::app::OWN_METADATA;
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::limits;
@@ -11,7 +12,7 @@ use roost_model::name::AppName;
 use std::collections::BTreeMap;
 
 /// What only roost itself writes.
-const RESERVED_PREFIXES: [&str; 2] = ["fly_", "roost_"];
+const RESERVED_PREFIXES: [&str; 2] = ["fly_", OWN_METADATA];
 
 /// The metadata of a machine.
 pub(crate) async fn metadata(

@@ -28,6 +28,10 @@ impl Operation {
             "exec_in_machine" => json!({"command": ["true"]}),
             "set_secrets" => json!({"values": {"A": "x"}}),
             "set_secret" | "set_metadata" => json!({"value": "x"}),
+            "issue_certificate" => json!({"hostname": "www.example.com"}),
+            "upload_certificate" => {
+                json!({"hostname": "www.example.com", "fullchain": "", "private_key": ""})
+            }
             "pull_image" => json!({"image": "hello"}),
             _ => return Body::empty(),
         };
@@ -68,7 +72,8 @@ fn operations() -> Vec<Operation> {
                 .replace("{id}", id)
                 .replace("{name}", "A")
                 .replace("{key}", "A")
-                .replace("{version}", "1");
+                .replace("{version}", "1")
+                .replace("{hostname}", "www.example.com");
             assert!(!path.contains('{'), "{path} has a part with no sample");
             if path.ends_with("/builds") {
                 path += "?plan=%7B%22kind%22%3A%22static%22%2C%22root%22%3A%22p%22%7D";

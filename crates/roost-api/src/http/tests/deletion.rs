@@ -178,13 +178,15 @@ async fn a_creation_that_waits_for_a_deletion_to_begin_is_refused() {
     let platform = start(dir.path()).await;
     let (_, app) = platform.call("GET", "/v1/apps/web", Value::Null).await;
     // A deletion that has looked for machines, and has not marked the app yet.
-    let deletion = platform.state.machine_gate.write().await;
+    let id = app["id"].as_str().unwrap();
+    let gate = platform.state.machine_gates.of(id);
+    let deletion = gate.write().await;
     let body = json!({"config": web("hello")});
     let creation = platform.call("POST", "/v1/apps/web/machines", body);
     tokio::pin!(creation);
     let early = tokio::time::timeout(MOMENT, &mut creation).await;
     assert!(early.is_err(), "it waits: {early:?}");
-    let (id, now) = (app["id"].as_str().unwrap(), roost_runtime::clock::now());
+    let now = roost_runtime::clock::now();
     platform
         .state
         .store
@@ -201,7 +203,9 @@ async fn a_creation_that_waits_for_a_deletion_to_begin_is_refused() {
 async fn a_deletion_waits_for_a_creation_under_way() {
     let dir = tempfile::tempdir().unwrap();
     let platform = start(dir.path()).await;
-    let creation = platform.state.machine_gate.read().await;
+    let (_, app) = platform.call("GET", "/v1/apps/web", Value::Null).await;
+    let gate = platform.state.machine_gates.of(app["id"].as_str().unwrap());
+    let creation = gate.read().await;
     let deletion = platform.call("DELETE", "/v1/apps/web", Value::Null);
     tokio::pin!(deletion);
     let early = tokio::time::timeout(MOMENT, &mut deletion).await;

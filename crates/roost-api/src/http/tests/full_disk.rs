@@ -1,6 +1,8 @@
 //! A control database that cannot grow.
 
+use super::platform::PATIENCE;
 use super::{Platform, web};
+use roost_testkit::wait::wait_until_async;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -63,7 +65,9 @@ async fn a_deployment_that_runs_out_of_room_waits_and_goes_on_when_there_is_some
     again.state.resume().await.unwrap();
     let id = begun["id"].as_str().unwrap();
     // The story of a hundred machines does not fit into the pages that are there.
-    until_it_stands_still(&again, id).await;
+    until_the_first_is_made(&again, id).await;
+    let n_made = until_it_stands_still(&again, id).await;
+    assert!((1..100).contains(&n_made), "there was room for {n_made}");
     again.state.store.limit_pages(1_000_000).await.unwrap();
     let ended = again.finished("web", id).await;
     assert_eq!(ended["status"], "succeeded", "{}", ended["error"]);
@@ -71,16 +75,35 @@ async fn a_deployment_that_runs_out_of_room_waits_and_goes_on_when_there_is_some
     again.stop().await;
 }
 
-/// Waits until a deployment has done nothing for a while, and has not ended.
-async fn until_it_stands_still(platform: &Platform, id: &str) {
+/// A deployment under way, as the API tells of it.
+async fn under_way(platform: &Platform, id: &str) -> Value {
+    let path = format!("/v1/apps/web/deployments/{id}");
+    let (_, deployment) = platform.call("GET", &path, Value::Null).await;
+    assert_eq!(deployment["finished_at"], Value::Null, "{deployment}");
+    deployment
+}
+
+/// Waits until a deployment has got so far that it makes machines: before, it may only be slow.
+async fn until_the_first_is_made(platform: &Platform, id: &str) {
+    wait_until_async("a machine", PATIENCE, async || {
+        let deployment = under_way(platform, id).await;
+        (platform.worker.n_made() > 0)
+            .then_some(())
+            .ok_or(deployment)
+    })
+    .await;
+}
+
+/// Waits until a deployment has done nothing for a while, and has not ended. How many machines
+/// it has made by then.
+async fn until_it_stands_still(platform: &Platform, id: &str) -> u64 {
     let (mut before, mut n_alike) = (Value::Null, 0);
     while n_alike < 20 {
-        let path = format!("/v1/apps/web/deployments/{id}");
-        let (_, deployment) = platform.call("GET", &path, Value::Null).await;
-        assert_eq!(deployment["finished_at"], Value::Null, "{deployment}");
+        let deployment = under_way(platform, id).await;
         let now = json!([deployment["steps"], platform.worker.n_made()]);
         n_alike = if now == before { n_alike + 1 } else { 0 };
         before = now;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    platform.worker.n_made()
 }

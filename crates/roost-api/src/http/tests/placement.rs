@@ -33,6 +33,7 @@ fn request() -> CreateMachine {
         spec: config.to_spec(identity).unwrap(),
         secrets: SecretEnv::default(),
         launch: Launch::Start,
+        cordoned: false,
         reservation: None,
         lease: None,
         placement: None,

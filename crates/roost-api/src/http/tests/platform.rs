@@ -1,7 +1,8 @@
 //! A platform in memory: real API and database, a worker that only remembers.
 
 use crate::ports::{ImageBuilder, ImageSource, LogSelection, LogSource, PortError, PulledImage};
-use crate::state::{ApiParts, ApiState, NodeFacts};
+use crate::state::{ApiParts, ApiState};
+use crate::testing;
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
@@ -10,19 +11,15 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
-use roost_auth::seal::SealingKey;
 use roost_auth::token::TokenSecret;
 use roost_model::digest::Digest;
 use roost_model::id::NodeId;
 use roost_model::image_ref::ImageRef;
-use roost_model::name::{AppName, RegionCode};
+use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use roost_proto::logs::{LogRecord, LogStream};
 use roost_proto::rest::{BuildEvent, BuildPlan, PullProgress};
 use roost_proto::worker::WorkerApi as _;
-use roost_runtime::clock::SystemClock;
-use roost_runtime::tasks::Tasks;
-use roost_store::Store;
 use roost_store::records::TokenRecord;
 use roost_testkit::sim_worker::SimWorker;
 use serde_json::Value;
@@ -86,6 +83,7 @@ impl LogSource for FakeLogs {
                 .unwrap_or_default(),
             region: "local".into(),
             stream: LogStream::Stderr,
+            program: None,
             level: None,
             message: "cannot open config".into(),
             fields: None,
@@ -156,23 +154,12 @@ impl Platform {
             worker: worker.clone(),
             ..FakeLogs::default()
         });
+        let node = NodeId::from_ulid(ulid::Ulid::nil());
         let state = ApiState::new(ApiParts {
-            store: Store::open(&dir.join("control.db")).await.unwrap(),
-            workers: vec![(NodeId::from_ulid(ulid::Ulid::nil()), worker.clone())],
             images: Arc::new(Fakes),
             logs: logs.clone(),
             builder: Arc::new(Fakes),
-            node: NodeFacts {
-                version: "0.1.0".into(),
-                region: RegionCode::parse("local").unwrap(),
-                domains: vec!["localhost".into()],
-                http_port: 8080,
-                https_port: 8443,
-                registry: "localhost:4280".into(),
-            },
-            sealing_key: Arc::new(SealingKey::open_or_create(&dir.join("seal.key")).unwrap()),
-            clock: Arc::new(SystemClock),
-            tasks: Tasks::new(),
+            ..testing::parts(dir, vec![(node, worker.clone())]).await
         });
         let token = state
             .mint_admin_token("test")

@@ -1,7 +1,8 @@
 //! What is to be done about one machine. Pure.
 
 use crate::limits;
-use roost_model::id::MachineId;
+use crate::reconcile::has_passed;
+use roost_model::id::{InstanceId, MachineId};
 use roost_model::time::Timestamp;
 use roost_store::placements::Placement;
 use std::time::Duration;
@@ -13,8 +14,12 @@ pub(super) enum Seen {
     There {
         /// Its id.
         machine: MachineId,
-        /// Whether it runs only when somebody starts it.
-        rests: bool,
+        /// Its version.
+        version: InstanceId,
+        /// Whether it runs only when somebody starts it, if that is not changing.
+        rests: Option<bool>,
+        /// Whether new traffic is kept from it.
+        is_cordoned: bool,
     },
     /// The node has none of its name, or another one.
     Missing,
@@ -25,8 +30,8 @@ pub(super) enum Seen {
         /// For so long.
         silent_for: Duration,
     },
-    /// Its removal is being asked for.
-    Leaving,
+    /// It is being changed or removed just now.
+    UnderWay,
 }
 
 /// What is to be done.
@@ -34,13 +39,8 @@ pub(super) enum Seen {
 pub(super) enum Action {
     /// Nothing.
     Nothing,
-    /// Record that it rests, or runs.
-    NoteRest {
-        /// The machine.
-        machine: MachineId,
-        /// Whether it rests.
-        rests: bool,
-    },
+    /// Record it as its node tells of it.
+    Note,
     /// Record that its removal did not happen, unless its node is about it.
     NoteStays {
         /// The machine.
@@ -50,6 +50,8 @@ pub(super) enum Action {
     Settle {
         /// The machine.
         machine: MachineId,
+        /// Its version.
+        version: InstanceId,
     },
     /// Forget it: nobody wants it.
     GiveUp,
@@ -67,6 +69,20 @@ pub(super) enum Action {
     },
 }
 
+impl Action {
+    /// Whether it changes nothing but what is recorded.
+    pub(super) fn is_note(&self) -> bool {
+        match self {
+            Self::Nothing
+            | Self::Note
+            | Self::NoteStays { .. }
+            | Self::Settle { .. }
+            | Self::GiveUp => true,
+            Self::GoOn | Self::MakeAnew { .. } | Self::Remove { .. } => false,
+        }
+    }
+}
+
 /// What is to be done about a machine of an app with this release, of which no deployment is
 /// under way.
 pub(super) fn decide(
@@ -77,30 +93,36 @@ pub(super) fn decide(
 ) -> Action {
     if let Some(release) = placement.release_version
         && current_release != Some(release)
-        && *seen != Seen::Leaving
+        && *seen != Seen::UnderWay
     {
         let reason = format!("release v{release} does not serve");
         return Action::Remove { reason };
     }
     match (&placement.machine, seen) {
-        (_, Seen::Leaving | Seen::Silent) => Action::Nothing,
-        (Some(machine), Seen::There { .. }) if placement.is_leaving => Action::NoteStays {
-            machine: machine.clone(),
-        },
-        (Some(_), Seen::Missing) if placement.is_leaving => Action::GiveUp,
-        (_, Seen::Lost { .. }) if placement.is_leaving => Action::Nothing,
-        (Some(machine), Seen::There { rests, .. }) if *rests != placement.rests => {
-            Action::NoteRest {
-                machine: machine.clone(),
-                rests: *rests,
+        (_, Seen::UnderWay | Seen::Silent) => Action::Nothing,
+        (Some(machine), Seen::There { .. }) if let Some(since) = placement.leaving_since => {
+            let machine = machine.clone();
+            if has_passed(since, limits::LATE_CALL_MAX, now) {
+                Action::NoteStays { machine }
+            } else {
+                Action::Nothing
             }
         }
-        (Some(_), Seen::There { .. }) => Action::Nothing,
-        (None, Seen::There { machine, .. }) => Action::Settle {
+        (Some(_), Seen::Missing) if placement.leaving_since.is_some() => Action::GiveUp,
+        (_, Seen::Lost { .. }) if placement.leaving_since.is_some() => Action::Nothing,
+        (Some(_), Seen::There { .. }) if is_as_recorded(placement, seen) => Action::Nothing,
+        (Some(_), Seen::There { .. }) => Action::Note,
+        (
+            None,
+            Seen::There {
+                machine, version, ..
+            },
+        ) => Action::Settle {
             machine: machine.clone(),
+            version: version.clone(),
         },
         (None, Seen::Missing | Seen::Lost { .. }) if placement.is_kept => Action::GoOn,
-        (None, Seen::Missing) if now.since(placement.placed_at) >= limits::COMING_MAX => {
+        (None, Seen::Missing) if has_passed(placement.placed_at, limits::COMING_MAX, now) => {
             Action::GiveUp
         }
         (None, Seen::Missing | Seen::Lost { .. }) => Action::Nothing,
@@ -117,6 +139,21 @@ pub(super) fn decide(
             ),
         },
     }
+}
+
+fn is_as_recorded(placement: &Placement, seen: &Seen) -> bool {
+    let Seen::There {
+        version,
+        rests,
+        is_cordoned,
+        ..
+    } = seen
+    else {
+        return false;
+    };
+    placement.version.as_ref() == Some(version)
+        && rests.is_none_or(|rests| rests == placement.rests)
+        && *is_cordoned == placement.is_cordoned
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Why a new machine is not healthy, on one screen.
 
-use super::journal::Journal;
+use super::progress::Progress;
 use crate::error::ApiError;
 use crate::limits;
 use crate::ports::LogSelection;
@@ -35,7 +35,7 @@ pub(super) fn of_worker_error(id: &MachineId, error: &WorkerError) -> Deployment
 }
 
 /// The machine's process ended, or could not be started.
-pub(super) async fn exited(journal: &Journal, status: &MachineStatus) -> DeploymentError {
+pub(super) async fn exited(progress: &Progress, status: &MachineStatus) -> DeploymentError {
     let ending = match status.last_exit {
         Some(exit) => describe(exit),
         None => "it could not be started".to_owned(),
@@ -68,7 +68,7 @@ pub(super) async fn exited(journal: &Journal, status: &MachineStatus) -> Deploym
         ),
         hint: Some(hint),
         machine: Some(status.id.to_string()),
-        log_tail: log_tail(journal, status).await,
+        log_tail: log_tail(progress, status).await,
         listening: vec![],
     }
 }
@@ -85,9 +85,9 @@ fn describe(exit: MachineExit) -> String {
 }
 
 /// The machine runs, but its checks did not pass in time.
-pub(super) async fn unhealthy(journal: &Journal, status: &MachineStatus) -> DeploymentError {
-    let seconds = journal.record.wait_timeout.as_secs();
-    let sockets = journal
+pub(super) async fn unhealthy(progress: &Progress, status: &MachineStatus) -> DeploymentError {
+    let seconds = progress.record.wait_timeout.as_secs();
+    let sockets = progress
         .state
         .worker
         .listening_sockets(&status.id)
@@ -108,7 +108,7 @@ pub(super) async fn unhealthy(journal: &Journal, status: &MachineStatus) -> Depl
             "look at its last log lines, or give it more time with `wait_timeout`".to_owned(),
         ),
         machine: Some(status.id.to_string()),
-        log_tail: log_tail(journal, status).await,
+        log_tail: log_tail(progress, status).await,
         listening,
     };
     if let Some(port) = unserved_port(status, &sockets) {
@@ -122,8 +122,8 @@ pub(super) async fn unhealthy(journal: &Journal, status: &MachineStatus) -> Depl
 }
 
 /// Where a machine that runs listens instead of at its services' ports; `None` when it serves them.
-pub(super) async fn misplaced(journal: &Journal, status: &MachineStatus) -> Option<String> {
-    let worker = &journal.state.worker;
+pub(super) async fn misplaced(progress: &Progress, status: &MachineStatus) -> Option<String> {
+    let worker = &progress.state.worker;
     // Only a notice: the machine may be gone by now, and the end of the wait says why.
     let sockets = worker.listening_sockets(&status.id).await.ok()?;
     unserved_port(status, &sockets).map(|port| where_it_listens(port, &sockets))
@@ -171,7 +171,7 @@ fn failing_checks(status: &MachineStatus) -> String {
     }
 }
 
-async fn log_tail(journal: &Journal, status: &MachineStatus) -> Vec<String> {
+async fn log_tail(progress: &Progress, status: &MachineStatus) -> Vec<String> {
     let selection = LogSelection {
         app: status.spec.app.clone(),
         machine: Some(status.id.clone()),
@@ -181,7 +181,7 @@ async fn log_tail(journal: &Journal, status: &MachineStatus) -> Vec<String> {
         limit: limits::LOG_TAIL_LINES,
         contains: None,
     };
-    match journal.state.logs.query(selection).await {
+    match progress.state.logs.query(selection).await {
         Ok(records) => records.into_iter().map(|record| record.message).collect(),
         // The deployment's own error matters more than this one.
         Err(error) => vec![format!("(its log could not be read: {error})")],

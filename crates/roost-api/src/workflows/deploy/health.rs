@@ -1,6 +1,6 @@
 //! The health gate: when a new machine may take the place of an old one.
 
-use super::journal::Journal;
+use super::progress::Progress;
 use super::{SlotError, diagnose};
 use crate::limits;
 use roost_model::id::MachineId;
@@ -45,7 +45,11 @@ struct ListenNotice {
 
 impl ListenNotice {
     /// Looks now and then at a machine that runs and is not healthy yet.
-    async fn look(&mut self, journal: &Journal, status: &MachineStatus) -> Result<(), StoreError> {
+    async fn look(
+        &mut self,
+        progress: &Progress,
+        status: &MachineStatus,
+    ) -> Result<(), StoreError> {
         if status.state != MachineState::Started {
             self.next_look = None;
             return Ok(());
@@ -58,31 +62,31 @@ impl ListenNotice {
             return Ok(());
         }
         self.next_look = Some(now + limits::LISTEN_NOTICE_POLL);
-        let Some(text) = diagnose::misplaced(journal, status).await else {
+        let Some(text) = diagnose::misplaced(progress, status).await else {
             return Ok(());
         };
         if self.said.as_ref() == Some(&text) {
             return Ok(());
         }
-        let seconds = journal.record.wait_timeout.as_secs();
+        let seconds = progress.record.wait_timeout.as_secs();
         let message = format!("it {text}; waiting up to {seconds} s in all");
         self.said = Some(text);
         self.n_said += 1;
-        journal
+        progress
             .step("listening", Some(&status.id), "started", message)
             .await
     }
 }
 
 /// Waits until the machine takes traffic, or says why it will not.
-pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(), SlotError> {
-    let worker = &journal.state.worker;
-    let deadline = Instant::now() + journal.record.wait_timeout;
-    let asker = journal.asker();
+pub(super) async fn await_healthy(progress: &Progress, id: &MachineId) -> Result<(), SlotError> {
+    let worker = &progress.state.worker;
+    let deadline = Instant::now() + progress.record.wait_timeout;
+    let asker = progress.asker();
     let mut settling = Settling::default();
     let mut notice = ListenNotice::default();
     loop {
-        let status = match journal.insist(|| worker.machine(id)).await {
+        let status = match progress.insist(|| worker.machine(id)).await {
             Ok(status) => status,
             Err(error) => {
                 return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(
@@ -90,11 +94,11 @@ pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(
                 ))));
             }
         };
-        match judge(journal, &status, &mut settling).await {
+        match judge(progress, &status, &mut settling).await {
             Ok(Verdict::Healthy) => return Ok(()),
-            Ok(Verdict::Waiting) => notice.look(journal, &status).await?,
+            Ok(Verdict::Waiting) => notice.look(progress, &status).await?,
             Ok(Verdict::NotStarted) => {
-                if let Err(error) = journal.insist(|| worker.start_machine(id, &asker)).await {
+                if let Err(error) = progress.insist(|| worker.start_machine(id, &asker)).await {
                     return Err(SlotError::Failed(Box::new(diagnose::of_worker_error(
                         id, &error,
                     ))));
@@ -102,7 +106,7 @@ pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(
             }
             Ok(Verdict::Broken) => {
                 return Err(SlotError::Failed(Box::new(
-                    diagnose::exited(journal, &status).await,
+                    diagnose::exited(progress, &status).await,
                 )));
             }
             Err(error) => {
@@ -113,7 +117,7 @@ pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(
         }
         if Instant::now() >= deadline {
             return Err(SlotError::Failed(Box::new(
-                diagnose::unhealthy(journal, &status).await,
+                diagnose::unhealthy(progress, &status).await,
             )));
         }
         tokio::time::sleep(limits::HEALTH_POLL).await;
@@ -121,11 +125,11 @@ pub(super) async fn await_healthy(journal: &Journal, id: &MachineId) -> Result<(
 }
 
 async fn judge(
-    journal: &Journal,
+    progress: &Progress,
     status: &MachineStatus,
     settling: &mut Settling,
 ) -> Result<Verdict, WorkerError> {
-    if status.last_exit.is_some() && exits(journal, status).await? >= limits::EXITS_MAX {
+    if status.last_exit.is_some() && exits(progress, status).await? >= limits::EXITS_MAX {
         return Ok(Verdict::Broken);
     }
     Ok(match status.state {
@@ -161,8 +165,8 @@ fn checks_pass(status: &MachineStatus) -> bool {
     all_pass && answers
 }
 
-async fn exits(journal: &Journal, status: &MachineStatus) -> Result<usize, WorkerError> {
-    let events = journal
+async fn exits(progress: &Progress, status: &MachineStatus) -> Result<usize, WorkerError> {
+    let events = progress
         .state
         .worker
         .machine_events(&status.id, limits::MACHINE_EVENTS_MAX)

@@ -1,8 +1,8 @@
-//! One slot of a deployment, from the phase that the journal says to its end.
+//! One slot of a deployment, from the phase that is recorded to its end.
 
 use super::diagnose;
 use super::health::await_healthy;
-use super::journal::Journal;
+use super::progress::Progress;
 use super::{DEPLOYMENT_KEY, RELEASE_KEY, SlotError};
 use crate::app::{deployments, secrets};
 use crate::error::ApiError;
@@ -14,22 +14,22 @@ use roost_proto::worker::{CreateMachine, Launch, WorkerError};
 use roost_store::StoreError;
 use roost_store::records::{SlotPhase, SlotRecord};
 
-/// Create → healthy → stop the old one; each step only if the journal does not have it yet.
+/// Create → healthy → stop the old one; each step only if it is not recorded yet.
 ///
 /// A cancelled deployment ends here before it creates a machine and while it waits for one.
 /// Other actions are completed: half of one would be no easier to undo.
-pub(super) async fn advance(journal: &Journal, mut slot: SlotRecord) -> Result<(), SlotError> {
-    if journal.cx.is_asked_to_turn_back() {
+pub(super) async fn advance(progress: &Progress, mut slot: SlotRecord) -> Result<(), SlotError> {
+    if progress.cx.is_asked_to_turn_back() {
         return Err(SlotError::Cancelled);
     }
     if slot.makes_new {
         if slot.phase < SlotPhase::Created {
-            slot.new_machine = Some(create(journal, &slot).await?);
+            slot.new_machine = Some(create(progress, &slot).await?);
             slot.phase = SlotPhase::Created;
-            journal.set_slot(&slot).await?;
+            progress.set_slot(&slot).await?;
         }
         if let (SlotPhase::Created, Some(machine)) = (slot.phase, &slot.new_machine) {
-            journal
+            progress
                 .step(
                     "healthy",
                     Some(machine),
@@ -40,11 +40,11 @@ pub(super) async fn advance(journal: &Journal, mut slot: SlotRecord) -> Result<(
             tokio::select! {
                 biased;
                 // Cancel-safe: it only waits.
-                () = journal.cx.asked_to_turn_back() => return Err(SlotError::Cancelled),
+                () = progress.cx.asked_to_turn_back() => return Err(SlotError::Cancelled),
                 // Cancel-safe: it waits for a machine that the undoing removes.
-                healthy = await_healthy(journal, machine) => healthy?,
+                healthy = await_healthy(progress, machine) => healthy?,
             }
-            journal
+            progress
                 .step(
                     "healthy",
                     Some(machine),
@@ -56,32 +56,32 @@ pub(super) async fn advance(journal: &Journal, mut slot: SlotRecord) -> Result<(
     }
     if slot.phase < SlotPhase::Healthy {
         slot.phase = SlotPhase::Healthy;
-        journal.set_slot(&slot).await?;
+        progress.set_slot(&slot).await?;
     }
     if slot.phase < SlotPhase::Shifted {
         if let Some(old) = slot.old_machine.clone() {
-            stop_old(journal, &old, slot.old_ran).await?;
+            stop_old(progress, &old, slot.old_ran).await?;
         }
         slot.phase = SlotPhase::Shifted;
-        journal.set_slot(&slot).await?;
+        progress.set_slot(&slot).await?;
     }
     Ok(())
 }
 
-async fn create(journal: &Journal, slot: &SlotRecord) -> Result<MachineId, SlotError> {
-    let state = &journal.state;
-    let request = match build_request(journal, slot).await {
+async fn create(progress: &Progress, slot: &SlotRecord) -> Result<MachineId, SlotError> {
+    let state = &progress.state;
+    let request = match build_request(progress, slot).await {
         Ok(request) => request,
         Err(error) => return Err(failed(diagnose::of_api_error(&error))),
     };
     let name = request.spec.name.to_string();
-    let asker = journal.asker();
-    match journal
+    let asker = progress.asker();
+    match progress
         .insist(|| placement::create(state, request.clone(), &asker))
         .await
     {
         Ok(status) => {
-            journal
+            progress
                 .step(
                     "create",
                     Some(&status.id),
@@ -102,24 +102,25 @@ async fn create(journal: &Journal, slot: &SlotRecord) -> Result<MachineId, SlotE
     }
 }
 
-async fn build_request(journal: &Journal, slot: &SlotRecord) -> Result<CreateMachine, ApiError> {
-    let state = &journal.state;
-    let identity = deployments::identity(state, &journal.app, journal.release.version, slot.idx)?;
-    let mut spec = journal
+async fn build_request(progress: &Progress, slot: &SlotRecord) -> Result<CreateMachine, ApiError> {
+    let state = &progress.state;
+    let identity = deployments::identity(state, &progress.app, progress.release.version, slot.idx)?;
+    let mut spec = progress
         .release
         .config
         .to_recorded_spec(identity)
         .map_err(ApiError::faults)?;
     spec.metadata
-        .insert(DEPLOYMENT_KEY.into(), journal.record.id.clone());
+        .insert(DEPLOYMENT_KEY.into(), progress.record.id.clone());
     spec.metadata
-        .insert(RELEASE_KEY.into(), journal.release.version.to_string());
+        .insert(RELEASE_KEY.into(), progress.release.version.to_string());
     Ok(CreateMachine {
         // The same for each repetition, so that a repetition makes no second machine.
-        request_id: format!("{}-{}", journal.record.id, slot.idx),
+        request_id: format!("{}-{}", progress.record.id, slot.idx),
         spec,
-        secrets: secrets::open_all(state, &journal.app).await?,
+        secrets: secrets::open_all(state, &progress.app).await?,
         launch: Launch::Start,
+        cordoned: false,
         reservation: None,
         lease: None,
         placement: None,
@@ -133,12 +134,12 @@ fn failed(error: DeploymentError) -> SlotError {
 /// Takes an old machine out of routing, lets it finish, and stops it.
 ///
 /// It is only removed at the end, so that it can come back.
-async fn stop_old(journal: &Journal, old: &MachineId, ran: bool) -> Result<(), StoreError> {
+async fn stop_old(progress: &Progress, old: &MachineId, ran: bool) -> Result<(), StoreError> {
     if !ran {
         return Ok(());
     }
-    let worker = &journal.state.worker;
-    journal
+    let worker = &progress.state.worker;
+    progress
         .step(
             "shift",
             Some(old),
@@ -146,16 +147,16 @@ async fn stop_old(journal: &Journal, old: &MachineId, ran: bool) -> Result<(), S
             format!("traffic leaves machine {old}"),
         )
         .await?;
-    let asker = journal.asker();
+    let asker = progress.asker();
     let stopped = async {
-        journal
+        progress
             .insist(|| worker.set_cordoned(old, true, &asker))
             .await?;
-        journal.stop(old).await
+        progress.stop(old).await
     };
     match stopped.await {
         Ok(()) | Err(WorkerError::NotFound(_)) => {
-            journal
+            progress
                 .step(
                     "stop",
                     Some(old),
@@ -167,7 +168,7 @@ async fn stop_old(journal: &Journal, old: &MachineId, ran: bool) -> Result<(), S
         // It is out of routing; its removal at the end kills it.
         Err(error) => {
             let text = format!("old machine {old} did not stop: {}", chain(&error));
-            journal.step("stop", Some(old), "failed", text).await
+            progress.step("stop", Some(old), "failed", text).await
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Undoing a deployment: the old machines come back first, then the new ones go.
 
 use super::DEPLOYMENT_KEY;
-use super::journal::Journal;
+use super::progress::Progress;
 use crate::limits;
 use roost_model::error::chain;
 use roost_model::id::MachineId;
@@ -11,9 +11,9 @@ use roost_store::StoreError;
 use roost_store::records::SlotPhase;
 use tokio::time::Instant;
 
-/// Undoes what the journal says, and what it may not say yet.
-pub(super) async fn undo(journal: &Journal) -> Result<(), StoreError> {
-    journal
+/// Undoes what is recorded, and what may not be recorded yet.
+pub(super) async fn undo(progress: &Progress) -> Result<(), StoreError> {
+    progress
         .step(
             "undo",
             None,
@@ -21,17 +21,21 @@ pub(super) async fn undo(journal: &Journal) -> Result<(), StoreError> {
             "the old machines take over again".into(),
         )
         .await?;
-    let slots = journal.slots().await?;
+    let slots = progress.slots().await?;
     // From `Healthy` on, the stop of the old machine may have begun.
     let touched: Vec<MachineId> = slots
         .into_iter()
         .filter(|slot| slot.old_ran && slot.phase >= SlotPhase::Healthy)
         .filter_map(|slot| slot.old_machine)
         .collect();
+    // Also what is on a node that does not answer now: it is made anew elsewhere then.
     for old in &touched {
-        match restore(journal, old).await {
+        progress.state.worker.want_serving(old).await?;
+    }
+    for old in &touched {
+        match restore(progress, old).await {
             Ok(()) => {
-                journal
+                progress
                     .step(
                         "undo",
                         Some(old),
@@ -42,18 +46,18 @@ pub(super) async fn undo(journal: &Journal) -> Result<(), StoreError> {
             }
             Err(reason) => {
                 let text = format!("old machine {old} did not come back: {reason}");
-                journal.step("undo", Some(old), "failed", text).await?;
+                progress.step("undo", Some(old), "failed", text).await?;
             }
         }
     }
-    destroy_new(journal).await
+    destroy_new(progress).await
 }
 
 /// Starts an old machine and waits until it can take traffic.
-async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
-    let (worker, asker) = (&journal.state.worker, journal.asker());
+async fn restore(progress: &Progress, old: &MachineId) -> Result<(), String> {
+    let (worker, asker) = (&progress.state.worker, progress.asker());
     let text = |error: WorkerError| chain(&error);
-    let status = journal
+    let status = progress
         .insist(|| worker.set_cordoned(old, false, &asker))
         .await
         .map_err(text)?;
@@ -62,7 +66,10 @@ async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
     let deadline = Instant::now() + timeout;
     let mut asked = false;
     loop {
-        let status = journal.insist(|| worker.machine(old)).await.map_err(text)?;
+        let status = progress
+            .insist(|| worker.machine(old))
+            .await
+            .map_err(text)?;
         if serves(&status) {
             return Ok(());
         }
@@ -73,7 +80,7 @@ async fn restore(journal: &Journal, old: &MachineId) -> Result<(), String> {
                 MachineState::Stopped | MachineState::Failed | MachineState::Created
             )
         {
-            journal
+            progress
                 .insist(|| worker.start_machine(old, &asker))
                 .await
                 .map_err(text)?;
@@ -98,24 +105,24 @@ fn serves(status: &MachineStatus) -> bool {
             .all(|check| check.result == CheckResult::Passing)
 }
 
-/// Removes every machine that this deployment made, also one whose creation is not in the journal.
-async fn destroy_new(journal: &Journal) -> Result<(), StoreError> {
-    let machines = match journal
-        .insist(|| journal.state.worker.machines(Some(&journal.app.name)))
+/// Removes every machine that this deployment made, also one whose creation is not recorded.
+async fn destroy_new(progress: &Progress) -> Result<(), StoreError> {
+    let machines = match progress
+        .insist(|| progress.state.worker.machines(Some(&progress.app.name)))
         .await
     {
         Ok(machines) => machines,
         Err(error) => {
             let text = format!("the new machines could not be listed: {}", chain(&error));
-            return journal.step("undo", None, "failed", text).await;
+            return progress.step("undo", None, "failed", text).await;
         }
     };
-    // The label alone would miss a machine whose config somebody replaced, the journal alone
+    // The label alone would miss a machine whose config somebody replaced, the record alone
     // one that was made just before a crash.
-    let slots = journal.slots().await?;
+    let slots = progress.slots().await?;
     let is_own = |machine: &MachineStatus| {
         let label = machine.spec.metadata.get(DEPLOYMENT_KEY);
-        label.is_some_and(|id| *id == journal.record.id)
+        label.is_some_and(|id| *id == progress.record.id)
             || slots
                 .iter()
                 .any(|slot| slot.new_machine.as_ref() == Some(&machine.id))
@@ -123,12 +130,12 @@ async fn destroy_new(journal: &Journal) -> Result<(), StoreError> {
     for machine in machines.iter().filter(|machine| is_own(machine)) {
         let id = &machine.id;
         // It may have served, and its removal alone would cut requests off.
-        if let Err(error) = journal.stop(id).await {
+        if let Err(error) = progress.stop(id).await {
             tracing::debug!(machine_id = %id, error = chain(&error), "removed without a stop");
         }
-        match journal.destroy(id).await {
+        match progress.destroy(id).await {
             Ok(()) => {
-                journal
+                progress
                     .step(
                         "undo",
                         Some(id),
@@ -139,7 +146,7 @@ async fn destroy_new(journal: &Journal) -> Result<(), StoreError> {
             }
             Err(reason) => {
                 let text = format!("new machine {id} could not be removed: {reason}");
-                journal.step("undo", Some(id), "failed", text).await?;
+                progress.step("undo", Some(id), "failed", text).await?;
             }
         }
     }

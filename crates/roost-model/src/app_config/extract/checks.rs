@@ -2,10 +2,8 @@
 
 use super::super::Findings;
 use super::super::tree::Node;
-use super::{
-    Unit, check_groups, command, duration, flag, internal_port, line_of, number, scalars, tables,
-    text,
-};
+use super::services::internal_port;
+use super::{Unit, check_groups, command, duration, flag, line_of, number, scalars, tables, text};
 use crate::limits;
 use crate::machine::{Check, CheckDraft, CheckPlace};
 use std::collections::BTreeMap;

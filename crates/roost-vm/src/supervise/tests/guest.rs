@@ -316,6 +316,13 @@ impl Agent for TestGuest {
         unimplemented()
     }
 
+    async fn processes(
+        &self,
+        _: Request<proto::ProcessesRequest>,
+    ) -> Result<Response<proto::ProcessesReply>, Status> {
+        unimplemented()
+    }
+
     async fn listening_sockets(
         &self,
         _: Request<proto::ListeningSocketsRequest>,

@@ -2,7 +2,7 @@
 
 use super::{Action, Seen, decide};
 use crate::limits;
-use roost_model::id::{MachineId, NodeId};
+use roost_model::id::{InstanceId, MachineId, NodeId};
 use roost_model::time::Timestamp;
 use roost_store::placements::Placement;
 
@@ -15,10 +15,16 @@ fn machine() -> MachineId {
     MachineId::from_bytes([1; 7])
 }
 
+fn version(n: u128) -> InstanceId {
+    InstanceId::from_ulid(n.into())
+}
+
 fn there(rests: bool) -> Seen {
     Seen::There {
         machine: machine(),
-        rests,
+        version: version(1),
+        rests: Some(rests),
+        is_cordoned: false,
     }
 }
 
@@ -35,8 +41,10 @@ fn kept() -> Placement {
         why: String::new(),
         attempt: 0,
         machine: Some(machine()),
+        version: Some(version(1)),
         rests: false,
-        is_leaving: false,
+        is_cordoned: false,
+        leaving_since: None,
         placed_at: NOW,
     }
 }
@@ -86,15 +94,17 @@ fn a_machine_that_rested_or_is_not_kept_waits_for_its_node_and_is_forgotten_with
 #[test]
 fn what_somebody_removed_does_not_come_back() {
     let leaving = Placement {
-        is_leaving: true,
+        leaving_since: Some(NOW),
         ..kept()
     };
     assert_eq!(decided(&leaving, &Seen::Missing), Action::GiveUp);
     assert_eq!(decided(&leaving, &LOST), Action::Nothing);
-    assert_eq!(decided(&kept(), &Seen::Leaving), Action::Nothing);
-    // A kill came between the wish and the worker.
+    assert_eq!(decided(&kept(), &Seen::UnderWay), Action::Nothing);
+    // A kill came between the wish and the worker; or the call is still on its way.
+    assert_eq!(decided(&leaving, &there(false)), Action::Nothing);
     let stays = Action::NoteStays { machine: machine() };
-    assert_eq!(decided(&leaving, &there(false)), stays);
+    let late = NOW.after(limits::LATE_CALL_MAX);
+    assert_eq!(decide(&leaving, &there(false), Some(3), late), stays);
 }
 
 #[test]
@@ -113,7 +123,10 @@ fn a_request_without_an_answer_goes_on_or_is_forgotten_in_time() {
         machine: None,
         ..placement
     };
-    let settle = Action::Settle { machine: machine() };
+    let settle = Action::Settle {
+        machine: machine(),
+        version: version(1),
+    };
     assert_eq!(decided(&unanswered(kept()), &there(false)), settle);
     for seen in [Seen::Missing, LOST] {
         assert_eq!(decided(&unanswered(kept()), &seen), Action::GoOn);
@@ -125,10 +138,25 @@ fn a_request_without_an_answer_goes_on_or_is_forgotten_in_time() {
 }
 
 #[test]
-fn whether_it_rests_is_noted() {
-    let noted = Action::NoteRest {
+fn what_its_node_tells_is_noted_and_what_is_changing_is_not() {
+    let told = |version, rests, is_cordoned| Seen::There {
         machine: machine(),
-        rests: true,
+        version,
+        rests,
+        is_cordoned,
     };
-    assert_eq!(decided(&kept(), &there(true)), noted);
+    for seen in [
+        told(version(1), Some(true), false),
+        told(version(2), Some(false), false),
+        told(version(1), None, true),
+    ] {
+        assert_eq!(decided(&kept(), &seen), Action::Note, "{seen:?}");
+    }
+    let stops = told(version(1), None, false);
+    assert_eq!(decided(&kept(), &stops), Action::Nothing);
+    let asked = Placement {
+        version: None,
+        ..kept()
+    };
+    assert_eq!(decided(&asked, &there(false)), Action::Note);
 }

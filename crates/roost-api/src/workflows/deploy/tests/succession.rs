@@ -2,6 +2,9 @@
 
 use super::{assert_serving, start};
 use crate::http::tests::{Platform, web};
+use crate::workflows::deploy::{DEPLOYMENT_KEY, RELEASE_KEY};
+use roost_model::id::MachineId;
+use roost_proto::worker::{Cause, WorkerApi as _};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -52,11 +55,16 @@ async fn a_machine_that_an_earlier_deployment_could_not_remove_is_removed_and_no
     platform
         .deploy("web", json!({"config": web("hello"), "count": 2}))
         .await;
-    let mut left_over = web("hello");
-    left_over["metadata"] =
-        json!({"roost_deployment_id": "dep_earlier", "roost_release_version": "0"});
-    let body = json!({"config": left_over, "skip_launch": true});
-    platform.call("POST", "/v1/apps/web/machines", body).await;
+    let body = json!({"config": web("hello"), "skip_launch": true});
+    let (_, left_over) = platform.call("POST", "/v1/apps/web/machines", body).await;
+    let id = MachineId::parse(left_over["id"].as_str().unwrap()).unwrap();
+    for (key, value) in [(DEPLOYMENT_KEY, "dep_earlier"), (RELEASE_KEY, "0")] {
+        let asker = Cause::Reconciler.into();
+        let set = platform
+            .worker
+            .set_metadata(&id, key, Some(value.into()), &asker);
+        set.await.unwrap();
+    }
     assert_eq!(platform.machines("web").await.len(), 3);
     platform
         .deploy("web", json!({"config": web("hello")}))

@@ -1,4 +1,4 @@
-//! Where the progress of one deployment is written, and actions of the worker that are not given up at once.
+//! The progress of one deployment as it is recorded, and actions of the worker that are not given up at once.
 
 use super::{DeployParams, not_stored, why_ended};
 use crate::limits;
@@ -16,8 +16,8 @@ use roost_store::records::{
 };
 use std::future::Future;
 
-/// A deployment and where its progress is written.
-pub(super) struct Journal {
+/// A deployment and how far it is.
+pub(super) struct Progress {
     pub(super) state: ApiState,
     pub(super) app: AppRecord,
     pub(super) release: ReleaseRecord,
@@ -25,7 +25,7 @@ pub(super) struct Journal {
     pub(super) cx: Cx<DeployParams>,
 }
 
-impl Journal {
+impl Progress {
     pub(super) async fn load(state: &ApiState, cx: Cx<DeployParams>) -> Result<Self, StoreError> {
         let DeployParams { app, deployment } = cx.params();
         let record = state.store.deployment(app, deployment).await?;

@@ -1,0 +1,68 @@
+//! External ports of apps, besides 80 and 443, which all share.
+//!
+//! The edge decides who has a port. Here a request for one that is another
+//! app's is refused before anything changes; of two requests at once one is
+//! told by its status.
+
+use crate::error::ApiError;
+use crate::state::ApiState;
+use roost_model::machine::{MachineState, PortSharing, Service, ServicePort};
+use roost_model::name::AppName;
+use roost_proto::rest::AppPort;
+
+/// Refuses services at ports that another app has and cannot share.
+pub(crate) async fn refuse_taken(
+    state: &ApiState,
+    app: &AppName,
+    services: &[Service],
+) -> Result<(), ApiError> {
+    let wanted: Vec<&ServicePort> = own(services).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    for machine in state.worker.machines(None).await? {
+        let is_going = matches!(
+            machine.state,
+            MachineState::Destroying | MachineState::Destroyed
+        );
+        if is_going || machine.spec.app == *app {
+            continue;
+        }
+        for taken in own(&machine.spec.services) {
+            if let Some(port) = wanted.iter().find(|port| exclude_each_other(port, taken)) {
+                let holder = &machine.spec.app;
+                let message = format!("port {} is the app `{holder}`'s", port.ports);
+                return Err(ApiError::conflict("port-taken", message).with_hint(
+                    "choose another port; with the same of the handlers tls, pg_tls or http apps share one",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The ports that are not the shared ones.
+fn own(services: &[Service]) -> impl Iterator<Item = &ServicePort> {
+    let shared = [Service::HTTP_PORT, Service::HTTPS_PORT];
+    let ports = services.iter().flat_map(|service| &service.ports);
+    ports.filter(move |port| !port.ports.iter().all(|number| shared.contains(&number)))
+}
+
+fn exclude_each_other(a: &ServicePort, b: &ServicePort) -> bool {
+    let (of_a, of_b) = (a.handler.sharing(), b.handler.sharing());
+    a.ports.overlaps(b.ports) && (of_a == PortSharing::Alone || of_a != of_b)
+}
+
+/// What became of the ports of an app.
+pub(crate) fn of_app(state: &ApiState, app: &AppName) -> Vec<AppPort> {
+    let Some(feed) = state.edge_ports.get() else {
+        return vec![];
+    };
+    let table = feed.borrow().clone();
+    let ports = table.get(app).map_or(&[][..], Vec::as_slice);
+    let view = |status: &roost_proto::traffic::PortStatus| AppPort {
+        port: status.port,
+        problem: status.problem.clone(),
+    };
+    ports.iter().map(view).collect()
+}

@@ -1,0 +1,256 @@
+//! What an app is told of a request besides the request: who asks, where, when, and under
+//! which id. The values are made once, in one piece of memory, and shared from then on.
+
+use crate::headers::{
+    FLY_CLIENT_IP, FLY_FORWARDED_PORT, FLY_REGION, FLY_REQUEST_ID, ROOST_REQUEST_ID, TRACEPARENT,
+    TRACESTATE, X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_FORWARDED_SSL,
+    X_REQUEST_START, via,
+};
+use bytes::{Bytes, BytesMut};
+use http::header::VIA;
+use http::{HeaderMap, HeaderValue, Version};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// The most lines that [`Arrival::tell`] adds.
+pub(crate) const LINES: usize = 13;
+
+/// What all requests of a connection have in common.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    client: HeaderValue,
+    port: HeaderValue,
+    is_tls: bool,
+}
+
+impl Origin {
+    /// A client that came to this address.
+    pub(crate) fn new(client: IpAddr, local: SocketAddr, is_tls: bool) -> Arc<Self> {
+        let client = client.to_canonical().to_string();
+        Arc::new(Self {
+            client: HeaderValue::from_str(&client).expect("an address is a valid header value"),
+            port: HeaderValue::from(local.port()),
+            is_tls,
+        })
+    }
+}
+
+/// What the edge knows of a request besides the request.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrival {
+    origin: Arc<Origin>,
+    version: Version,
+    region: HeaderValue,
+    request_id: HeaderValue,
+    /// For a request that comes without a trace context.
+    trace: HeaderValue,
+    start: HeaderValue,
+}
+
+impl Arrival {
+    /// A request of this id that came now.
+    pub(crate) fn new(
+        origin: Arc<Origin>,
+        version: Version,
+        region: &HeaderValue,
+        id: ulid::Ulid,
+        arrived_us: u64,
+    ) -> Self {
+        let number = u128::from(id);
+        let low = number & u128::from(u64::MAX);
+        let mut text = BytesMut::with_capacity(128);
+        text.extend_from_slice(id.array_to_str(&mut [0; ulid::ULID_LEN]).as_bytes());
+        let id_end = text.len();
+        // A trace that is not sampled, whose id is the request's (W3C Trace Context 3.2).
+        // Writing to memory that grows does not fail.
+        let _ = write!(text, "00-{number:032x}-{low:016x}-00");
+        let trace_end = text.len();
+        let _ = write!(text, "t={arrived_us}");
+        let text = text.freeze();
+        Self {
+            origin,
+            version,
+            region: region.clone(),
+            request_id: value(text.slice(..id_end)),
+            trace: value(text.slice(id_end..trace_end)),
+            start: value(text.slice(trace_end..)),
+        }
+    }
+
+    /// The request's id.
+    pub(crate) fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
+
+    /// Adds it to the headers of a request, from which [`crate::headers::towards_app`] has
+    /// taken what only the platform may say.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        let origin = &*self.origin;
+        append_forwarded_for(headers, &origin.client);
+        headers.insert(FLY_CLIENT_IP, origin.client.clone());
+        let (proto, ssl) = if origin.is_tls {
+            ("https", "on")
+        } else {
+            ("http", "off")
+        };
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(ssl));
+        headers.insert(X_FORWARDED_PORT, origin.port.clone());
+        headers.insert(FLY_FORWARDED_PORT, origin.port.clone());
+        headers.insert(FLY_REGION, self.region.clone());
+        headers.insert(FLY_REQUEST_ID, self.request_id.clone());
+        headers.insert(ROOST_REQUEST_ID, self.request_id.clone());
+        headers.insert(X_REQUEST_START, self.start.clone());
+        headers.append(VIA, via(self.version));
+        if !has_trace(headers) {
+            headers.insert(TRACEPARENT, self.trace.clone());
+            headers.remove(TRACESTATE);
+        }
+    }
+}
+
+/// The bytes are digits, letters and `=-`.
+fn value(bytes: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(bytes).expect("numbers and ids are valid header values")
+}
+
+/// Whether the request comes with one trace context (W3C Trace Context 3.2), which goes on as it is.
+fn has_trace(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(&TRACEPARENT).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => is_trace_parent(value.as_bytes()),
+        _ => false,
+    }
+}
+
+/// Version, trace, parent, flags: `00-<32 hex>-<16 hex>-<2 hex>`; ids are not all zeros.
+fn is_trace_parent(value: &[u8]) -> bool {
+    let fields: Vec<&[u8]> = value.split(|byte| *byte == b'-').collect();
+    let is_hex = |field: &[u8], length: usize| {
+        let is_digit = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+        field.len() == length && field.iter().all(is_digit)
+    };
+    let is_id = |field: &[u8], length| is_hex(field, length) && field.iter().any(|b| *b != b'0');
+    match fields.as_slice() {
+        [b"ff", ..] => false,
+        [version, trace, parent, flags, rest @ ..] => {
+            is_hex(version, 2)
+                && is_id(trace, 32)
+                && is_id(parent, 16)
+                && is_hex(flags, 2)
+                && (rest.is_empty() || *version != b"00")
+        }
+        _ => false,
+    }
+}
+
+fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
+    if !headers.contains_key(X_FORWARDED_FOR) {
+        headers.insert(X_FORWARDED_FOR, client.clone());
+        return;
+    }
+    // One line, whatever the client sent: apps differ in how they read several.
+    let mut list = Vec::new();
+    for value in headers.get_all(X_FORWARDED_FOR) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(client.as_bytes());
+    let value = HeaderValue::from_bytes(&list).unwrap_or_else(|_| client.clone());
+    headers.insert(X_FORWARDED_FOR, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arrival, LINES, Origin};
+    use crate::headers::towards_app;
+    use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |&(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        lines.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn the_app_learns_who_asks_and_how() {
+        let mut headers = map(&[
+            ("x-forwarded-for", "9.9.9.9"),
+            ("fly-client-ip", "8.8.8.8"),
+            ("te", "gzip, trailers"),
+        ]);
+        let (client, local) = (
+            "::ffff:192.0.2.7".parse().unwrap(),
+            "192.0.2.1:8443".parse().unwrap(),
+        );
+        let origin = Origin::new(client, local, true);
+        let id = ulid::Ulid::from(1_u128 << 64 | 2);
+        let region = HeaderValue::from_static("local");
+        towards_app(&mut headers);
+        let before = headers.len();
+        Arrival::new(origin, Version::HTTP_2, &region, id, 5).tell(&mut headers);
+        assert!(headers.len() <= before + LINES);
+        let expected = map(&[
+            ("x-forwarded-for", "9.9.9.9, 192.0.2.7"),
+            ("fly-client-ip", "192.0.2.7"),
+            ("te", "trailers"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-ssl", "on"),
+            ("x-forwarded-port", "8443"),
+            ("fly-forwarded-port", "8443"),
+            ("fly-region", "local"),
+            ("fly-request-id", "0000000000000G000000000002"),
+            ("roost-request-id", "0000000000000G000000000002"),
+            ("x-request-start", "t=5"),
+            ("via", "2 roost"),
+            (
+                "traceparent",
+                "00-00000000000000010000000000000002-0000000000000002-00",
+            ),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_trace_is_continued_when_it_is_one() {
+        let local = "192.0.2.1:80".parse().unwrap();
+        let origin = Origin::new("192.0.2.7".parse().unwrap(), local, false);
+        let (region, id) = (HeaderValue::from_static("local"), ulid::Ulid::from(5_u128));
+        let arrival = Arrival::new(origin, Version::HTTP_11, &region, id, 5);
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (value, is_kept) in [
+            (trace, true),
+            (
+                "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+                true,
+            ),
+            (
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+                false,
+            ),
+            (
+                "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                false,
+            ),
+            (
+                "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+                false,
+            ),
+            (
+                "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+                false,
+            ),
+            ("", false),
+        ] {
+            let mut headers = map(&[("traceparent", value), ("tracestate", "a=b")]);
+            arrival.tell(&mut headers);
+            assert_eq!(headers["traceparent"] == value, is_kept, "{value}");
+            assert_eq!(headers.contains_key("tracestate"), is_kept, "{value}");
+        }
+    }
+}

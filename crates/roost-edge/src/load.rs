@@ -1,0 +1,188 @@
+//! What a machine's service is serving, and the queue of a service whose
+//! machines are all full.
+
+use crate::eject::{Ejection, Outcome};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Says to the fronts of an app's queues that a machine has given up a request.
+///
+/// One for all: ports that lead to the same machines may have queues of their own.
+#[derive(Debug, Default)]
+pub(crate) struct Freed {
+    /// Requests in all the queues.
+    waiting: AtomicUsize,
+    pub(crate) notify: Notify,
+}
+
+/// Requests to one service that wait for a machine: first come, first served.
+///
+/// Whoever holds the front looks for a machine; the others wait for the front.
+/// So a place that is given up wakes one request of a queue, and never the wrong one.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// Requests that wait; new ones do not pass them.
+    waiting: AtomicUsize,
+    /// Requests that wait for machines of their own choice, and hold up nobody.
+    beside: AtomicUsize,
+    pub(crate) front: tokio::sync::Mutex<()>,
+    pub(crate) freed: Arc<Freed>,
+}
+
+impl Queue {
+    /// Nobody waits yet.
+    pub(crate) fn new(freed: &Arc<Freed>) -> Arc<Self> {
+        Arc::new(Self {
+            waiting: AtomicUsize::new(0),
+            beside: AtomicUsize::new(0),
+            front: tokio::sync::Mutex::default(),
+            freed: freed.clone(),
+        })
+    }
+
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// One request in the queue, or beside it.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    queue: Arc<Queue>,
+    is_beside: bool,
+}
+
+impl Waiting {
+    /// Joins the queue, or those beside it; `None` when that many wait there already.
+    pub(crate) fn join(queue: &Arc<Queue>, is_beside: bool, most: usize) -> Option<Self> {
+        let waiting = Self {
+            queue: queue.clone(),
+            is_beside,
+        };
+        if !is_beside {
+            queue.freed.waiting.fetch_add(1, Ordering::SeqCst);
+        }
+        let before = waiting.count().fetch_add(1, Ordering::SeqCst);
+        (before < most).then_some(waiting)
+    }
+
+    fn count(&self) -> &AtomicUsize {
+        if self.is_beside {
+            &self.queue.beside
+        } else {
+            &self.queue.waiting
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.count().fetch_sub(1, Ordering::SeqCst);
+        if !self.is_beside {
+            self.queue.freed.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What the edge knows of one service of one machine by its own requests.
+/// Lives as long as the machine is in the table.
+#[derive(Debug)]
+pub(crate) struct Load {
+    count: AtomicUsize,
+    freed: Arc<Freed>,
+    origin: Instant,
+    /// When it began to take traffic, in milliseconds since the origin.
+    began: AtomicU64,
+    ejection: Mutex<Ejection>,
+    /// Whether the ejection has to be asked at all.
+    is_suspect: AtomicBool,
+}
+
+impl Load {
+    /// A service of a machine that has served nothing yet.
+    pub(crate) fn new(freed: &Arc<Freed>) -> Arc<Self> {
+        Arc::new(Self {
+            count: AtomicUsize::new(0),
+            freed: freed.clone(),
+            origin: Instant::now(),
+            began: AtomicU64::new(0),
+            ejection: Mutex::default(),
+            is_suspect: AtomicBool::new(false),
+        })
+    }
+
+    /// What it is serving.
+    pub(crate) fn now(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// It takes traffic from now on.
+    pub(crate) fn begins(&self) {
+        self.began.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether it began to take traffic less than this long ago.
+    pub(crate) fn is_younger_than(&self, age: Duration) -> bool {
+        let began = Duration::from_millis(self.began.load(Ordering::Relaxed));
+        self.origin.elapsed() < began + age
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes one more request, unless it is at its hard limit.
+    pub(crate) fn take(self: &Arc<Self>, hard_limit: Option<usize>) -> Option<Serving> {
+        let before = self.count.fetch_add(1, Ordering::SeqCst);
+        // Dropped, it counts down again.
+        let serving = Serving(self.clone());
+        if hard_limit.is_some_and(|limit| before >= limit) {
+            return None;
+        }
+        if self.is_suspect.load(Ordering::Relaxed) {
+            self.ejection.lock().let_through(self.origin.elapsed());
+        }
+        Some(serving)
+    }
+
+    /// Whether it is ejected.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.is_suspect.load(Ordering::Relaxed)
+            && self.ejection.lock().is_out(self.origin.elapsed())
+    }
+
+    /// Notes how a request ended; whether the machine has earned an ejection.
+    pub(crate) fn note(&self, outcome: Outcome) -> bool {
+        let mut ejection = self.ejection.lock();
+        let is_earned = ejection.note(self.origin.elapsed(), outcome);
+        self.is_suspect
+            .store(ejection.is_doubted(), Ordering::Relaxed);
+        is_earned
+    }
+
+    /// Sends nothing there for a while.
+    pub(crate) fn eject(&self) {
+        let mut ejection = self.ejection.lock();
+        self.is_suspect.store(true, Ordering::Relaxed);
+        // The clock's last digits differ enough from machine to machine.
+        let spread = f64::from(self.origin.elapsed().subsec_nanos() % 1000) / 1000.0;
+        ejection.eject(self.origin.elapsed(), spread);
+    }
+}
+
+/// One request that a service of a machine is serving; counted until dropped.
+#[derive(Debug)]
+pub(crate) struct Serving(Arc<Load>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
+        if self.0.freed.waiting.load(Ordering::SeqCst) > 0 {
+            self.0.freed.notify.notify_waiters();
+        }
+    }
+}

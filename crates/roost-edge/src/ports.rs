@@ -1,0 +1,198 @@
+//! The external ports that apps ask for, besides the shared 80 and 443: opened
+//! and closed as the table changes.
+//!
+//! Apps whose streams say which app they are for share a port: HTTP by host
+//! name, TLS by server name. A port whose stream says nothing is one app's
+//! alone. Who has a port keeps it for as long as it wants it; among those that
+//! come at once the name decides. The control plane refuses what would not be
+//! given here, but it may be asked twice at once: so the edge decides too.
+
+use crate::accept;
+use crate::exchange::Shared;
+use crate::limits;
+use crate::table::{PortRoute, Routes};
+use arc_swap::ArcSwap;
+use roost_model::machine::{PortSharing, Service};
+use roost_model::name::AppName;
+use roost_proto::traffic::{PortStatus, PortTable};
+use roost_runtime::tasks::Tasks;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// What the streams of a port begin with, which says where they go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The host name of each request.
+    Http,
+    /// TLS, with the server's name.
+    Tls,
+    /// The same, after PostgreSQL's request for it.
+    PgTls,
+    /// Nothing: all are for this app.
+    Raw(AppName),
+}
+
+impl Way {
+    fn new(sharing: PortSharing, app: &AppName) -> Self {
+        match sharing {
+            PortSharing::Alone => Self::Raw(app.clone()),
+            PortSharing::ByHost => Self::Http,
+            PortSharing::ByServerName => Self::Tls,
+            PortSharing::ByServerNameOfPostgres => Self::PgTls,
+        }
+    }
+}
+
+/// A port as its listener has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    /// The external port; 80 and 443 for the shared ones, whatever their numbers.
+    pub(crate) external: u16,
+    /// The way of a connection that comes now.
+    pub(crate) way: Arc<ArcSwap<Way>>,
+    /// Fires when the port is closed.
+    pub(crate) closed: CancellationToken,
+}
+
+impl Door {
+    pub(crate) fn new(external: u16, way: Way) -> Self {
+        Self {
+            external,
+            way: Arc::new(ArcSwap::from_pointee(way)),
+            closed: CancellationToken::new(),
+        }
+    }
+}
+
+/// What the apps of the table get of the ports that they ask for.
+#[derive(Default)]
+struct Division {
+    ways: BTreeMap<u16, Way>,
+    /// Whoever asks for a port, and why it does not get it.
+    asked: Vec<(AppName, u16, Option<String>)>,
+}
+
+/// Divides the ports among the apps; who has one already goes before others.
+fn divide(routes: &Routes, held: impl Fn(u16) -> Option<Way>) -> Division {
+    let mut asked: BTreeMap<u16, BTreeMap<&AppName, Way>> = BTreeMap::new();
+    let is_own =
+        |port: &&PortRoute| port.number != Service::HTTP_PORT && port.number != Service::HTTPS_PORT;
+    for app in routes.apps() {
+        for port in app.ports().filter(is_own) {
+            let way = Way::new(port.rule.handler.sharing(), &app.name);
+            asked.entry(port.number).or_default().insert(&app.name, way);
+        }
+    }
+    let mut division = Division::default();
+    for (number, asked) in asked {
+        let held = held(number).filter(|held| asked.values().any(|way| way == held));
+        let Some(way) = held.or_else(|| asked.values().next().cloned()) else {
+            continue;
+        };
+        let holder = asked.iter().find(|(_, theirs)| **theirs == way);
+        for (&app, theirs) in &asked {
+            let why = holder.filter(|_| *theirs != way);
+            let why = why.map(|(holder, _)| format!("the app {holder} has this port"));
+            division.asked.push((app.clone(), number, why));
+        }
+        division.ways.insert(number, way);
+    }
+    division
+}
+
+/// The open ports: each is closed when its guard is dropped.
+type OpenPorts = BTreeMap<u16, (Door, DropGuard)>;
+
+/// Opens what is asked for now; then opens and closes ports until the edge ends.
+pub(crate) fn follow(shared: Arc<Shared>, tasks: Tasks) -> impl Future<Output = ()> + Send {
+    let mut changes = shared.router.changes();
+    let mut open = OpenPorts::new();
+    let mut all_open = apply(&shared, &tasks, &mut open);
+    async move {
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = sleep(limits::PORT_RETRY_INTERVAL), if !all_open => {}
+                () = shared.graceful.cancelled() => return,
+                () = shared.retired.cancelled() => {
+                    // What has been accepted and waits for a place is served on.
+                    shared.graceful.cancelled().await;
+                    return;
+                }
+            }
+            all_open = apply(&shared, &tasks, &mut open);
+        }
+    }
+}
+
+/// Brings the open ports in line with the routes, and publishes what became of
+/// each. Whether all could be opened.
+fn apply(shared: &Arc<Shared>, tasks: &Tasks, open: &mut OpenPorts) -> bool {
+    let division = divide(&shared.router.routes(), |number| {
+        let (door, _) = open.get(&number)?;
+        Some(Way::clone(&door.way.load()))
+    });
+    open.retain(|number, _| division.ways.contains_key(number));
+    let mut failed: BTreeMap<u16, String> = BTreeMap::new();
+    for (number, way) in division.ways {
+        if let Some((door, _)) = open.get(&number) {
+            door.way.store(Arc::new(way));
+            continue;
+        }
+        let door = Door::new(number, way);
+        match open_port(shared, tasks, &door) {
+            Ok(()) => {
+                let guard = door.closed.clone().drop_guard();
+                open.insert(number, (door, guard));
+            }
+            Err(problem) => {
+                failed.insert(number, problem);
+            }
+        }
+    }
+    let mut table = PortTable::new();
+    for (app, port, refused) in division.asked {
+        let problem = refused.or_else(|| failed.get(&port).cloned());
+        let statuses = table.entry(app).or_default();
+        statuses.push(PortStatus { port, problem });
+    }
+    shared.ports.send_if_modified(|published| {
+        let is_new = **published != table;
+        if is_new {
+            *published = Arc::new(table);
+        }
+        is_new
+    });
+    failed.is_empty()
+}
+
+/// Listens at this port of every address, or says why not.
+fn open_port(shared: &Arc<Shared>, tasks: &Tasks, door: &Door) -> Result<(), String> {
+    let addresses = shared.config.port_ips.iter();
+    let addresses = addresses.map(|&ip| SocketAddr::new(ip, door.external));
+    let listeners: Result<Vec<_>, String> = addresses
+        .map(|address| {
+            let listener = shared.sockets.listen(address);
+            listener.map_err(|error| problem(address, &error))
+        })
+        .collect();
+    for listener in listeners? {
+        let accepting = accept::accept_loop(shared.clone(), listener, door.clone());
+        tasks.spawn("edge-port", accepting);
+    }
+    Ok(())
+}
+
+fn problem(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another program listens on {address} (`ss -ltnp` shows it)")
+        }
+        io::ErrorKind::PermissionDenied => format!("roostd may not listen on {address}"),
+        _ => format!("roostd cannot listen on {address}: {error}"),
+    }
+}

@@ -1,0 +1,278 @@
+//! The rounds of a request: the first, one for each replay, and a last one back
+//! to the machine that replayed it, when that comes to nothing.
+
+use crate::body::Slot;
+use crate::exchange::Exchange;
+use crate::forward::{Answer, Head};
+use crate::kept::NotKept;
+use crate::limits;
+use crate::pages::Page;
+use crate::pick::Asked;
+use crate::replay::{self, Fallback, Replay, ReplayFault};
+use crate::route;
+use crate::table::{AppRoute, Target};
+use crate::wants::Wants;
+use http::{HeaderValue, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::time::timeout;
+
+/// What a machine has answered.
+enum Outcome {
+    Answer(Answer),
+    Replay(Replay),
+}
+
+/// A replay that is being carried out.
+struct Handover {
+    replay: Replay,
+    /// The app and machine that asked for it.
+    from: (Arc<AppRoute>, Arc<Target>),
+    /// The request as it went there, when it may have to go back.
+    before: Option<Box<Head>>,
+    since: Instant,
+}
+
+impl Exchange {
+    /// Goes from machine to machine until one answers for the client.
+    pub(crate) async fn rounds(
+        &mut self,
+        mut app: Arc<AppRoute>,
+        head: &mut Head,
+        slot: Slot<'_>,
+        alone: bool,
+    ) -> Result<Answer, Page> {
+        let mut wants = Wants::of(&head.headers);
+        let mut handover: Option<Handover> = None;
+        let mut is_last = false;
+        for _ in 0..=limits::REPLAYS_MAX {
+            let from = handover.as_ref();
+            // Awaited where it is made: the place of a future that moves is there twice.
+            let answer = match self.round(&app, head, &wants, slot, alone, from).await {
+                Ok(answer) => answer,
+                Err(page) => {
+                    let Some((fallback, failed)) = fallback_of(handover.take()) else {
+                        return Err(page);
+                    };
+                    take_back(slot)?;
+                    (app, wants, *head) = go_back(failed, fallback, &page);
+                    is_last = true;
+                    continue;
+                }
+            };
+            let replay = match self.replay_in(answer, slot).await? {
+                Outcome::Answer(answer) => return Ok(answer),
+                Outcome::Replay(replay) => replay,
+            };
+            if is_last {
+                return Err(too_many(
+                    "a request that fell back may not be replayed again",
+                ));
+            }
+            let Some(source) = self.target() else {
+                return Err(too_many("nobody has replayed it"));
+            };
+            take_back(slot)?;
+            let next = match &replay.app {
+                Some(name) => self.app_for_replay(name)?,
+                None => app.clone(),
+            };
+            wants = replay.wants(source.endpoint.machine_id.as_str());
+            let before = replay.fallback.map(|_| Box::new(head.clone()));
+            hand_over(head, &replay, &source);
+            self.app = Some(next.name.as_str().to_owned());
+            handover = Some(Handover {
+                from: (std::mem::replace(&mut app, next), source),
+                before,
+                since: Instant::now(),
+                replay,
+            });
+        }
+        Err(too_many("it was replayed too often"))
+    }
+
+    /// One round; a replay may have set it a limit.
+    async fn round(
+        &mut self,
+        app: &Arc<AppRoute>,
+        head: &mut Head,
+        wants: &Wants,
+        slot: Slot<'_>,
+        alone: bool,
+        handover: Option<&Handover>,
+    ) -> Result<Answer, Page> {
+        let asked = Asked {
+            app: app.name.as_str(),
+            external: self.external(),
+            wants,
+        };
+        let Some(limit) = handover.and_then(|handover| handover.replay.timeout) else {
+            return self.attempt(app, asked, head, slot, alone).await;
+        };
+        let attempt = Box::pin(self.attempt(app, asked, head, slot, alone));
+        // Cancel-safe: what a dropped attempt has counted is counted down, and its connection closes.
+        timeout(limit, attempt).await.unwrap_or_else(|_| {
+            let title = "the replay was not answered in time";
+            Err(Page::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                REPLAY_TIMEOUT,
+                title,
+            ))
+        })
+    }
+
+    /// Whether an answer is a replay. The body of one that is does not reach the client.
+    async fn replay_in(&mut self, answer: Answer, slot: Slot<'_>) -> Result<Outcome, Page> {
+        let headers = answer.0.headers();
+        let header = replay::REPLAY.get(headers).map(str::to_owned);
+        if header.is_none() && !replay::has_json(headers) {
+            return Ok(Outcome::Answer(answer));
+        }
+        // On the heap: few answers are replays.
+        Box::pin(self.read_replay(answer, header, slot)).await
+    }
+
+    async fn read_replay(
+        &mut self,
+        (response, sender): Answer,
+        header: Option<String>,
+        slot: Slot<'_>,
+    ) -> Result<Outcome, Page> {
+        let body = Limited::new(response.into_body(), limits::REPLAY_BYTES_MAX).collect();
+        let body = timeout(self.shared.config.timeouts.body_idle, body).await;
+        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes());
+        if let (Some(_), Some(sender), Some(target)) = (&body, sender, self.target())
+            && slot.is_none_or(|slot| slot.finished())
+        {
+            target.pool.put_http1(sender);
+        }
+        let replay = match (header, body) {
+            (Some(header), _) => Replay::from_header(&header),
+            (None, Some(body)) => Replay::from_json(&body),
+            (None, None) => Err(ReplayFault::Json("it is too long or broke off".into())),
+        };
+        replay
+            .map(Outcome::Replay)
+            .map_err(|fault| unreadable(&fault))
+    }
+
+    fn app_for_replay(&self, name: &str) -> Result<Arc<AppRoute>, Page> {
+        let routes = self.shared.router.routes();
+        let app = routes
+            .app(name)
+            .filter(|app| route::takes_http(app, self.external()));
+        app.cloned().ok_or_else(|| {
+            let title = "the app replayed the request to one that takes no HTTP here";
+            Page::new(StatusCode::BAD_GATEWAY, "replay-app-unknown", title).detail(format!(
+                "the app is {}",
+                name.chars().take(100).collect::<String>()
+            ))
+        })
+    }
+}
+
+const REPLAY_TIMEOUT: &str = "replay-timeout";
+
+/// Changes a request as a replay says, and says where it comes from.
+fn hand_over(head: &mut Head, replay: &Replay, source: &Target) {
+    replay.transform.apply(&mut head.headers);
+    if let Some(path) = &replay.transform.path {
+        head.path = path.clone();
+    }
+    let mut text = format!(
+        "instance={};region={};t={}",
+        source.endpoint.machine_id,
+        source.endpoint.region,
+        roost_runtime::clock::now().as_ms().saturating_mul(1000)
+    );
+    if let Some(state) = &replay.state {
+        text.push_str(";state=");
+        text.push_str(state);
+    }
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        replay::SOURCE.set(&mut head.headers, &value);
+    }
+}
+
+fn fallback_of(handover: Option<Handover>) -> Option<(Fallback, Handover)> {
+    let handover = handover?;
+    Some((handover.replay.fallback?, handover))
+}
+
+/// Back to the machine that replayed, with the request as it was.
+fn go_back(failed: Handover, fallback: Fallback, page: &Page) -> (Arc<AppRoute>, Wants, Head) {
+    let (app, source) = failed.from;
+    let id = source.endpoint.machine_id.as_str();
+    let wants = match fallback {
+        Fallback::ForceSelf => Wants::only(id),
+        Fallback::PreferSelf => {
+            let mut wants = Wants::preferring(id);
+            wants.then_any();
+            wants
+        }
+    };
+    let reason = match page.code {
+        REPLAY_TIMEOUT => "timeout",
+        "no-machines" | "no-wanted-machine" | "no-healthy-machine" => "no_candidate",
+        _ => "retries_exhausted",
+    };
+    let text = format!(
+        "instance={};app={};region={};replay_source={id};reason={reason};elapsed_ms={}",
+        failed.replay.instance().unwrap_or_default(),
+        failed.replay.app.as_deref().unwrap_or(app.name.as_str()),
+        failed.replay.regions(),
+        failed.since.elapsed().as_millis(),
+    );
+    let mut head = *failed
+        .before
+        .expect("a replay with a fallback keeps the request");
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        replay::FAILED.set(&mut head.headers, &value);
+    }
+    (app, wants, head)
+}
+
+fn take_back(slot: Slot<'_>) -> Result<(), Page> {
+    slot.map_or(Ok(()), |slot| slot.take_back())
+        .map_err(not_kept)
+}
+
+fn not_kept(why: NotKept) -> Page {
+    match why {
+        NotKept::NoRoom => {
+            let title = "the edge had no room to keep the body of a request that the app replayed";
+            Page::refused(StatusCode::SERVICE_UNAVAILABLE, "replay-room", title).retry_after(1)
+        }
+        NotKept::TooLong | NotKept::Gone => {
+            let title = "the app replayed a request whose body is too long to be sent again";
+            Page::refused(StatusCode::PAYLOAD_TOO_LARGE, "replay-body", title)
+                .detail(format!("the most is {} bytes", limits::KEPT_BODY_BYTES_MAX))
+        }
+    }
+}
+
+fn unreadable(fault: &ReplayFault) -> Page {
+    let title = "the app answered with a replay that is not understood";
+    Page::new(StatusCode::BAD_GATEWAY, "replay-invalid", title).detail(fault.to_string())
+}
+
+fn too_many(why: &str) -> Page {
+    let title = "the app replayed the request round and round";
+    Page::new(StatusCode::LOOP_DETECTED, "replay-loop", title).detail(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::not_kept;
+    use crate::kept::NotKept;
+
+    #[test]
+    fn who_finds_no_room_may_come_again_and_who_is_too_long_may_not() {
+        let page = not_kept(NotKept::NoRoom);
+        assert_eq!((page.status.as_u16(), page.code), (503, "replay-room"));
+        assert!(page.headers.iter().any(|(name, _)| name == "retry-after"));
+        let page = not_kept(NotKept::TooLong);
+        assert_eq!((page.status.as_u16(), page.code), (413, "replay-body"));
+    }
+}

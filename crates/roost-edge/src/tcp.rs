@@ -1,0 +1,113 @@
+//! Connections that are not HTTP: route → pick → connect as for requests, then
+//! bytes both ways until both sides have ended.
+
+use crate::accept::Ends;
+use crate::connect;
+use crate::eject::Outcome;
+use crate::exchange::Shared;
+use crate::pick::{self, Asked, Picked, Tried};
+use crate::proxy_protocol::{self, Told};
+use crate::wants::Wants;
+use crate::{limits, tunnel};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Carries one connection to a machine of the app; it counts as one that the
+/// machine serves until both of its sides have ended.
+pub(crate) async fn serve<S>(shared: &Arc<Shared>, mut client: S, ends: Ends, app: &str)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut early = Vec::new();
+    let reached = reach(shared, &mut client, &mut early, ends, app).await;
+    let (picked, mut machine) = match reached {
+        Ok(reached) => reached,
+        // There is nothing to say it in but the end of the connection.
+        Err(why) => {
+            let client = ends.client;
+            tracing::debug!(app, port = ends.external, %client, why, "a connection was closed");
+            return;
+        }
+    };
+    let version = picked
+        .target
+        .port(ends.external)
+        .and_then(|port| port.proxy_proto);
+    let mut first = Vec::new();
+    if let Some(version) = version {
+        let told = Told {
+            source: ends.client,
+            destination: ends.local,
+        };
+        first = proxy_protocol::header(version, told);
+    }
+    first.append(&mut early);
+    if !first.is_empty() {
+        let written = timeout(shared.config.timeouts.connect, machine.write_all(&first));
+        if !matches!(written.await, Ok(Ok(()))) {
+            return;
+        }
+    }
+    tokio::select! {
+        () = tunnel::carry(client, machine, shared.config.timeouts.tunnel_idle) => {}
+        () = shared.kill.cancelled() => {}
+    }
+    drop(picked);
+}
+
+/// Connects to one machine after another until one takes the connection. What the
+/// client says while it waits is put into `early`.
+async fn reach(
+    shared: &Shared,
+    client: &mut (impl AsyncRead + Unpin),
+    early: &mut Vec<u8>,
+    ends: Ends,
+    app: &str,
+) -> Result<(Picked, TcpStream), String> {
+    let asked = Asked {
+        app,
+        external: ends.external,
+        wants: &Wants::default(),
+    };
+    let mut tried = Tried::default();
+    loop {
+        let picked = tokio::select! {
+            biased;
+            // Cancel-safe: who leaves loses only his place in the queue.
+            picked = pick::pick(shared, asked, &mut tried) => picked,
+            () = leaves(client, early) => return Err("the client has left".to_owned()),
+        };
+        let picked = picked.map_err(|page| page.title)?;
+        match connect::open(shared, &picked.target).await {
+            Ok(stream) => {
+                pick::note(shared, asked, &picked.target, Outcome::Answered);
+                return Ok((picked, stream));
+            }
+            Err(error) => {
+                pick::note(shared, asked, &picked.target, Outcome::NoAnswer);
+                let address = picked.target.endpoint.address;
+                tried.refused(shared, address, error.to_string());
+            }
+        }
+    }
+}
+
+/// Ends when the client is gone: cut off, or at its end without a word. One that
+/// has said something and ended its side may still wait for the answer.
+async fn leaves(client: &mut (impl AsyncRead + Unpin), early: &mut Vec<u8>) {
+    while early.len() < limits::EARLY_BYTES_MAX {
+        let room = limits::EARLY_BYTES_MAX - early.len();
+        // Cancel-safe: what was read is in `early`.
+        match (&mut *client).take(room as u64).read_buf(early).await {
+            Ok(0) if !early.is_empty() => break,
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,362 @@
+//! The services of a machine config, both ways.
+
+use super::to_spec::Faults;
+use super::{CheckConfig, MachineConfig};
+use roost_model::limits;
+use roost_model::machine::{
+    Autostop, CheckPlace, Concurrency, ConcurrencyDraft, HttpOptions, PortDraft, ProxyVersion,
+    Service, ServiceDraft, ServicePort, TlsOptions, service_conflicts,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use utoipa::ToSchema;
+
+/// A service: a port of the machine that takes traffic through the edge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceConfig {
+    /// `tcp`.
+    #[serde(default = "default_protocol")]
+    pub protocol: String,
+    /// The port the app listens on.
+    pub internal_port: u16,
+    /// The public ports; 80 and 443 with their usual handlers when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortConfig>,
+    /// How much of it one machine takes at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyConfig>,
+    /// Whether traffic starts the machine when it rests; no by default. Recorded, without effect
+    /// yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub autostart: bool,
+    /// What becomes of machines that traffic has no need of: `off` (the default), `stop`,
+    /// `suspend`; false and true stand for the first two. Recorded, without effect yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autostop: Option<AutostopConfig>,
+    /// So many machines in the app's first region are not stopped for want of traffic. Recorded,
+    /// without effect yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_machines_running: Option<u32>,
+    /// Checks that take the machine out of routing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckConfig>,
+}
+
+fn default_protocol() -> String {
+    "tcp".into()
+}
+
+/// How much of a service one machine takes at once.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = Concurrency)]
+pub struct ConcurrencyConfig {
+    /// What is counted: `connections` (the default) or `requests`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// From here on other machines are preferred; 20 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soft_limit: Option<u32>,
+    /// From here on it gets nothing new; no limit by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hard_limit: Option<u32>,
+}
+
+/// A word, or one of the booleans of old.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = Autostop)]
+pub enum AutostopConfig {
+    /// False is `off`, true is `stop`.
+    Flag(bool),
+    /// `off`, `stop` or `suspend`.
+    Word(String),
+}
+
+/// A public port of a service, or several next to each other.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PortConfig {
+    /// The one port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The first of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_port: Option<u16>,
+    /// The last of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_port: Option<u16>,
+    /// What the edge takes off the stream: `http`, `tls`, both, `pg_tls`, or nothing; and
+    /// `proxy_proto`, which tells the app who the client is.
+    pub handlers: Vec<String>,
+    /// Whether plain HTTP is answered with a redirect to HTTPS.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force_https: bool,
+    /// Options of the `http` handler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_options: Option<HttpOptionsConfig>,
+    /// Options of the `tls` and `pg_tls` handlers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_options: Option<TlsOptionsConfig>,
+    /// Options of the `proxy_proto` handler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_proto_options: Option<ProxyProtoOptions>,
+}
+
+/// Options of the `http` handler.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = HttpOptions)]
+pub struct HttpOptionsConfig {
+    /// Speak HTTP/2 with prior knowledge to the app.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub h2_backend: bool,
+    /// How many seconds an exchange may stand still. Recorded, without effect yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<u32>,
+    /// What is done to the headers of responses. Recorded, without effect yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<ResponseOptions>,
+}
+
+/// What is done to the headers of responses.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResponseOptions {
+    /// Whether the edge adds no headers of its own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pristine: bool,
+    /// Headers that replace the app's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, HeaderChange>,
+}
+
+/// What becomes of a response header.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum HeaderChange {
+    /// It has this value.
+    One(String),
+    /// It is there several times.
+    Many(Vec<String>),
+    /// `false`: it is taken away.
+    Flag(bool),
+}
+
+/// Options of the `tls` and `pg_tls` handlers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = TlsOptions)]
+pub struct TlsOptionsConfig {
+    /// The protocols that clients may choose from, best first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<Vec<String>>,
+    /// `TLSv1.2`, `TLSv1.3`, or both, which is the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub versions: Option<Vec<String>>,
+}
+
+/// Options of the `proxy_proto` handler.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxyProtoOptions {
+    /// `v1` (the default) or `v2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+impl MachineConfig {
+    pub(super) fn to_services(&self, faults: &mut Faults) -> Vec<Service> {
+        let most = limits::SERVICES_MAX;
+        if self.services.len() > most {
+            faults.add("services", format!("more than {most} services"));
+            return vec![];
+        }
+        let before = faults.len();
+        let services: Vec<Service> = self
+            .services
+            .iter()
+            .enumerate()
+            .filter_map(|(idx, service)| service.to_service(&format!("services[{idx}]"), faults))
+            .collect();
+        // Ports that are wrong by themselves are not compared.
+        if faults.len() == before && !faults.of_record {
+            for (idx, fault) in service_conflicts(&services) {
+                faults.add(format!("services[{idx}].{}", fault.key), fault.problem);
+            }
+        }
+        services
+    }
+}
+
+impl ServiceConfig {
+    fn to_service(&self, path: &str, faults: &mut Faults) -> Option<Service> {
+        let place = CheckPlace::Service {
+            port: self.internal_port,
+        };
+        let checks = self.checks.iter().enumerate();
+        let checks = checks
+            .filter_map(|(idx, check)| {
+                check.to_check(&format!("{path}.checks[{idx}]"), place, faults)
+            })
+            .collect();
+        let concurrency = self.concurrency.clone().unwrap_or_default();
+        let draft = ServiceDraft {
+            protocol: Some(self.protocol.clone()),
+            internal_port: self.internal_port,
+            ports: self.ports.iter().map(PortConfig::to_draft).collect(),
+            concurrency: ConcurrencyDraft {
+                kind: concurrency.kind,
+                soft_limit: concurrency.soft_limit,
+                hard_limit: concurrency.hard_limit,
+            },
+            autostart: self.autostart,
+            autostop: self.autostop.as_ref().map(|autostop| match autostop {
+                AutostopConfig::Flag(false) => Autostop::Off.as_str().to_owned(),
+                AutostopConfig::Flag(true) => Autostop::Stop.as_str().to_owned(),
+                AutostopConfig::Word(word) => word.clone(),
+            }),
+            min_machines_running: self.min_machines_running.unwrap_or(0),
+            checks,
+        };
+        draft
+            .build()
+            .map_err(|found| {
+                for fault in found {
+                    faults.add(format!("{path}.{}", fault.key), fault.problem);
+                }
+            })
+            .ok()
+    }
+}
+
+impl PortConfig {
+    fn to_draft(&self) -> PortDraft {
+        let tls = self.tls_options.clone().unwrap_or_default();
+        let proxy_proto = self.proxy_proto_options.clone();
+        PortDraft {
+            port: self.port,
+            start_port: self.start_port,
+            end_port: self.end_port,
+            handlers: self.handlers.clone(),
+            force_https: self.force_https,
+            http: self.http_options.as_ref().map(HttpOptions::from),
+            alpn: tls.alpn,
+            versions: tls.versions,
+            proxy_proto_version: proxy_proto.and_then(|options| options.version),
+        }
+    }
+}
+
+impl From<&HttpOptionsConfig> for HttpOptions {
+    fn from(options: &HttpOptionsConfig) -> Self {
+        let response = options.response.clone().unwrap_or_default();
+        let values = |change| match change {
+            HeaderChange::One(value) => vec![value],
+            HeaderChange::Many(values) => values,
+            HeaderChange::Flag(_) => vec![],
+        };
+        let headers = response.headers.into_iter();
+        Self {
+            h2_backend: options.h2_backend,
+            idle_timeout: options
+                .idle_timeout
+                .map(|seconds| Duration::from_secs(seconds.into())),
+            pristine: response.pristine,
+            response_headers: headers
+                .map(|(name, change)| (name, values(change)))
+                .collect(),
+        }
+    }
+}
+
+impl From<&Service> for ServiceConfig {
+    fn from(service: &Service) -> Self {
+        Self {
+            protocol: default_protocol(),
+            internal_port: service.internal_port,
+            ports: service.ports.iter().map(PortConfig::from).collect(),
+            concurrency: Some(ConcurrencyConfig::from(&service.concurrency)),
+            autostart: service.autostart,
+            autostop: Some(match service.autostop {
+                Autostop::Off => AutostopConfig::Flag(false),
+                Autostop::Stop => AutostopConfig::Flag(true),
+                Autostop::Suspend => AutostopConfig::Word(service.autostop.as_str().to_owned()),
+            }),
+            min_machines_running: Some(service.min_machines_running),
+            checks: service.checks.iter().map(CheckConfig::from).collect(),
+        }
+    }
+}
+
+impl From<&Concurrency> for ConcurrencyConfig {
+    fn from(concurrency: &Concurrency) -> Self {
+        Self {
+            kind: Some(concurrency.kind.as_str().to_owned()),
+            soft_limit: Some(concurrency.soft_limit),
+            hard_limit: concurrency.hard_limit,
+        }
+    }
+}
+
+impl From<&ServicePort> for PortConfig {
+    fn from(port: &ServicePort) -> Self {
+        let range = port.ports;
+        let single = range.first == range.last;
+        let words = port.handler.words().iter().copied();
+        let proxy_proto = port.proxy_proto.map(|_| "proxy_proto");
+        let version = port.proxy_proto.map(|version| match version {
+            ProxyVersion::V1 => "v1",
+            ProxyVersion::V2 => "v2",
+        });
+        Self {
+            port: single.then_some(range.first),
+            start_port: (!single).then_some(range.first),
+            end_port: (!single).then_some(range.last),
+            handlers: words.chain(proxy_proto).map(str::to_owned).collect(),
+            force_https: port.force_https,
+            http_options: (port.http != HttpOptions::default())
+                .then(|| HttpOptionsConfig::from(&port.http)),
+            tls_options: (port.tls != TlsOptions::default())
+                .then(|| TlsOptionsConfig::from(&port.tls)),
+            proxy_proto_options: version.map(|version| ProxyProtoOptions {
+                version: Some(version.to_owned()),
+            }),
+        }
+    }
+}
+
+impl From<&HttpOptions> for HttpOptionsConfig {
+    fn from(options: &HttpOptions) -> Self {
+        let change = |values: &Vec<String>| match &values[..] {
+            [] => HeaderChange::Flag(false),
+            [value] => HeaderChange::One(value.clone()),
+            values => HeaderChange::Many(values.to_vec()),
+        };
+        let headers = options.response_headers.iter();
+        let response = ResponseOptions {
+            pristine: options.pristine,
+            headers: headers
+                .map(|(name, values)| (name.clone(), change(values)))
+                .collect(),
+        };
+        Self {
+            h2_backend: options.h2_backend,
+            idle_timeout: options
+                .idle_timeout
+                .map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)),
+            response: (response != ResponseOptions::default()).then_some(response),
+        }
+    }
+}
+
+impl From<&TlsOptions> for TlsOptionsConfig {
+    fn from(options: &TlsOptions) -> Self {
+        Self {
+            alpn: (!options.alpn.is_empty()).then(|| options.alpn.clone()),
+            versions: options.only.map(|only| vec![only.as_str().to_owned()]),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What runs in processes of its own: the edge, and the back end of all proxies.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use roost_edge::{CertificateSource, Edge, EdgeConfig, TrafficCounter};
+use roost_model::id::MachineId;
+use roost_model::machine::Service;
+use roost_model::name::{AppName, RegionCode};
+use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficTable};
+use roost_runtime::tasks::Tasks;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::sign::CertifiedKey;
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// Becomes one of the servers, if the first argument names it; it ends by being killed.
+pub(crate) fn role(arguments: &[String]) -> bool {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let port = |text: &str| text.parse::<u16>().expect("a port");
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match *words {
+        ["edge-proxy", http, https, back, folder] => {
+            let (http, https, back) = (port(http), port(https), port(back));
+            runtime().block_on(edge(http, https, back, Path::new(folder)));
+        }
+        ["edge-back-end", listen] => runtime().block_on(back_end(port(listen))),
+        _ => return false,
+    }
+    true
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+#[derive(Debug)]
+struct OneCertificate(Arc<CertifiedKey>);
+
+impl CertificateSource for OneCertificate {
+    fn certificate(&self, _name: &str) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+async fn edge(http: u16, https: u16, back: u16, folder: &Path) {
+    let chain = vec![CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    let certificates = Arc::new(OneCertificate(Arc::new(CertifiedKey::new(chain, key))));
+    let region = RegionCode::parse("local").unwrap();
+    let mut config = EdgeConfig::new(region.clone());
+    config.http = vec![local(http)];
+    config.https = vec![local(https)];
+    let app = |name: &str, h2_backend| {
+        let mut service = Service::http(back);
+        for port in &mut service.ports {
+            port.http.h2_backend = h2_backend;
+        }
+        let endpoint = Endpoint {
+            machine_id: MachineId::from_bytes([u8::from(h2_backend); 7]),
+            region: region.clone(),
+            address: local(back),
+            health: EndpointHealth::Passing,
+            service: service.into(),
+        };
+        let traffic = AppTraffic {
+            endpoints: vec![endpoint],
+        };
+        (AppName::parse(name).unwrap(), traffic)
+    };
+    let table: TrafficTable = [app("plain", false), app("grpc", true)].into();
+    let (_table, feed) = tokio::sync::watch::channel(Arc::new(table));
+    let counter = TrafficCounter::new();
+    let tasks = Tasks::new();
+    let edge = Edge::bind(config, feed, counter, certificates, &tasks).await;
+    let _edge = edge.unwrap();
+    std::future::pending::<()>().await;
+}
+
+type AnyBody = BoxBody<Bytes, Infallible>;
+
+async fn back_end(port: u16) {
+    let listener = TcpListener::bind(local(port)).await.unwrap();
+    let tasks = Tasks::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        tasks.spawn("connection", async {
+            let service = service_fn(async |request| Ok::<_, Infallible>(answer(request).await));
+            let builder = auto::Builder::new(TokioExecutor::new());
+            let io = TokioIo::new(stream);
+            // How a connection ends is its proxy's business.
+            drop(builder.serve_connection_with_upgrades(io, service).await);
+        });
+    }
+}
+
+/// 1 KiB or 64 KiB for a GET, trailers for a POST, an echo for an upgrade.
+async fn answer(mut request: Request<Incoming>) -> Response<AnyBody> {
+    static KIB: [u8; 1024] = [b'x'; 1024];
+    static KIB_64: [u8; 65536] = [b'x'; 65536];
+    if request.headers().contains_key(UPGRADE) {
+        return echo(&mut request);
+    }
+    if request.method() == http::Method::POST {
+        drop(request.into_body().collect().await);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let body = Full::from(&KIB[..100]).with_trailers(async { Some(Ok(trailers)) });
+        return Response::new(body.boxed());
+    }
+    let bytes: &'static [u8] = match request.uri().path() {
+        "/64k" => &KIB_64,
+        _ => &KIB,
+    };
+    Response::new(Full::from(bytes).boxed())
+}
+
+/// The answer to a key of 16 zero bytes (RFC 6455 1.3), which HAProxy checks.
+const ACCEPT: &str = "ICX+Yqv66kxgM0FcWaLWlFLwTAI=";
+
+/// No proxy looks into a WebSocket: what follows is bytes.
+fn echo(request: &mut Request<Incoming>) -> Response<AnyBody> {
+    let upgraded = hyper::upgrade::on(request);
+    Tasks::new().spawn("echo", async {
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
+        drop(tokio::io::copy(&mut read, &mut write).await);
+    });
+    let mut response = Response::new(Full::default().boxed());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static(ACCEPT));
+    response
+}
