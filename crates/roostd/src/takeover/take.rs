@@ -7,6 +7,8 @@ use crate::daemon::Lock;
 use anyhow::{Context as _, Result, bail, ensure};
 use roost_runtime::points;
 use roost_runtime::tasks::Tasks;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -66,6 +68,41 @@ fn take(sockets: &mut Vec<TcpListener>, address: SocketAddr) -> Option<TcpListen
 #[derive(Debug)]
 pub(crate) struct Predecessor(&'static Channel);
 
+/// A process whose end can be waited for.
+///
+/// A process that is killed closes what it has open one by one: its end of the
+/// connection may be closed while it still has the lock or listens.
+struct Process(Option<OwnedFd>);
+
+impl Process {
+    /// The other end of a connection.
+    fn peer(stream: &UnixStream) -> Result<Self> {
+        let pid = stream.peer_cred()?.pid().and_then(Pid::from_raw);
+        Self::of(pid.context("the kernel does not say which process it is")?)
+    }
+
+    fn of(pid: Pid) -> Result<Self> {
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => Ok(Self(Some(fd))),
+            Err(rustix::io::Errno::SRCH) => Ok(Self(None)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until it has closed everything.
+    async fn ended(self) -> Result<()> {
+        let Some(fd) = self.0 else { return Ok(()) };
+        let limit = Timespec::try_from(MESSAGE_TIMEOUT)?;
+        let wait = move || poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit));
+        let n_ended = tokio::task::spawn_blocking(wait).await??;
+        ensure!(
+            n_ended > 0,
+            "the roostd that runs hung up, but does not end"
+        );
+        Ok(())
+    }
+}
+
 /// Asks the `roostd` of this data directory for its place; `None` when none
 /// runs, or when it ends before it has given anything.
 pub(crate) async fn begin(paths: &NodePaths) -> Result<Option<(Predecessor, Lock, Given)>> {
@@ -82,9 +119,17 @@ pub(crate) async fn begin(paths: &NodePaths) -> Result<Option<(Predecessor, Lock
         }
         Err(error) => return Err(error).with_context(|| format!("connect to {}", path.display())),
     };
+    let process = Process::peer(&stream).context("look at the roostd that runs")?;
     let channel: &Channel = Box::leak(Box::new(Channel(stream)));
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    channel.send(&Message::Hello { version }, &[]).await?;
+    if channel
+        .send(&Message::Hello { version }, &[])
+        .await
+        .is_err()
+    {
+        process.ended().await?;
+        return Ok(None);
+    }
     points::pass("takeover-asked");
     let answer = timeout(MESSAGE_TIMEOUT, channel.receive()).await;
     let lock = match answer.context("the roostd that runs does not answer")?? {
@@ -97,28 +142,40 @@ pub(crate) async fn begin(paths: &NodePaths) -> Result<Option<(Predecessor, Lock
         }
         Some((Message::Refused { reason }, _)) => bail!("the roostd that runs goes on: {reason}"),
         Some((other, _)) => bail!("the roostd that runs answered {other:?}"),
-        None => return Ok(None),
+        None => {
+            process.ended().await?;
+            return Ok(None);
+        }
     };
     points::pass("takeover-yours");
     let mut given = Given::default();
-    // What it cannot give any more is opened anew.
-    while let Some((message, fds)) = timeout(MESSAGE_TIMEOUT, channel.receive())
-        .await
-        .context("the roostd that runs gives no more")??
-    {
-        match message {
-            Message::Sockets(labels) if labels.len() == fds.len() => {
-                for (label, fd) in labels.iter().zip(fds) {
-                    given.add(label, fd)?;
-                }
-                channel.send(&Message::Taken, &[]).await?;
-            }
-            Message::All => break,
-            other => bail!("the roostd that runs said {other:?}"),
-        }
+    if !take_sockets(channel, &mut given).await? {
+        // What it cannot give any more is opened anew.
+        process.ended().await?;
     }
     points::pass("takeover-taken");
     Ok(Some((Predecessor(channel), lock, given)))
+}
+
+/// Takes all the sockets; `false` when the other one ends before.
+async fn take_sockets(channel: &Channel, given: &mut Given) -> Result<bool> {
+    loop {
+        let received = timeout(MESSAGE_TIMEOUT, channel.receive()).await;
+        let received = received.context("the roostd that runs gives no more")??;
+        match received {
+            Some((Message::Sockets(labels), fds)) if labels.len() == fds.len() => {
+                for (label, fd) in labels.iter().zip(fds) {
+                    given.add(label, fd)?;
+                }
+                if channel.send(&Message::Taken, &[]).await.is_err() {
+                    return Ok(false);
+                }
+            }
+            Some((Message::All, _)) => return Ok(true),
+            Some((other, _)) => bail!("the roostd that runs said {other:?}"),
+            None => return Ok(false),
+        }
+    }
 }
 
 impl Predecessor {
@@ -142,5 +199,29 @@ impl Predecessor {
             other => tracing::warn!(?other, "the roostd before this one has ended"),
         }
         points::pass("takeover-done");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Process;
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_waited_for() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        let process = Process::of(pid).unwrap();
+        let mut ended = Box::pin(process.ended());
+        let moment = Duration::from_millis(50);
+        assert!(tokio::time::timeout(moment, &mut ended).await.is_err());
+        kill_process(pid, Signal::KILL).unwrap();
+        ended.await.unwrap();
+        child.wait().unwrap();
+        Process::of(pid).unwrap().ended().await.unwrap();
     }
 }
