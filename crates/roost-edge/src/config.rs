@@ -5,6 +5,7 @@ use crate::limits;
 use crate::rates::EdgeRates;
 use roost_model::name::RegionCode;
 use roost_proto::names::NameFeed;
+use roost_proto::traffic::SleepControl;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct EdgeConfig {
     pub connections_max: usize,
     /// What one client and one app may ask.
     pub rates: EdgeRates,
+    /// Wakes machines that sleep; without it none is woken.
+    pub sleep: Option<Arc<dyn SleepControl>>,
     /// Where access records go, besides the log at debug level.
     pub access_log: Option<Arc<dyn AccessLog>>,
 }
@@ -49,6 +52,7 @@ impl std::fmt::Debug for EdgeConfig {
             .field("timeouts", &self.timeouts)
             .field("connections_max", &self.connections_max)
             .field("rates", &self.rates)
+            .field("sleep", &self.sleep.is_some())
             .field("access_log", &self.access_log.is_some())
             .finish()
     }
@@ -68,6 +72,7 @@ impl EdgeConfig {
             timeouts: EdgeTimeouts::default(),
             connections_max: limits::CONNECTIONS_MAX,
             rates: EdgeRates::default(),
+            sleep: None,
             access_log: None,
         }
     }
@@ -134,6 +139,8 @@ pub struct EdgeTimeouts {
     /// For a machine to take a request when none does: none is healthy, or all
     /// are at their hard limits.
     pub machine: Duration,
+    /// The same when a machine is woken for it.
+    pub wake: Duration,
     /// From the end of the request to the response header.
     pub response_header: Duration,
     /// Between two pieces of a body, and for a client to take any of what is sent
@@ -156,6 +163,7 @@ impl Default for EdgeTimeouts {
             idle: Duration::from_secs(75),
             connect: Duration::from_secs(1),
             machine: Duration::from_secs(10),
+            wake: limits::WAKE_LONGEST,
             response_header: Duration::from_secs(60),
             body_idle: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),

@@ -17,7 +17,9 @@ use crate::rates::Clients;
 use crate::settle::{PendingRecord, Settlement};
 use crate::sockets::Sockets;
 use crate::table::{AppRoute, Router, Target};
+use crate::timings::Timings;
 use crate::tls::Tls;
+use crate::wake::Control;
 use crate::{connect, forward, limits, pick, route, upgrade};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) router: Arc<Router>,
     pub(crate) names: Arc<Names>,
     pub(crate) tls: Tls,
+    /// Wakes machines that sleep.
+    pub(crate) sleep: Control,
     /// What became of the ports that apps ask for.
     pub(crate) ports: watch::Sender<Arc<PortTable>>,
     pub(crate) visitors: Clients,
@@ -82,6 +86,7 @@ pub(crate) struct Exchange {
     pub(crate) app: Option<String>,
     attempts: usize,
     picked: Option<Picked>,
+    timings: Timings,
 }
 
 /// Answers one request.
@@ -110,6 +115,7 @@ fn answered(
     async move {
         let response = exchange.run(&mut parts, body).await;
         let mut response = response.unwrap_or_else(|page| exchange.answer(&page));
+        exchange.timings.write(response.headers_mut());
         let is_http1 = exchange.version < Version::HTTP_2;
         let is_last = exchange.shared.retired.is_cancelled() && is_http1;
         if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -149,6 +155,7 @@ impl Exchange {
             app: None,
             attempts: 0,
             picked: None,
+            timings: Timings::of(request.headers()),
             shared,
         }
     }
@@ -230,7 +237,9 @@ impl Exchange {
         let mut tried = Tried::default();
         loop {
             self.picked = None;
-            let picked = pick::pick(&shared, asked, &mut tried).await?;
+            let picked = pick::pick(&shared, asked, &mut tried).await;
+            self.timings.picked(&tried);
+            let picked = picked?;
             let target = picked.target.clone();
             self.picked = Some(picked);
             headers::note_preference(&mut head.headers, asked.wants.unavailable(&target));
@@ -245,7 +254,9 @@ impl Exchange {
                     }
                 };
             self.attempts += 1;
+            self.timings.ended("connect");
             let sent = forward::send(connection, head, slot, &shared.config.timeouts).await;
+            self.timings.ended("app");
             if let Some(outcome) = forward::judge(&sent) {
                 pick::note(&shared, asked, &target, outcome);
             }

@@ -51,9 +51,11 @@ mod sockets;
 mod streams;
 mod table;
 mod tcp;
+mod timings;
 mod tls;
 mod tunnel;
 mod upgrade;
+mod wake;
 mod wants;
 
 pub use access::{AccessLog, AccessRecord};
@@ -71,8 +73,9 @@ use crate::sockets::Sockets;
 use crate::table::Router;
 use crate::tls::Tls;
 use http::HeaderValue;
+use parking_lot::Mutex;
 use roost_model::machine::Service;
-use roost_proto::traffic::{PortFeed, TrafficFeed, TrafficGauge};
+use roost_proto::traffic::{PortFeed, SleepControl, TrafficFeed, TrafficGauge};
 use roost_runtime::tasks::Tasks;
 use std::io;
 use std::net::SocketAddr;
@@ -181,6 +184,7 @@ impl Edge {
             router: Router::new(config.region.clone(), feed, counter.clone()),
             names,
             tls,
+            sleep: Mutex::new(config.sleep.clone()),
             ports: watch::Sender::default(),
             visitors: Clients::new(config.rates),
             connections: Arc::new(Semaphore::new(config.connections_max)),
@@ -225,7 +229,8 @@ impl Edge {
     }
 
     /// Takes the tables of another worker from here on; the one before it has ended.
-    pub fn follow(&self, feed: TrafficFeed) {
+    pub fn follow(&self, feed: TrafficFeed, sleep: Arc<dyn SleepControl>) {
+        *self.shared.sleep.lock() = Some(sleep);
         self.shared.router.follow(feed);
         let follow = follow_table(self.shared.clone());
         self.tasks.spawn("edge-routes", follow);

@@ -103,6 +103,14 @@ pub const ACCEPT_BACKLOG: i32 = 1024;
 pub const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Pause before the same endpoints are tried once more.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// From then on a wake that has not come to its end holds back no other.
+pub const WAKE_LONGEST: Duration = Duration::from_secs(60);
+/// Longest wait for the worker to take the wish to wake a machine.
+pub const WAKE_ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// From then on a wish that has changed nothing is repeated.
+pub const WAKE_REPEAT: Duration = Duration::from_secs(2);
+/// How long a machine that could not be woken is left alone.
+pub const WAKE_PAUSE: Duration = Duration::from_secs(2);
 /// How long until a port that could not be opened is tried again.
 pub const PORT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Silence on a raw connection after which the kernel asks whether the client is still there.

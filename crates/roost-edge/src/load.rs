@@ -2,6 +2,7 @@
 //! machines are all full.
 
 use crate::eject::{Ejection, Outcome};
+use crate::wake::LastWake;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -100,6 +101,8 @@ pub(crate) struct Load {
     ejection: Mutex<Ejection>,
     /// Whether the ejection has to be asked at all.
     is_suspect: AtomicBool,
+    /// How it was last woken.
+    pub(crate) wake: LastWake,
 }
 
 impl Load {
@@ -112,6 +115,7 @@ impl Load {
             began: AtomicU64::new(0),
             ejection: Mutex::default(),
             is_suspect: AtomicBool::new(false),
+            wake: LastWake::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 //! machine takes the request but one may soon.
 //!
 //! Requests wait in a queue of their service, first come, first served, until a
-//! deadline. Beside the queue wait those that ask for certain machines and
+//! deadline; a machine that sleeps is woken for them ([`crate::wake`]). Beside the queue wait those that ask for certain machines and
 //! those that all machines have refused: they must not hold up the others.
 
 use crate::choose::{Choice, choose};
@@ -13,6 +13,7 @@ use crate::limits;
 use crate::load::{Queue, Waiting};
 use crate::pages::Page;
 use crate::table::{PortRoute, Target};
+use crate::wake::{self, Prospect, Stages};
 use crate::wants::{Group, Wants};
 use http::StatusCode;
 use roost_model::machine::MachineState;
@@ -34,8 +35,12 @@ pub(crate) struct Tried {
     addresses: Vec<SocketAddr>,
     /// Until when the same endpoints may be tried again.
     again_until: Option<Instant>,
-    /// Until when the request may wait for a machine, since it first had to.
-    deadline: Option<Instant>,
+    /// Since when the request waits for a machine.
+    since: Option<Instant>,
+    /// Whether one was woken meanwhile: that takes longer.
+    is_waking: bool,
+    /// The stages of the wake that it waited for.
+    pub(crate) woken: Option<Stages>,
     last: Option<String>,
 }
 
@@ -46,6 +51,32 @@ impl Tried {
         self.last = Some(why);
         self.again_until
             .get_or_insert_with(|| Instant::now() + shared.config.timeouts.connect);
+    }
+
+    /// Until when the request may wait, once it has begun to.
+    fn deadline(&mut self, shared: &Shared, asked: Asked<'_>) -> Instant {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let routes = shared.router.routes();
+        let port = routes
+            .app(asked.app)
+            .and_then(|app| app.port(asked.external));
+        self.is_waking |= port
+            .is_some_and(|port| wake::is_one_waking(port, |one| asked.wants.allows_at_all(one)));
+        let timeouts = &shared.config.timeouts;
+        let limit = if self.is_waking {
+            timeouts.wake.max(timeouts.machine)
+        } else {
+            timeouts.machine
+        };
+        since + limit
+    }
+
+    /// Notes what the request has waited for.
+    fn picked(&mut self, picked: Picked) -> Picked {
+        if let Some(since) = self.since {
+            self.woken = picked.target.load.wake.stages_after(since);
+        }
+        picked
     }
 
     fn is_over(&self) -> bool {
@@ -86,15 +117,17 @@ pub(crate) async fn pick(
     let queue = port.queue.clone();
     let beside = !asked.wants.is_anything() || !tried.addresses.is_empty();
     // Also when machines that refuse it are found again and again.
-    let is_late = tried.deadline.is_some_and(|until| Instant::now() >= until);
-    if is_late && !tried.addresses.is_empty() {
+    if !tried.addresses.is_empty()
+        && tried.since.is_some()
+        && Instant::now() >= tried.deadline(shared, asked)
+    {
         return Err(too_late(shared, asked));
     }
     // Nobody passes those that wait already.
     if (beside || queue.is_empty())
         && let Look::Picked(picked) = look(shared, asked, tried)?
     {
-        return Ok(picked);
+        return Ok(tried.picked(picked));
     }
     // On the heap: most requests do not wait.
     Box::pin(pick_in_turn(shared, asked, tried, &queue)).await
@@ -106,8 +139,6 @@ async fn pick_in_turn(
     tried: &mut Tried,
     queue: &Arc<Queue>,
 ) -> Result<Picked, Page> {
-    let deadline = Instant::now() + shared.config.timeouts.machine;
-    let deadline = *tried.deadline.get_or_insert(deadline);
     let beside = !asked.wants.is_anything() || !tried.addresses.is_empty();
     let waiting = Waiting::join(queue, beside, limits::QUEUE_MAX);
     let (Some(_waiting), Ok(_place)) = (waiting, shared.waiters.try_acquire()) else {
@@ -116,20 +147,25 @@ async fn pick_in_turn(
     let mut front = None;
     loop {
         let beside = !asked.wants.is_anything() || !tried.addresses.is_empty();
+        let deadline = tried.deadline(shared, asked);
         if front.is_none() && !beside {
             // Cancel-safe: who leaves the queue loses only his own place.
-            let Ok(place) = timeout_at(deadline, queue.front.lock()).await else {
-                return Err(too_late(shared, asked));
-            };
-            front = Some(place);
+            match timeout_at(deadline, queue.front.lock()).await {
+                Ok(place) => front = Some(place),
+                // A machine may have been woken since.
+                Err(_) if tried.deadline(shared, asked) > deadline => continue,
+                Err(_) => return Err(too_late(shared, asked)),
+            }
         }
         let mut changes = shared.router.changes();
         let freed = queue.freed.notify.notified();
         match look(shared, asked, tried)? {
-            Look::Picked(picked) => return Ok(picked),
+            Look::Picked(picked) => return Ok(tried.picked(picked)),
             Look::Tried if tried.is_over() => return Err(unreachable(asked, tried)),
             Look::Full | Look::Tried | Look::NotHealthy => {}
         }
+        // The look may have woken a machine.
+        let deadline = tried.deadline(shared, asked);
         // Cancel-safe, all of them: each only says that another look is due.
         tokio::select! {
             () = freed, if front.is_some() => {}
@@ -138,6 +174,7 @@ async fn pick_in_turn(
             },
             // A machine that is being replaced is back, or gone from the table, in a moment.
             () = sleep(limits::RETRY_PAUSE), if beside => tried.addresses.clear(),
+            () = sleep(limits::WAKE_REPEAT), if tried.is_waking => {}
             () = sleep_until(deadline) => return Err(too_late(shared, asked)),
         }
     }
@@ -159,11 +196,17 @@ fn look(shared: &Shared, asked: Asked<'_>, tried: &Tried) -> Result<Look, Page> 
                     continue;
                 };
                 if shared.router.is_current(&app) {
+                    if !port.asleep.is_empty() && target.is_beyond_soft_limit() {
+                        wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
+                    }
                     return Ok(Look::Picked(Picked { target, in_flight }));
                 }
             }
-            Choice::Full => return Ok(Look::Full),
-            Choice::Nobody => return why_nobody(port, asked),
+            Choice::Full => {
+                wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
+                return Ok(Look::Full);
+            }
+            Choice::Nobody => return why_nobody(shared, port, asked),
         }
     }
 }
@@ -197,7 +240,7 @@ fn choose_wanted(port: &PortRoute, wants: &Wants, tried: &Tried) -> Choice {
     Choice::Nobody
 }
 
-fn why_nobody(port: &PortRoute, asked: Asked<'_>) -> Result<Look, Page> {
+fn why_nobody(shared: &Shared, port: &PortRoute, asked: Asked<'_>) -> Result<Look, Page> {
     let mut wanted = port
         .targets
         .iter()
@@ -209,17 +252,21 @@ fn why_nobody(port: &PortRoute, asked: Asked<'_>) -> Result<Look, Page> {
     {
         return Ok(Look::Tried);
     }
-    if wanted.any(|target| may_become_healthy(target)) {
+    let prospect = wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
+    if prospect == Prospect::Coming || wanted.any(|target| may_become_healthy(target)) {
         return Ok(Look::NotHealthy);
     }
-    Err(nothing_runs(asked, Some(port)))
+    Err(match prospect {
+        Prospect::Refused(why) => not_woken(asked, why),
+        Prospect::Coming | Prospect::None => nothing_runs(asked, Some(port)),
+    })
 }
 
 fn may_become_healthy(target: &Target) -> bool {
     match &target.endpoint.health {
         EndpointHealth::Failing(_) => true,
         EndpointHealth::Down(state) => MachineState::parse(state) == Some(MachineState::Starting),
-        EndpointHealth::Passing | EndpointHealth::Draining => false,
+        EndpointHealth::Passing | EndpointHealth::Draining | EndpointHealth::Asleep(_) => false,
     }
 }
 
@@ -257,8 +304,24 @@ fn too_late(shared: &Shared, asked: Asked<'_>) -> Page {
                 .retry_after(1)
                 .next("more machines, or a higher `hard_limit`, make room")
         }
+        Some(port) if wake::is_one_waking(port, |one| asked.wants.allows_at_all(one)) => {
+            let limit = shared.config.timeouts.wake.as_secs_f32();
+            let title = "a machine of this app was woken and is not ready yet";
+            let page = Page::new(StatusCode::SERVICE_UNAVAILABLE, "wake-timeout", title)
+                .detail(format!("the request waited for it for {limit} s"))
+                .retry_after(5);
+            about_machines(page, asked, Some(port))
+        }
         port => nothing_runs(asked, port),
     }
+}
+
+/// None of those that sleep and would do could be woken.
+fn not_woken(asked: Asked<'_>, why: Vec<String>) -> Page {
+    let title = "the machines of this app sleep and could not be woken";
+    let page = Page::new(StatusCode::SERVICE_UNAVAILABLE, "wake-failed", title).retry_after(5);
+    let page = why.into_iter().take(10).fold(page, Page::detail);
+    about_machines(page, asked, None)
 }
 
 fn queue_full(asked: Asked<'_>) -> Page {
@@ -288,12 +351,22 @@ fn nothing_runs(asked: Asked<'_>, port: Option<&PortRoute>) -> Page {
             "no machine of this app can answer now",
         ),
     };
-    let mut page = Page::new(StatusCode::SERVICE_UNAVAILABLE, code, title).retry_after(5);
-    for target in wanted.iter().take(10) {
+    let page = Page::new(StatusCode::SERVICE_UNAVAILABLE, code, title).retry_after(5);
+    about_machines(page, asked, port)
+}
+
+/// Adds what each machine that would do is doing, and where to read more.
+fn about_machines(mut page: Page, asked: Asked<'_>, port: Option<&PortRoute>) -> Page {
+    let all = port.map(|port| port.targets.as_slice()).unwrap_or_default();
+    let wanted = all
+        .iter()
+        .filter(|target| asked.wants.allows_at_all(target));
+    for target in wanted.take(10) {
         let state = match &target.endpoint.health {
             EndpointHealth::Passing => "healthy".to_owned(),
             EndpointHealth::Failing(why) => format!("runs, but is not healthy: {why}"),
             EndpointHealth::Draining => "finishes what it has and takes nothing new".to_owned(),
+            EndpointHealth::Asleep(state) => format!("sleeps: {state}"),
             EndpointHealth::Down(state) => format!("does not run: {state}"),
         };
         page = page.detail(format!("machine {} {state}", target.endpoint.machine_id));

@@ -44,6 +44,12 @@ impl Target {
         Some(usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
+    /// Whether it is serving more than its soft limit.
+    pub(crate) fn is_beyond_soft_limit(&self) -> bool {
+        let soft_limit = self.endpoint.service.concurrency.soft_limit;
+        self.load.now() > usize::try_from(soft_limit).unwrap_or(usize::MAX)
+    }
+
     /// What the choice of a machine looks at.
     pub(crate) fn candidate(&self, is_out: bool) -> Candidate {
         let soft_limit = self.endpoint.service.concurrency.soft_limit;
@@ -97,7 +103,9 @@ pub(crate) struct PortRoute {
     pub(crate) targets: Vec<Arc<Target>>,
     /// Those that take new requests, those of the edge's region first.
     pub(crate) passing: Vec<Arc<Target>>,
-    /// How many are of the edge's region.
+    /// Those that may be woken, those of the edge's region first.
+    pub(crate) asleep: Vec<Arc<Target>>,
+    /// How many of `passing` are of the edge's region.
     pub(crate) near: usize,
     /// Requests that wait until a machine takes them.
     pub(crate) queue: Arc<Queue>,
@@ -123,6 +131,9 @@ impl PortRoute {
         let is_near = |t: &Arc<Target>| t.endpoint.region == *region;
         let mut passing: Vec<Arc<Target>> = targets.iter().filter(is_passing).cloned().collect();
         passing.sort_by_key(|target| !is_near(target));
+        let is_asleep = |t: &&Arc<Target>| matches!(t.endpoint.health, EndpointHealth::Asleep(_));
+        let mut asleep: Vec<Arc<Target>> = targets.iter().filter(is_asleep).cloned().collect();
+        asleep.sort_by_key(|target| !is_near(target));
         let mut rule = passing.iter().chain(&targets).next()?.port(number)?.clone();
         let mut rules = targets.iter().filter_map(|target| target.port(number));
         rule.force_https = rules.any(|rule| rule.force_https);
@@ -132,6 +143,7 @@ impl PortRoute {
             targets,
             near: passing.partition_point(is_near),
             passing,
+            asleep,
             queue,
             turn: old.map_or_else(Arc::default, |old| old.turn.clone()),
         })
@@ -211,6 +223,11 @@ impl Router {
         self.changes.subscribe()
     }
 
+    /// Has those that wait look again.
+    pub(crate) fn nudge(&self) {
+        self.changes.send_modify(|version| *version += 1);
+    }
+
     /// A receiver of the feed for the task that waits for changes.
     pub(crate) fn feed(&self) -> TrafficFeed {
         self.feed.lock().clone()
@@ -236,9 +253,11 @@ impl Router {
         self.routes.store(new.clone());
         fence(Ordering::SeqCst);
         for target in new.targets() {
-            target
-                .pool
-                .set_open(target.endpoint.health != EndpointHealth::Draining);
+            let takes_nothing_new = matches!(
+                target.endpoint.health,
+                EndpointHealth::Draining | EndpointHealth::Asleep(_)
+            );
+            target.pool.set_open(!takes_nothing_new);
         }
         let kept: std::collections::HashSet<*const Pool> = new
             .targets()
@@ -252,7 +271,7 @@ impl Router {
         }
         drop(old);
         self.counter.prune();
-        self.changes.send_modify(|version| *version += 1);
+        self.nudge();
     }
 
     fn derive(&self, old: &Routes, table: &TrafficTable) -> Routes {
@@ -283,6 +302,7 @@ impl Router {
             if old.is_none_or(|old| old.endpoint.health != EndpointHealth::Passing) {
                 load.begins();
             }
+            load.wake.seen(&endpoint.health);
             Arc::new(Target {
                 endpoint: endpoint.clone(),
                 pool: old.map_or_else(Pool::new, |old| old.pool.clone()),

@@ -9,6 +9,7 @@ use roost_model::machine::Service;
 use roost_model::name::{AppName, RegionCode};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// Where traffic for one app may go.
@@ -42,6 +43,9 @@ pub enum EndpointHealth {
     Failing(String),
     /// Cordoned or about to stop: finishes what it has, takes nothing new.
     Draining,
+    /// Does not run, or is about to stop, and is started when a request wants it;
+    /// the text is its state.
+    Asleep(String),
     /// Does not run; the text is its state.
     Down(String),
 }
@@ -74,6 +78,29 @@ pub type PortFeed = tokio::sync::watch::Receiver<Arc<PortTable>>;
 pub trait TrafficGauge: Send + Sync + 'static {
     /// Requests and upgraded connections that this machine is serving now.
     fn in_flight(&self, machine_id: &MachineId) -> usize;
+}
+
+/// Starts machines that are [asleep](EndpointHealth::Asleep).
+///
+/// The worker implements it; the edge asks when a request wants such a machine.
+pub trait SleepControl: std::fmt::Debug + Send + Sync + 'static {
+    /// Has the machine started. Ends once that is recorded, long before the machine
+    /// runs; to ask again for the same machine changes nothing.
+    fn wake(&self, machine_id: MachineId) -> Waking;
+}
+
+/// What is to come of a wish to wake a machine.
+pub type Waking = Pin<Box<dyn Future<Output = Result<(), WakeError>> + Send>>;
+
+/// Why a machine is not woken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WakeError {
+    /// Nobody looks after machines in this process now.
+    #[error("nobody looks after machines just now")]
+    Away,
+    /// The machine is not to be started, or cannot be; the text says why.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// A gauge for nodes without an edge: nothing is ever on the way.

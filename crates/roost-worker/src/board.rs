@@ -26,6 +26,8 @@ pub(crate) struct Entry {
     pub(crate) services: Vec<Arc<Service>>,
     pub(crate) state: MachineState,
     pub(crate) cordoned: bool,
+    /// Whether others start it, when the node of another machine is lost.
+    pub(crate) is_standby: bool,
     pub(crate) pid: Option<u32>,
     /// By position of the service: what is wrong with its port, if it has no checks.
     /// Empty until it is known that the machine runs.
@@ -115,6 +117,12 @@ impl Entry {
         statuses
     }
 
+    /// Whether a request to this service may have the machine started.
+    fn may_wake(&self, service_idx: usize) -> bool {
+        let service = self.services.get(service_idx);
+        !self.cordoned && !self.is_standby && service.is_some_and(|service| service.autostart)
+    }
+
     fn service_health(&self, service_idx: usize) -> EndpointHealth {
         match self.state {
             MachineState::Started if self.cordoned => EndpointHealth::Draining,
@@ -122,6 +130,14 @@ impl Entry {
                 None => EndpointHealth::Passing,
                 Some(fault) => EndpointHealth::Failing(fault),
             },
+            MachineState::Stopping
+            | MachineState::Suspending
+            | MachineState::Stopped
+            | MachineState::Suspended
+                if self.may_wake(service_idx) =>
+            {
+                EndpointHealth::Asleep(self.state.as_str().to_owned())
+            }
             MachineState::Stopping | MachineState::Suspending => EndpointHealth::Draining,
             MachineState::Created
             | MachineState::Starting
@@ -246,6 +262,7 @@ mod tests {
             services: vec![samples::service(8080).into()],
             state,
             cordoned: false,
+            is_standby: false,
             pid: None,
             ports: vec![None],
             checks: BTreeMap::new(),
@@ -286,6 +303,37 @@ mod tests {
                 "{state:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_machine_that_rests_is_asleep_if_a_request_may_start_it() {
+        let health = |state, change: fn(&mut Entry)| {
+            let mut entry = entry(state);
+            std::sync::Arc::make_mut(&mut entry.services[0]).autostart = true;
+            change(&mut entry);
+            entry.service_health(0)
+        };
+        let asleep = |state: &str| EndpointHealth::Asleep(state.to_owned());
+        for (state, expected) in [
+            (MachineState::Stopped, asleep("stopped")),
+            (MachineState::Suspended, asleep("suspended")),
+            // It is started again once it has stopped.
+            (MachineState::Stopping, asleep("stopping")),
+            (MachineState::Suspending, asleep("suspending")),
+            (MachineState::Started, EndpointHealth::Passing),
+            (
+                MachineState::Created,
+                EndpointHealth::Down("created".into()),
+            ),
+            (MachineState::Failed, EndpointHealth::Down("failed".into())),
+        ] {
+            assert_eq!(health(state, |_| {}), expected, "{state:?}");
+        }
+        let down = EndpointHealth::Down("stopped".into());
+        let cordoned = health(MachineState::Stopped, |entry| entry.cordoned = true);
+        assert_eq!(cordoned, down);
+        let standby = health(MachineState::Stopped, |entry| entry.is_standby = true);
+        assert_eq!(standby, down);
     }
 
     #[test]

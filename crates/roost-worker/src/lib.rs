@@ -44,6 +44,7 @@ mod limits;
 mod operations;
 mod owner;
 mod schedule;
+mod sleep;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

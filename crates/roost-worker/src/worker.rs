@@ -320,6 +320,7 @@ pub(crate) fn entry_of(inner: &Inner, row: &Row) -> Entry {
         services: Entry::services_of(&row.spec),
         state,
         cordoned: row.cordoned,
+        is_standby: row.spec.is_standby(),
         pid: None,
         ports: vec![],
         checks: BTreeMap::new(),

@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use roost_auth::authority::LocalAuthority;
 use roost_edge::{Edge, EdgeConfig, LocalCertificates, TrafficCounter};
 use roost_proto::names::{NameFeed, NameTable};
-use roost_proto::traffic::TrafficFeed;
+use roost_proto::traffic::{SleepControl, TrafficFeed};
 use roost_runtime::fs::ensure_dir;
 use roost_runtime::points;
 use roost_runtime::tasks::Tasks;
@@ -124,7 +124,15 @@ impl Node {
         let machines = Machines::open(&config, gauge.clone(), &control).await?;
         let api = machines.api(&config, facts, &names, &control).await?;
         let feeds = (machines.worker.traffic(), names.subscribe());
-        let edge = bind_edge(&config, sockets, feeds, counter.clone(), &edge_tasks).await?;
+        let sleep = machines.worker.sleep_control();
+        let edge = bind_edge(
+            &config,
+            sockets,
+            feeds,
+            (counter.clone(), sleep),
+            &edge_tasks,
+        )
+        .await?;
         let node = Self {
             config,
             lock,
@@ -236,7 +244,8 @@ impl Node {
         let api = machines
             .api(config, facts, &self.names, &self.control)
             .await?;
-        self.edge.follow(machines.worker.traffic());
+        let worker = &machines.worker;
+        self.edge.follow(worker.traffic(), worker.sleep_control());
         self.serve_api(api).await
     }
 
@@ -311,7 +320,7 @@ async fn bind_edge(
     config: &NodeConfig,
     sockets: EdgeSockets,
     (feed, names): (TrafficFeed, NameFeed),
-    counter: Arc<TrafficCounter>,
+    (counter, sleep): (Arc<TrafficCounter>, Arc<dyn SleepControl>),
     tasks: &Tasks,
 ) -> Result<Edge> {
     let authority =
@@ -325,6 +334,7 @@ async fn bind_edge(
         rates: config.rates,
         domains: config.domains.clone(),
         names,
+        sleep: Some(sleep),
         ..EdgeConfig::new(config.region.clone())
     };
     let given = sockets.given;

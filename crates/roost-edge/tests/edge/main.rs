@@ -16,4 +16,5 @@ mod replay;
 mod restart;
 mod routing;
 mod tcp;
+mod wake;
 mod world;

@@ -38,7 +38,7 @@ impl Worker {
     }
 
     /// Changes what is wanted of a machine and wakes its owner.
-    pub(super) async fn change<F>(
+    pub(crate) async fn change<F>(
         &self,
         id: &MachineId,
         asker: &Asker,
@@ -197,8 +197,10 @@ impl Inner {
             .await?;
         // What rests shows its new services at once; what runs, when it starts anew.
         if row.state.is_settled() && row.state != MachineState::Started && !row.vm_live {
-            self.board
-                .update(&id, |entry| entry.services = Entry::services_of(&row.spec));
+            self.board.update(&id, |entry| {
+                entry.services = Entry::services_of(&row.spec);
+                entry.is_standby = row.spec.is_standby();
+            });
         }
         Ok(self.status(row))
     }

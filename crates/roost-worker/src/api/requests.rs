@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Why the machine's state or version forbids a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal(pub(super) String);
+pub(crate) struct Refusal(pub(super) String);
 
 /// The kind of event that a change is; none when there was nothing to change.
 type Outcome = Result<Option<&'static str>, Refusal>;
@@ -115,6 +115,38 @@ pub(super) fn start(row: &mut Row) -> Outcome {
     }
     want_run(row);
     Ok(Some("start"))
+}
+
+/// Starts a machine that sleeps, since a request wants it.
+pub(crate) fn wake(row: &mut Row) -> Outcome {
+    refuse_if_going(row, "started")?;
+    if row.wanted == Wanted::Run {
+        return Ok(None);
+    }
+    let against = match row.state {
+        _ if row.cordoned => "it is cordoned",
+        _ if row.spec.is_standby() => "it stands by for another",
+        _ if !row.spec.services.iter().any(|service| service.autostart) => {
+            "none of its services has `autostart`"
+        }
+        MachineState::Created => "it was never started",
+        MachineState::Failed => "it could not be started, or used up its restarts",
+        MachineState::Starting
+        | MachineState::Started
+        | MachineState::Stopping
+        | MachineState::Stopped
+        | MachineState::Suspending
+        | MachineState::Suspended
+        | MachineState::Destroying
+        | MachineState::Destroyed => {
+            want_run(row);
+            return Ok(Some("start"));
+        }
+    };
+    Err(Refusal(format!(
+        "machine {} is not started for a request: {against}",
+        row.id
+    )))
 }
 
 /// Starts a machine whose schedule is due, unless something is against it; that

@@ -29,6 +29,7 @@ fn checked() -> (MachineSpec, Entry) {
         services: Entry::services_of(&spec),
         state: MachineState::Started,
         cordoned: false,
+        is_standby: false,
         pid: None,
         ports: vec![],
         checks: BTreeMap::new(),

@@ -166,7 +166,10 @@ async fn a_failing_check_says_what_it_saw_and_keeps_traffic_away() {
         "failing with the status",
         |health| match health {
             EndpointHealth::Failing(text) => text.contains("503 Service Unavailable"),
-            EndpointHealth::Passing | EndpointHealth::Draining | EndpointHealth::Down(_) => false,
+            EndpointHealth::Passing
+            | EndpointHealth::Draining
+            | EndpointHealth::Asleep(_)
+            | EndpointHealth::Down(_) => false,
         },
     )
     .await;
