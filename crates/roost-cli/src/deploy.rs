@@ -180,7 +180,11 @@ fn name(global: &Global, args: &DeployArgs, config: &AppConfig) -> Result<String
 
 fn set_internal_port(config: &mut AppConfig, port: u16) -> Result<(), CliError> {
     match config.services.as_mut_slice() {
-        [] => config.services.push(Service::http(port)),
+        // As an app configuration has it.
+        [] => config.services.push(Service {
+            autostart: true,
+            ..Service::http(port)
+        }),
         [service] => service.internal_port = port,
         _ => {
             return Err(CliError::usage(

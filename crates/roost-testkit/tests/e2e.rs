@@ -34,3 +34,5 @@ mod schedule;
 mod services;
 #[path = "e2e/vm.rs"]
 mod vm;
+#[path = "e2e/wake.rs"]
+mod wake;

@@ -1,0 +1,103 @@
+//! Machines that sleep, and requests that wake them.
+
+use roost_testkit::images::nginx;
+use roost_testkit::platform::Platform;
+use roost_testkit::program::run;
+use roost_testkit::skip_unless_possible;
+use serde_json::Value;
+use std::process::Command;
+
+/// Deploys nginx as the app `web` with these lines in its `[http_service]`, and gives its machine.
+fn deploy(platform: &Platform, lines: &str) -> String {
+    platform.push(&nginx("awake"), "web:1");
+    let folder = platform.scratch();
+    let config = format!(
+        "app = 'web'\n[build]\nimage = 'web:1'\n[http_service]\ninternal_port = 80\n{lines}\n"
+    );
+    std::fs::write(folder.join("roost.toml"), config).unwrap();
+    platform.roost(&["deploy", folder.to_str().unwrap(), "--yes"]);
+    let machines = platform.roost_json(&["machines", "list", "-a", "web"]);
+    machines[0]["id"].as_str().unwrap().to_owned()
+}
+
+fn stop(platform: &Platform, machine: &str) {
+    platform.roost(&["machines", "stop", machine]);
+    platform.roost(&["machines", "wait", machine, "--state", "stopped"]);
+}
+
+/// The events of a machine that the proxy asked for, newest first.
+fn by_proxy(platform: &Platform, machine: &str) -> Vec<String> {
+    let status = platform.roost_json(&["machines", "status", machine]);
+    let events = status["events"].as_array().unwrap().iter();
+    let events = events.filter(|event| event["source"] == "proxy");
+    let kind = |event: &Value| event["type"].as_str().unwrap().to_owned();
+    events.map(kind).collect()
+}
+
+#[test]
+fn a_request_starts_the_machine_that_is_stopped_and_many_start_it_once() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    let machine = deploy(&platform, "");
+    stop(&platform, &machine);
+    let mut curl = Command::new("curl");
+    curl.args([
+        "-sS",
+        "-i",
+        "--max-time",
+        "120",
+        "-H",
+        "Host: web.localhost",
+    ]);
+    curl.args(["-H", "roost-debug: timings"]);
+    let output = run(curl.arg(platform.edge_url("/")));
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with("awake"), "{answer}");
+    let timing = answer
+        .lines()
+        .find_map(|line| line.strip_prefix("server-timing: "));
+    let timing = timing.unwrap_or_else(|| panic!("no timings: {answer}"));
+    for stage in [
+        "pick",
+        "wake-ask",
+        "wake-start",
+        "wake-ready",
+        "connect",
+        "app",
+    ] {
+        assert!(timing.contains(&format!("{stage};dur=")), "{timing}");
+    }
+    assert_eq!(by_proxy(&platform, &machine), ["start"]);
+
+    // Also after a roostd that was killed while the machine slept.
+    stop(&platform, &machine);
+    platform.kill_roostd();
+    run(&mut platform.up_command());
+    std::thread::scope(|scope| {
+        let ask = || platform.get("web", "/");
+        let asked: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
+        for answer in asked {
+            assert_eq!(answer.join().unwrap(), (200, "awake".into()));
+        }
+    });
+    assert_eq!(by_proxy(&platform, &machine), ["start", "start"]);
+    // What led to it is told.
+    let why = platform.roost(&["why", "machine", &machine]);
+    assert!(why.contains("proxy"), "{why}");
+}
+
+#[test]
+fn a_machine_that_requests_may_not_start_stays_as_it_is() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    let machine = deploy(&platform, "auto_start_machines = false");
+    stop(&platform, &machine);
+    let (status, page) = platform.get("web", "/");
+    assert_eq!(status, 503, "{page}");
+    assert!(
+        page.contains("no-healthy-machine") && page.contains("stopped"),
+        "{page}"
+    );
+    assert_eq!(by_proxy(&platform, &machine), [""; 0]);
+}
