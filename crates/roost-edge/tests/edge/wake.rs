@@ -41,6 +41,18 @@ impl Control {
     }
 }
 
+/// Lets the client ask while the test goes on.
+fn begin<T: Send + 'static>(asking: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
+    let mut request = JoinSet::new();
+    request.spawn(asking);
+    request
+}
+
+/// What came of it.
+async fn end<T: 'static>(request: JoinSet<T>) -> T {
+    request.join_all().await.remove(0)
+}
+
 fn sleepy(control: &Arc<Control>) -> impl FnOnce(&mut EdgeConfig) {
     let control = control.clone();
     |config| config.sleep = Some(control)
@@ -71,7 +83,7 @@ async fn a_request_wakes_the_machine_that_sleeps_and_hears_how_long_it_took() {
     let address = says(&world.tasks, "awake").await;
     world.publish(vec![asleep(1, address)]);
     let request = world.client().get(world.url("/"));
-    let request = tokio::spawn(request.header("roost-debug", "timings").send());
+    let request = begin(request.header("roost-debug", "timings").send());
     control.wait_for(&[1]).await;
     world.publish(vec![down(1, address, "starting")]);
     let unchecked = EndpointHealth::Failing("not checked yet".into());
@@ -82,7 +94,7 @@ async fn a_request_wakes_the_machine_that_sleeps_and_hears_how_long_it_took() {
         "it waits until the machine is healthy"
     );
     world.publish(vec![endpoint(1, address)]);
-    let answer = request.await.unwrap().unwrap();
+    let answer = end(request).await.unwrap();
     let timing = answer.headers()["server-timing"]
         .to_str()
         .unwrap()
@@ -147,12 +159,12 @@ async fn a_machine_that_is_about_to_sleep_is_woken_as_well() {
     let address = says(&world.tasks, "awake").await;
     let stopping = EndpointHealth::Asleep("stopping".into());
     world.publish(vec![with_health(endpoint(1, address), stopping)]);
-    let request = tokio::spawn(get(world.client(), world.url("/")));
+    let request = begin(get(world.client(), world.url("/")));
     control.wait_for(&[1]).await;
     world.publish(vec![asleep(1, address)]);
     world.publish(vec![down(1, address, "starting")]);
     world.publish(vec![endpoint(1, address)]);
-    assert_eq!(request.await.unwrap().0, 200);
+    assert_eq!(end(request).await.0, 200);
 }
 
 #[tokio::test]
@@ -167,10 +179,10 @@ async fn a_machine_that_does_not_come_up_is_waited_for_so_long_and_no_longer() {
     let address = nobody().await;
     world.publish(vec![asleep(1, address)]);
     let begun = std::time::Instant::now();
-    let request = tokio::spawn(get(world.client(), world.url("/")));
+    let request = begin(get(world.client(), world.url("/")));
     control.wait_for(&[1]).await;
     world.publish(vec![down(1, address, "starting")]);
-    let (status, page) = request.await.unwrap();
+    let (status, page) = end(request).await;
     assert_eq!(status, 503);
     assert!(page.contains("code wake-timeout"), "{page}");
     assert!(page.contains("does not run: starting"), "{page}");
@@ -191,11 +203,11 @@ async fn who_asks_for_a_machine_that_cannot_be_woken_hears_why() {
     // It starts, and ends before it is healthy.
     *control.refusal.lock() = None;
     world.publish(vec![asleep(2, address)]);
-    let request = tokio::spawn(get(world.client(), world.url("/")));
+    let request = begin(get(world.client(), world.url("/")));
     control.wait_for(&[1, 2]).await;
     world.publish(vec![down(2, address, "starting")]);
     world.publish(vec![asleep(2, address)]);
-    let (_, page) = request.await.unwrap();
+    let (_, page) = end(request).await;
     assert!(
         page.contains("it was started and is stopped again"),
         "{page}"
@@ -247,10 +259,10 @@ async fn who_asks_for_a_certain_machine_wakes_that_one() {
     world.publish(vec![ready.clone(), asleep(2, address), asleep(3, address)]);
     let request = world.client().get(world.url("/"));
     let request = request.header("fly-force-instance-id", machine(3).as_str());
-    let request = tokio::spawn(request.send());
+    let request = begin(request.send());
     control.wait_for(&[3]).await;
     world.publish(vec![ready, asleep(2, address), endpoint(3, address)]);
-    assert_eq!(request.await.unwrap().unwrap().status(), 200);
+    assert_eq!(end(request).await.unwrap().status(), 200);
     control.wait_for(&[3]).await;
 }
 
@@ -284,11 +296,11 @@ async fn without_a_worker_it_is_waited_for_unless_the_edge_ends() {
     let address = says(&world.tasks, "awake").await;
     control.refuse(WakeError::Away);
     world.publish(vec![asleep(1, address)]);
-    let request = tokio::spawn(get(world.client(), world.url("/")));
+    let request = begin(get(world.client(), world.url("/")));
     wait_until("it is asked again", || control.woken.lock().len() > 1).await;
     *control.refusal.lock() = None;
     world.publish(vec![endpoint(1, address)]);
-    assert_eq!(request.await.unwrap().0, 200);
+    assert_eq!(end(request).await.0, 200);
 
     // Another edge has the sockets, and the worker.
     control.refuse(WakeError::Away);
