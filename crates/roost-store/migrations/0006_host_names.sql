@@ -7,6 +7,8 @@ CREATE TABLE host_names (
     -- The certificate that serves, if one does: chain in PEM, key sealed.
     chain TEXT,
     sealed_key BLOB,
+    -- Whether an authority issued it; an uploaded one is not ours to revoke.
+    is_issued BOOLEAN NOT NULL DEFAULT FALSE,
     -- How the name is proven to the authority, and the order under way.
     method TEXT NOT NULL,
     sealed_order BLOB,

@@ -149,6 +149,7 @@ impl Store {
                  source = excluded.source, method = excluded.method,
                  chain = COALESCE(excluded.chain, chain),
                  sealed_key = COALESCE(excluded.sealed_key, sealed_key),
+                 is_issued = is_issued AND excluded.chain IS NULL,
                  sealed_order = NULL, next_at = excluded.next_at,
                  n_failures = 0, limited_until = NULL",
         )
@@ -285,7 +286,7 @@ pub(crate) async fn revoke_later(
         "INSERT INTO revocations (chain, host, next_at)
          SELECT chain, host, $3 FROM host_names
          WHERE app_id = $1 AND ($2 IS NULL OR host = $2)
-             AND source = 'acme' AND chain IS NOT NULL
+             AND is_issued AND chain IS NOT NULL
          ON CONFLICT (chain) DO NOTHING",
     )
     .bind(app_id)

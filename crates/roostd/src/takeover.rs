@@ -40,8 +40,8 @@ use std::time::Duration;
 
 /// Descriptors in one message.
 const DESCRIPTORS_MAX: usize = 200;
-/// Bytes of one message.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of one message: what is on the way to a hundred thousand machines.
+const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest wait for a message that takes the other side no work.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time from all that is given until the new one is ready: what a start may take.

@@ -90,8 +90,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut transaction = self.begin(CHANGE).await?;
         let set = sqlx::query(
-            "UPDATE host_names SET chain = $2, sealed_key = $3, method = $4, sealed_order = NULL,
-                 next_at = $5, n_failures = 0, limited_until = NULL
+            "UPDATE host_names SET chain = $2, sealed_key = $3, is_issued = TRUE, method = $4,
+                 sealed_order = NULL, next_at = $5, n_failures = 0, limited_until = NULL
              WHERE host = $1 AND source = 'acme'",
         )
         .bind(host.as_str())

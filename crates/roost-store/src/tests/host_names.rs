@@ -80,6 +80,8 @@ async fn a_host_name_is_one_apps_and_is_issued_or_uploaded() {
     assert!(!store.remove_host_name("app_2", &www, NOW).await.unwrap());
     assert!(store.remove_host_name("app_1", &www, NOW).await.unwrap());
     assert!(store.host_names(None).await.unwrap().is_empty());
+    let revocations = store.due_revocations(NOW, 10).await.unwrap();
+    assert!(revocations.is_empty(), "no authority of ours issued it");
 }
 
 #[tokio::test]
