@@ -13,6 +13,17 @@ const NO_HEADER: u64 = u64::MAX;
 /// The client takes what is written to it.
 const NOT_STUCK: u64 = u64::MAX;
 
+/// What bytes of a client belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// The beginning of an HTTP/1 header.
+    NewHeader,
+    /// The header that has begun.
+    MoreOfHeader,
+    /// A body, or HTTP/2.
+    Other,
+}
+
 /// The state of one client connection. Times are milliseconds since it began.
 #[derive(Debug)]
 pub(crate) struct Activity {
@@ -23,6 +34,8 @@ pub(crate) struct Activity {
     stuck_since: AtomicU64,
     multiplexed: AtomicBool,
     late: AtomicBool,
+    /// Whether the header that came last has both a length and a transfer coding.
+    two_lengths: AtomicBool,
     /// The place among the edge's connections; a tunnel keeps it until it ends.
     _place: OwnedSemaphorePermit,
     /// Known once the client is.
@@ -40,6 +53,7 @@ impl Activity {
             stuck_since: AtomicU64::new(NOT_STUCK),
             multiplexed: AtomicBool::new(false),
             late: AtomicBool::new(false),
+            two_lengths: AtomicBool::new(false),
             _place: place,
             visit: OnceLock::new(),
         })
@@ -61,14 +75,22 @@ impl Activity {
         self.header_since.store(NO_HEADER, Ordering::Relaxed);
     }
 
-    /// Bytes have come.
-    pub(crate) fn bytes_read(&self) {
-        if self.serving.load(Ordering::Relaxed) == 0
-            && !self.multiplexed.load(Ordering::Relaxed)
-            && self.header_since.load(Ordering::Relaxed) == NO_HEADER
-        {
-            self.header_since.store(self.now(), Ordering::Relaxed);
+    /// Bytes have come; what of.
+    pub(crate) fn bytes_read(&self) -> Came {
+        if self.serving.load(Ordering::Relaxed) > 0 || self.multiplexed.load(Ordering::Relaxed) {
+            return Came::Other;
         }
+        if self.header_since.load(Ordering::Relaxed) != NO_HEADER {
+            return Came::MoreOfHeader;
+        }
+        self.header_since.store(self.now(), Ordering::Relaxed);
+        self.two_lengths.store(false, Ordering::Relaxed);
+        Came::NewHeader
+    }
+
+    /// The header that is coming has both a length and a transfer coding.
+    pub(crate) fn has_two_lengths(&self) {
+        self.two_lengths.store(true, Ordering::Relaxed);
     }
 
     /// Bytes were to be written; whether the client's side took any.
@@ -138,6 +160,11 @@ impl Serving {
     /// Whether its client may ask for that now.
     pub(crate) fn may_ask(&self) -> bool {
         self.0.visit.get().is_none_or(Visit::may_ask)
+    }
+
+    /// Whether its header has both a length and a transfer coding.
+    pub(crate) fn has_two_lengths(&self) -> bool {
+        self.0.two_lengths.load(Ordering::Relaxed)
     }
 }
 

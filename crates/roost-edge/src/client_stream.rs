@@ -5,7 +5,8 @@
 //! ends. So when such a connection is dropped, its stream comes back to whoever
 //! began it, unless an earlier answer is stuck half-way in it.
 
-use crate::activity::Activity;
+use crate::activity::{Activity, Came};
+use crate::header_watch::HeaderWatch;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(crate) struct ClientStream<S> {
     inner: Option<S>,
     first: Vec<u8>,
     activity: Arc<Activity>,
+    watch: HeaderWatch,
     /// Whether the last write could not be done at once.
     is_stuck: bool,
     back: Option<oneshot::Sender<S>>,
@@ -32,6 +34,7 @@ impl<S> ClientStream<S> {
             inner: Some(inner),
             first,
             activity,
+            watch: HeaderWatch::default(),
             is_stuck: false,
             back: None,
         }
@@ -42,6 +45,17 @@ impl<S> ClientStream<S> {
         let (back, stream) = oneshot::channel();
         self.back = Some(back);
         stream
+    }
+
+    fn note_read(&mut self, bytes: &[u8]) {
+        match self.activity.bytes_read() {
+            Came::NewHeader => self.watch = HeaderWatch::default(),
+            Came::MoreOfHeader => {}
+            Came::Other => return,
+        }
+        if self.watch.see(bytes) {
+            self.activity.has_two_lengths();
+        }
     }
 
     fn note_write(&mut self, result: &Poll<io::Result<usize>>) {
@@ -79,15 +93,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
         if !this.first.is_empty() {
             let taken = this.first.len().min(buf.remaining());
             let rest = this.first.split_off(taken);
-            buf.put_slice(&this.first);
-            this.first = rest;
-            this.activity.bytes_read();
+            let first = std::mem::replace(&mut this.first, rest);
+            buf.put_slice(&first);
+            this.note_read(&first);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         let result = Pin::new(this.inner()).poll_read(cx, buf);
         if buf.filled().len() > before {
-            this.activity.bytes_read();
+            this.note_read(&buf.filled()[before..]);
         }
         result
     }

@@ -168,7 +168,9 @@ impl Exchange {
         if self.serving.as_ref().is_some_and(|one| !one.may_ask()) {
             return Err(route::too_fast("client-rate", "this client asks too often"));
         }
-        let authority = route::admit(parts, upgrade::is_websocket_over_http2(parts))?;
+        let has_two_lengths = self.serving.as_ref().is_some_and(Serving::has_two_lengths);
+        let is_websocket = upgrade::is_websocket_over_http2(parts);
+        let authority = route::admit(parts, is_websocket, has_two_lengths)?;
         self.host.clone_from(&authority.host);
         let names = &self.shared.names;
         if let Some(answer) = names.key_authorization(&self.host, self.path.path()) {
@@ -302,6 +304,10 @@ impl Exchange {
         wish: Option<upgrade::Wish>,
     ) -> Result<Response<ResponseBody>, Page> {
         let (mut parts, body) = response.into_parts();
+        if headers::has_other_coding(&parts.headers) {
+            let title = "the app's answer has a transfer coding besides chunked";
+            return Err(Page::new(StatusCode::BAD_GATEWAY, "answer-coding", title));
+        }
         headers::towards_client(&mut parts.headers, self.version, self.arrival.request_id());
         parts.version = Version::default();
         let app_upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();

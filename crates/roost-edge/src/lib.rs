@@ -29,6 +29,7 @@ mod eject;
 mod exchange;
 mod forward;
 mod gauge;
+mod header_watch;
 mod headers;
 mod kept;
 mod late;

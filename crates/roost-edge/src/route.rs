@@ -31,7 +31,13 @@ fn bad(code: &'static str, title: &str) -> Page {
 }
 
 /// Refuses what is ambiguous or too large; finds the host name.
-pub(crate) fn admit(parts: &Parts, websocket_over_http2: bool) -> Result<Authority, Page> {
+///
+/// `has_two_lengths`: the header has a length and a coding, whatever is left of them in `parts`.
+pub(crate) fn admit(
+    parts: &Parts,
+    websocket_over_http2: bool,
+    has_two_lengths: bool,
+) -> Result<Authority, Page> {
     check_size(parts)?;
     if (parts.method == Method::CONNECT && !websocket_over_http2) || parts.method == Method::TRACE {
         let title = format!("the method {} is not allowed here", parts.method);
@@ -41,7 +47,11 @@ pub(crate) fn admit(parts: &Parts, websocket_over_http2: bool) -> Result<Authori
             title,
         ));
     }
-    check_framing(parts)?;
+    // RFC 9112 3.2.4; h2 refuses other addresses without a slash itself.
+    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
+        return Err(bad("bad-target", "the address `*` is for OPTIONS only"));
+    }
+    check_framing(parts, has_two_lengths)?;
     if headers::hops(&parts.headers) > limits::VIA_HOPS_MAX {
         let title = "this request has gone round in a circle";
         return Err(Page::refused(
@@ -94,21 +104,19 @@ fn check_size(parts: &Parts) -> Result<(), Page> {
 }
 
 /// The rules of RFC 9112 6 that the codec leaves to us.
-fn check_framing(parts: &Parts) -> Result<(), Page> {
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
+fn check_framing(parts: &Parts, has_two_lengths: bool) -> Result<(), Page> {
+    if !parts.headers.contains_key(TRANSFER_ENCODING) {
         return Ok(());
-    };
-    // hyper has taken the length away when the request came over HTTP/1 with both: it
-    // reads the chunks, as RFC 9112 6.3 allows, and the app is sent chunks only. So the
-    // pair that this refuses never shows; to refuse it there needs a codec of our own.
-    if parts.headers.contains_key(CONTENT_LENGTH) {
+    }
+    // hyper reads the chunks and takes the length away, as RFC 9112 6.3 allows, so that it
+    // does not show here. Most proxies refuse the pair, and so do we: nobody sends it by chance.
+    if has_two_lengths || parts.headers.contains_key(CONTENT_LENGTH) {
         return Err(bad(
             "ambiguous-length",
             "the request has both Content-Length and Transfer-Encoding",
         ));
     }
-    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    if headers::has_other_coding(&parts.headers) {
         let title = "the only transfer coding is chunked";
         return Err(Page::refused(
             StatusCode::NOT_IMPLEMENTED,

@@ -4,7 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod asking;
+mod backends;
 mod bad_input;
+mod first_bytes;
+mod h2_conformance;
+mod h2_floods;
 mod hardening;
 mod hostile;
 mod limits;
@@ -12,8 +16,10 @@ mod names;
 mod patience;
 mod protocols;
 mod rates;
+mod raw;
 mod replay;
 mod restart;
+mod rfc9112;
 mod routing;
 mod tcp;
 mod wake;

@@ -172,7 +172,10 @@ where
                     let response = answer(request);
                     async move { Ok::<_, Infallible>(response.await) }
                 });
-                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let mut builder =
+                    hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                // A client's hundred, and what the edge adds.
+                builder.http1().max_headers(200);
                 let _ = builder
                     .serve_connection_with_upgrades(TokioIo::new(stream), service)
                     .await;

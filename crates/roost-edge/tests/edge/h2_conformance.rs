@@ -1,0 +1,551 @@
+//! HTTP/2 as RFC 9113 has it, frame by frame.
+
+use crate::raw::{
+    CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE,
+    PING, PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, field, frame, http2,
+    next_frame, nothing_is_left, recorder, request_fields,
+};
+use crate::world::World;
+use std::collections::BTreeMap;
+use tokio::io::AsyncWriteExt as _;
+
+/// The error codes of RFC 9113 7.
+const PROTOCOL: u32 = 1;
+const FLOW_CONTROL: u32 = 3;
+const FRAME_SIZE: u32 = 6;
+/// Flags of RFC 9113 6.
+const ACK: u8 = 1;
+const PADDED: u8 = 8;
+const WITH_PRIORITY: u8 = 0x20;
+/// The stream of the request that is sent after each case.
+const CONTROL: u32 = 101;
+
+/// What the edge does about what it was sent.
+#[derive(Debug, PartialEq, Eq)]
+enum Done {
+    /// The connection ends with this code.
+    Goaway(u32),
+    /// The stream ends with this code, and the connection goes on.
+    Reset(u32),
+    /// The stream is answered with this status, and the connection goes on.
+    Answer(u16),
+    /// Nothing, and the connection goes on.
+    Nothing,
+}
+use Done::{Answer, Goaway, Nothing, Reset};
+
+/// The status in a header block, of those that have a short form (RFC 7541 A); 0 is another.
+fn status(block: &[u8]) -> u16 {
+    match block.first() {
+        Some(0x88) => 200,
+        Some(0x8c) => 400,
+        Some(0x8d) => 404,
+        _ => 0,
+    }
+}
+
+/// Sends these frames and a good request after them; what became of the first stream, or of all.
+async fn done(world: &World, frames: &[u8]) -> Done {
+    let mut stream = http2(world, &[]).await;
+    let good = frame(
+        HEADERS,
+        END_STREAM | END_HEADERS,
+        CONTROL,
+        &request_fields("/control"),
+    );
+    // The edge may end the connection before it has taken all.
+    let _ = stream.write_all(&[frames, &good].concat()).await;
+    let mut of_streams = BTreeMap::new();
+    loop {
+        let Some((kind, id, payload)) = next_frame(&mut stream).await else {
+            panic!("the connection ended without a GOAWAY");
+        };
+        let code = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
+        match (kind, id) {
+            (GOAWAY, _) => return Goaway(code(4)),
+            (HEADERS, CONTROL) => break,
+            (RST_STREAM, CONTROL) => panic!("the good request was reset: {}", code(0)),
+            (RST_STREAM, id) => drop(of_streams.insert(id, Reset(code(0)))),
+            (HEADERS, id) => drop(of_streams.entry(id).or_insert(Answer(status(&payload)))),
+            _ => {}
+        }
+    }
+    // Answers may come in any order.
+    while of_streams.is_empty() && frames_open_a_stream(frames) {
+        match next_frame(&mut stream).await.expect("it goes on") {
+            (RST_STREAM, id, payload) => {
+                let code = u32::from_be_bytes(payload[..4].try_into().unwrap());
+                of_streams.insert(id, Reset(code));
+            }
+            (HEADERS, id, payload) => drop(of_streams.insert(id, Answer(status(&payload)))),
+            (GOAWAY, _, payload) => {
+                return Goaway(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+            }
+            _ => {}
+        }
+    }
+    of_streams.into_values().next().unwrap_or(Nothing)
+}
+
+/// Whether the first frame is a whole header block.
+fn frames_open_a_stream(frames: &[u8]) -> bool {
+    frames.get(3) == Some(&HEADERS)
+}
+
+fn setting(id: u16, value: u32) -> Vec<u8> {
+    [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()
+}
+
+fn get(id: u32, path: &str) -> Vec<u8> {
+    frame(HEADERS, END_STREAM | END_HEADERS, id, &request_fields(path))
+}
+
+/// A request whose body follows.
+fn post(id: u32, more: &[u8]) -> Vec<u8> {
+    let fields = [
+        field(":method", "POST"),
+        field(":scheme", "http"),
+        field(":authority", "app.localhost"),
+        field(":path", "/post"),
+        more.to_vec(),
+    ];
+    frame(HEADERS, END_HEADERS, id, &fields.concat())
+}
+
+async fn check(cases: Vec<(&str, Done, Vec<u8>)>) {
+    let world = World::new().await;
+    let log = recorder(&world).await;
+    let mut wrong = Vec::new();
+    for (what, expected, frames) in cases {
+        let done = done(&world, &frames).await;
+        // The app has seen the good request, and no other unless it was answered.
+        let seen: Vec<String> = log.lock().drain(..).map(|seen| seen.line).collect();
+        let others = seen.iter().filter(|line| *line != "GET /control").count();
+        if done != expected || others != usize::from(expected == Answer(200)) {
+            wrong.push(format!("{what}: {done:?}, {seen:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    nothing_is_left(&world, 1).await;
+}
+
+/// h2 says PROTOCOL_ERROR where RFC 9113 has a more exact code (5.4 allows for that in most
+/// cases); what counts is that the connection ends, and which ones do.
+#[tokio::test]
+async fn frames_that_break_the_protocol_end_the_connection_with_the_right_code() {
+    let window = |by: u32| by.to_be_bytes();
+    check(vec![
+        // 4.1, 4.2
+        (
+            "an unknown kind of frame",
+            Nothing,
+            frame(0xbb, 0xff, 0, b"x"),
+        ),
+        (
+            "a frame that is too large",
+            Goaway(FRAME_SIZE),
+            frame(DATA, 0, 1, &[0; 16_385]),
+        ),
+        (
+            "a HEADERS that is too large",
+            Goaway(FRAME_SIZE),
+            frame(HEADERS, 4, 1, &[0; 16_385]),
+        ),
+        // 4.3
+        (
+            "a header block that is none",
+            Goaway(PROTOCOL),
+            frame(HEADERS, 5, 1, &[0xff; 12]),
+        ),
+        (
+            "an index beyond the table",
+            Goaway(PROTOCOL),
+            frame(HEADERS, 5, 1, &[0xc5]),
+        ),
+        (
+            "another frame within a header block",
+            Goaway(PROTOCOL),
+            [
+                frame(HEADERS, END_STREAM, 1, &request_fields("/")),
+                frame(PING, 0, 0, &[0; 8]),
+            ]
+            .concat(),
+        ),
+        // 5.1
+        (
+            "DATA on an idle stream",
+            Goaway(PROTOCOL),
+            frame(DATA, END_STREAM, 1, b"x"),
+        ),
+        (
+            "RST_STREAM on an idle stream",
+            Goaway(PROTOCOL),
+            frame(RST_STREAM, 0, 1, &window(CANCEL)),
+        ),
+        (
+            "WINDOW_UPDATE on an idle stream",
+            Goaway(PROTOCOL),
+            frame(WINDOW_UPDATE, 0, 1, &window(1)),
+        ),
+        // 5.1.1
+        ("a stream of even number", Goaway(PROTOCOL), get(2, "/")),
+        (
+            "a stream of smaller number",
+            Goaway(PROTOCOL),
+            [post(5, &[]), get(3, "/")].concat(),
+        ),
+        // 6
+        (
+            "DATA without a stream",
+            Goaway(PROTOCOL),
+            frame(DATA, 0, 0, b"x"),
+        ),
+        (
+            "HEADERS without a stream",
+            Goaway(PROTOCOL),
+            frame(HEADERS, 5, 0, &request_fields("/")),
+        ),
+        (
+            "more padding than frame",
+            Goaway(PROTOCOL),
+            [post(1, &[]), frame(DATA, PADDED, 1, &[9, 1, 2])].concat(),
+        ),
+        (
+            "HEADERS with more padding than frame",
+            Goaway(PROTOCOL),
+            frame(HEADERS, 5 | PADDED, 1, &[200, 1]),
+        ),
+        (
+            "PRIORITY without a stream",
+            Goaway(PROTOCOL),
+            frame(PRIORITY, 0, 0, &[0, 0, 0, 3, 1]),
+        ),
+        (
+            "RST_STREAM without a stream",
+            Goaway(PROTOCOL),
+            frame(RST_STREAM, 0, 0, &window(CANCEL)),
+        ),
+        (
+            "RST_STREAM of three bytes",
+            Goaway(PROTOCOL),
+            [post(1, &[]), frame(RST_STREAM, 0, 1, &[0; 3])].concat(),
+        ),
+        (
+            "SETTINGS on a stream",
+            Goaway(PROTOCOL),
+            frame(SETTINGS, 0, 1, &[]),
+        ),
+        (
+            "SETTINGS of five bytes",
+            Goaway(PROTOCOL),
+            frame(SETTINGS, 0, 0, &[0; 5]),
+        ),
+        (
+            "an acknowledgement with settings",
+            Goaway(PROTOCOL),
+            frame(SETTINGS, ACK, 0, &setting(1, 1)),
+        ),
+        (
+            "push that is neither on nor off",
+            Goaway(PROTOCOL),
+            frame(SETTINGS, 0, 0, &setting(2, 2)),
+        ),
+        (
+            "a window above 31 bits",
+            Goaway(PROTOCOL),
+            frame(SETTINGS, 0, 0, &setting(INITIAL_WINDOW_SIZE, 1 << 31)),
+        ),
+        (
+            "a frame size below the least",
+            Goaway(PROTOCOL),
+            frame(SETTINGS, 0, 0, &setting(5, 16_383)),
+        ),
+        (
+            "a frame size above the most",
+            Goaway(PROTOCOL),
+            frame(SETTINGS, 0, 0, &setting(5, 1 << 24)),
+        ),
+        (
+            "an unknown setting",
+            Nothing,
+            frame(SETTINGS, 0, 0, &setting(0xff, 1)),
+        ),
+        (
+            "PUSH_PROMISE from a client",
+            Goaway(PROTOCOL),
+            frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2]),
+        ),
+        (
+            "PING on a stream",
+            Goaway(PROTOCOL),
+            frame(PING, 0, 1, &[0; 8]),
+        ),
+        (
+            "PING of seven bytes",
+            Goaway(PROTOCOL),
+            frame(PING, 0, 0, &[0; 7]),
+        ),
+        (
+            "PING that answers nothing",
+            Nothing,
+            frame(PING, ACK, 0, &[7; 8]),
+        ),
+        (
+            "GOAWAY on a stream",
+            Goaway(PROTOCOL),
+            frame(GOAWAY, 0, 1, &[0; 8]),
+        ),
+        (
+            "WINDOW_UPDATE by nothing",
+            Goaway(PROTOCOL),
+            frame(WINDOW_UPDATE, 0, 0, &window(0)),
+        ),
+        (
+            "WINDOW_UPDATE of three bytes",
+            Goaway(PROTOCOL),
+            frame(WINDOW_UPDATE, 0, 0, &[0; 3]),
+        ),
+        (
+            "WINDOW_UPDATE beyond 31 bits",
+            Goaway(FLOW_CONTROL),
+            frame(WINDOW_UPDATE, 0, 0, &window(0x7fff_ffff)),
+        ),
+        (
+            "CONTINUATION of nothing",
+            Goaway(PROTOCOL),
+            frame(CONTINUATION, END_HEADERS, 1, &[]),
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn streams_that_break_the_protocol_are_reset_and_the_others_go_on() {
+    let fields = |lines: &[(&str, &str)]| {
+        let lines: Vec<u8> = lines.iter().flat_map(|(n, v)| field(n, v)).collect();
+        frame(HEADERS, END_STREAM | END_HEADERS, 1, &lines)
+    };
+    let with = |name: &str, value: &str| {
+        let lines = [request_fields("/"), field(name, value)].concat();
+        frame(HEADERS, END_STREAM | END_HEADERS, 1, &lines)
+    };
+    let (m, s, a, p) = (
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "app.localhost"),
+        (":path", "/"),
+    );
+    let window = |by: u32| by.to_be_bytes();
+    check(vec![
+        ("a good request", Answer(200), get(1, "/")),
+        ("another line", Answer(200), with("x-line", "a b: c")),
+        (
+            "host that agrees",
+            Answer(200),
+            with("host", "app.localhost"),
+        ),
+        ("te: trailers", Answer(200), with("te", "trailers")),
+        // 5.1
+        (
+            "HEADERS after the end",
+            Goaway(PROTOCOL),
+            [get(1, "/"), get(1, "/")].concat(),
+        ),
+        // 5.3.1
+        (
+            "a stream that depends on itself",
+            Reset(PROTOCOL),
+            frame(
+                HEADERS,
+                END_STREAM | END_HEADERS | WITH_PRIORITY,
+                1,
+                &[&[0, 0, 0, 1, 15][..], &request_fields("/")].concat(),
+            ),
+        ),
+        // 6.9
+        (
+            "a stream's WINDOW_UPDATE by nothing",
+            Goaway(PROTOCOL),
+            [post(1, &[]), frame(WINDOW_UPDATE, 0, 1, &window(0))].concat(),
+        ),
+        (
+            "a stream's WINDOW_UPDATE beyond 31 bits",
+            Reset(FLOW_CONTROL),
+            [
+                post(1, &[]),
+                frame(WINDOW_UPDATE, 0, 1, &window(0x7fff_ffff)),
+            ]
+            .concat(),
+        ),
+        // 8.1.1
+        (
+            "less body than it says",
+            Reset(PROTOCOL),
+            [
+                post(1, &field("content-length", "3")),
+                frame(DATA, END_STREAM, 1, b"ab"),
+            ]
+            .concat(),
+        ),
+        (
+            "more body than it says",
+            Reset(PROTOCOL),
+            [
+                post(1, &field("content-length", "1")),
+                frame(DATA, END_STREAM, 1, b"ab"),
+            ]
+            .concat(),
+        ),
+        (
+            "a length without a body",
+            Reset(PROTOCOL),
+            with("content-length", "3"),
+        ),
+        // 8.1
+        (
+            // RFC 9113 has it malformed; h2 leaves it out of the trailers that it gives.
+            "trailers with a pseudo-header",
+            Answer(200),
+            [
+                post(1, &[]),
+                frame(HEADERS, END_STREAM | END_HEADERS, 1, &field(":path", "/")),
+            ]
+            .concat(),
+        ),
+        (
+            "trailers that do not end the stream",
+            Reset(PROTOCOL),
+            [
+                post(1, &[]),
+                frame(HEADERS, END_HEADERS, 1, &field("a", "b")),
+            ]
+            .concat(),
+        ),
+        // 8.2
+        (
+            "an upper case name",
+            Goaway(PROTOCOL),
+            with("Upper", "case"),
+        ),
+        (
+            "a line within a value",
+            Goaway(PROTOCOL),
+            with("x-line", "a\r\nb: c"),
+        ),
+        ("NUL in a value", Goaway(PROTOCOL), with("x-line", "a\0b")),
+        ("a space in a name", Goaway(PROTOCOL), with("x line", "a")),
+        ("an empty name", Goaway(PROTOCOL), with("", "a")),
+        // 8.2.2
+        ("connection", Reset(PROTOCOL), with("connection", "close")),
+        ("keep-alive", Reset(PROTOCOL), with("keep-alive", "5")),
+        (
+            "proxy-connection",
+            Reset(PROTOCOL),
+            with("proxy-connection", "close"),
+        ),
+        (
+            "transfer-encoding",
+            Reset(PROTOCOL),
+            with("transfer-encoding", "chunked"),
+        ),
+        ("upgrade", Reset(PROTOCOL), with("upgrade", "websocket")),
+        (
+            "te that is not trailers",
+            Reset(PROTOCOL),
+            with("te", "gzip"),
+        ),
+        // 8.3
+        (
+            "a pseudo-header after a line",
+            Reset(PROTOCOL),
+            fields(&[m, s, a, ("x", "y"), p]),
+        ),
+        (
+            "an unknown pseudo-header",
+            Goaway(PROTOCOL),
+            with(":odd", "1"),
+        ),
+        (
+            "a pseudo-header of answers",
+            Reset(PROTOCOL),
+            with(":status", "200"),
+        ),
+        // 8.3.1
+        ("no method", Reset(PROTOCOL), fields(&[s, a, p])),
+        ("no scheme", Reset(PROTOCOL), fields(&[m, a, p])),
+        ("no path", Reset(PROTOCOL), fields(&[m, s, a])),
+        (
+            "an empty path",
+            Reset(PROTOCOL),
+            fields(&[m, s, a, (":path", "")]),
+        ),
+        (
+            "a path without a slash",
+            Reset(PROTOCOL),
+            fields(&[m, s, a, (":path", "odd")]),
+        ),
+        (
+            "a star that asks for nothing",
+            Answer(400),
+            fields(&[m, s, a, (":path", "*")]),
+        ),
+        (
+            "a space in the path",
+            Reset(PROTOCOL),
+            fields(&[m, s, a, (":path", "/a b")]),
+        ),
+        ("two paths", Reset(PROTOCOL), with(":path", "/again")),
+        ("two methods", Reset(PROTOCOL), with(":method", "GET")),
+        (
+            "two authorities",
+            Reset(PROTOCOL),
+            with(":authority", "app.localhost"),
+        ),
+        ("another host", Answer(400), with("host", "other.localhost")),
+        (
+            "a user in the authority",
+            Answer(400),
+            fields(&[m, s, (":authority", "u@app.localhost"), p]),
+        ),
+        ("no authority and no host", Answer(400), fields(&[m, s, p])),
+        (
+            "an empty authority",
+            Reset(PROTOCOL),
+            fields(&[m, s, (":authority", ""), p]),
+        ),
+        // 8.5
+        (
+            "CONNECT with a path",
+            Reset(PROTOCOL),
+            fields(&[(":method", "CONNECT"), s, a, p]),
+        ),
+        (
+            "extended CONNECT without a path",
+            Reset(PROTOCOL),
+            fields(&[(":method", "CONNECT"), s, a, (":protocol", "websocket")]),
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_preface_that_is_none_gets_no_http2() {
+    let world =
+        World::with(|config| config.timeouts.header = std::time::Duration::from_secs(1)).await;
+    let log = recorder(&world).await;
+    for (bytes, expected) in [
+        // As HTTP/1 these are bad requests.
+        (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r"[..], "HTTP/1.1 400"),
+        (
+            b"PRI * HTTP/1.1\r\nHost: app.localhost\r\n\r\n",
+            "HTTP/1.1 400",
+        ),
+        (b"PRI * HTTP/2.0\r\n\r\n", ""),
+    ] {
+        let answer = world.raw(bytes).await;
+        assert!(answer.starts_with(expected), "{answer:?}");
+        assert_eq!(answer.is_empty(), expected.is_empty(), "{answer:?}");
+    }
+    assert!(log.lock().is_empty());
+    nothing_is_left(&world, 1).await;
+}
