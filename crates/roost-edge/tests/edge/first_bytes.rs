@@ -204,6 +204,7 @@ async fn names_that_are_none_get_an_alert() {
     is_well(&world).await;
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 #[tokio::test]
 async fn proxy_headers_that_are_none_are_closed_in_time() {
     let world = World::with(|config| {

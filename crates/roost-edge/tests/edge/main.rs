@@ -3,12 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod answers;
 mod asking;
 mod backends;
 mod bad_input;
 mod first_bytes;
 mod h2_conformance;
 mod h2_floods;
+mod h2_streams;
 mod hardening;
 mod hostile;
 mod limits;
