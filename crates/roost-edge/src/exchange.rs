@@ -257,7 +257,10 @@ impl Exchange {
                 };
             self.attempts += 1;
             self.timings.ended("connect");
-            let sent = forward::send(connection, head, slot, &shared.config.timeouts).await;
+            let idle = target
+                .http(asked.external)
+                .and_then(|http| http.idle_timeout);
+            let sent = forward::send(connection, head, slot, &shared.config.timeouts, idle).await;
             self.timings.ended("app");
             if let Some(outcome) = forward::judge(&sent) {
                 pick::note(&shared, asked, &target, outcome);
@@ -308,7 +311,13 @@ impl Exchange {
             let title = "the app's answer has a transfer coding besides chunked";
             return Err(Page::new(StatusCode::BAD_GATEWAY, "answer-coding", title));
         }
-        headers::towards_client(&mut parts.headers, self.version, self.arrival.request_id());
+        let target = self.target();
+        let options = target
+            .as_deref()
+            .and_then(|target| target.http(self.ends.external));
+        let request_id = self.arrival.request_id();
+        headers::towards_client(&mut parts.headers, self.version, request_id, options);
+        let idle = options.and_then(|http| http.idle_timeout);
         parts.version = Version::default();
         let app_upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         parts.extensions.clear();
@@ -319,25 +328,23 @@ impl Exchange {
             };
             parts.status = wish.towards_client(&mut parts.headers);
             let settlement = self.settlement(parts.status, None);
-            wish.tunnel(&self.shared, app_upgrade, settlement);
+            let idle = idle.unwrap_or(self.shared.config.timeouts.tunnel_idle);
+            wish.tunnel(&self.shared, app_upgrade, settlement, idle);
             let body = ResponseBody::Page {
                 content: None,
                 settlement: Box::default(),
             };
             return Ok(Response::from_parts(parts, body));
         }
-        let picked = self
-            .picked
-            .as_ref()
-            .map(|picked| picked.target.pool.clone());
         let mut settlement = self.settlement(parts.status, None);
         // A connection that was made for an upgrade is not kept.
         if wish.is_none() {
             settlement.connection = sender
-                .zip(picked)
-                .map(|(sender, pool)| (sender, pool, slot));
+                .zip(target)
+                .map(|(sender, target)| (sender, target.pool.clone(), slot));
         }
-        let body = ResponseBody::streamed(body, self.shared.config.timeouts.body_idle, settlement);
+        let idle = idle.unwrap_or(self.shared.config.timeouts.body_idle);
+        let body = ResponseBody::streamed(body, idle, settlement);
         Ok(Response::from_parts(parts, body))
     }
 

@@ -86,16 +86,18 @@ pub(crate) enum SendFailure {
 /// A response header, with the HTTP/1 connection that its body comes on.
 pub(crate) type Answer = (Response<Incoming>, Option<Http1Sender>);
 
-/// Sends the request and waits for the response header.
+/// Sends the request and waits for the response header. `idle` is how long the app lets an
+/// exchange stand still, if it says so.
 pub(crate) async fn send(
     connection: Connection,
     head: &Head,
     slot: Slot<'_>,
     timeouts: &EdgeTimeouts,
+    idle: Option<Duration>,
 ) -> Result<Answer, SendFailure> {
-    let patience = timeouts.response_header;
+    let patience = idle.unwrap_or(timeouts.response_header);
     let body = slot.map_or(RequestBody::Empty, |slot| {
-        RequestBody::streamed(slot, timeouts.body_idle)
+        RequestBody::streamed(slot, idle.unwrap_or(timeouts.body_idle))
     });
     match connection {
         Connection::Http1(mut sender) => {

@@ -5,6 +5,8 @@ use http::header::{
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
+use roost_model::machine::HttpOptions;
+use std::collections::BTreeMap;
 
 /// Request id, under the stock name and the neutral one.
 pub(crate) const FLY_REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
@@ -215,16 +217,42 @@ pub(crate) fn note_preference(headers: &mut HeaderMap, unavailable: Option<Heade
     }
 }
 
-/// Rewrites the headers of an app's response for the client.
-pub(crate) fn towards_client(headers: &mut HeaderMap, version: Version, request_id: &HeaderValue) {
+/// Rewrites the headers of an app's response for the client, as its service wants them.
+pub(crate) fn towards_client(
+    headers: &mut HeaderMap,
+    version: Version,
+    request_id: &HeaderValue,
+    options: Option<&HttpOptions>,
+) {
     if headers.contains_key(TRANSFER_ENCODING) {
         // The transfer coding wins (RFC 9112 6.3); a length beside it is a lie or an attack.
         headers.remove(CONTENT_LENGTH);
     }
     strip_hop_by_hop(headers);
-    headers.append(VIA, via(version));
-    headers.insert(FLY_REQUEST_ID, request_id.clone());
-    headers.insert(ROOST_REQUEST_ID, request_id.clone());
+    if options.is_none_or(|options| !options.pristine) {
+        headers.append(VIA, via(version));
+        headers.insert(FLY_REQUEST_ID, request_id.clone());
+        headers.insert(ROOST_REQUEST_ID, request_id.clone());
+    }
+    if let Some(options) = options.filter(|options| !options.response_headers.is_empty()) {
+        replace(headers, &options.response_headers);
+    }
+}
+
+/// Puts the values of a service in the place of the app's and the edge's.
+fn replace(headers: &mut HeaderMap, with: &BTreeMap<String, Vec<String>>) {
+    for (name, values) in with {
+        // Both were checked when the service was configured.
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
+            continue;
+        };
+        headers.remove(&name);
+        for value in values {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.append(&name, value);
+            }
+        }
+    }
 }
 
 /// How this hop is named in `Via`.
@@ -292,6 +320,7 @@ mod tests {
             &mut headers,
             Version::HTTP_11,
             &HeaderValue::from_static("req"),
+            None,
         );
         assert!(
             !headers.contains_key("content-length") && !headers.contains_key("transfer-encoding")

@@ -13,7 +13,7 @@ use crate::rates::AppRates;
 use crate::retry::RetryBudget;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use roost_model::machine::ServicePort;
+use roost_model::machine::{HttpOptions, ServicePort};
 use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
 use std::collections::{BTreeSet, HashMap};
@@ -36,6 +36,11 @@ impl Target {
     /// What its service does at an external port.
     pub(crate) fn port(&self, external: u16) -> Option<&ServicePort> {
         self.endpoint.service.port(external)
+    }
+
+    /// How its service speaks HTTP at an external port.
+    pub(crate) fn http(&self, external: u16) -> Option<&HttpOptions> {
+        Some(&self.port(external)?.http)
     }
 
     /// From here on it gets nothing.

@@ -15,6 +15,7 @@ use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::sync::Arc;
+use std::time::Duration;
 
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -97,16 +98,24 @@ impl Wish {
         http::StatusCode::SWITCHING_PROTOCOLS
     }
 
-    /// Carries bytes both ways until either side ends, both are silent for too long, or the edge ends.
-    pub(crate) fn tunnel(self, shared: &Arc<Shared>, app: OnUpgrade, mut settlement: Settlement) {
+    /// Carries bytes both ways until either side ends, both are silent for `idle`, or the edge ends.
+    pub(crate) fn tunnel(
+        self,
+        shared: &Arc<Shared>,
+        app: OnUpgrade,
+        mut settlement: Settlement,
+        idle: Duration,
+    ) {
         let edge = shared.clone();
         shared.clients.spawn(async move {
             let opened = async { tokio::try_join!(self.client, app) };
             let limit = edge.config.timeouts.header;
-            let Ok(Ok((client, app))) = tokio::time::timeout(limit, opened).await else { return };
+            let Ok(Ok((client, app))) = tokio::time::timeout(limit, opened).await else {
+                return;
+            };
             let (client, app) = (TokioIo::new(client), TokioIo::new(app));
             tokio::select! {
-                () = tunnel::carry(client, app, edge.config.timeouts.tunnel_idle) => settlement.body_ended(),
+                () = tunnel::carry(client, app, idle) => settlement.body_ended(),
                 () = edge.kill.cancelled() => {}
             }
         });

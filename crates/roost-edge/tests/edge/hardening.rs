@@ -172,7 +172,7 @@ type PinnedPieces = std::pin::Pin<
 >;
 
 /// A WebSocket app that sends back what it gets.
-async fn echo(world: &World) -> std::net::SocketAddr {
+pub(crate) async fn echo(world: &World) -> std::net::SocketAddr {
     use futures_util::{SinkExt as _, StreamExt as _};
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -15,6 +15,7 @@ mod hardening;
 mod hostile;
 mod limits;
 mod names;
+mod options;
 mod patience;
 mod protocols;
 mod rates;
