@@ -11,6 +11,7 @@ pub(crate) mod operations;
 pub(crate) mod platform;
 pub(crate) mod ports;
 pub(crate) mod releases;
+pub(crate) mod requests;
 pub(crate) mod secrets;
 
 use crate::error::ApiError;

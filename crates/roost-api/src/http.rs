@@ -13,6 +13,7 @@ pub(crate) mod machines;
 mod operations;
 mod platform;
 mod releases;
+mod requests;
 mod secrets;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -92,6 +93,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(operations::list))
         .routes(routes!(operations::get))
         .routes(routes!(operations::cancel))
+        .routes(routes!(requests::get))
         .routes(routes!(releases::list))
         .routes(routes!(releases::get))
         .routes(routes!(secrets::list, secrets::set))

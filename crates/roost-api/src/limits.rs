@@ -139,3 +139,5 @@ pub(crate) const CERTIFICATES_PER_LOOK: i64 = 20;
 pub(crate) const CERTIFICATE_STEPS_MAX: usize = 8;
 /// Most of these at once.
 pub(crate) const RECONCILE_AT_ONCE: usize = 8;
+/// Most characters of a request's id that an error repeats.
+pub(crate) const REQUEST_ID_SHOWN_MAX: usize = 64;

@@ -17,7 +17,7 @@ use roost_fsm::Engine;
 use roost_fsm::engine::RegisterError;
 use roost_model::id::NodeId;
 use roost_model::name::RegionCode;
-use roost_proto::traffic::PortFeed;
+use roost_proto::traffic::{PortFeed, TrafficRecords};
 use roost_proto::worker::WorkerApi;
 use roost_runtime::clock::Clock;
 use roost_runtime::tasks::Tasks;
@@ -103,6 +103,8 @@ pub struct ApiState {
     pub(crate) engine: Arc<OnceLock<Engine>>,
     /// What became of the ports that apps ask for, once there is an edge.
     pub(crate) edge_ports: Arc<OnceLock<PortFeed>>,
+    /// What the edge has seen of its requests, once there is one.
+    pub(crate) edge_records: Arc<OnceLock<Arc<dyn TrafficRecords>>>,
     #[cfg(test)]
     pub(crate) kill_switch: Arc<crate::workflows::KillSwitch>,
 }
@@ -161,6 +163,7 @@ impl ApiState {
             deploy_steps: watch::Sender::new(0),
             engine: Arc::default(),
             edge_ports: Arc::default(),
+            edge_records: Arc::default(),
             #[cfg(test)]
             kill_switch: Arc::default(),
         }
@@ -192,6 +195,11 @@ impl ApiState {
     /// From now on the statuses of apps say what became of their ports. The first feed stays.
     pub fn show_ports(&self, feed: PortFeed) {
         self.edge_ports.get_or_init(|| feed);
+    }
+
+    /// From now on the API tells what this edge has seen. The first edge stays.
+    pub fn show_records(&self, records: Arc<dyn TrafficRecords>) {
+        self.edge_records.get_or_init(|| records);
     }
 
     /// What executes workflows.

@@ -154,7 +154,10 @@ pub(crate) enum Command {
     )]
     Ops(OpsCommand),
     /// Explain from recorded evidence why something is as it is
-    #[command(subcommand, before_help = "Examples:\n  roost why machine 148e…")]
+    #[command(
+        subcommand,
+        before_help = "Examples:\n  roost why machine 148e…\n  roost why request 01JD…"
+    )]
     Why(WhyCommand),
     /// Run a command in a machine of an app; exits with the command's code
     #[command(

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -30,6 +31,8 @@ pub(crate) struct Ends {
     pub(crate) client: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) is_tls: bool,
+    /// How long the handshake took, if there was one.
+    pub(crate) handshake: Duration,
     /// The external port that the client has come to: 80 and 443 on the shared
     /// listeners, whatever their numbers.
     pub(crate) external: u16,
@@ -90,6 +93,7 @@ async fn serve(
         client,
         local,
         is_tls: false,
+        handshake: Duration::ZERO,
         external,
     };
     // Only a performance hint: a socket that refuses it still works.
@@ -151,6 +155,7 @@ async fn secured(
     way: &Way,
     activity: Arc<Activity>,
 ) {
+    let begun = Instant::now();
     let agree = async {
         let sharing = if *way == Way::PgTls {
             pg_tls::begin(&mut stream).await?;
@@ -167,7 +172,7 @@ async fn secured(
     let Ok(Ok(secured)) = timeout(shared.config.timeouts.handshake, agree).await else {
         return;
     };
-    ends.is_tls = true;
+    (ends.is_tls, ends.handshake) = (true, begun.elapsed());
     let Secured { mut stream, app } = secured;
     if tls::is_challenge(&stream) {
         // The client has seen what it came for; whether it waits for the end is its affair.

@@ -1,81 +1,148 @@
-//! The access log: one record per request, when its last byte has gone.
+//! Records of finished requests, and who gets them.
 //!
-//! Records go to a sink of their own and, at debug level, to the log under the
-//! target `roost_edge::access`. Nothing is logged per request at higher levels.
+//! A record goes to the requests of late ([`crate::recent`]), to the access log
+//! and, at debug level, to the log under the target `roost_edge::access`.
+//! Nothing is logged per request at higher levels.
 
+use crate::accept::Ends;
+use crate::arrival::Arrival;
+use crate::exchange::Shared;
+use crate::limits;
+use crate::trail::{Trail, micros};
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode, Version};
 use roost_model::id::MachineId;
-use std::net::IpAddr;
-use std::time::Duration;
-
-/// One finished request.
-#[derive(Debug, Clone)]
-pub struct AccessRecord {
-    /// Its id, as told to the app and the client.
-    pub request_id: String,
-    /// The client's address.
-    pub client: IpAddr,
-    /// The method.
-    pub method: http::Method,
-    /// The host name that was asked for, in lower case.
-    pub host: String,
-    /// The path, without the query.
-    pub path: String,
-    /// The app, when the host names one.
-    pub app: Option<String>,
-    /// The machine that answered, when one did.
-    pub machine: Option<MachineId>,
-    /// The status sent to the client.
-    pub status: u16,
-    /// Why the edge itself answered, as a stable code.
-    pub error: Option<&'static str>,
-    /// Bytes of the response body.
-    pub response_bytes: u64,
-    /// Times the request was sent towards a machine.
-    pub attempts: usize,
-    /// From the header of the request to the header of the response.
-    pub first_byte: Duration,
-    /// From the header of the request to the end of the response.
-    pub total: Duration,
-    /// Whether the response went to its end.
-    pub complete: bool,
-}
+use roost_proto::rest::RequestRecord;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Takes access records. Called on the request path: it must not block.
 pub trait AccessLog: Send + Sync + 'static {
+    /// Whether it wants the record of a request; `random` is different for each.
+    fn wants(&self, is_failure: bool, random: u64) -> bool;
+
     /// One request has ended.
-    fn record(&self, record: &AccessRecord);
+    fn record(&self, record: &Arc<RequestRecord>);
 }
 
-/// Whether anybody listens, so that records are not made for nobody.
-pub(crate) fn wanted(sink: Option<&dyn AccessLog>) -> bool {
-    sink.is_some() || tracing::enabled!(target: "roost_edge::access", tracing::Level::DEBUG)
+/// A request whose response is under way, or that got none.
+pub(crate) struct PendingRecord {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) trail: Trail,
+    pub(crate) arrival: Arrival,
+    pub(crate) ends: Ends,
+    pub(crate) version: Version,
+    pub(crate) method: Method,
+    pub(crate) host: String,
+    pub(crate) path: PathAndQuery,
+    pub(crate) app: Option<String>,
+    pub(crate) machine: Option<MachineId>,
+    pub(crate) status: StatusCode,
+    pub(crate) error: Option<&'static str>,
+    pub(crate) first_byte: Duration,
+    pub(crate) response_bytes: u64,
+    pub(crate) complete: bool,
 }
 
-/// Hands a record to whoever listens.
-pub(crate) fn publish(sink: Option<&dyn AccessLog>, record: &AccessRecord) {
-    tracing::debug!(
-        target: "roost_edge::access",
-        request_id = record.request_id,
-        client = %record.client,
-        method = %record.method,
-        host = record.host,
-        path = record.path,
-        app = record.app,
-        machine = record.machine.as_ref().map(MachineId::as_str),
-        status = record.status,
-        error = record.error,
-        response_bytes = record.response_bytes,
-        attempts = record.attempts,
-        first_byte_us = micros(record.first_byte),
-        total_us = micros(record.total),
-        complete = record.complete,
-        "request"
-    );
-    if let Some(sink) = sink {
-        sink.record(record);
+impl PendingRecord {
+    /// The response has ended: hands the record to those that want it, if there are any.
+    pub(crate) fn publish(self) {
+        let now = Instant::now();
+        let recent = self.shared.recent.clone();
+        let sink = self.shared.config.access_log.clone();
+        let is_failure = self.status.is_server_error() || !self.complete;
+        let is_notable = is_failure || self.first_byte >= limits::SLOW;
+        let is_kept = is_notable || self.trail.is_followed;
+        let random = self.arrival.random();
+        let sink = sink.filter(|sink| sink.wants(is_failure, random));
+        let is_debugged = tracing::enabled!(target: "roost_edge::access", tracing::Level::DEBUG);
+        if !is_kept && sink.is_none() && !is_debugged {
+            return;
+        }
+        let record = Arc::new(self.finish(now));
+        if is_debugged {
+            debug(&record);
+        }
+        if let Some(sink) = sink {
+            sink.record(&record);
+        }
+        if is_kept {
+            recent.keep(now, record, is_notable);
+        }
+    }
+
+    fn finish(self, now: Instant) -> RequestRecord {
+        let config = &self.shared.config;
+        let total = now.saturating_duration_since(self.trail.started);
+        let handshake = self.ends.is_tls.then_some(self.ends.handshake);
+        let spans = self.trail.spans(handshake, self.first_byte, total);
+        RequestRecord {
+            request_id: self.arrival.request_id_text().to_owned(),
+            trace_id: self.arrival.trace_id(self.trail.trace.as_ref()),
+            at: self.arrival.arrived_ms(),
+            edge: config.node.clone(),
+            region: config.region.to_string(),
+            table_version: self.trail.table_version,
+            client: self.ends.client.ip().to_canonical().to_string(),
+            protocol: format!("{:?}", self.version),
+            tls: self.ends.is_tls,
+            method: self.method.to_string(),
+            host: self.host,
+            path: beginning(self.path.path()).to_owned(),
+            app: self.app,
+            machine: self.machine.map(|id| id.to_string()),
+            status: self.status.as_u16(),
+            error: self.error.map(str::to_owned),
+            response_bytes: self.response_bytes,
+            complete: self.complete,
+            first_byte_us: micros(self.first_byte),
+            total_us: micros(total),
+            attempts: self.trail.attempts(),
+            spans,
+        }
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+/// A path as a record has it: paths are ASCII, but who knows what a later reader lets pass.
+fn beginning(path: &str) -> &str {
+    let end = (0..=limits::RECORD_PATH_BYTES_MAX.min(path.len()))
+        .rev()
+        .find(|at| path.is_char_boundary(*at));
+    &path[..end.unwrap_or(0)]
+}
+
+fn debug(record: &RequestRecord) {
+    tracing::debug!(
+        target: "roost_edge::access",
+        request_id = record.request_id,
+        client = record.client,
+        method = record.method,
+        host = record.host,
+        path = record.path,
+        app = record.app,
+        machine = record.machine,
+        status = record.status,
+        error = record.error,
+        response_bytes = record.response_bytes,
+        attempts = record.attempts.len(),
+        first_byte_us = record.first_byte_us,
+        total_us = record.total_us,
+        complete = record.complete,
+        "request"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beginning;
+    use crate::limits::RECORD_PATH_BYTES_MAX;
+
+    #[test]
+    fn a_long_path_is_cut_between_characters() {
+        assert_eq!(beginning("/a"), "/a");
+        let long = format!("/{}", "ü".repeat(RECORD_PATH_BYTES_MAX));
+        let cut = beginning(&long);
+        assert!(long.starts_with(cut) && cut.len() >= RECORD_PATH_BYTES_MAX - 1);
+        assert!(cut.len() <= RECORD_PATH_BYTES_MAX);
+    }
 }

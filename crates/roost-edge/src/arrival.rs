@@ -43,6 +43,8 @@ pub(crate) struct Arrival {
     version: Version,
     region: HeaderValue,
     request_id: HeaderValue,
+    id: ulid::Ulid,
+    arrived_us: u64,
     /// For a request that comes without a trace context.
     trace: HeaderValue,
     start: HeaderValue,
@@ -73,6 +75,8 @@ impl Arrival {
             version,
             region: region.clone(),
             request_id: value(text.slice(..id_end)),
+            id,
+            arrived_us,
             trace: value(text.slice(id_end..trace_end)),
             start: value(text.slice(trace_end..)),
         }
@@ -81,6 +85,29 @@ impl Arrival {
     /// The request's id.
     pub(crate) fn request_id(&self) -> &HeaderValue {
         &self.request_id
+    }
+
+    /// The same as text.
+    pub(crate) fn request_id_text(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// When it came, in milliseconds since the epoch.
+    pub(crate) fn arrived_ms(&self) -> u64 {
+        self.arrived_us / 1000
+    }
+
+    /// A number that is different for each request.
+    pub(crate) fn random(&self) -> u64 {
+        // The last 64 bits of an id are random.
+        u64::try_from(u128::from(self.id) & u128::from(u64::MAX)).unwrap_or(u64::MAX)
+    }
+
+    /// The trace that the request is part of: this one of the client, or its own.
+    pub(crate) fn trace_id(&self, of_client: Option<&HeaderValue>) -> String {
+        let of_client = of_client.and_then(|value| value.to_str().ok()?.split('-').nth(1));
+        let own = || format!("{:032x}", u128::from(self.id));
+        of_client.map_or_else(own, str::to_owned)
     }
 
     /// Adds it to the headers of a request, from which [`crate::headers::towards_app`] has
@@ -103,7 +130,7 @@ impl Arrival {
         headers.insert(ROOST_REQUEST_ID, self.request_id.clone());
         headers.insert(X_REQUEST_START, self.start.clone());
         headers.append(VIA, via(self.version));
-        if !has_trace(headers) {
+        if trace(headers).is_none() {
             headers.insert(TRACEPARENT, self.trace.clone());
             headers.remove(TRACESTATE);
         }
@@ -115,12 +142,12 @@ fn value(bytes: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(bytes).expect("numbers and ids are valid header values")
 }
 
-/// Whether the request comes with one trace context (W3C Trace Context 3.2), which goes on as it is.
-fn has_trace(headers: &HeaderMap) -> bool {
+/// The trace context of a request that comes with one (W3C Trace Context 3.2), which goes on as it is.
+pub(crate) fn trace(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut values = headers.get_all(&TRACEPARENT).iter();
     match (values.next(), values.next()) {
-        (Some(value), None) => is_trace_parent(value.as_bytes()),
-        _ => false,
+        (Some(value), None) => is_trace_parent(value.as_bytes()).then_some(value),
+        _ => None,
     }
 }
 

@@ -24,7 +24,8 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    fn is_open(&self) -> bool {
+    /// Whether it may have the request.
+    pub(crate) fn is_open(&self) -> bool {
         !self.is_out && self.hard_limit.is_none_or(|limit| self.load < limit)
     }
 

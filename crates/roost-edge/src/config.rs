@@ -26,6 +26,8 @@ pub struct EdgeConfig {
     pub domains: Vec<String>,
     /// Host names besides those, as the control plane publishes them; none at first.
     pub names: NameFeed,
+    /// The node of this edge, as records of requests name it.
+    pub node: String,
     /// The region of this edge, told to apps.
     pub region: RegionCode,
     /// How long to wait for what.
@@ -48,6 +50,7 @@ impl std::fmt::Debug for EdgeConfig {
             .field("port_ips", &self.port_ips)
             .field("proxies", &self.proxies)
             .field("domains", &self.domains)
+            .field("node", &self.node)
             .field("region", &self.region)
             .field("timeouts", &self.timeouts)
             .field("connections_max", &self.connections_max)
@@ -68,6 +71,7 @@ impl EdgeConfig {
             proxies: Vec::new(),
             domains: vec!["localhost".to_owned()],
             names: tokio::sync::watch::channel(Arc::default()).1,
+            node: "local".to_owned(),
             region,
             timeouts: EdgeTimeouts::default(),
             connections_max: limits::CONNECTIONS_MAX,

@@ -2,9 +2,9 @@
 //! accept → tls → route → pick → connect → forward → settle.
 
 use crate::accept::Ends;
-use crate::access::{self, AccessRecord};
+use crate::access::PendingRecord;
 use crate::activity::Serving;
-use crate::arrival::{Arrival, Origin};
+use crate::arrival::{self, Arrival, Origin};
 use crate::body::{BodySlot, ResponseBody, Slot};
 use crate::config::EdgeConfig;
 use crate::eject::Outcome;
@@ -14,12 +14,14 @@ use crate::names::Names;
 use crate::pages::{Form, Page};
 use crate::pick::{Asked, Picked, Tried};
 use crate::rates::Clients;
-use crate::settle::{PendingRecord, Settlement};
+use crate::recent::Recent;
+use crate::settle::Settlement;
 use crate::sockets::Sockets;
 use crate::table::{AppRoute, Router, Target};
 use crate::timings::Timings;
 use crate::tls::Tls;
 use crate::wake::Control;
+use crate::trail::Trail;
 use crate::{connect, forward, limits, pick, route, upgrade};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -56,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) waiters: Semaphore,
     /// Bytes of request bodies that are kept.
     pub(crate) kept: Arc<AtomicUsize>,
+    /// Requests that have ended.
+    pub(crate) recent: Arc<Recent>,
     /// Client connections, their streams and tunnels.
     pub(crate) clients: TaskTracker,
     /// Connections to machines.
@@ -76,7 +80,7 @@ pub(crate) struct Exchange {
     pub(crate) shared: Arc<Shared>,
     ends: Ends,
     serving: Option<Serving>,
-    started: Instant,
+    trail: Trail,
     method: Method,
     version: Version,
     form: Form,
@@ -87,6 +91,8 @@ pub(crate) struct Exchange {
     attempts: usize,
     picked: Option<Picked>,
     timings: Timings,
+    /// Whether the response, and the record with it, is on its way.
+    is_settled: bool,
 }
 
 /// Answers one request.
@@ -138,10 +144,11 @@ impl Exchange {
         let version = request.version();
         let arrived_us = roost_runtime::clock::now().as_ms().saturating_mul(1000);
         let (id, region) = (ulid::Ulid::generate(), &shared.region);
+        let started = Instant::now();
         Self {
             ends,
             serving: Some(serving),
-            started: Instant::now(),
+            trail: Trail::new(started, shared.recent.follows(started)),
             method: request.method().clone(),
             version,
             form: Form::of(request.headers()),
@@ -156,6 +163,7 @@ impl Exchange {
             attempts: 0,
             picked: None,
             timings: Timings::of(request.headers()),
+            is_settled: false,
             shared,
         }
     }
@@ -180,6 +188,7 @@ impl Exchange {
         }
         let app = route::find(&self.shared, &authority.host, self.ends.external)?;
         self.app = Some(app.name.as_str().to_owned());
+        self.trail.routed();
         if !app
             .rates
             .requests
@@ -196,6 +205,7 @@ impl Exchange {
             .then(|| BodySlot::new(body, &self.shared.kept));
         let mut headers = std::mem::take(&mut parts.headers);
         headers::towards_app(&mut headers);
+        self.trail.trace = arrival::trace(&headers).cloned();
         if let Some(wish) = &wish {
             wish.towards_app(&mut headers);
         }
@@ -236,11 +246,15 @@ impl Exchange {
         alone: bool,
     ) -> Result<forward::Answer, Page> {
         let shared = self.shared.clone();
-        let mut tried = Tried::default();
+        let mut tried = Tried::new(self.trail.is_followed);
         loop {
             self.picked = None;
+            self.trail.begin_attempt();
             let picked = pick::pick(&shared, asked, &mut tried).await;
             self.timings.picked(&tried);
+            let target = picked.as_ref().ok().map(|picked| &picked.target);
+            let version = shared.router.version();
+            self.trail.picked(target, tried.looked.take(), version);
             let picked = picked?;
             let target = picked.target.clone();
             self.picked = Some(picked);
@@ -250,11 +264,14 @@ impl Exchange {
                 match connect::connect(&shared, &target, asked.external, alone, kept_max).await {
                     Ok(connection) => connection,
                     Err(error) => {
+                        let why = error.to_string();
+                        self.trail.unreached(&why);
                         pick::note(&shared, asked, &target, Outcome::NoAnswer);
-                        tried.refused(&shared, target.endpoint.address, error.to_string());
+                        tried.refused(&shared, target.endpoint.address, why);
                         continue;
                     }
                 };
+            self.trail.connected();
             self.attempts += 1;
             self.timings.ended("connect");
             let idle = target
@@ -266,9 +283,13 @@ impl Exchange {
                 pick::note(&shared, asked, &target, outcome);
             }
             let failure = match sent {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.trail.answered(answer.0.status());
+                    return Ok(answer);
+                }
                 Err(failure) => failure,
             };
+            self.trail.failed(&failure);
             if !self.may_repeat(app, &failure, slot) {
                 return Err(broken(asked.app, &target, failure));
             }
@@ -350,45 +371,34 @@ impl Exchange {
 
     /// What is left to do at the end; takes the machine's count along.
     fn settlement(&mut self, status: StatusCode, error: Option<&'static str>) -> Settlement {
-        let machine = self
-            .picked
-            .as_ref()
-            .map(|picked| picked.target.endpoint.machine_id.clone());
-        let sink = self.shared.config.access_log.clone();
-        let record = access::wanted(sink.as_deref()).then(|| {
-            let record = AccessRecord {
-                request_id: self
-                    .arrival
-                    .request_id()
-                    .to_str()
-                    .unwrap_or_default()
-                    .to_owned(),
-                client: self.ends.client.ip().to_canonical(),
-                method: self.method.clone(),
-                host: self.host.clone(),
-                path: self.path.path().to_owned(),
-                app: self.app.clone(),
-                machine,
-                status: status.as_u16(),
-                error,
-                response_bytes: 0,
-                attempts: self.attempts,
-                first_byte: self.started.elapsed(),
-                total: self.started.elapsed(),
-                complete: false,
-            };
-            Box::new(PendingRecord {
-                record,
-                started: self.started,
-                sink,
-            })
+        self.is_settled = true;
+        let picked = self.picked.as_ref();
+        let machine = picked.map(|picked| picked.target.endpoint.machine_id.clone());
+        let started = self.trail.started;
+        let record = Box::new(PendingRecord {
+            shared: self.shared.clone(),
+            trail: std::mem::replace(&mut self.trail, Trail::new(started, false)),
+            arrival: self.arrival.clone(),
+            ends: self.ends,
+            version: self.version,
+            method: self.method.clone(),
+            host: std::mem::take(&mut self.host),
+            path: self.path.clone(),
+            app: self.app.take(),
+            // Of an answer of the edge itself the attempts say which machine was asked.
+            machine: machine.filter(|_| error.is_none()),
+            status,
+            error,
+            first_byte: started.elapsed(),
+            response_bytes: 0,
+            complete: false,
         });
         let in_flight = self.picked.take().map(|picked| picked.in_flight);
         Settlement {
             in_flight,
             serving: self.serving.take(),
             connection: None,
-            record,
+            record: Some(record),
         }
     }
 
@@ -441,6 +451,16 @@ impl Exchange {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
+    }
+}
+
+impl Drop for Exchange {
+    /// A client that leaves before its answer: there is a record of that as well.
+    fn drop(&mut self) {
+        if !self.is_settled {
+            let status = StatusCode::from_u16(limits::STATUS_CLIENT_GONE).unwrap_or_default();
+            drop(self.settlement(status, Some("client-gone")));
+        }
     }
 }
 

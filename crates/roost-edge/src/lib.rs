@@ -35,6 +35,7 @@ mod kept;
 mod late;
 pub mod limits;
 mod load;
+mod looked;
 mod names;
 mod pages;
 mod pg_tls;
@@ -43,6 +44,7 @@ mod pool;
 mod ports;
 pub mod proxy_protocol;
 mod rates;
+mod recent;
 pub mod replay;
 mod retry;
 mod rounds;
@@ -54,12 +56,13 @@ mod table;
 mod tcp;
 mod timings;
 mod tls;
+mod trail;
 mod tunnel;
 mod upgrade;
 mod wake;
 mod wants;
 
-pub use access::{AccessLog, AccessRecord};
+pub use access::AccessLog;
 pub use certificates::{CertificateSource, LocalCertificates};
 pub use config::{EdgeConfig, EdgeTimeouts, Network};
 pub use gauge::TrafficCounter;
@@ -70,13 +73,16 @@ use crate::exchange::Shared;
 use crate::names::Names;
 use crate::ports::{Door, Way};
 use crate::rates::Clients;
+use crate::recent::Recent;
 use crate::sockets::Sockets;
 use crate::table::Router;
 use crate::tls::Tls;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use roost_model::machine::Service;
-use roost_proto::traffic::{PortFeed, SleepControl, TrafficFeed, TrafficGauge};
+use roost_proto::traffic::{
+    PortFeed, SleepControl, TrafficFeed, TrafficGauge, TrafficRecords,
+};
 use roost_runtime::tasks::Tasks;
 use std::io;
 use std::net::SocketAddr;
@@ -191,6 +197,7 @@ impl Edge {
             connections: Arc::new(Semaphore::new(config.connections_max)),
             waiters: Semaphore::new(limits::WAITERS_MAX),
             kept: Arc::default(),
+            recent: Recent::new(),
             clients: TaskTracker::new(),
             backends: TaskTracker::new(),
             sockets,
@@ -269,6 +276,11 @@ impl Edge {
     /// What became of the ports that apps ask for besides 80 and 443.
     pub fn ports(&self) -> PortFeed {
         self.shared.ports.subscribe()
+    }
+
+    /// What was seen of the requests of late.
+    pub fn records(&self) -> Arc<dyn TrafficRecords> {
+        self.shared.recent.clone()
     }
 
     /// What each machine is serving now.

@@ -126,3 +126,24 @@ pub const RETRY_BUDGET_MAX: i64 = 100;
 pub const RETRY_BUDGET_PER_SECOND: i64 = 10;
 /// Requests that add one retry.
 pub const RETRY_BUDGET_REQUESTS: i64 = 5;
+
+/// Attempts of one request that its record has; of more, the first and the last ones.
+pub const ATTEMPTS_NOTED_MAX: usize = 16;
+/// Machines that did not get a request that the record of an attempt names.
+pub const SKIPPED_MAX: usize = 16;
+/// Bytes of a path that a record has.
+pub const RECORD_PATH_BYTES_MAX: usize = 1024;
+/// Requests of a second whose records are kept whatever becomes of them.
+pub const FOLLOWED_PER_SECOND: u32 = 50;
+/// Of those beyond, one in this many.
+pub const FOLLOWED_ONE_IN: u32 = 100;
+/// From here on the wait for a response header is slow, and the request kept as a failure is.
+pub const SLOW: Duration = Duration::from_secs(1);
+/// Records of failures and slow requests that are kept.
+pub const RECENT_FAILURES_MAX: usize = 4096;
+/// Records of other requests that are kept.
+pub const RECENT_MAX: usize = 4096;
+/// How long records are kept.
+pub const RECENT_AGE_MAX: Duration = Duration::from_secs(3600);
+/// The status in records of clients that left before an answer; it is sent to nobody.
+pub const STATUS_CLIENT_GONE: u16 = 499;

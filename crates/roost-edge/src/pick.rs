@@ -11,6 +11,7 @@ use crate::exchange::Shared;
 use crate::gauge::InFlight;
 use crate::limits;
 use crate::load::{Queue, Waiting};
+use crate::looked::Looked;
 use crate::pages::Page;
 use crate::table::{PortRoute, Target};
 use crate::wake::{self, Prospect, Stages};
@@ -42,9 +43,18 @@ pub(crate) struct Tried {
     /// The stages of the wake that it waited for.
     pub(crate) woken: Option<Stages>,
     last: Option<String>,
+    /// What the last look found.
+    pub(crate) looked: Looked,
 }
 
 impl Tried {
+    /// Nowhere yet; of a request that is followed, each look is noted.
+    pub(crate) fn new(is_followed: bool) -> Self {
+        let mut tried = Self::default();
+        tried.looked.is_followed = is_followed;
+        tried
+    }
+
     /// Notes an endpoint that could not be reached, and why.
     pub(crate) fn refused(&mut self, shared: &Shared, address: SocketAddr, why: String) {
         self.addresses.push(address);
@@ -77,6 +87,14 @@ impl Tried {
             self.woken = picked.target.load.wake.stages_after(since);
         }
         picked
+    }
+
+    /// Notes why the others did not get the request, unless the first look found a machine.
+    fn note_look(&mut self, port: &PortRoute, wants: &Wants, chosen: Option<&Arc<Target>>) {
+        let is_first = self.addresses.is_empty() && self.since.is_none();
+        if self.looked.is_followed || chosen.is_none() || !is_first {
+            self.looked.note(port, wants, &self.addresses, chosen);
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -180,7 +198,7 @@ async fn pick_in_turn(
     }
 }
 
-fn look(shared: &Shared, asked: Asked<'_>, tried: &Tried) -> Result<Look, Page> {
+fn look(shared: &Shared, asked: Asked<'_>, tried: &mut Tried) -> Result<Look, Page> {
     loop {
         let Some(app) = shared.router.routes().app(asked.app).cloned() else {
             return Err(nothing_runs(asked, None));
@@ -199,14 +217,19 @@ fn look(shared: &Shared, asked: Asked<'_>, tried: &Tried) -> Result<Look, Page> 
                     if !port.asleep.is_empty() && target.is_beyond_soft_limit() {
                         wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
                     }
+                    tried.note_look(port, asked.wants, Some(&target));
                     return Ok(Look::Picked(Picked { target, in_flight }));
                 }
             }
             Choice::Full => {
+                tried.note_look(port, asked.wants, None);
                 wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
                 return Ok(Look::Full);
             }
-            Choice::Nobody => return why_nobody(shared, port, asked),
+            Choice::Nobody => {
+                tried.note_look(port, asked.wants, None);
+                return why_nobody(shared, port, asked);
+            }
         }
     }
 }

@@ -1,16 +1,15 @@
 //! Phase 7, settle: what happens when the last byte of an exchange has gone.
 //!
 //! The machine's count goes down, the connection goes back to its pool (if the
-//! response went to its end and the request was sent to its end), the access
-//! record is written. All of it happens on drop, so no way out can miss it.
+//! response went to its end and the request was sent to its end), the request's
+//! record is published. All of it happens on drop, so no way out can miss it.
 
-use crate::access::{self, AccessLog, AccessRecord};
+use crate::access::PendingRecord;
 use crate::activity::Serving;
 use crate::body::BodySlot;
 use crate::gauge::InFlight;
 use crate::pool::{Http1Sender, Pool};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What is left to do for one exchange.
 #[derive(Default)]
@@ -21,7 +20,7 @@ pub(crate) struct Settlement {
     pub(crate) serving: Option<Serving>,
     /// The connection, its pool, and the request body that it may still be sending.
     pub(crate) connection: Option<(Http1Sender, Arc<Pool>, Option<Arc<BodySlot>>)>,
-    /// The access record, when somebody wants it.
+    /// The record of the request.
     pub(crate) record: Option<Box<PendingRecord>>,
 }
 
@@ -33,18 +32,11 @@ impl std::fmt::Debug for Settlement {
     }
 }
 
-/// An access record that is not finished.
-pub(crate) struct PendingRecord {
-    pub(crate) record: AccessRecord,
-    pub(crate) started: Instant,
-    pub(crate) sink: Option<Arc<dyn AccessLog>>,
-}
-
 impl Settlement {
     /// Counts bytes of the response body.
     pub(crate) fn add_bytes(&mut self, bytes: usize) {
         if let Some(pending) = &mut self.record {
-            pending.record.response_bytes += bytes as u64;
+            pending.response_bytes += bytes as u64;
         }
     }
 
@@ -58,16 +50,15 @@ impl Settlement {
         self.in_flight = None;
         self.serving = None;
         if let Some(pending) = &mut self.record {
-            pending.record.complete = true;
+            pending.complete = true;
         }
     }
 }
 
 impl Drop for Settlement {
     fn drop(&mut self) {
-        if let Some(mut pending) = self.record.take() {
-            pending.record.total = pending.started.elapsed();
-            access::publish(pending.sink.as_deref(), &pending.record);
+        if let Some(pending) = self.record.take() {
+            pending.publish();
         }
     }
 }

@@ -18,7 +18,7 @@ use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use tokio::sync::watch;
 
 /// One endpoint with what the edge keeps about it.
@@ -185,6 +185,8 @@ pub(crate) struct Router {
     feed: Mutex<TrafficFeed>,
     counter: Arc<TrafficCounter>,
     changes: watch::Sender<u64>,
+    /// How many tables have been applied.
+    n_applied: AtomicU64,
 }
 
 impl Router {
@@ -201,6 +203,7 @@ impl Router {
             feed: Mutex::new(feed),
             counter: counter.clone(),
             changes: watch::Sender::new(0),
+            n_applied: AtomicU64::new(0),
         });
         counter.attach(&router);
         router.refresh();
@@ -231,6 +234,11 @@ impl Router {
     /// Has those that wait look again.
     pub(crate) fn nudge(&self) {
         self.changes.send_modify(|version| *version += 1);
+    }
+
+    /// How many tables have been applied.
+    pub(crate) fn version(&self) -> u64 {
+        self.n_applied.load(Ordering::Relaxed)
     }
 
     /// A receiver of the feed for the task that waits for changes.
@@ -276,6 +284,7 @@ impl Router {
         }
         drop(old);
         self.counter.prune();
+        self.n_applied.fetch_add(1, Ordering::Relaxed);
         self.nudge();
     }
 

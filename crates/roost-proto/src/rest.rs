@@ -5,12 +5,14 @@
 
 mod certificates;
 mod images;
+mod requests;
 
 pub use certificates::{
     Certificate, CertificateAttempt, CertificateList, HostLookup, IssueCertificateRequest,
     UploadCertificateRequest,
 };
 pub use images::{BuildEvent, BuildPlan, PullEvent, PullImageRequest, PullProgress};
+pub use requests::{RequestAttempt, RequestRecord, RequestSpan, SkippedMachine};
 
 use crate::machine_config::{ConfigFault, MachineConfig};
 use serde::{Deserialize, Serialize};

@@ -4,6 +4,7 @@
 //! The worker publishes a whole immutable snapshot at every change; the edge
 //! swaps it in. There are no deltas, so there is nothing to miss.
 
+use crate::rest::RequestRecord;
 use roost_model::id::MachineId;
 use roost_model::machine::Service;
 use roost_model::name::{AppName, RegionCode};
@@ -101,6 +102,14 @@ pub enum WakeError {
     /// The machine is not to be started, or cannot be; the text says why.
     #[error("{0}")]
     Refused(String),
+}
+
+/// What the edge has seen of the requests that it served.
+///
+/// The edge implements it; the API asks when somebody wants to know.
+pub trait TrafficRecords: Send + Sync + 'static {
+    /// A request by its id. Only some of the last ones are kept.
+    fn request(&self, id: &str) -> Option<Arc<RequestRecord>>;
 }
 
 /// A gauge for nodes without an edge: nothing is ever on the way.

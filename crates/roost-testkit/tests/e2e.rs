@@ -30,6 +30,8 @@ mod operations;
 mod restart;
 #[path = "e2e/schedule.rs"]
 mod schedule;
+#[path = "e2e/seeing.rs"]
+mod seeing;
 #[path = "e2e/services.rs"]
 mod services;
 #[path = "e2e/vm.rs"]

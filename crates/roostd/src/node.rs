@@ -155,6 +155,7 @@ impl Node {
             images,
         } = api;
         state.show_ports(self.edge.ports());
+        state.show_records(self.edge.records());
         state
             .resume()
             .await
@@ -335,6 +336,7 @@ async fn bind_edge(
         domains: config.domains.clone(),
         names,
         sleep: Some(sleep),
+        node: config.node.id.to_string(),
         ..EdgeConfig::new(config.region.clone())
     };
     let given = sockets.given;

@@ -57,4 +57,12 @@ pub(crate) enum WhyCommand {
         before_help = "Examples:\n  roost why machine 148e…\n  roost why machine 148e… --json"
     )]
     Machine(MachineId),
+    /// Why a request went as it did: who was asked, who was not, and what its time went to
+    #[command(
+        before_help = "Examples:\n  roost why request 01JD…            the id is in the response's header roost-request-id\n  roost why request 01JD… --json"
+    )]
+    Request {
+        /// Its id, as the header `roost-request-id` of its response says
+        id: String,
+    },
 }

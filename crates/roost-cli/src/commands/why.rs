@@ -1,12 +1,14 @@
 //! `why`: what recorded evidence says about a state.
 
+mod request;
+
 use super::machines::{asker_of, locate, said_of};
 use super::ops::{describe as describe_operation, find};
 use crate::args::{Global, WhyCommand};
 use crate::client::{Client, encode};
 use crate::error::CliError;
 use crate::output::{Output, date, printable};
-use roost_proto::rest::{Machine, MachineEvent};
+use roost_proto::rest::{Machine, MachineEvent, RequestRecord};
 use roost_proto::worker::Operation;
 use serde::Serialize;
 
@@ -51,6 +53,11 @@ pub(crate) async fn run(
                 operation,
             };
             output.result(&why, || explain(&why));
+        }
+        WhyCommand::Request { id } => {
+            let path = format!("/v1/requests/{}", encode(&id));
+            let record: RequestRecord = client.get(&path).await?;
+            output.result(&record, || request::explain(&record));
         }
     }
     Ok(())

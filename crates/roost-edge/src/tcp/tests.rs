@@ -65,6 +65,7 @@ async fn led(shared: Arc<Shared>, mut client: DuplexStream) -> Result<Vec<u8>, S
         client: address,
         local: address,
         is_tls: false,
+        handshake: std::time::Duration::ZERO,
         external: PORT,
     };
     let mut early = Vec::new();

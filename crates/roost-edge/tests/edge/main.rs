@@ -24,6 +24,7 @@ mod replay;
 mod restart;
 mod rfc9112;
 mod routing;
+mod seeing;
 mod tcp;
 mod wake;
 mod world;

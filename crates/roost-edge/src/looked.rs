@@ -1,0 +1,161 @@
+//! Why the machines that a request did not go to did not get it.
+//!
+//! To look at all of them costs more than to choose one. So it is done for
+//! requests that are followed, and for those that no machine took at once.
+
+use crate::limits;
+use crate::table::{PortRoute, Target};
+use crate::wants::Wants;
+use roost_proto::rest::SkippedMachine;
+use roost_proto::traffic::EndpointHealth;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What speaks against a machine, besides its health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    Health,
+    NotAskedFor,
+    Refused,
+    Ejected,
+    HardLimit,
+    Farther,
+    OtherChosen,
+}
+
+/// A machine that was passed over.
+#[derive(Debug)]
+struct Skipped {
+    target: Arc<Target>,
+    reason: Reason,
+    load: usize,
+}
+
+/// What the last look at the machines found.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    /// Whether to note it in any case.
+    pub(crate) is_followed: bool,
+    is_noted: bool,
+    skipped: Vec<Skipped>,
+    n_more: usize,
+}
+
+impl Looked {
+    /// Notes why the machines of a port did not get the request, but for the chosen one.
+    pub(crate) fn note(
+        &mut self,
+        port: &PortRoute,
+        wants: &Wants,
+        refused: &[SocketAddr],
+        chosen: Option<&Arc<Target>>,
+    ) {
+        self.is_noted = true;
+        self.skipped.clear();
+        let is_same = |a: &Arc<Target>, b: &Arc<Target>| Arc::ptr_eq(&a.load, &b.load);
+        let others = port.targets.iter();
+        let mut others = others.filter(|target| !chosen.is_some_and(|it| is_same(it, target)));
+        let is_near = |target: &Arc<Target>| {
+            let near = &port.passing[..port.near];
+            near.iter().any(|it| is_same(it, target))
+        };
+        let chosen_is_near = chosen.is_some_and(is_near);
+        for target in others.by_ref().take(limits::SKIPPED_MAX) {
+            let reason = if target.endpoint.health != EndpointHealth::Passing {
+                Reason::Health
+            } else if !wants.allows_at_all(target) {
+                Reason::NotAskedFor
+            } else if refused.contains(&target.endpoint.address) {
+                Reason::Refused
+            } else if target.load.is_ejected() {
+                Reason::Ejected
+            } else if !target.candidate(false).is_open() {
+                Reason::HardLimit
+            } else if chosen_is_near && !is_near(target) {
+                Reason::Farther
+            } else {
+                Reason::OtherChosen
+            };
+            self.skipped.push(Skipped {
+                target: target.clone(),
+                reason,
+                load: target.load.now(),
+            });
+        }
+        self.n_more = others.count();
+    }
+
+    /// Takes what is noted, so that the next attempt begins without.
+    pub(crate) fn take(&mut self) -> Self {
+        let is_followed = self.is_followed;
+        let empty = Self {
+            is_followed,
+            ..Self::default()
+        };
+        std::mem::replace(self, empty)
+    }
+
+    /// Whether anything is noted.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.is_noted
+    }
+
+    /// The machines, for a record, and how many more there are.
+    pub(crate) fn for_record(&self) -> (Vec<SkippedMachine>, u64) {
+        let skipped = self.skipped.iter().map(Skipped::for_record).collect();
+        (skipped, u64::try_from(self.n_more).unwrap_or(u64::MAX))
+    }
+}
+
+impl Skipped {
+    fn for_record(&self) -> SkippedMachine {
+        let endpoint = &self.target.endpoint;
+        let (reason, message) = match self.reason {
+            Reason::Health => of_health(&endpoint.health),
+            Reason::NotAskedFor => (
+                "not-asked-for",
+                "the request asks for other machines".to_owned(),
+            ),
+            Reason::Refused => (
+                "refused",
+                "it had refused this request's connection".to_owned(),
+            ),
+            Reason::Ejected => (
+                "ejected",
+                "requests to it had failed; it gets none for a while".to_owned(),
+            ),
+            Reason::HardLimit => {
+                let limit = self.target.hard_limit().unwrap_or(self.load);
+                ("hard-limit", format!("it was at its hard limit of {limit}"))
+            }
+            Reason::Farther => (
+                "farther",
+                "a machine in the region of the edge could take it".to_owned(),
+            ),
+            Reason::OtherChosen => (
+                "other-chosen",
+                "it could have had it; another one was chosen".to_owned(),
+            ),
+        };
+        SkippedMachine {
+            machine: endpoint.machine_id.to_string(),
+            region: endpoint.region.to_string(),
+            reason: reason.to_owned(),
+            message,
+            load: u64::try_from(self.load).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+fn of_health(health: &EndpointHealth) -> (&'static str, String) {
+    match health {
+        EndpointHealth::Passing => ("other-chosen", "it was healthy".to_owned()),
+        EndpointHealth::Failing(why) => ("unhealthy", format!("it was not healthy: {why}")),
+        EndpointHealth::Draining => (
+            "draining",
+            "it was cordoned or about to stop, and took nothing new".to_owned(),
+        ),
+        EndpointHealth::Asleep(state) => ("asleep", format!("it was asleep: {state}")),
+        EndpointHealth::Down(state) => ("down", format!("it did not run: {state}")),
+    }
+}

@@ -1,0 +1,65 @@
+//! What became of a request can be asked afterwards.
+
+use roost_testkit::images::busybox;
+use roost_testkit::platform::Platform;
+use roost_testkit::skip_unless_possible;
+use serde_json::{Value, json};
+use std::process::Command;
+
+/// Asks an app by curl; the status, and the id of the request.
+fn ask(platform: &Platform, app: &str) -> (String, String) {
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--output", "/dev/null"])
+        .args(["--write-out", "%{http_code} %header{roost-request-id}"])
+        .args(["--header", &format!("Host: {app}.localhost")])
+        .arg(platform.edge_url("/a?token=x"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (status, id) = text.split_once(' ').expect("a status and an id");
+    (status.to_owned(), id.to_owned())
+}
+
+/// What is recorded of a request, once its last byte has gone.
+fn record(platform: &Platform, id: &str) -> Value {
+    for _ in 0..600 {
+        let output = platform.cli(&["why", "request", id, "--json"]).output().unwrap();
+        if output.status.success() {
+            return serde_json::from_slice(&output.stdout).unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("no record of {id}");
+}
+
+#[test]
+fn a_request_is_explained_by_its_id() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    let server = json!(["/bin/httpd", "-f", "-p", "8080", "-h", "/tmp"]);
+    platform.push(&busybox().config("Cmd", server), "box:1");
+    platform.roost(&["apps", "create", "web"]);
+    let deploy = ["deploy", "-a", "web", "--image", "box:1", "--internal-port", "8080", "--yes"];
+    platform.roost(&deploy);
+    let machines = platform.roost_json(&["machines", "list", "-a", "web"]);
+
+    let (status, id) = ask(&platform, "web");
+    assert_eq!(status, "404", "nothing is served at that path");
+    let why = record(&platform, &id);
+    assert_eq!((&why["status"], &why["path"]), (&json!(404), &json!("/a")));
+    assert_eq!(why["attempts"][0]["status"], 404);
+    let ids: Vec<&Value> = machines.as_array().unwrap().iter().map(|one| &one["id"]).collect();
+    assert!(ids.contains(&&why["machine"]), "{why}");
+    let text = platform.roost(&["why", "request", &id]);
+    assert!(text.contains("of web answered"), "{text}");
+    assert!(text.contains("first byte"), "{text}");
+
+    let (status, id) = ask(&platform, "nobody");
+    assert_eq!(status, "404");
+    assert_eq!(record(&platform, &id)["error"], "no-such-app");
+
+    let unknown = platform.cli(&["why", "request", "unknown"]).output().unwrap();
+    assert!(!unknown.status.success());
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(said.contains("request-not-found"), "{said}");
+}
