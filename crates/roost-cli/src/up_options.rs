@@ -53,6 +53,9 @@ pub(crate) struct Options {
     /// Memory promised to machines with shared CPUs, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) overcommit_memory: Option<String>,
+    /// Which requests the access log has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) access_log: Option<String>,
     /// How long connections may go on in a `roostd` that was replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) drain_timeout: Option<String>,
@@ -141,6 +144,7 @@ impl Options {
             memory: text(&args.memory, |last| &last.memory),
             overcommit_cpu: text(&args.overcommit_cpu, |last| &last.overcommit_cpu),
             overcommit_memory: text(&args.overcommit_memory, |last| &last.overcommit_memory),
+            access_log: text(&args.access_log, |last| &last.access_log),
             drain_timeout: text(&args.drain_timeout, |last| &last.drain_timeout),
             acme_directory: text(&args.acme_directory, |last| &last.acme_directory),
             acme_email: text(&args.acme_email, |last| &last.acme_email),
@@ -171,6 +175,7 @@ impl Options {
             ("--memory", &self.memory),
             ("--overcommit-cpu", &self.overcommit_cpu),
             ("--overcommit-memory", &self.overcommit_memory),
+            ("--access-log", &self.access_log),
             ("--drain-timeout", &self.drain_timeout),
             ("--acme-directory", &self.acme_directory),
             ("--acme-email", &self.acme_email),
@@ -333,13 +338,13 @@ mod tests {
     fn an_empty_value_takes_an_option_back() {
         let set = "--domain a.example --domain b.example --insecure-registry r:5000 \
             --public-ip 192.0.2.1 --images-max 20GiB --runtime library --region fra --listen 0.0.0.0 \
-            --memory 8GiB --drain-timeout 5m --overcommit-cpu 100 --overcommit-memory 100 \
+            --memory 8GiB --access-log full --drain-timeout 5m --overcommit-cpu 100 --overcommit-memory 100 \
             --acme-directory https://a/d --acme-email a@b.example --acme-root /a \
             --shim /s --vm /v --guest /g --qemu /q --firecracker /f --jailer /j";
         let set = Options::choose(&args(set), None);
         assert_eq!(set.domains, ["a.example", "b.example"]);
         let taken_back = "--domain= --insecure-registry= --public-ip= --images-max= --runtime= \
-            --memory= --drain-timeout= --overcommit-cpu= --overcommit-memory= --region= --listen= --acme-directory= --acme-email= --acme-root= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
+            --memory= --access-log= --drain-timeout= --overcommit-cpu= --overcommit-memory= --region= --listen= --acme-directory= --acme-email= --acme-root= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
         assert_eq!(
             Options::choose(&args(taken_back), Some(&set)),
             Options::choose(&args(""), None)

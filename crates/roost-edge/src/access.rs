@@ -23,6 +23,9 @@ pub trait AccessLog: Send + Sync + 'static {
 
     /// One request has ended.
     fn record(&self, record: &Arc<RequestRecord>);
+
+    /// Records that it could not keep so far.
+    fn n_dropped(&self) -> u64;
 }
 
 /// A request whose response is under way, or that got none.

@@ -80,9 +80,7 @@ use crate::tls::Tls;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use roost_model::machine::Service;
-use roost_proto::traffic::{
-    PortFeed, SleepControl, TrafficFeed, TrafficGauge, TrafficRecords,
-};
+use roost_proto::traffic::{PortFeed, SleepControl, TrafficFeed, TrafficGauge, TrafficRecords};
 use roost_runtime::tasks::Tasks;
 use std::io;
 use std::net::SocketAddr;

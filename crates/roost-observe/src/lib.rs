@@ -6,9 +6,12 @@
 //! ([`writer::LogWriter`]), anybody on the node reads ([`store::LogStore`]):
 //! there is no index, no daemon and no shared memory between them, so that
 //! logs go on while `roostd` is down.
+//!
+//! Beside them is the access log of the node's edge ([`access`]), in segments as well.
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod cutter;
 pub mod limits;
 pub mod retention;
@@ -19,3 +22,4 @@ mod bucket;
 mod follow;
 mod line;
 mod segment;
+mod segment_writer;

@@ -48,3 +48,11 @@ pub const FOLLOW_BYTES_PER_PASS_MAX: u64 = 1024 * 1024;
 pub const MACHINES_MAX: usize = 4_096;
 /// How often a follower looks for new lines.
 pub const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+/// A segment of the access log that has reached this size gets no more lines.
+pub const ACCESS_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Segments of the access log that are kept, the newest ones.
+pub const ACCESS_SEGMENTS_MAX: usize = 8;
+/// Records that wait to be written to the access log.
+pub const ACCESS_QUEUE_MAX: usize = 8192;
+/// Records that are written to it at once.
+pub const ACCESS_BATCH_MAX: usize = 1024;

@@ -16,12 +16,11 @@ use crate::bucket::Bucket;
 pub use crate::limits::LogLimits;
 use crate::line::record_of;
 pub use crate::line::{LogIdentity, LogSource};
-use crate::segment::{repair, segment_path, segments};
+use crate::segment_writer::SegmentWriter;
 use roost_proto::logs::LogStream;
 use roost_runtime::clock;
-use roost_runtime::fs::{FileError, IoContext as _, ensure_dir};
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use roost_runtime::fs::{FileError, IoContext as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -42,7 +41,7 @@ pub struct LogWriter {
     dir: PathBuf,
     identity: LogIdentity,
     limits: LogLimits,
-    segment: OpenSegment,
+    segment: SegmentWriter,
     bucket: Bucket,
     /// Lines that could not be written.
     n_unwritten: u64,
@@ -65,14 +64,6 @@ impl Excess {
     }
 }
 
-#[derive(Debug)]
-struct OpenSegment {
-    number: u64,
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-}
-
 impl LogWriter {
     /// Opens the newest segment in `dir`, repaired when a crash left half a
     /// line in it, or begins a new one. Makes the directory.
@@ -81,9 +72,10 @@ impl LogWriter {
         identity: LogIdentity,
         limits: LogLimits,
     ) -> Result<Self, OpenLogError> {
-        let segment = open_segment(dir, limits).map_err(|source| OpenLogError {
-            dir: dir.to_owned(),
-            source,
+        let bounds = (limits.segment_bytes, limits.segments_max);
+        let segment = SegmentWriter::open(dir, bounds.0, bounds.1).map_err(|source| {
+            let dir = dir.to_owned();
+            OpenLogError { dir, source }
         })?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -186,92 +178,8 @@ impl LogWriter {
     }
 
     fn append(&mut self, text: &[u8]) -> Result<(), FileError> {
-        if self.segment.bytes >= self.limits.segment_bytes {
-            self.segment = begin_segment(&self.dir, self.segment.number + 1, self.limits)?;
-        }
-        let OpenSegment {
-            path, file, bytes, ..
-        } = &mut self.segment;
-        if let Err(error) = file.write_all(text) {
-            // Part of it may have been written. Should this fail as well, the
-            // next line ends the torn one, and readers skip what is no record.
-            if file.set_len(*bytes).is_err() {
-                drop(file.write_all(b"\n"));
-                *bytes = file.metadata().map_or(*bytes, |metadata| metadata.len());
-            }
-            return Err(error).on("write", path);
-        }
-        *bytes += u64::try_from(text.len()).unwrap_or(u64::MAX);
-        Ok(())
+        self.segment.append(text)
     }
-}
-
-/// Continues the newest segment when no other writer holds it and it has room.
-fn open_segment(dir: &Path, limits: LogLimits) -> Result<OpenSegment, FileError> {
-    ensure_dir(dir)?;
-    let Some(newest) = segments(dir)?.pop() else {
-        return begin_segment(dir, 0, limits);
-    };
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .open(&newest.path)
-        .on("open", &newest.path)?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => return begin_segment(dir, newest.number + 1, limits),
-        Err(TryLockError::Error(error)) => return Err(error).on("lock", &newest.path),
-        Ok(()) => {}
-    }
-    let bytes = repair(&file, &newest.path)?;
-    if bytes >= limits.segment_bytes {
-        return begin_segment(dir, newest.number + 1, limits);
-    }
-    Ok(OpenSegment {
-        number: newest.number,
-        path: newest.path,
-        file,
-        bytes,
-    })
-}
-
-/// Makes a segment with the first free number from `number`, and removes those beyond the count.
-fn begin_segment(dir: &Path, mut number: u64, limits: LogLimits) -> Result<OpenSegment, FileError> {
-    let (path, file) = loop {
-        let path = segment_path(dir, number);
-        match OpenOptions::new().append(true).create_new(true).open(&path) {
-            // Another writer took the number.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => ensure_dir(dir)?,
-            file => break (path.clone(), file.on("create", &path)?),
-        }
-    };
-    match file.try_lock() {
-        // Somebody looks at it for removal or continuation: it is ours all the same.
-        Ok(()) | Err(TryLockError::WouldBlock) => {}
-        Err(TryLockError::Error(error)) => return Err(error).on("lock", &path),
-    }
-    remove_old_segments(dir, limits.segments_max)?;
-    Ok(OpenSegment {
-        number,
-        path,
-        file,
-        bytes: 0,
-    })
-}
-
-fn remove_old_segments(dir: &Path, segments_max: usize) -> Result<(), FileError> {
-    let found = segments(dir)?;
-    let n_old = found.len().saturating_sub(segments_max.max(1));
-    for segment in &found[..n_old] {
-        let Ok(file) = File::open(&segment.path) else {
-            continue;
-        };
-        // One that a writer holds is still written to.
-        if file.try_lock().is_ok() {
-            roost_runtime::fs::ensure_no_file(&segment.path)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use roost_api::{ApiState, FolderBuilder};
 use roost_auth::token::TokenSecret;
+use roost_edge::AccessLog;
 use roost_host::buildah::{BuildRegistry, Buildah, BuildahSettings};
 use roost_host::net::addresses::{MACHINES_MAX, NodeNetwork};
 use roost_image::build::{Builder, BuilderSettings};
@@ -12,8 +13,10 @@ use roost_image::{Images, ImagesConfig};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::size::ByteSize;
+use roost_observe::access::{AccessFile, AccessShare};
 use roost_observe::retention::RetentionLimits;
 use roost_observe::store::LogStore;
+use roost_proto::rest::RequestRecord;
 use roost_runtime::clock;
 use roost_runtime::tasks::Tasks;
 use roost_worker::{AddressAllocator, Housekeeper};
@@ -108,6 +111,36 @@ impl Housekeeper for LogHousekeeper {
             Ok(report) => tracing::debug!(?report, "dropped old logs"),
             Err(error) => tracing::warn!(error = %chain(&error), "cannot drop old logs"),
         }
+    }
+}
+
+/// The edge's access log, if it has one. Records are written until `tasks` are asked to stop.
+pub(crate) fn access_log(config: &NodeConfig, tasks: &Tasks) -> Result<Option<Arc<dyn AccessLog>>> {
+    if config.access_log == AccessShare::Off {
+        return Ok(None);
+    }
+    let file = AccessFile::open(&config.paths.access(), tasks).context("open the access log")?;
+    let share = config.access_log;
+    Ok(Some(Arc::new(SharedAccessFile { share, file })))
+}
+
+/// The access log that has a share of the requests.
+struct SharedAccessFile {
+    share: AccessShare,
+    file: AccessFile,
+}
+
+impl AccessLog for SharedAccessFile {
+    fn wants(&self, is_failure: bool, random: u64) -> bool {
+        self.share.wants(is_failure, random)
+    }
+
+    fn record(&self, record: &Arc<RequestRecord>) {
+        self.file.record(record);
+    }
+
+    fn n_dropped(&self) -> u64 {
+        self.file.n_dropped()
     }
 }
 

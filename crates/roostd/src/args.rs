@@ -65,6 +65,10 @@ pub(crate) struct RunArgs {
     /// What one client and one app may ask of the edge.
     #[command(flatten)]
     pub(crate) rates: RateArgs,
+    /// Requests that the edge's access log has, besides failures: a percentage such as 1%, `full`,
+    /// or `off` for no log at all.
+    #[arg(long, value_name = "SHARE", default_value = "1%")]
+    pub(crate) access_log: String,
     /// The region of this node.
     #[arg(long, default_value = "local")]
     pub(crate) region: String,

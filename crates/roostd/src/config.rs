@@ -10,6 +10,7 @@ use roost_host::instance::InstanceTag;
 use roost_model::duration::parse_go_duration;
 use roost_model::name::RegionCode;
 use roost_model::size::ByteSize;
+use roost_observe::access::AccessShare;
 use roost_worker::NodeProfile;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ pub(crate) struct NodeConfig {
     /// Proxies in front of the edge that say who the client is.
     pub(crate) proxies: Vec<Network>,
     pub(crate) rates: EdgeRates,
+    /// Which requests the access log has.
+    pub(crate) access_log: AccessShare,
     /// Where the worker answers other nodes.
     pub(crate) worker: Option<SocketAddr>,
     /// Best first: the first one is shown to users.
@@ -96,6 +99,10 @@ impl NodePaths {
     }
     pub(crate) fn logs(&self) -> PathBuf {
         self.data.join("logs")
+    }
+    /// The access log of the edge.
+    pub(crate) fn access(&self) -> PathBuf {
+        self.data.join("access")
     }
     pub(crate) fn builds(&self) -> PathBuf {
         self.data.join("builds")
@@ -182,6 +189,7 @@ impl NodeConfig {
         let jailer = program(&args.vms.jailer, "--jailer");
         let acme = acme(&args.acme, &mut faults);
         let drain_timeout = drain_timeout(&args.drain_timeout, &mut faults);
+        let access_log = access_share(&args.access_log, &mut faults);
         let node = node::profile(&args.node, &paths, &mut faults)?;
         let (Some(region), Some(images_max), Some(node), true) =
             (region, images_max, node, faults.is_empty())
@@ -201,6 +209,7 @@ impl NodeConfig {
             https: addresses(listen, args.https_port),
             proxies,
             rates: (&args.rates).into(),
+            access_log,
             worker: args.worker_listen,
             domains,
             runtime,
@@ -264,6 +273,15 @@ fn drain_timeout(text: &str, faults: &mut Vec<String>) -> Duration {
         let fault = format!("--drain-timeout `{text}` is not a duration such as 10m");
         faults.push(fault);
         Duration::ZERO
+    })
+}
+
+fn access_share(text: &str, faults: &mut Vec<String>) -> AccessShare {
+    AccessShare::parse(text).unwrap_or_else(|| {
+        let fault =
+            format!("--access-log `{text}` is not `off`, `full` or a percentage such as 1%");
+        faults.push(fault);
+        AccessShare::Off
     })
 }
 

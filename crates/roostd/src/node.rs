@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use roost_auth::authority::LocalAuthority;
 use roost_edge::{Edge, EdgeConfig, LocalCertificates, TrafficCounter};
 use roost_proto::names::{NameFeed, NameTable};
-use roost_proto::traffic::{SleepControl, TrafficFeed};
+use roost_proto::traffic::TrafficFeed;
 use roost_runtime::fs::ensure_dir;
 use roost_runtime::points;
 use roost_runtime::tasks::Tasks;
@@ -100,6 +100,8 @@ struct Node {
     names: watch::Sender<Arc<NameTable>>,
     edge: Edge,
     edge_tasks: Tasks,
+    /// What writes the access log; it ends after the edge.
+    log_tasks: Tasks,
     /// The worker and the API: what only one process may have.
     control: Tasks,
 }
@@ -120,19 +122,25 @@ impl Node {
         databases::refuse_damaged(&config.paths)?;
         let (counter, names) = (TrafficCounter::new(), watch::Sender::default());
         let gauge = BothEdges::new(counter.clone());
-        let (edge_tasks, control) = (Tasks::new(), Tasks::new());
+        let (edge_tasks, log_tasks, control) = (Tasks::new(), Tasks::new(), Tasks::new());
+        let access_log = adapters::access_log(&config, &log_tasks)?;
         let machines = Machines::open(&config, gauge.clone(), &control).await?;
         let api = machines.api(&config, facts, &names, &control).await?;
         let feeds = (machines.worker.traffic(), names.subscribe());
-        let sleep = machines.worker.sleep_control();
+        let edge_config = EdgeConfig {
+            sleep: Some(machines.worker.sleep_control()),
+            access_log,
+            ..edge_config(&config, &sockets, feeds.1)
+        };
         let edge = bind_edge(
+            edge_config,
             &config,
             sockets,
-            feeds,
-            (counter.clone(), sleep),
+            feeds.0,
+            counter.clone(),
             &edge_tasks,
-        )
-        .await?;
+        );
+        let edge = edge.await?;
         let node = Self {
             config,
             lock,
@@ -142,6 +150,7 @@ impl Node {
             names,
             edge,
             edge_tasks,
+            log_tasks,
             control,
         };
         Ok((node, api))
@@ -274,6 +283,7 @@ impl Node {
             () = signals => { self.edge.drain(DRAIN_TIMEOUT).await; }
         }
         self.edge_tasks.shutdown(TASKS_TIMEOUT).await;
+        self.log_tasks.shutdown(TASKS_TIMEOUT).await;
         tracing::info!("the last connection has ended");
         Ok(())
     }
@@ -284,6 +294,7 @@ impl Node {
         self.edge.drain(DRAIN_TIMEOUT).await;
         self.control.shutdown(TASKS_TIMEOUT).await;
         self.edge_tasks.shutdown(TASKS_TIMEOUT).await;
+        self.log_tasks.shutdown(TASKS_TIMEOUT).await;
         daemon::withdraw(&self.config.paths)
     }
 }
@@ -317,28 +328,31 @@ fn make_dirs(paths: &NodePaths) -> Result<()> {
     Ok(())
 }
 
-async fn bind_edge(
-    config: &NodeConfig,
-    sockets: EdgeSockets,
-    (feed, names): (TrafficFeed, NameFeed),
-    (counter, sleep): (Arc<TrafficCounter>, Arc<dyn SleepControl>),
-    tasks: &Tasks,
-) -> Result<Edge> {
-    let authority =
-        LocalAuthority::open(&config.paths.authority()).context("open the local authority")?;
-    let certificates = LocalCertificates::new(Arc::new(authority), &config.domains);
-    let edge_config = EdgeConfig {
-        http: sockets.http,
-        https: sockets.https,
+fn edge_config(config: &NodeConfig, sockets: &EdgeSockets, names: NameFeed) -> EdgeConfig {
+    EdgeConfig {
+        http: sockets.http.clone(),
+        https: sockets.https.clone(),
         port_ips: config.http.iter().map(SocketAddr::ip).collect(),
         proxies: config.proxies.clone(),
         rates: config.rates,
         domains: config.domains.clone(),
         names,
-        sleep: Some(sleep),
         node: config.node.id.to_string(),
         ..EdgeConfig::new(config.region.clone())
-    };
+    }
+}
+
+async fn bind_edge(
+    edge_config: EdgeConfig,
+    config: &NodeConfig,
+    sockets: EdgeSockets,
+    feed: TrafficFeed,
+    counter: Arc<TrafficCounter>,
+    tasks: &Tasks,
+) -> Result<Edge> {
+    let authority =
+        LocalAuthority::open(&config.paths.authority()).context("open the local authority")?;
+    let certificates = LocalCertificates::new(Arc::new(authority), &config.domains);
     let given = sockets.given;
     Ok(Edge::take_over(edge_config, feed, counter, certificates, tasks, given).await?)
 }

@@ -64,6 +64,9 @@ pub(crate) struct UpArgs {
     /// Replace the roostd that runs, by this version and with these options; no request fails
     #[arg(long)]
     pub(crate) restart: bool,
+    /// Requests that the edge's access log has besides failures: a percentage, 1% when absent, `full`, or `off` for no log; an empty one takes it back
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) access_log: Option<String>,
     /// How long connections may go on in a roostd that was replaced, such as 10m
     #[arg(long, value_name = "DURATION")]
     pub(crate) drain_timeout: Option<String>,

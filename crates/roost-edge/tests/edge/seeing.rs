@@ -1,6 +1,8 @@
 //! What the edge tells of requests afterwards.
 
-use crate::world::{World, backend, endpoint, full, machine, nobody, says, wait_until, with_health};
+use crate::world::{
+    World, backend, endpoint, full, machine, nobody, says, wait_until, with_health,
+};
 use http::{Response, StatusCode};
 use roost_model::name::RegionCode;
 use roost_proto::rest::{RequestRecord, SkippedMachine};
@@ -32,7 +34,9 @@ async fn ask(world: &World, path: &str) -> (StatusCode, Arc<RequestRecord>) {
 fn reason_of(skipped: &[SkippedMachine], number: u8) -> &str {
     let id = machine(number);
     let found = skipped.iter().find(|one| one.machine == id.as_str());
-    &found.unwrap_or_else(|| panic!("{number}: {skipped:?}")).reason
+    &found
+        .unwrap_or_else(|| panic!("{number}: {skipped:?}"))
+        .reason
 }
 
 #[tokio::test]
@@ -44,16 +48,25 @@ async fn a_record_says_who_got_the_request_who_did_not_and_where_the_time_went()
     world.publish(vec![
         endpoint(1, address),
         far,
-        with_health(endpoint(3, address), EndpointHealth::Failing("check".into())),
+        with_health(
+            endpoint(3, address),
+            EndpointHealth::Failing("check".into()),
+        ),
         with_health(endpoint(4, address), EndpointHealth::Draining),
         with_health(endpoint(5, address), EndpointHealth::Down("stopped".into())),
     ]);
     let (status, record) = ask(&world, "/a/b?secret=x").await;
     assert_eq!((status, record.status), (StatusCode::OK, 200));
-    assert_eq!((record.edge.as_str(), record.region.as_str()), ("n1", "local"));
+    assert_eq!(
+        (record.edge.as_str(), record.region.as_str()),
+        ("n1", "local")
+    );
     assert_eq!(record.table_version, 2, "the empty one, and this");
     assert_eq!(record.path, "/a/b", "queries may hold secrets");
-    assert_eq!((record.method.as_str(), record.protocol.as_str()), ("GET", "HTTP/1.1"));
+    assert_eq!(
+        (record.method.as_str(), record.protocol.as_str()),
+        ("GET", "HTTP/1.1")
+    );
     assert_eq!(record.app.as_deref(), Some("app"));
     assert_eq!(record.machine.as_deref(), Some(machine(1).as_str()));
     assert_eq!((record.response_bytes, record.complete), (5, true));
@@ -61,7 +74,12 @@ async fn a_record_says_who_got_the_request_who_did_not_and_where_the_time_went()
         panic!("{record:?}")
     };
     assert_eq!((attempt.status, attempt.followed), (Some(200), true));
-    for (number, reason) in [(2, "farther"), (3, "unhealthy"), (4, "draining"), (5, "down")] {
+    for (number, reason) in [
+        (2, "farther"),
+        (3, "unhealthy"),
+        (4, "draining"),
+        (5, "down"),
+    ] {
         assert_eq!(reason_of(&attempt.skipped, number), reason);
     }
     assert_eq!(attempt.skipped.len(), 4);
@@ -69,8 +87,18 @@ async fn a_record_says_who_got_the_request_who_did_not_and_where_the_time_went()
     assert_eq!(names, ["route", "queue", "connect", "first_byte", "body"]);
     // One after the other, and none later than the end.
     let ends = |span: &roost_proto::rest::RequestSpan| span.start_us + span.duration_us;
-    assert!(record.spans.windows(2).all(|two| two[0].start_us <= two[1].start_us));
-    assert!(record.spans.iter().all(|span| ends(span) <= record.total_us));
+    assert!(
+        record
+            .spans
+            .windows(2)
+            .all(|two| two[0].start_us <= two[1].start_us)
+    );
+    assert!(
+        record
+            .spans
+            .iter()
+            .all(|span| ends(span) <= record.total_us)
+    );
 }
 
 #[tokio::test]
@@ -88,7 +116,10 @@ async fn a_record_has_each_attempt_and_why_it_came_to_nothing() {
         if let [first, _] = &record.attempts[..] {
             n_refused += 1;
             assert_eq!(first.machine.as_deref(), Some(machine(1).as_str()));
-            assert!(first.error.as_ref().unwrap().starts_with("connect to"), "{first:?}");
+            assert!(
+                first.error.as_ref().unwrap().starts_with("connect to"),
+                "{first:?}"
+            );
             assert_eq!(reason_of(&last.skipped, 1), "refused");
         }
     }
@@ -114,7 +145,11 @@ async fn a_failure_is_kept_with_its_code_and_the_machines_that_did_not_take_it()
     assert_eq!(attempt.machine, None);
     assert_eq!(reason_of(&attempt.skipped, 1), "unhealthy");
     assert!(attempt.skipped[0].message.contains("connection refused"));
-    let queue = record.spans.iter().find(|span| span.name == "queue").unwrap();
+    let queue = record
+        .spans
+        .iter()
+        .find(|span| span.name == "queue")
+        .unwrap();
     assert!(queue.duration_us >= 50_000, "{queue:?}");
 }
 
@@ -125,7 +160,10 @@ async fn a_client_that_leaves_before_its_answer_leaves_a_record() {
     let id = Arc::new(std::sync::OnceLock::new());
     let (tell, set) = (asked.clone(), id.clone());
     let address = backend(&world.tasks, move |request| {
-        let id = request.headers()["roost-request-id"].to_str().unwrap().to_owned();
+        let id = request.headers()["roost-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned();
         set.get_or_init(|| id);
         tell.notify_one();
         async {
@@ -144,7 +182,10 @@ async fn a_client_that_leaves_before_its_answer_leaves_a_record() {
     let record = record(&world, id.get().unwrap()).await;
     assert_eq!((record.status, record.complete), (499, false));
     assert_eq!(record.error.as_deref(), Some("client-gone"));
-    assert_eq!(record.attempts[0].machine.as_deref(), Some(machine(1).as_str()));
+    assert_eq!(
+        record.attempts[0].machine.as_deref(),
+        Some(machine(1).as_str())
+    );
 }
 
 #[tokio::test]

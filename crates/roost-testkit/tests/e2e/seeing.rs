@@ -3,8 +3,13 @@
 use roost_testkit::images::busybox;
 use roost_testkit::platform::Platform;
 use roost_testkit::skip_unless_possible;
+use roost_testkit::wait::wait_until;
 use serde_json::{Value, json};
 use std::process::Command;
+use std::time::Duration;
+
+/// Longer than it takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks an app by curl; the status, and the id of the request.
 fn ask(platform: &Platform, app: &str) -> (String, String) {
@@ -22,24 +27,34 @@ fn ask(platform: &Platform, app: &str) -> (String, String) {
 
 /// What is recorded of a request, once its last byte has gone.
 fn record(platform: &Platform, id: &str) -> Value {
-    for _ in 0..600 {
-        let output = platform.cli(&["why", "request", id, "--json"]).output().unwrap();
+    wait_until("the record", PATIENCE, || {
+        let args = ["why", "request", id, "--json"];
+        let output = platform.cli(&args).output().unwrap();
         if output.status.success() {
-            return serde_json::from_slice(&output.stdout).unwrap();
+            Ok(serde_json::from_slice(&output.stdout).unwrap())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
-    panic!("no record of {id}");
+    })
 }
 
 #[test]
 fn a_request_is_explained_by_its_id() {
     skip_unless_possible!();
-    let platform = Platform::up();
+    let platform = Platform::up_with(&["--access-log", "full"]);
     let server = json!(["/bin/httpd", "-f", "-p", "8080", "-h", "/tmp"]);
     platform.push(&busybox().config("Cmd", server), "box:1");
     platform.roost(&["apps", "create", "web"]);
-    let deploy = ["deploy", "-a", "web", "--image", "box:1", "--internal-port", "8080", "--yes"];
+    let deploy = [
+        "deploy",
+        "-a",
+        "web",
+        "--image",
+        "box:1",
+        "--internal-port",
+        "8080",
+        "--yes",
+    ];
     platform.roost(&deploy);
     let machines = platform.roost_json(&["machines", "list", "-a", "web"]);
 
@@ -48,7 +63,12 @@ fn a_request_is_explained_by_its_id() {
     let why = record(&platform, &id);
     assert_eq!((&why["status"], &why["path"]), (&json!(404), &json!("/a")));
     assert_eq!(why["attempts"][0]["status"], 404);
-    let ids: Vec<&Value> = machines.as_array().unwrap().iter().map(|one| &one["id"]).collect();
+    let ids: Vec<&Value> = machines
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["id"])
+        .collect();
     assert!(ids.contains(&&why["machine"]), "{why}");
     let text = platform.roost(&["why", "request", &id]);
     assert!(text.contains("of web answered"), "{text}");
@@ -58,7 +78,35 @@ fn a_request_is_explained_by_its_id() {
     assert_eq!(status, "404");
     assert_eq!(record(&platform, &id)["error"], "no-such-app");
 
-    let unknown = platform.cli(&["why", "request", "unknown"]).output().unwrap();
+    // The log is written a moment later, a batch at a time.
+    let logged = || -> Vec<Value> {
+        let segments = std::fs::read_dir(platform.data_dir().join("access")).unwrap();
+        let texts = segments.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let whole = |text: String| {
+            let lines = text
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'));
+            lines
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect::<Vec<_>>()
+        };
+        texts.flat_map(whole).collect()
+    };
+    let has_both = || {
+        let lines = logged();
+        let has = |id: &str| lines.iter().any(|line| line["request_id"] == id);
+        if has(&id) && has(why["request_id"].as_str().unwrap()) {
+            Ok(())
+        } else {
+            Err(lines)
+        }
+    };
+    wait_until("both requests in the log", PATIENCE, has_both);
+
+    let unknown = platform
+        .cli(&["why", "request", "unknown"])
+        .output()
+        .unwrap();
     assert!(!unknown.status.success());
     let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
     assert!(said.contains("request-not-found"), "{said}");

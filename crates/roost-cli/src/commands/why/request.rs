@@ -35,7 +35,12 @@ pub(super) fn explain(record: &RequestRecord) -> String {
     if !record.complete {
         lines.push("the response did not go to its end".to_owned());
     }
-    let of = |number: Option<u64>| record.spans.iter().filter(move |span| span.attempt == number);
+    let of = |number: Option<u64>| {
+        record
+            .spans
+            .iter()
+            .filter(move |span| span.attempt == number)
+    };
     for (idx, attempt) in record.attempts.iter().enumerate() {
         let number = u64::try_from(idx + 1).ok();
         lines.extend(attempt_lines(idx + 1, attempt, of(number)));
