@@ -77,7 +77,7 @@ async fn the_log_is_bounded_and_the_newest_records_stay() {
     let segment = SegmentWriter::open(dir.path(), 1000, 3).unwrap();
     let (log, writer) = AccessFile::new(segment, 1);
     let stop = CancellationToken::new();
-    let written = tokio::spawn(writer.run(stop.clone()));
+    let written = Tasks::new().spawn("access log", writer.run(stop.clone()));
     for id in 0..50 {
         // One at a time: that there is room again says that the one before is being written.
         let room = log.records.reserve().await.unwrap();
