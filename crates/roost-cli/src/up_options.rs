@@ -59,6 +59,9 @@ pub(crate) struct Options {
     /// How long connections may go on in a `roostd` that was replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) drain_timeout: Option<String>,
+    /// How long machines are without traffic before they sleep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) autostop_after: Option<String>,
     /// The directory of the authority that issues certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) acme_directory: Option<String>,
@@ -146,6 +149,7 @@ impl Options {
             overcommit_memory: text(&args.overcommit_memory, |last| &last.overcommit_memory),
             access_log: text(&args.access_log, |last| &last.access_log),
             drain_timeout: text(&args.drain_timeout, |last| &last.drain_timeout),
+            autostop_after: text(&args.autostop_after, |last| &last.autostop_after),
             acme_directory: text(&args.acme_directory, |last| &last.acme_directory),
             acme_email: text(&args.acme_email, |last| &last.acme_email),
             acme_root: file(&args.acme_root, |last| &last.acme_root),
@@ -177,6 +181,7 @@ impl Options {
             ("--overcommit-memory", &self.overcommit_memory),
             ("--access-log", &self.access_log),
             ("--drain-timeout", &self.drain_timeout),
+            ("--autostop-after", &self.autostop_after),
             ("--acme-directory", &self.acme_directory),
             ("--acme-email", &self.acme_email),
         ] {
@@ -338,13 +343,13 @@ mod tests {
     fn an_empty_value_takes_an_option_back() {
         let set = "--domain a.example --domain b.example --insecure-registry r:5000 \
             --public-ip 192.0.2.1 --images-max 20GiB --runtime library --region fra --listen 0.0.0.0 \
-            --memory 8GiB --access-log full --drain-timeout 5m --overcommit-cpu 100 --overcommit-memory 100 \
+            --memory 8GiB --access-log full --drain-timeout 5m --autostop-after 1m --overcommit-cpu 100 --overcommit-memory 100 \
             --acme-directory https://a/d --acme-email a@b.example --acme-root /a \
             --shim /s --vm /v --guest /g --qemu /q --firecracker /f --jailer /j";
         let set = Options::choose(&args(set), None);
         assert_eq!(set.domains, ["a.example", "b.example"]);
         let taken_back = "--domain= --insecure-registry= --public-ip= --images-max= --runtime= \
-            --memory= --access-log= --drain-timeout= --overcommit-cpu= --overcommit-memory= --region= --listen= --acme-directory= --acme-email= --acme-root= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
+            --memory= --access-log= --drain-timeout= --autostop-after= --overcommit-cpu= --overcommit-memory= --region= --listen= --acme-directory= --acme-email= --acme-root= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
         assert_eq!(
             Options::choose(&args(taken_back), Some(&set)),
             Options::choose(&args(""), None)

@@ -12,13 +12,28 @@ use parking_lot::Mutex;
 use roost_model::id::MachineId;
 use roost_proto::traffic::TrafficGauge;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
+
+/// What one machine is serving, by whatever service.
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    now: AtomicUsize,
+    /// All that it was ever given.
+    begun: AtomicU64,
+}
+
+impl Busy {
+    /// Whether it serves nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.now.load(Ordering::Relaxed) == 0
+    }
+}
 
 /// Counts requests by machine. Made before the edge, since the worker needs it too.
 #[derive(Debug, Default)]
 pub struct TrafficCounter {
-    machines: Mutex<HashMap<MachineId, Arc<AtomicUsize>>>,
+    machines: Mutex<HashMap<MachineId, Arc<Busy>>>,
     router: OnceLock<Weak<Router>>,
 }
 
@@ -34,7 +49,7 @@ impl TrafficCounter {
     }
 
     /// The count of one machine, to be kept beside its route.
-    pub(crate) fn counter(&self, machine_id: &MachineId) -> Arc<AtomicUsize> {
+    pub(crate) fn counter(&self, machine_id: &MachineId) -> Arc<Busy> {
         self.machines
             .lock()
             .entry(machine_id.clone())
@@ -47,7 +62,7 @@ impl TrafficCounter {
         let machines = self.machines.lock();
         let counts = machines
             .iter()
-            .map(|(machine, count)| (machine.clone(), count.load(Ordering::SeqCst)));
+            .map(|(machine, busy)| (machine.clone(), busy.now.load(Ordering::SeqCst)));
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
@@ -68,14 +83,20 @@ impl TrafficGauge for TrafficCounter {
         let machines = self.machines.lock();
         machines
             .get(machine_id)
-            .map_or(0, |count| count.load(Ordering::SeqCst))
+            .map_or(0, |busy| busy.now.load(Ordering::SeqCst))
+    }
+
+    fn n_begun(&self, machine_id: &MachineId) -> u64 {
+        let machines = self.machines.lock();
+        let busy = machines.get(machine_id);
+        busy.map_or(0, |busy| busy.begun.load(Ordering::Relaxed))
     }
 }
 
 /// One request that a machine is serving, by one of its services; counted until dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    machine: Arc<AtomicUsize>,
+    machine: Arc<Busy>,
     _service: Serving,
 }
 
@@ -83,7 +104,8 @@ impl InFlight {
     /// Counts one more, unless the service is at its hard limit.
     pub(crate) fn begin(target: &Target) -> Option<Self> {
         let service = target.load.take(target.hard_limit())?;
-        target.in_flight.fetch_add(1, Ordering::SeqCst);
+        target.in_flight.begun.fetch_add(1, Ordering::Relaxed);
+        target.in_flight.now.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         Some(Self {
             machine: target.in_flight.clone(),
@@ -94,6 +116,6 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.machine.fetch_sub(1, Ordering::SeqCst);
+        self.machine.now.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -5,7 +5,7 @@
 //! pools, counts, the turn of round robin.
 
 use crate::choose::Candidate;
-use crate::gauge::TrafficCounter;
+use crate::gauge::{Busy, TrafficCounter};
 use crate::limits;
 use crate::load::{Freed, Load, Queue};
 use crate::pool::Pool;
@@ -27,7 +27,7 @@ pub(crate) struct Target {
     pub(crate) endpoint: Endpoint,
     pub(crate) pool: Arc<Pool>,
     /// All that the machine is serving, by whatever service.
-    pub(crate) in_flight: Arc<AtomicUsize>,
+    pub(crate) in_flight: Arc<Busy>,
     /// What this service of it is serving.
     pub(crate) load: Arc<Load>,
 }
@@ -354,9 +354,7 @@ impl Router {
     /// Closes back-end connections that have been idle for longer than `limit`.
     pub(crate) fn reap(&self, limit: std::time::Duration) {
         for target in self.routes.load().targets() {
-            target
-                .pool
-                .reap(limit, target.in_flight.load(Ordering::Relaxed) == 0);
+            target.pool.reap(limit, target.in_flight.is_idle());
         }
     }
 }

@@ -28,4 +28,5 @@ pub mod restart;
 pub mod rollout;
 pub mod schedule;
 pub mod size;
+pub mod sleep;
 pub mod time;

@@ -30,7 +30,10 @@ pub fn to_sleep(machines: &[Awake], n_kept: usize, after: Duration) -> Vec<Machi
     let all_idle = machines.iter().all(|one| one.idle_for >= after);
     let n_needed = if all_idle { 0 } else { n_busy + 1 };
     let n_spare = machines.len().saturating_sub(n_needed.max(n_kept));
-    let mut calm: Vec<&Awake> = machines.iter().filter(|one| one.calm_for >= after).collect();
+    let mut calm: Vec<&Awake> = machines
+        .iter()
+        .filter(|one| one.calm_for >= after)
+        .collect();
     calm.sort_by(|one, other| {
         let by_load = one.load.cmp(&other.load);
         by_load

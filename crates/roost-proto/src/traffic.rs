@@ -79,6 +79,9 @@ pub type PortFeed = tokio::sync::watch::Receiver<Arc<PortTable>>;
 pub trait TrafficGauge: Send + Sync + 'static {
     /// Requests and upgraded connections that this machine is serving now.
     fn in_flight(&self, machine_id: &MachineId) -> usize;
+
+    /// A number that is another one whenever more has come to the machine since it was read.
+    fn n_begun(&self, machine_id: &MachineId) -> u64;
 }
 
 /// Starts machines that are [asleep](EndpointHealth::Asleep).
@@ -118,6 +121,10 @@ pub struct NoTraffic;
 
 impl TrafficGauge for NoTraffic {
     fn in_flight(&self, _machine_id: &MachineId) -> usize {
+        0
+    }
+
+    fn n_begun(&self, _machine_id: &MachineId) -> u64 {
         0
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Entry {
     pub(crate) cordoned: bool,
     /// Whether others start it, when the node of another machine is lost.
     pub(crate) is_standby: bool,
+    /// Whether it is in the app's first region, where some machines may be kept awake.
+    pub(crate) is_primary: bool,
     pub(crate) pid: Option<u32>,
     /// By position of the service: what is wrong with its port, if it has no checks.
     /// Empty until it is known that the machine runs.
@@ -175,6 +177,15 @@ impl Board {
         self.entries.lock().get(id).cloned()
     }
 
+    /// What is known of each machine.
+    pub(crate) fn all(&self) -> Vec<(MachineId, Entry)> {
+        let entries = self.entries.lock();
+        let all = entries
+            .iter()
+            .map(|(id, entry)| (id.clone(), entry.clone()));
+        all.collect()
+    }
+
     /// Adds or replaces entries and publishes once.
     pub(crate) fn put(&self, new: impl IntoIterator<Item = (MachineId, Entry)>) {
         let mut entries = self.entries.lock();
@@ -263,6 +274,7 @@ mod tests {
             state,
             cordoned: false,
             is_standby: false,
+            is_primary: true,
             pid: None,
             ports: vec![None],
             checks: BTreeMap::new(),

@@ -31,6 +31,8 @@ pub struct WorkerConfig {
     pub platform_env: Vec<(String, String)>,
     /// Longest wait for requests under way before a machine is stopped.
     pub drain_timeout: Duration,
+    /// How long a machine has had less traffic than it could take before it may be put to sleep.
+    pub autostop_after: Duration,
     /// What this node is and has.
     pub node: NodeProfile,
     /// Called by the periodic pass.
@@ -40,6 +42,8 @@ pub struct WorkerConfig {
 impl WorkerConfig {
     /// The usual wait for requests under way.
     pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+    /// The usual time without traffic before a machine is put to sleep.
+    pub const AUTOSTOP_AFTER_DEFAULT: Duration = Duration::from_secs(300);
     /// The usual most number of machines.
     pub const N_MACHINES_MAX_DEFAULT: u32 = 1_000;
 

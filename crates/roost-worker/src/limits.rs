@@ -87,6 +87,12 @@ pub(crate) const CHECK_BODY_WAIT: Duration = Duration::from_millis(500);
 pub(crate) const ADOPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked for machines whose schedule is due: so late may one be started.
 pub(crate) const SCHEDULE_INTERVAL: Duration = Duration::from_secs(1);
+/// Of the time without traffic before a machine is put to sleep, one part in so many passes between
+/// two looks.
+pub(crate) const SLEEP_LOOKS: u32 = 10;
+/// Most time between two such looks, and least.
+pub(crate) const SLEEP_INTERVAL_MAX: Duration = Duration::from_secs(10);
+pub(crate) const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Machines that are started at one look, so that those of the same minute do not come all at once.
 pub(crate) const SCHEDULE_STARTS_MAX: u32 = 50;
 /// How often the housekeeper runs.

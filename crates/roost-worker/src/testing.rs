@@ -132,6 +132,7 @@ pub(crate) fn config(dir: &Path, capacity: Capacity) -> WorkerConfig {
         sealer: Arc::new(sealer),
         platform_env: vec![],
         drain_timeout: Duration::from_secs(5),
+        autostop_after: WorkerConfig::AUTOSTOP_AFTER_DEFAULT,
         node: NodeProfile {
             id: NodeId::from_ulid(ulid::Ulid::from_parts(1, 1)),
             zone: None,

@@ -12,6 +12,7 @@ pub(crate) mod power;
 mod rungs;
 pub(crate) mod samples;
 mod schedule;
+mod sleep;
 mod standby;
 mod suspend;
 mod traffic;
@@ -33,6 +34,7 @@ use roost_proto::traffic::TrafficGauge;
 use roost_proto::worker::{MachineStatus, WorkerApi as _, WorkerError};
 use roost_runtime::clock::{Clock, SystemClock};
 use roost_runtime::tasks::Tasks;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -79,13 +81,17 @@ impl ImageSource for FakeImages {
     }
 }
 
-/// A gauge that a test sets.
+/// A gauge that a test sets: for all machines, and what is more for some.
 #[derive(Debug, Default)]
-struct FakeGauge(AtomicUsize);
+struct FakeGauge(AtomicUsize, Mutex<BTreeMap<MachineId, usize>>);
 
 impl TrafficGauge for FakeGauge {
-    fn in_flight(&self, _: &MachineId) -> usize {
-        self.0.load(Ordering::SeqCst)
+    fn in_flight(&self, id: &MachineId) -> usize {
+        self.0.load(Ordering::SeqCst) + self.1.lock().get(id).copied().unwrap_or(0)
+    }
+
+    fn n_begun(&self, _: &MachineId) -> u64 {
+        0
     }
 }
 

@@ -9,6 +9,7 @@ use crate::images::ImageSource;
 use crate::limits;
 use crate::owner::Owner;
 use crate::schedule;
+use crate::sleep;
 use crate::store::Store;
 use crate::store::row::Row;
 use parking_lot::Mutex;
@@ -149,6 +150,7 @@ impl Worker {
         }
         inner.adopt_all(&rows).await;
         tasks.spawn("worker housekeeping", housekeeping::run(Arc::clone(&inner)));
+        tasks.spawn("worker sleep", sleep::run(Arc::clone(&inner)));
         tasks.spawn("worker schedules", schedule::run(Arc::clone(&inner)));
         Ok(Arc::new(Self { inner }))
     }
@@ -305,6 +307,9 @@ fn secrets_context(id: &MachineId) -> Vec<u8> {
     format!("roost-worker machine secrets {id}").into_bytes()
 }
 
+/// Says to an app which of its regions is the first.
+const PRIMARY_REGION: &str = "PRIMARY_REGION";
+
 /// The board entry of a machine without a known process.
 pub(crate) fn entry_of(inner: &Inner, row: &Row) -> Entry {
     let addresses = row.slot.map(|slot| (inner.config.addresses)(slot));
@@ -321,6 +326,12 @@ pub(crate) fn entry_of(inner: &Inner, row: &Row) -> Entry {
         state,
         cordoned: row.cordoned,
         is_standby: row.spec.is_standby(),
+        is_primary: row
+            .spec
+            .process
+            .env
+            .get(PRIMARY_REGION)
+            .is_none_or(|primary| primary == row.spec.region.as_str()),
         pid: None,
         ports: vec![],
         checks: BTreeMap::new(),

@@ -106,6 +106,10 @@ pub(crate) struct RunArgs {
     /// How long connections may go on once another roostd has taken over from this one.
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     pub(crate) drain_timeout: String,
+    /// How long machines with `auto_stop_machines` have less traffic than they could take before
+    /// those that are too many are stopped or suspended.
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub(crate) autostop_after: String,
     /// Log filter, such as `info` or `roost_edge=debug,info`.
     #[arg(long, default_value = "info")]
     pub(crate) log: String,

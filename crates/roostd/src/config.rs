@@ -16,6 +16,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Less would stop machines before a deployment has seen that they are healthy.
+const AUTOSTOP_AFTER_MIN: Duration = Duration::from_secs(1);
+
 /// What a node runs with.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeConfig {
@@ -56,6 +59,8 @@ pub(crate) struct NodeConfig {
     pub(crate) take_over: bool,
     /// How long connections may go on once another daemon has taken over.
     pub(crate) drain_timeout: Duration,
+    /// How long machines are without traffic before they are put to sleep.
+    pub(crate) autostop_after: Duration,
 }
 
 /// Which container runtime starts machines.
@@ -188,7 +193,8 @@ impl NodeConfig {
         let firecracker = program(&args.vms.firecracker, "--firecracker");
         let jailer = program(&args.vms.jailer, "--jailer");
         let acme = acme(&args.acme, &mut faults);
-        let drain_timeout = drain_timeout(&args.drain_timeout, &mut faults);
+        let drain_timeout = duration(("--drain-timeout", &args.drain_timeout), &mut faults);
+        let autostop_after = autostop_after(&args.autostop_after, &mut faults);
         let access_log = access_share(&args.access_log, &mut faults);
         let node = node::profile(&args.node, &paths, &mut faults)?;
         let (Some(region), Some(images_max), Some(node), true) =
@@ -227,6 +233,7 @@ impl NodeConfig {
             node,
             take_over: args.take_over,
             drain_timeout,
+            autostop_after,
         })
     }
 }
@@ -268,10 +275,9 @@ fn proxies(texts: &[String], faults: &mut Vec<String>) -> Vec<Network> {
     proxies
 }
 
-fn drain_timeout(text: &str, faults: &mut Vec<String>) -> Duration {
+fn duration((flag, text): (&str, &str), faults: &mut Vec<String>) -> Duration {
     parse_go_duration(text).unwrap_or_else(|| {
-        let fault = format!("--drain-timeout `{text}` is not a duration such as 10m");
-        faults.push(fault);
+        faults.push(format!("{flag} `{text}` is not a duration such as 10m"));
         Duration::ZERO
     })
 }
@@ -283,6 +289,15 @@ fn access_share(text: &str, faults: &mut Vec<String>) -> AccessShare {
         faults.push(fault);
         AccessShare::Off
     })
+}
+
+fn autostop_after(text: &str, faults: &mut Vec<String>) -> Duration {
+    let n_faults = faults.len();
+    let after = duration(("--autostop-after", text), faults);
+    if faults.len() == n_faults && after < AUTOSTOP_AFTER_MIN {
+        faults.push(format!("--autostop-after `{text}` is less than a second"));
+    }
+    after
 }
 
 /// The directory of what VMs boot.

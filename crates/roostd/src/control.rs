@@ -161,6 +161,7 @@ fn worker_config(
         sealer,
         platform_env: Vec::new(),
         drain_timeout: WorkerConfig::DRAIN_TIMEOUT_DEFAULT,
+        autostop_after: config.autostop_after,
         node: config.node.clone(),
         housekeeper: adapters::housekeeper(logs.clone()),
     }

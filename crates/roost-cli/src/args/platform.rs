@@ -70,6 +70,9 @@ pub(crate) struct UpArgs {
     /// How long connections may go on in a roostd that was replaced, such as 10m
     #[arg(long, value_name = "DURATION")]
     pub(crate) drain_timeout: Option<String>,
+    /// How long machines with `auto_stop_machines` are without traffic before they sleep, such as 5m
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) autostop_after: Option<String>,
     /// Deploy this folder once the platform runs
     #[arg(long, value_name = "FOLDER")]
     pub(crate) deploy: Option<PathBuf>,

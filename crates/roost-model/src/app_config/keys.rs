@@ -67,8 +67,6 @@ const fn key(path: &'static str, kind: Kind, status: Status) -> KeyRule {
     KeyRule { path, kind, status }
 }
 
-const AUTOSTOP: Status =
-    Warned("machines do not stop and start with traffic yet: they run all the time");
 const COUNTED: Status =
     Warned("requests are counted whatever it says, and connections that are not HTTP");
 const HTTP_OPTION: Status = Warned("this option of the edge is not supported yet");
@@ -152,7 +150,7 @@ pub const KEYS: &[KeyRule] = &[
     key("http_service.force_https", Boolean, Honoured),
     key("http_service.auto_stop_machines", Any, Honoured),
     key("http_service.auto_start_machines", Boolean, Honoured),
-    key("http_service.min_machines_running", Integer, AUTOSTOP),
+    key("http_service.min_machines_running", Integer, Honoured),
     key("http_service.processes", Texts, Honoured),
     key("http_service.concurrency", Table, Honoured),
     key("http_service.concurrency.type", Text, COUNTED),
@@ -216,7 +214,7 @@ pub const KEYS: &[KeyRule] = &[
     key("services.internal_port", Integer, Honoured),
     key("services.auto_stop_machines", Any, Honoured),
     key("services.auto_start_machines", Boolean, Honoured),
-    key("services.min_machines_running", Integer, AUTOSTOP),
+    key("services.min_machines_running", Integer, Honoured),
     key("services.processes", Texts, Honoured),
     key("services.concurrency", Table, Honoured),
     key("services.concurrency.type", Text, COUNTED),

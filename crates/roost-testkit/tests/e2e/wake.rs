@@ -4,8 +4,13 @@ use roost_testkit::images::nginx;
 use roost_testkit::platform::Platform;
 use roost_testkit::program::run;
 use roost_testkit::skip_unless_possible;
+use roost_testkit::wait::wait_until;
 use serde_json::Value;
 use std::process::Command;
+use std::time::Duration;
+
+/// Longer than anything here takes on a busy machine.
+const MOMENT: Duration = Duration::from_secs(120);
 
 /// Deploys nginx as the app `web` with these lines in its `[http_service]`, and gives its machine.
 fn deploy(platform: &Platform, lines: &str) -> String {
@@ -100,4 +105,35 @@ fn a_machine_that_requests_may_not_start_stays_as_it_is() {
         "{page}"
     );
     assert_eq!(by_proxy(&platform, &machine), [""; 0]);
+}
+
+#[test]
+fn a_machine_without_traffic_is_stopped_and_the_next_request_starts_it() {
+    skip_unless_possible!();
+    let platform = Platform::up_with(&["--autostop-after", "5s"]);
+    let machine = deploy(&platform, "auto_stop_machines = 'stop'");
+    assert_eq!(platform.get("web", "/"), (200, "awake".into()));
+    until_stopped_by_proxy(&platform, &machine, 1);
+    assert_eq!(platform.get("web", "/"), (200, "awake".into()));
+    // Also a roostd that comes later sees that nothing comes.
+    platform.kill_roostd();
+    run(&mut platform.up_command());
+    until_stopped_by_proxy(&platform, &machine, 2);
+    assert_eq!(platform.get("web", "/"), (200, "awake".into()));
+    let why = platform.roost(&["why", "machine", &machine]);
+    assert!(why.contains("proxy"), "{why}");
+}
+
+/// Waits until the machine is stopped, and has been put to sleep so often.
+fn until_stopped_by_proxy(platform: &Platform, machine: &str, n_times: usize) {
+    wait_until("the machine to sleep", MOMENT, || {
+        let status = platform.roost_json(&["machines", "status", machine]);
+        let stops = by_proxy(platform, machine);
+        let n_stops = stops.iter().filter(|kind| *kind == "stop").count();
+        if status["state"] == "stopped" && n_stops == n_times {
+            Ok(())
+        } else {
+            Err(format!("{} after {stops:?}", status["state"]))
+        }
+    });
 }

@@ -149,6 +149,24 @@ pub(crate) fn wake(row: &mut Row) -> Outcome {
     )))
 }
 
+/// Stops or suspends a machine that has no traffic; `after` is how long it had none.
+/// Gives nothing if it is not running as it should any more.
+pub(crate) fn fall_asleep(row: &mut Row, suspends: bool, after: Duration) -> Option<NewEvent> {
+    if row.state != MachineState::Started || row.wanted != Wanted::Run || row.cordoned {
+        return None;
+    }
+    let changed = if suspends {
+        suspend(row)
+    } else {
+        stop(row, None, None)
+    };
+    let mut event = NewEvent::asked(changed.ok().flatten()?, &Cause::Proxy);
+    let rule = if suspends { "autosuspend" } else { "autostop" };
+    event.detail["reason"] = rule.into();
+    event.detail["after_ms"] = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).into();
+    Some(event)
+}
+
 /// Starts a machine whose schedule is due, unless something is against it; that
 /// is told when it begins to be so.
 pub(crate) fn come_due(row: &mut Row, now: Timestamp) -> Option<NewEvent> {

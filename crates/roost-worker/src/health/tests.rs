@@ -30,6 +30,7 @@ fn checked() -> (MachineSpec, Entry) {
         state: MachineState::Started,
         cordoned: false,
         is_standby: false,
+        is_primary: true,
         pid: None,
         ports: vec![],
         checks: BTreeMap::new(),

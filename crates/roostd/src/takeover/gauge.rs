@@ -41,6 +41,11 @@ impl TrafficGauge for BothEdges {
         let of_old = self.old.lock().get(machine_id).copied().unwrap_or(0);
         of_old + self.own.in_flight(machine_id)
     }
+
+    fn n_begun(&self, machine_id: &MachineId) -> u64 {
+        // The old one gets nothing new but on connections that it has, and tells of that in time.
+        self.own.n_begun(machine_id)
+    }
 }
 
 /// Tells what is on the way through the edge of this process, until nobody listens.

@@ -134,17 +134,6 @@ fn service(found: &Found<'_>, findings: &mut Findings) -> Option<Service> {
             .unwrap_or(0),
         checks: checks::of_service(table, path, check_keys, internal_port, findings),
     };
-    if draft
-        .autostop
-        .as_deref()
-        .is_some_and(|word| word == "stop" || word == "suspend")
-    {
-        findings.warn(
-            line_of(table, "auto_stop_machines"),
-            format!("{path}.auto_stop_machines"),
-            "machines do not stop without traffic yet: they run all the time",
-        );
-    }
     match draft.build() {
         Ok(service) => Some(service),
         Err(faults) => {
