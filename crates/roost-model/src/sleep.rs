@@ -2,7 +2,8 @@
 //!
 //! The machines that this looks at are alike: of one app and region, and with
 //! the same services. Machines at their soft limits stay, and one more beside
-//! them; what is beyond that is too many. The last one sleeps only when nothing
+//! them; what is beyond that is too many. One that was just woken is not counted
+//! yet, so that none goes to sleep for it. The last one sleeps only when nothing
 //! has come to any of them for a while.
 
 use crate::id::MachineId;
@@ -17,7 +18,9 @@ pub struct Awake {
     pub load: usize,
     /// From here on it is busy.
     pub soft_limit: usize,
-    /// For how long it has been below that, and awake.
+    /// For how long it has been awake.
+    pub awake_for: Duration,
+    /// For how long it has been below its limit, and awake.
     pub calm_for: Duration,
     /// For how long it has served nothing, and been awake.
     pub idle_for: Duration,
@@ -26,10 +29,12 @@ pub struct Awake {
 /// Those of the machines that go to sleep now, when `after` is how long a machine
 /// has to be calm, and `n_kept` of them are to stay.
 pub fn to_sleep(machines: &[Awake], n_kept: usize, after: Duration) -> Vec<MachineId> {
-    let n_busy = machines.iter().filter(|one| one.calm_for < after).count();
+    let is_busy = |one: &&Awake| one.awake_for >= after && one.calm_for < after;
+    let n_busy = machines.iter().filter(is_busy).count();
+    let n_young = machines.iter().filter(|one| one.awake_for < after).count();
     let all_idle = machines.iter().all(|one| one.idle_for >= after);
     let n_needed = if all_idle { 0 } else { n_busy + 1 };
-    let n_spare = machines.len().saturating_sub(n_needed.max(n_kept));
+    let n_spare = (machines.len() - n_young).saturating_sub(n_needed.max(n_kept));
     let mut calm: Vec<&Awake> = machines
         .iter()
         .filter(|one| one.calm_for >= after)
@@ -73,6 +78,7 @@ mod tests {
             id: id(number),
             load,
             soft_limit: 20,
+            awake_for: Duration::from_secs(900),
             calm_for: Duration::from_secs(calm),
             idle_for: Duration::from_secs(idle),
         }
@@ -110,6 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn nobody_sleeps_for_one_that_was_just_woken() {
+        let young = Awake {
+            awake_for: Duration::from_secs(1),
+            ..awake(1, 0, 1, 1)
+        };
+        let calm = awake(2, 1, 900, 0);
+        let busy = awake(3, 25, 0, 0);
+        assert_eq!(to_sleep(&[young.clone(), calm.clone()], 0, AFTER), []);
+        assert_eq!(to_sleep(&[young, calm.clone(), busy], 0, AFTER), []);
+        assert_eq!(to_sleep(&[awake(1, 0, 300, 300), calm], 0, AFTER), [id(1)]);
+    }
+
+    #[test]
     fn nobody_sleeps_whose_load_would_make_the_others_busy() {
         let two = [awake(1, 12, 900, 0), awake(2, 9, 900, 0)];
         assert_eq!(to_sleep(&two, 0, AFTER), []);
@@ -143,7 +162,7 @@ mod tests {
             if load > 0 && !gone.is_empty() {
                 let room: usize = stay.iter().map(|one| one.soft_limit).sum();
                 prop_assert!(load < room);
-                let n_busy = machines.iter().filter(|one| one.calm_for < AFTER).count();
+                let n_busy = stay.iter().filter(|one| one.calm_for < AFTER).count();
                 prop_assert!(stay.len() > n_busy);
             }
         }

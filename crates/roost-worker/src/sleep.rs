@@ -27,6 +27,8 @@ struct Seen {
     /// Its process: another one has been seen nothing of.
     pid: Option<u32>,
     n_begun: u64,
+    /// When it was first seen to run.
+    woke_at: Instant,
     /// When it was last busy, or began to run.
     busy_at: Instant,
     /// When it last served something, or began to run.
@@ -143,6 +145,7 @@ fn note(
     let new = || Seen {
         pid: entry.pid,
         n_begun,
+        woke_at: now,
         busy_at: now,
         active_at: now,
         is_suspended: false,
@@ -170,6 +173,7 @@ fn awake(
         id: id.clone(),
         load: inner.gauge.in_flight(id),
         soft_limit: soft_limit(entry),
+        awake_for: now.checked_duration_since(seen.woke_at)?,
         calm_for: now.checked_duration_since(seen.busy_at)?,
         idle_for: now.checked_duration_since(seen.active_at)?,
     })

@@ -77,7 +77,10 @@ async fn restore(progress: &Progress, old: &MachineId) -> Result<(), String> {
         if !asked
             && matches!(
                 status.state,
-                MachineState::Stopped | MachineState::Failed | MachineState::Created
+                MachineState::Stopped
+                    | MachineState::Suspended
+                    | MachineState::Failed
+                    | MachineState::Created
             )
         {
             progress
