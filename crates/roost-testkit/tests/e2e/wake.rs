@@ -124,13 +124,14 @@ fn a_machine_without_traffic_is_stopped_and_the_next_request_starts_it() {
     assert!(why.contains("proxy"), "{why}");
 }
 
-/// Waits until the machine is stopped, and has been put to sleep so often.
+/// Waits until the machine is stopped, and has been put to sleep so often. On a slow host it
+/// may have been more often: between any two steps of the story.
 fn until_stopped_by_proxy(platform: &Platform, machine: &str, n_times: usize) {
     wait_until("the machine to sleep", MOMENT, || {
         let status = platform.roost_json(&["machines", "status", machine]);
         let stops = by_proxy(platform, machine);
         let n_stops = stops.iter().filter(|kind| *kind == "stop").count();
-        if status["state"] == "stopped" && n_stops == n_times {
+        if status["state"] == "stopped" && n_stops >= n_times {
             Ok(())
         } else {
             Err(format!("{} after {stops:?}", status["state"]))
