@@ -203,9 +203,6 @@ impl NodeConfig {
             bail!("the configuration has faults:\n  {}", faults.join("\n  "));
         };
         let listen = edge_ip(args);
-        let own = args.public_ip.unwrap_or(listen);
-        let public_ips = Some(own).filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
-        let public_ips = public_ips.into_iter().collect();
         Ok(Self {
             paths,
             tag,
@@ -229,7 +226,7 @@ impl NodeConfig {
             insecure_registries: args.insecure_registries.clone(),
             images_max,
             acme,
-            public_ips,
+            public_ips: public_ip(args, listen).into_iter().collect(),
             node,
             take_over: args.take_over,
             drain_timeout,
@@ -244,6 +241,12 @@ fn edge_ip(args: &RunArgs) -> IpAddr {
         Some(_) if args.listen.is_loopback() => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         _ => args.listen,
     }
+}
+
+/// The address by which the world reaches the edge, if it is known.
+fn public_ip(args: &RunArgs, listen: IpAddr) -> Option<IpAddr> {
+    let own = args.public_ip.unwrap_or(listen);
+    Some(own).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
 }
 
 /// The domains of apps, best first.
