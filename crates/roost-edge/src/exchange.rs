@@ -86,7 +86,7 @@ pub(crate) struct Exchange {
     form: Form,
     path: PathAndQuery,
     arrival: Arrival,
-    host: String,
+    pub(crate) host: String,
     pub(crate) app: Option<String>,
     attempts: usize,
     picked: Option<Picked>,

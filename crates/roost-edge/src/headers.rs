@@ -31,7 +31,9 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 
 /// Neutral names with which a client asks for something.
 fn is_request_of_client(name: &str) -> bool {
-    name.starts_with("roost-prefer-") || name.starts_with("roost-force-")
+    name.starts_with("roost-prefer-")
+        || name.starts_with("roost-force-")
+        || name == "roost-replay-cache-control"
 }
 
 /// Whether an app may not change this header of a request that it hands on.

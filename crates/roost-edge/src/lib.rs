@@ -46,6 +46,7 @@ pub mod proxy_protocol;
 mod rates;
 mod recent;
 pub mod replay;
+mod replay_cache;
 mod retry;
 mod rounds;
 mod route;

@@ -120,6 +120,11 @@ pub const REAP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a connection that was asked to close may take.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(30);
 
+/// Replays of one app that are kept.
+pub const REPLAYS_KEPT_MAX: usize = 10_000;
+/// Bytes of a cookie or header that stands for a session.
+pub const REPLAY_SESSION_BYTES_MAX: usize = 512;
+
 /// Retries that may be saved up.
 pub const RETRY_BUDGET_MAX: i64 = 100;
 /// Retries that each second adds.

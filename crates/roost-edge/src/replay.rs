@@ -8,6 +8,7 @@
 
 use crate::headers::HeaderPair;
 use crate::limits;
+use crate::replay_cache::{Below, Keeping};
 use crate::wants::Wants;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
@@ -42,6 +43,9 @@ pub enum ReplayFault {
         /// What it was.
         value: String,
     },
+    /// It is to be kept, and is for one request only.
+    #[error("a replay with a state, a transform, a timeout or a fallback cannot be kept")]
+    NotKept,
     /// It names nothing.
     #[error("it names no machine, app or region")]
     Empty,
@@ -64,6 +68,8 @@ pub(crate) struct Replay {
     pub(crate) timeout: Option<Duration>,
     pub(crate) fallback: Option<Fallback>,
     pub(crate) transform: Transform,
+    /// Whether it is to be kept for other requests.
+    pub(crate) keeping: Option<Keeping>,
     regions: Vec<String>,
     instance: Option<String>,
     prefer_instance: Option<String>,
@@ -105,6 +111,18 @@ struct Draft {
     fallback: Option<String>,
     #[serde(default)]
     transform: DraftTransform,
+    cache: Option<DraftCache>,
+    #[serde(default)]
+    allow_bypass: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DraftCache {
+    prefix: Option<String>,
+    ttl: Option<u64>,
+    #[serde(default)]
+    invalidate: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,8 +154,14 @@ pub(crate) fn has_json(headers: &HeaderMap) -> bool {
 }
 
 impl Replay {
+    /// Reads the value of a header, and what others say beside it.
+    pub(crate) fn from_headers(text: &str, headers: &HeaderMap) -> Result<Self, ReplayFault> {
+        let keeping = Keeping::of(headers)?;
+        Self::from_header(text)?.kept(keeping)
+    }
+
     /// Reads the value of a header.
-    pub(crate) fn from_header(text: &str) -> Result<Self, ReplayFault> {
+    fn from_header(text: &str) -> Result<Self, ReplayFault> {
         let mut draft = Draft::default();
         for pair in text
             .split(';')
@@ -170,6 +194,22 @@ impl Replay {
         let draft: Draft =
             serde_json::from_slice(bytes).map_err(|error| ReplayFault::Json(error.to_string()))?;
         draft.check()
+    }
+
+    /// This replay, kept so.
+    fn kept(self, keeping: Option<Keeping>) -> Result<Self, ReplayFault> {
+        if matches!(keeping, Some(Keeping::Below(_))) && !self.may_be_kept() {
+            return Err(ReplayFault::NotKept);
+        }
+        Ok(Self { keeping, ..self })
+    }
+
+    /// Whether it means the same for other requests.
+    pub(crate) fn may_be_kept(&self) -> bool {
+        self.state.is_none()
+            && self.timeout.is_none()
+            && self.fallback.is_none()
+            && self.transform == Transform::default()
     }
 
     /// The machine that it names.
@@ -240,17 +280,30 @@ impl Draft {
             return Err(fault("state", state));
         }
         let timeout = self.timeout.as_deref().map(duration).transpose()?;
-        Ok(Replay {
+        let keeping = self.cache.map(|cache| cache.check(self.allow_bypass));
+        let replay = Replay {
             app: self.app,
             state: self.state,
             timeout,
             fallback,
             transform: self.transform.check()?,
+            keeping: None,
             regions,
             instance: self.instance,
             prefer_instance: self.prefer_instance,
             elsewhere: self.elsewhere,
-        })
+        };
+        replay.kept(keeping.transpose()?)
+    }
+}
+
+impl DraftCache {
+    fn check(self, may_bypass: bool) -> Result<Keeping, ReplayFault> {
+        if self.invalidate {
+            return Ok(Keeping::Invalidate);
+        }
+        let prefix = self.prefix.unwrap_or_default();
+        Below::read(&prefix, self.ttl.unwrap_or(0), may_bypass).map(Keeping::Below)
     }
 }
 

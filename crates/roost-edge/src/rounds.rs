@@ -9,6 +9,7 @@ use crate::limits;
 use crate::pages::Page;
 use crate::pick::Asked;
 use crate::replay::{self, Fallback, Replay, ReplayFault};
+use crate::replay_cache::{self, Asker, Found, Keeping, Kept};
 use crate::route;
 use crate::table::{AppRoute, Target};
 use crate::wants::Wants;
@@ -34,7 +35,103 @@ struct Handover {
     since: Instant,
 }
 
+/// What the app that was asked for lets the edge keep of its replays, and this request's part in it.
+struct ShortCut {
+    origin: Arc<AppRoute>,
+    /// What brought the request where it is, or is kept since.
+    keys: Vec<String>,
+    /// Whether the request is on its way by what was kept.
+    is_taken: bool,
+    /// Whether a replay may be kept: the first of the app itself.
+    may_keep: bool,
+    /// What the next machine hears of it.
+    status: &'static str,
+}
+
+impl ShortCut {
+    fn forget(&mut self) {
+        for key in self.keys.drain(..) {
+            self.origin.replays.forget(&key);
+        }
+    }
+
+    /// Keeps a replay of this machine, if it or the config says so.
+    fn note(
+        &mut self,
+        replay: &Replay,
+        asker: Asker<'_>,
+        source: &Target,
+    ) -> Result<(), ReplayFault> {
+        let is_first = std::mem::take(&mut self.may_keep);
+        if replay.keeping == Some(Keeping::Invalidate) {
+            self.forget();
+        } else if is_first && replay.may_be_kept() {
+            let kept = Kept {
+                app: replay.app.clone(),
+                wants: replay.wants(source.endpoint.machine_id.as_str()),
+            };
+            let (cache, now) = (&self.origin.replays, Instant::now());
+            if let Some(Keeping::Below(below)) = &replay.keeping {
+                let key = cache.keep_below(below, asker, kept.clone(), now)?;
+                self.keys.push(key);
+            }
+            self.keys.extend(cache.keep_session(asker, kept, now));
+        }
+        Ok(())
+    }
+}
+
 impl Exchange {
+    /// Takes the way that an earlier replay has shown. Not a request that chooses its machine itself.
+    fn short_cut(
+        &mut self,
+        app: &mut Arc<AppRoute>,
+        wants: &mut Wants,
+        head: &mut Head,
+    ) -> ShortCut {
+        let mut cut = ShortCut {
+            origin: app.clone(),
+            keys: Vec::new(),
+            is_taken: false,
+            may_keep: true,
+            status: "miss",
+        };
+        if cut.origin.replays.is_empty() || !wants.is_anything() {
+            return cut;
+        }
+        let asker = self.asker(&cut.origin, head);
+        match cut.origin.replays.find(asker, Instant::now()) {
+            Found::Nothing => {}
+            Found::Bypassed => cut.status = "bypass",
+            Found::Hit(key, kept) => {
+                cut.keys.push(key);
+                let next = match &kept.app {
+                    Some(name) => self.app_for_replay(name).ok(),
+                    None => Some(app.clone()),
+                };
+                if let Some(next) = next {
+                    self.app = Some(next.name.as_str().to_owned());
+                    (*app, *wants, cut.is_taken) = (next, kept.wants, true);
+                    let hit = HeaderValue::from_static("hit");
+                    replay_cache::STATUS.set(&mut head.headers, &hit);
+                } else {
+                    cut.forget();
+                }
+            }
+        }
+        cut
+    }
+
+    fn asker<'a>(&'a self, origin: &'a AppRoute, head: &'a Head) -> Asker<'a> {
+        let port = origin.port(self.external());
+        Asker {
+            host: &self.host,
+            path: head.path.path(),
+            headers: &head.headers,
+            rules: port.map_or(&[], |port| &port.rule.http.replay_cache),
+        }
+    }
+
     /// Goes from machine to machine until one answers for the client.
     pub(crate) async fn rounds(
         &mut self,
@@ -44,6 +141,7 @@ impl Exchange {
         alone: bool,
     ) -> Result<Answer, Page> {
         let mut wants = Wants::of(&head.headers);
+        let mut cut = self.short_cut(&mut app, &mut wants, head);
         let mut handover: Option<Handover> = None;
         let mut is_last = false;
         for _ in 0..=limits::REPLAYS_MAX {
@@ -51,6 +149,16 @@ impl Exchange {
             // Awaited where it is made: the place of a future that moves is there twice.
             let answer = match self.round(&app, head, &wants, slot, alone, from).await {
                 Ok(answer) => answer,
+                // Nobody got it: the way there leads nowhere any more.
+                Err(page) if cut.is_taken && is_nobody(&page) => {
+                    cut.is_taken = false;
+                    cut.forget();
+                    app = cut.origin.clone();
+                    wants = Wants::default();
+                    self.app = Some(app.name.as_str().to_owned());
+                    replay_cache::STATUS.remove(&mut head.headers);
+                    continue;
+                }
                 Err(page) => {
                     let Some((fallback, failed)) = fallback_of(handover.take()) else {
                         return Err(page);
@@ -74,13 +182,17 @@ impl Exchange {
                 return Err(too_many("nobody has replayed it"));
             };
             take_back(slot)?;
+            cut.may_keep &= !cut.is_taken;
+            cut.is_taken = false;
+            cut.note(&replay, self.asker(&cut.origin.clone(), head), &source)
+                .map_err(|fault| unreadable(&fault))?;
             let next = match &replay.app {
                 Some(name) => self.app_for_replay(name)?,
                 None => app.clone(),
             };
             wants = replay.wants(source.endpoint.machine_id.as_str());
             let before = replay.fallback.map(|_| Box::new(head.clone()));
-            hand_over(head, &replay, &source);
+            hand_over(head, &replay, &source, cut.status);
             self.app = Some(next.name.as_str().to_owned());
             handover = Some(Handover {
                 from: (std::mem::replace(&mut app, next), source),
@@ -139,7 +251,8 @@ impl Exchange {
         header: Option<String>,
         slot: Slot<'_>,
     ) -> Result<Outcome, Page> {
-        let body = Limited::new(response.into_body(), limits::REPLAY_BYTES_MAX).collect();
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, limits::REPLAY_BYTES_MAX).collect();
         let body = timeout(self.shared.config.timeouts.body_idle, body).await;
         let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes());
         if let (Some(_), Some(sender), Some(target)) = (&body, sender, self.target())
@@ -148,7 +261,7 @@ impl Exchange {
             target.pool.put_http1(sender);
         }
         let replay = match (header, body) {
-            (Some(header), _) => Replay::from_header(&header),
+            (Some(header), _) => Replay::from_headers(&header, &parts.headers),
             (None, Some(body)) => Replay::from_json(&body),
             (None, None) => Err(ReplayFault::Json("it is too long or broke off".into())),
         };
@@ -175,7 +288,7 @@ impl Exchange {
 const REPLAY_TIMEOUT: &str = "replay-timeout";
 
 /// Changes a request as a replay says, and says where it comes from.
-fn hand_over(head: &mut Head, replay: &Replay, source: &Target) {
+fn hand_over(head: &mut Head, replay: &Replay, source: &Target, status: &'static str) {
     replay.transform.apply(&mut head.headers);
     if let Some(path) = &replay.transform.path {
         head.path = path.clone();
@@ -193,6 +306,7 @@ fn hand_over(head: &mut Head, replay: &Replay, source: &Target) {
     if let Ok(value) = HeaderValue::from_str(&text) {
         replay::SOURCE.set(&mut head.headers, &value);
     }
+    replay_cache::STATUS.set(&mut head.headers, &HeaderValue::from_static(status));
 }
 
 fn fallback_of(handover: Option<Handover>) -> Option<(Fallback, Handover)> {
@@ -214,7 +328,7 @@ fn go_back(failed: Handover, fallback: Fallback, page: &Page) -> (Arc<AppRoute>,
     };
     let reason = match page.code {
         REPLAY_TIMEOUT => "timeout",
-        "no-machines" | "no-wanted-machine" | "no-healthy-machine" => "no_candidate",
+        _ if is_nobody(page) => "no_candidate",
         _ => "retries_exhausted",
     };
     let text = format!(
@@ -231,6 +345,14 @@ fn go_back(failed: Handover, fallback: Fallback, page: &Page) -> (Arc<AppRoute>,
         replay::FAILED.set(&mut head.headers, &value);
     }
     (app, wants, head)
+}
+
+/// Whether no machine has been sent the request, because there is none.
+fn is_nobody(page: &Page) -> bool {
+    matches!(
+        page.code,
+        "no-machines" | "no-wanted-machine" | "no-healthy-machine"
+    )
 }
 
 fn take_back(slot: Slot<'_>) -> Result<(), Page> {

@@ -10,6 +10,7 @@ use crate::limits;
 use crate::load::{Freed, Load, Queue};
 use crate::pool::Pool;
 use crate::rates::AppRates;
+use crate::replay_cache::ReplayCache;
 use crate::retry::RetryBudget;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -75,6 +76,7 @@ pub(crate) struct AppRoute {
     traffic: AppTraffic,
     freed: Arc<Freed>,
     pub(crate) budget: Arc<RetryBudget>,
+    pub(crate) replays: Arc<ReplayCache>,
     pub(crate) rates: Arc<AppRates>,
     /// All endpoints.
     targets: Vec<Arc<Target>>,
@@ -344,6 +346,7 @@ impl Router {
             name: name.clone(),
             traffic: traffic.clone(),
             budget: old.map_or_else(Arc::default, |old| old.budget.clone()),
+            replays: old.map_or_else(Arc::default, |old| old.replays.clone()),
             rates: old.map_or_else(Arc::default, |old| old.rates.clone()),
             ports: numbers.into_iter().filter_map(route).collect(),
             freed,

@@ -27,6 +27,16 @@ pub const MIN_MACHINES_RUNNING_MAX: u32 = 1_000;
 pub const SERVICE_IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Longest time that an exchange of a service may be allowed to stand still.
 pub const SERVICE_IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// Most sessions for which the edge keeps replays, as rules of one port.
+pub const REPLAY_CACHE_RULES_MAX: usize = 16;
+/// Most bytes of a host and path below which a replay is kept.
+pub const REPLAY_CACHE_PREFIX_BYTES_MAX: usize = 256;
+/// Most bytes of the name of a cookie or header that stands for a session.
+pub const REPLAY_CACHE_NAME_BYTES_MAX: usize = 64;
+/// Shortest time for which a replay may be kept.
+pub const REPLAY_CACHE_TTL_MIN: Duration = Duration::from_secs(10);
+/// Longest time for which a replay may be kept.
+pub const REPLAY_CACHE_TTL_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Most response headers that a port may set or take away.
 pub const RESPONSE_HEADERS_MAX: usize = 32;
 /// Most bytes of them, names and values.

@@ -9,7 +9,7 @@ mod to_spec;
 
 pub use services::{
     AutostopConfig, ConcurrencyConfig, HeaderChange, HttpOptionsConfig, PortConfig,
-    ProxyProtoOptions, ResponseOptions, ServiceConfig, TlsOptionsConfig,
+    ProxyProtoOptions, ReplayCacheConfig, ResponseOptions, ServiceConfig, TlsOptionsConfig,
 };
 
 use crate::duration::WireDuration;
@@ -413,7 +413,10 @@ mod tests {
                 "min_machines_running": 2, "concurrency": {"type": "requests", "hard_limit": 9},
                 "ports": [{"port": 443, "handlers": ["tls", "http"],
                     "tls_options": {"alpn": ["h2"], "versions": ["TLSv1.3"]},
-                    "http_options": {"idle_timeout": 600, "h2_backend": true, "response":
+                    "http_options": {"idle_timeout": 600, "h2_backend": true, "replay_cache": [
+                        {"path_prefix": "/", "ttl_seconds": 10, "type": "header", "name": "X-Id"},
+                        {"path_prefix": "a.b/c", "ttl_seconds": 11, "type": "cookie", "name": "d",
+                            "allow_bypass": true}], "response":
                         {"pristine": true, "headers": {"a": "b", "c": ["d", "e"], "f": false}}}}]},
             {"internal_port": 1, "autostop": true, "ports": [
                 {"start_port": 9000, "end_port": 9009, "handlers": ["proxy_proto"],
@@ -422,6 +425,7 @@ mod tests {
         let spec = config.to_spec(identity()).unwrap();
         let http = &spec.services[0].port(443).unwrap().http;
         assert_eq!(http.response_headers["f"], Vec::<String>::new());
+        assert_eq!(http.replay_cache.len(), 2);
         assert_eq!(spec.services[1].autostop, Autostop::Stop);
         let again = MachineConfig::from(&spec);
         assert_eq!(again.to_spec(identity()).unwrap(), spec);

@@ -21,6 +21,7 @@ mod protocols;
 mod rates;
 mod raw;
 mod replay;
+mod replay_cache;
 mod restart;
 mod rfc9112;
 mod routing;

@@ -4,7 +4,7 @@ use super::keys::{ALIASES, KEYS, Status, rule};
 use super::{AppConfig, ConfigErrors, ConfigWarning, FileSource, parse};
 use crate::machine::{
     Autostop, CheckKind, CheckPurpose, CheckTls, ConcurrencyKind, GrpcCheck, Isolation,
-    PortHandler, ProxyVersion, Rung, TlsVersion,
+    PortHandler, ProxyVersion, ReplayCacheRule, Rung, SessionKey, TlsVersion,
 };
 use crate::size::ByteSize;
 use proptest::prelude::*;
@@ -440,6 +440,56 @@ end_port = 9010
     assert_eq!(tls.proxy_proto, Some(ProxyVersion::V2));
     assert_eq!(tls.tls.alpn, ["mqtt"]);
     assert_eq!(mqtt.port(9010).unwrap().handler, PortHandler::Raw);
+}
+
+#[test]
+fn sessions_of_replays_are_read_and_their_faults_named() {
+    let rule =
+        "path_prefix = 'Shop.example/cart/'\nttl_seconds = 60\ntype = 'cookie'\nname = 'sid'\n";
+    let text = format!("[http_service]\n[[http_service.http_options.replay_cache]]\n{rule}");
+    let (config, warnings) = ok(&text);
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let service = &config.services[0];
+    for port in [80, 443] {
+        assert_eq!(
+            service.port(port).unwrap().http.replay_cache,
+            [ReplayCacheRule {
+                host: Some("shop.example".into()),
+                path: "/cart".into(),
+                ttl: Duration::from_secs(60),
+                key: SessionKey::Cookie("sid".into()),
+                allow_bypass: false,
+            }]
+        );
+    }
+    for (from, to, problem) in [
+        (
+            "Shop.example/cart/",
+            "https://a/b",
+            "path_prefix` must be /path or host/path",
+        ),
+        (
+            "Shop.example/cart/",
+            "a:80/b",
+            "path_prefix` must be /path or host/path",
+        ),
+        (
+            "Shop.example/cart/",
+            "/b/*",
+            "path_prefix` must be /path or host/path",
+        ),
+        ("60", "9", "ttl_seconds` must be 10 to 86400"),
+        (
+            "'cookie'",
+            "'color'",
+            "type` must be \"cookie\" or \"header\"",
+        ),
+        ("'sid'", "'a b'", "name` must name a cookie or a header"),
+    ] {
+        let text = bad(&text.replace(from, to)).to_string();
+        let expected = format!("`http_service.http_options.replay_cache[0].{problem}");
+        assert!(text.contains(&expected), "{expected}\nin\n{text}");
+    }
 }
 
 #[test]

@@ -9,7 +9,9 @@ mod draft;
 #[cfg(test)]
 mod tests;
 
-pub use draft::{ConcurrencyDraft, PortDraft, ServiceDraft, ServiceFault, service_conflicts};
+pub use draft::{
+    ConcurrencyDraft, PortDraft, ReplayCacheDraft, ServiceDraft, ServiceFault, service_conflicts,
+};
 
 use super::Check;
 use std::collections::BTreeMap;
@@ -230,6 +232,32 @@ pub struct HttpOptions {
     pub pristine: bool,
     /// Response headers that replace the app's, by name in lower case; no value takes one away.
     pub response_headers: BTreeMap<String, Vec<String>>,
+    /// Sessions for which the edge keeps the replays of the app.
+    pub replay_cache: Vec<ReplayCacheRule>,
+}
+
+/// Which requests belong together, so that the edge sends them where the app replayed the first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ReplayCacheRule {
+    /// The only host, in lower case, if not all.
+    pub host: Option<String>,
+    /// The path, with all below it; empty for all.
+    pub path: String,
+    /// How long a replay is kept.
+    pub ttl: Duration,
+    /// What is the same in all requests of a session.
+    pub key: SessionKey,
+    /// Whether clients may ask not to be served by what is kept.
+    pub allow_bypass: bool,
+}
+
+/// What stands for a session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SessionKey {
+    /// The cookie of this name.
+    Cookie(String),
+    /// The request header of this name, in lower case.
+    Header(String),
 }
 
 /// How TLS is spoken on a port.

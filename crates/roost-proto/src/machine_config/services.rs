@@ -5,7 +5,8 @@ use super::{CheckConfig, MachineConfig};
 use roost_model::limits;
 use roost_model::machine::{
     Autostop, CheckPlace, Concurrency, ConcurrencyDraft, HttpOptions, PortDraft, ProxyVersion,
-    Service, ServiceDraft, ServicePort, TlsOptions, service_conflicts,
+    ReplayCacheDraft, ReplayCacheRule, Service, ServiceDraft, ServicePort, SessionKey, TlsOptions,
+    service_conflicts,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -119,6 +120,28 @@ pub struct HttpOptionsConfig {
     /// What is done to the headers of responses. Recorded, without effect yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<ResponseOptions>,
+    /// Sessions for which the edge keeps the replays of the app.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replay_cache: Vec<ReplayCacheConfig>,
+}
+
+/// Which requests belong together, so that the edge sends them where the app replayed the first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ReplayCache)]
+pub struct ReplayCacheConfig {
+    /// `/path` or `host/path`, with all below it.
+    pub path_prefix: String,
+    /// How long a replay is kept; 10 at least.
+    pub ttl_seconds: u64,
+    /// What stands for a session: `cookie` or `header`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The name of the cookie or header.
+    pub name: String,
+    /// Whether clients may ask not to be served by what is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_bypass: bool,
 }
 
 /// What is done to the headers of responses.
@@ -243,6 +266,12 @@ impl PortConfig {
             handlers: self.handlers.clone(),
             force_https: self.force_https,
             http: self.http_options.as_ref().map(HttpOptions::from),
+            replay_cache: self
+                .http_options
+                .iter()
+                .flat_map(|options| &options.replay_cache)
+                .map(ReplayCacheDraft::from)
+                .collect(),
             alpn: tls.alpn,
             versions: tls.versions,
             proxy_proto_version: proxy_proto.and_then(|options| options.version),
@@ -268,6 +297,41 @@ impl From<&HttpOptionsConfig> for HttpOptions {
             response_headers: headers
                 .map(|(name, change)| (name, values(change)))
                 .collect(),
+            replay_cache: Vec::new(),
+        }
+    }
+}
+
+impl From<&ReplayCacheConfig> for ReplayCacheDraft {
+    fn from(config: &ReplayCacheConfig) -> Self {
+        Self {
+            path_prefix: Some(config.path_prefix.clone()),
+            ttl_seconds: Some(config.ttl_seconds),
+            kind: Some(config.kind.clone()),
+            name: Some(config.name.clone()),
+            allow_bypass: config.allow_bypass,
+        }
+    }
+}
+
+impl From<&ReplayCacheRule> for ReplayCacheConfig {
+    fn from(rule: &ReplayCacheRule) -> Self {
+        let host = rule.host.as_deref().unwrap_or_default();
+        let path = if rule.path.is_empty() {
+            "/"
+        } else {
+            &rule.path
+        };
+        let (kind, name) = match &rule.key {
+            SessionKey::Cookie(name) => ("cookie", name),
+            SessionKey::Header(name) => ("header", name),
+        };
+        Self {
+            path_prefix: format!("{host}{path}"),
+            ttl_seconds: rule.ttl.as_secs(),
+            kind: kind.to_owned(),
+            name: name.clone(),
+            allow_bypass: rule.allow_bypass,
         }
     }
 }
@@ -348,6 +412,11 @@ impl From<&HttpOptions> for HttpOptionsConfig {
                 .idle_timeout
                 .map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)),
             response: (response != ResponseOptions::default()).then_some(response),
+            replay_cache: options
+                .replay_cache
+                .iter()
+                .map(ReplayCacheConfig::from)
+                .collect(),
         }
     }
 }

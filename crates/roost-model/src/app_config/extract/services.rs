@@ -5,8 +5,8 @@ use crate::app_config::Findings;
 use crate::app_config::tree::{Node, Value};
 use crate::limits;
 use crate::machine::{
-    ConcurrencyDraft, HttpOptions, PortDraft, Service, ServiceDraft, ServiceFault,
-    service_conflicts,
+    ConcurrencyDraft, HttpOptions, PortDraft, ReplayCacheDraft, Service, ServiceDraft,
+    ServiceFault, service_conflicts,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -163,10 +163,12 @@ fn short_ports(table: &Node, path: &str, findings: &mut Findings) -> Vec<PortDra
     let http = PortDraft {
         force_https,
         http: options.http.clone(),
+        replay_cache: options.replay_cache.clone(),
         ..PortDraft::single(Service::HTTP_PORT, &["http"])
     };
     let https = PortDraft {
         http: options.http,
+        replay_cache: options.replay_cache,
         alpn: options.alpn,
         versions: options.versions,
         ..PortDraft::single(Service::HTTPS_PORT, &["tls", "http"])
@@ -190,6 +192,13 @@ fn port_draft(port: &Node, path: &str, findings: &mut Findings) -> PortDraft {
             .unwrap_or_default(),
         force_https: flag(port, "force_https"),
         http: port.get("http_options").map(http_options),
+        replay_cache: port
+            .get("http_options")
+            .and_then(|options| options.get("replay_cache"))
+            .map_or(&[][..], Node::items)
+            .iter()
+            .map(replay_cache)
+            .collect(),
         alpn: tls_texts("alpn"),
         versions: tls_texts("versions"),
         proxy_proto_version: proxy_proto.and_then(|options| text(options, "version")),
@@ -208,6 +217,18 @@ fn http_options(options: &Node) -> HttpOptions {
             .and_then(|response| response.get("headers"))
             .map(response_headers)
             .unwrap_or_default(),
+        replay_cache: Vec::new(),
+    }
+}
+
+fn replay_cache(rule: &Node) -> ReplayCacheDraft {
+    let seconds = rule.get("ttl_seconds").and_then(Node::integer);
+    ReplayCacheDraft {
+        path_prefix: text(rule, "path_prefix"),
+        ttl_seconds: seconds.and_then(|seconds| u64::try_from(seconds).ok()),
+        kind: text(rule, "type"),
+        name: text(rule, "name"),
+        allow_bypass: flag(rule, "allow_bypass"),
     }
 }
 

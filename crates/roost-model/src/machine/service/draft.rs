@@ -2,11 +2,12 @@
 
 use super::{
     Autostop, Concurrency, ConcurrencyKind, HttpOptions, PortHandler, PortRange, ProxyVersion,
-    Service, ServicePort, TlsOptions, TlsVersion,
+    ReplayCacheRule, Service, ServicePort, SessionKey, TlsOptions, TlsVersion,
 };
 use crate::limits;
 use crate::machine::Check;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// A service as a config writes it; what is absent has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,14 +43,31 @@ pub struct PortDraft {
     pub handlers: Vec<String>,
     /// `force_https`.
     pub force_https: bool,
-    /// `http_options`; names of headers in any case.
+    /// `http_options` without `replay_cache`; names of headers in any case.
     pub http: Option<HttpOptions>,
+    /// `http_options.replay_cache`.
+    pub replay_cache: Vec<ReplayCacheDraft>,
     /// `tls_options.alpn`.
     pub alpn: Option<Vec<String>>,
     /// `tls_options.versions`.
     pub versions: Option<Vec<String>>,
     /// `proxy_proto_options.version`: v1 or v2.
     pub proxy_proto_version: Option<String>,
+}
+
+/// `replay_cache` of `http_options`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReplayCacheDraft {
+    /// `path_prefix`: `/path` or `host/path`.
+    pub path_prefix: Option<String>,
+    /// `ttl_seconds`.
+    pub ttl_seconds: Option<u64>,
+    /// `type`: cookie or header.
+    pub kind: Option<String>,
+    /// `name`.
+    pub name: Option<String>,
+    /// `allow_bypass`.
+    pub allow_bypass: bool,
 }
 
 /// `concurrency` of a service.
@@ -333,8 +351,19 @@ impl PortDraft {
             faults.add(format!("{path}.idle_timeout"), problem);
         }
         let response_headers = response_headers(&http.response_headers, &path, faults);
+        if self.replay_cache.len() > limits::REPLAY_CACHE_RULES_MAX {
+            let problem = format!("more than {} rules", limits::REPLAY_CACHE_RULES_MAX);
+            faults.add(format!("{path}.replay_cache"), problem);
+        }
+        let rules = self.replay_cache.iter().enumerate();
+        let rules = rules.take(limits::REPLAY_CACHE_RULES_MAX);
         HttpOptions {
             response_headers,
+            replay_cache: rules
+                .filter_map(|(idx, rule)| {
+                    rule.build(&format!("{path}.replay_cache[{idx}]"), faults)
+                })
+                .collect(),
             ..http.clone()
         }
     }
@@ -379,6 +408,57 @@ impl PortDraft {
     }
 }
 
+impl ReplayCacheDraft {
+    fn build(&self, path: &str, faults: &mut Faults) -> Option<ReplayCacheRule> {
+        let before = faults.0.len();
+        let prefix = self.path_prefix.as_deref().unwrap_or_default();
+        let (host, below) = prefix.split_at(prefix.find('/').unwrap_or(prefix.len()));
+        let is_plain = |b: u8| b.is_ascii_graphic() && !b"*?#".contains(&b);
+        let is_whole = !below.is_empty() && prefix.len() <= limits::REPLAY_CACHE_PREFIX_BYTES_MAX;
+        if !is_whole || !prefix.bytes().all(is_plain) || host.contains(':') {
+            let problem = "must be /path or host/path, without scheme, port, query or `*`; all                            below it is meant too";
+            faults.add(format!("{path}.path_prefix"), problem);
+        }
+        let (least, most) = (
+            limits::REPLAY_CACHE_TTL_MIN.as_secs(),
+            limits::REPLAY_CACHE_TTL_MAX.as_secs(),
+        );
+        let ttl_seconds = self.ttl_seconds.unwrap_or(0);
+        if !(least..=most).contains(&ttl_seconds) {
+            let problem = format!("must be {least} to {most}");
+            faults.add(format!("{path}.ttl_seconds"), problem);
+        }
+        let name = self.name.clone().unwrap_or_default();
+        if !(1..=limits::REPLAY_CACHE_NAME_BYTES_MAX).contains(&name.len())
+            || !name.bytes().all(is_token)
+        {
+            faults.add(format!("{path}.name"), "must name a cookie or a header");
+        }
+        let key = match self.kind.as_deref() {
+            Some("cookie") => Some(SessionKey::Cookie(name)),
+            Some("header") => Some(SessionKey::Header(name.to_ascii_lowercase())),
+            _ => {
+                let problem = "must be \"cookie\" or \"header\"";
+                faults.add(format!("{path}.type"), problem);
+                None
+            }
+        };
+        let rule = ReplayCacheRule {
+            host: (!host.is_empty()).then(|| host.to_ascii_lowercase()),
+            path: below.trim_end_matches('/').to_owned(),
+            ttl: Duration::from_secs(ttl_seconds),
+            key: key?,
+            allow_bypass: self.allow_bypass,
+        };
+        (faults.0.len() == before).then_some(rule)
+    }
+}
+
+/// Whether a byte may be in the name of a header (RFC 9110 5.6.2).
+fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
 /// The headers with names in lower case. Those that say where a message ends
 /// or what a connection is for are not the app's to set.
 fn response_headers(
@@ -396,7 +476,6 @@ fn response_headers(
         "upgrade",
     ];
     let path = format!("{path}.response.headers");
-    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let is_text = |b: u8| b == b'\t' || (b' '..=b'~').contains(&b);
     let bytes = |(name, values): (&String, &Vec<String>)| {
         name.len() + values.iter().map(String::len).sum::<usize>()
