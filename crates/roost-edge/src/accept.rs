@@ -111,6 +111,9 @@ async fn serve(
         }
     }
     // Nothing is said to one that is refused: that would be work, and over TLS much.
+    if *way != Way::Http && shared.overload.is_on() {
+        return;
+    }
     let Some(visit) = shared.visitors.enter(ends.client.ip()) else {
         return;
     };

@@ -36,6 +36,10 @@ pub struct EdgeConfig {
     pub connections_max: usize,
     /// What one client and one app may ask.
     pub rates: EdgeRates,
+    /// Bytes of memory that this process may have; close to them the edge takes nothing new.
+    pub memory_max: Option<u64>,
+    /// How late the edge may run before it takes nothing new.
+    pub late_max: Duration,
     /// Wakes machines that sleep; without it none is woken.
     pub sleep: Option<Arc<dyn SleepControl>>,
     /// Where access records go, besides the log at debug level.
@@ -56,6 +60,8 @@ impl std::fmt::Debug for EdgeConfig {
             .field("connections_max", &self.connections_max)
             .field("rates", &self.rates)
             .field("sleep", &self.sleep.is_some())
+            .field("memory_max", &self.memory_max)
+            .field("late_max", &self.late_max)
             .field("access_log", &self.access_log.is_some())
             .finish()
     }
@@ -76,6 +82,8 @@ impl EdgeConfig {
             timeouts: EdgeTimeouts::default(),
             connections_max: limits::CONNECTIONS_MAX,
             rates: EdgeRates::default(),
+            memory_max: None,
+            late_max: limits::LATE_MAX,
             sleep: None,
             access_log: None,
         }

@@ -11,9 +11,10 @@ use crate::eject::Outcome;
 use crate::forward::{Head, SendFailure};
 use crate::headers;
 use crate::names::Names;
+use crate::overload::Overload;
 use crate::pages::{Form, Page};
 use crate::pick::{Asked, Picked, Tried};
-use crate::rates::Clients;
+use crate::rates::{Clients, Open};
 use crate::recent::Recent;
 use crate::settle::Settlement;
 use crate::sockets::Sockets;
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     /// What became of the ports that apps ask for.
     pub(crate) ports: watch::Sender<Arc<PortTable>>,
     pub(crate) visitors: Clients,
+    pub(crate) overload: Overload,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) waiters: Semaphore,
     /// Bytes of request bodies that are kept.
@@ -79,6 +81,7 @@ pub(crate) struct Shared {
 pub(crate) struct Exchange {
     pub(crate) shared: Arc<Shared>,
     ends: Ends,
+    open: Option<Open>,
     serving: Option<Serving>,
     trail: Trail,
     method: Method,
@@ -147,6 +150,7 @@ impl Exchange {
         let started = Instant::now();
         Self {
             ends,
+            open: None,
             serving: Some(serving),
             trail: Trail::new(started, shared.recent.follows(started)),
             method: request.method().clone(),
@@ -173,6 +177,9 @@ impl Exchange {
         parts: &mut Parts,
         body: Incoming,
     ) -> Result<Response<ResponseBody>, Page> {
+        if self.shared.overload.is_on() {
+            return Err(route::overloaded());
+        }
         if self.serving.as_ref().is_some_and(|one| !one.may_ask()) {
             return Err(route::too_fast("client-rate", "this client asks too often"));
         }
@@ -195,6 +202,10 @@ impl Exchange {
             .take(self.shared.config.rates.app_requests)
         {
             return Err(route::too_fast("app-rate", "this app is asked too often"));
+        }
+        self.open = app.rates.open(self.shared.config.rates.app_open);
+        if self.open.is_none() {
+            return Err(route::too_many_open());
         }
         if route::wants_https(&app, self.ends) {
             route::force_https(&self.shared, parts, &authority.host)?;
@@ -396,6 +407,7 @@ impl Exchange {
         let in_flight = self.picked.take().map(|picked| picked.in_flight);
         Settlement {
             in_flight,
+            open: self.open.take(),
             serving: self.serving.take(),
             connection: None,
             record: Some(record),

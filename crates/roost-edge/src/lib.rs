@@ -18,6 +18,7 @@
 mod accept;
 pub mod access;
 mod activity;
+mod areas;
 mod arrival;
 mod body;
 mod certificates;
@@ -37,6 +38,7 @@ pub mod limits;
 mod load;
 mod looked;
 mod names;
+mod overload;
 mod pages;
 mod pg_tls;
 mod pick;
@@ -72,6 +74,7 @@ pub use sockets::listen;
 
 use crate::exchange::Shared;
 use crate::names::Names;
+use crate::overload::Overload;
 use crate::ports::{Door, Way};
 use crate::rates::Clients;
 use crate::recent::Recent;
@@ -193,6 +196,7 @@ impl Edge {
             sleep: Mutex::new(config.sleep.clone()),
             ports: watch::Sender::default(),
             visitors: Clients::new(config.rates),
+            overload: Overload::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             waiters: Semaphore::new(limits::WAITERS_MAX),
             kept: Arc::default(),
@@ -225,6 +229,7 @@ impl Edge {
         tasks.spawn("edge-routes", follow_table(shared.clone()));
         tasks.spawn("edge-names", names::follow(shared.clone()));
         tasks.spawn("edge-reaper", reap(shared.clone()));
+        tasks.spawn("edge-overload", overload::watch(shared.clone()));
         tasks.spawn("edge-drain", drain_at_end(shared.clone()));
         Ok(Self {
             shared,

@@ -99,6 +99,17 @@ pub const TLS_CONFIGS_MAX: usize = 256;
 /// Connections that wait for the kernel to hand them over.
 pub const ACCEPT_BACKLOG: i32 = 1024;
 
+/// How late the tasks of an edge may run before it takes nothing new.
+pub const LATE_MAX: Duration = Duration::from_secs(1);
+/// How often the edge looks whether it is late.
+pub const OVERLOAD_TICK: Duration = Duration::from_millis(100);
+/// Looks in a row that have to be late: one alone may be a pause of the whole machine.
+pub const OVERLOAD_LATE_TICKS: u32 = 3;
+/// Looks between two at memory.
+pub const OVERLOAD_MEMORY_TICKS: u32 = 10;
+/// The share of its memory, in percent, from which on the edge takes nothing new.
+pub const OVERLOAD_MEMORY_PERCENT: u64 = 90;
+
 /// Pause after an `accept` that failed, so that a lack of descriptors is not a busy loop.
 pub const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Pause before the same endpoints are tried once more.

@@ -28,6 +28,8 @@ pub struct EdgeRates {
     pub app_requests: u32,
     /// TLS handshakes with the names of one app a second.
     pub app_handshakes: u32,
+    /// Requests, WebSockets and raw connections of one app at once.
+    pub app_open: usize,
 }
 
 impl Default for EdgeRates {
@@ -39,6 +41,8 @@ impl Default for EdgeRates {
             client_handshakes: 500,
             app_requests: 0,
             app_handshakes: 10_000,
+            // No app has more than half of them.
+            app_open: limits::CONNECTIONS_MAX / 2,
         }
     }
 }
@@ -84,6 +88,27 @@ impl Bucket {
 pub(crate) struct AppRates {
     pub(crate) requests: Bucket,
     pub(crate) handshakes: Bucket,
+    open: AtomicUsize,
+}
+
+impl AppRates {
+    /// Counts one more request or raw connection; `None` when the app has as many as it may.
+    pub(crate) fn open(self: &Arc<Self>, most: usize) -> Option<Open> {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        // Dropped, it counts down again.
+        let open = Open(self.clone());
+        (most == 0 || before < most).then_some(open)
+    }
+}
+
+/// A request or raw connection of an app; counted until dropped.
+#[derive(Debug)]
+pub(crate) struct Open(Arc<AppRates>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What is counted of one client.

@@ -26,6 +26,18 @@ pub(crate) fn too_fast(code: &'static str, title: &str) -> Page {
     Page::new(StatusCode::TOO_MANY_REQUESTS, code, title).retry_after(1)
 }
 
+/// Refuses what is beyond the bound of an app.
+pub(crate) fn too_many_open() -> Page {
+    let title = "this app has as much under way at this edge as it may";
+    Page::new(StatusCode::SERVICE_UNAVAILABLE, "app-open", title).retry_after(1)
+}
+
+/// Refuses what would make the edge late for all.
+pub(crate) fn overloaded() -> Page {
+    let title = "this edge has more to do than it can";
+    Page::refused(StatusCode::SERVICE_UNAVAILABLE, "overloaded", title).retry_after(1)
+}
+
 fn bad(code: &'static str, title: &str) -> Page {
     Page::refused(StatusCode::BAD_REQUEST, code, title)
 }

@@ -9,6 +9,7 @@ use crate::activity::Serving;
 use crate::body::BodySlot;
 use crate::gauge::InFlight;
 use crate::pool::{Http1Sender, Pool};
+use crate::rates::Open;
 use std::sync::Arc;
 
 /// What is left to do for one exchange.
@@ -16,6 +17,8 @@ use std::sync::Arc;
 pub(crate) struct Settlement {
     /// Counts the machine as busy.
     pub(crate) in_flight: Option<InFlight>,
+    /// Counts as one of its app.
+    pub(crate) open: Option<Open>,
     /// Tells the client's connection that it is busy.
     pub(crate) serving: Option<Serving>,
     /// The connection, its pool, and the request body that it may still be sending.
@@ -48,6 +51,7 @@ impl Settlement {
             pool.put_http1(sender);
         }
         self.in_flight = None;
+        self.open = None;
         self.serving = None;
         if let Some(pending) = &mut self.record {
             pending.complete = true;

@@ -20,6 +20,14 @@ pub(crate) async fn serve<S>(shared: &Arc<Shared>, mut client: S, ends: Ends, ap
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let route = shared.router.routes().app(app).cloned();
+    let most = shared.config.rates.app_open;
+    // An app that is unknown has nothing to bound; `reach` says so.
+    let open = route.map(|route| route.rates.open(most));
+    if open.as_ref().is_some_and(Option::is_none) {
+        tracing::debug!(app, "a connection beyond the app's bound was closed");
+        return;
+    }
     let mut early = Vec::new();
     let reached = reach(shared, &mut client, &mut early, ends, app).await;
     let (picked, mut machine) = match reached {
@@ -54,7 +62,7 @@ where
         () = tunnel::carry(client, machine, shared.config.timeouts.tunnel_idle) => {}
         () = shared.kill.cancelled() => {}
     }
-    drop(picked);
+    drop((picked, open));
 }
 
 /// Connects to one machine after another until one takes the connection. What the

@@ -4,6 +4,7 @@
 //! Names in headers that nothing has are no error: a preference is passed over,
 //! and what is forced finds nobody.
 
+use crate::areas;
 use crate::headers::HeaderPair;
 use crate::limits;
 use crate::table::Target;
@@ -29,6 +30,8 @@ pub(crate) enum Group {
     Any,
     /// Those of a region.
     Region(String),
+    /// Those of regions that have a name together, or of one that has this name itself.
+    Area(String, &'static [&'static str]),
     /// One.
     Machine(String),
 }
@@ -38,6 +41,10 @@ impl Group {
         match self {
             Self::Any => true,
             Self::Region(region) => target.endpoint.region.as_str() == region,
+            Self::Area(name, regions) => {
+                let region = target.endpoint.region.as_str();
+                region == name || regions.contains(&region)
+            }
             Self::Machine(id) => target.endpoint.machine_id.as_str() == id,
         }
     }
@@ -102,9 +109,13 @@ impl Wants {
             .map(str::trim)
             .filter(|word| !word.is_empty());
         let room = limits::WANTED_REGIONS_MAX.saturating_sub(self.groups.len());
-        self.groups.extend(words.take(room).map(|word| match word {
-            "any" => Group::Any,
-            region => Group::Region(region.to_ascii_lowercase()),
+        self.groups.extend(words.take(room).map(|word| {
+            let word = word.to_ascii_lowercase();
+            match areas::regions_of(&word) {
+                _ if word == "any" => Group::Any,
+                Some(regions) => Group::Area(word, regions),
+                None => Group::Region(word),
+            }
         }));
     }
 

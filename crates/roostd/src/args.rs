@@ -159,6 +159,9 @@ pub(crate) struct RateArgs {
     /// TLS handshakes with the names of one app a second.
     #[arg(long, value_name = "N", default_value_t = EdgeRates::default().app_handshakes)]
     app_handshakes: u32,
+    /// Requests, WebSockets and raw connections of one app at once.
+    #[arg(long, value_name = "N", default_value_t = EdgeRates::default().app_open)]
+    app_open: usize,
 }
 
 impl From<&RateArgs> for EdgeRates {
@@ -169,6 +172,7 @@ impl From<&RateArgs> for EdgeRates {
             client_handshakes: args.client_handshakes,
             app_requests: args.app_requests,
             app_handshakes: args.app_handshakes,
+            app_open: args.app_open,
         }
     }
 }

@@ -335,6 +335,10 @@ fn edge_config(config: &NodeConfig, sockets: &EdgeSockets, names: NameFeed) -> E
         port_ips: config.http.iter().map(SocketAddr::ip).collect(),
         proxies: config.proxies.clone(),
         rates: config.rates,
+        // Unknown, it is no bound.
+        memory_max: roost_host::room::memory_of_process()
+            .ok()
+            .map(|memory| memory.0),
         domains: config.domains.clone(),
         names,
         node: config.node.id.to_string(),

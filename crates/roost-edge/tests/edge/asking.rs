@@ -65,6 +65,18 @@ async fn a_request_goes_to_the_first_of_its_regions_that_has_a_machine() {
 }
 
 #[tokio::test]
+async fn a_name_for_several_regions_is_any_of_them() {
+    let world = three_machines().await;
+    for list in ["eu", "EU", "apac,eu", "us, eu ,any"] {
+        let (status, answer) = ask(&world, &[("fly-force-region", list)]).await;
+        assert_eq!(status, 200, "{list}");
+        assert!(["b", "c"].contains(&answer.as_str()), "{list}: {answer}");
+    }
+    assert_eq!(ask(&world, &[("fly-prefer-region", "sa")]).await.1, "a");
+    assert_eq!(ask(&world, &[("fly-force-region", "na")]).await.0, 503);
+}
+
+#[tokio::test]
 async fn a_preferred_machine_gets_the_request_or_the_app_hears_that_it_could_not() {
     let world = three_machines().await;
     let (second, nobody) = (machine(2), machine(9));

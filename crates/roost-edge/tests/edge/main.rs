@@ -16,6 +16,7 @@ mod hostile;
 mod limits;
 mod names;
 mod options;
+mod overload;
 mod patience;
 mod protocols;
 mod rates;
