@@ -2,9 +2,8 @@
 //! which id. The values are made once, in one piece of memory, and shared from then on.
 
 use crate::headers::{
-    FLY_CLIENT_IP, FLY_FORWARDED_PORT, FLY_REGION, FLY_REQUEST_ID, ROOST_REQUEST_ID, TRACEPARENT,
-    TRACESTATE, X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_FORWARDED_SSL,
-    X_REQUEST_START, via,
+    CLIENT_IP, FLY_REQUEST_ID, FORWARDED_PORT, REGION, ROOST_REQUEST_ID, TRACEPARENT, TRACESTATE,
+    X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_FORWARDED_SSL, X_REQUEST_START, via,
 };
 use bytes::{Bytes, BytesMut};
 use http::header::VIA;
@@ -14,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// The most lines that [`Arrival::tell`] adds.
-pub(crate) const LINES: usize = 13;
+pub(crate) const LINES: usize = 16;
 
 /// What all requests of a connection have in common.
 #[derive(Debug)]
@@ -115,7 +114,7 @@ impl Arrival {
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
         let origin = &*self.origin;
         append_forwarded_for(headers, &origin.client);
-        headers.insert(FLY_CLIENT_IP, origin.client.clone());
+        CLIENT_IP.set(headers, &origin.client);
         let (proto, ssl) = if origin.is_tls {
             ("https", "on")
         } else {
@@ -124,8 +123,8 @@ impl Arrival {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
         headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(ssl));
         headers.insert(X_FORWARDED_PORT, origin.port.clone());
-        headers.insert(FLY_FORWARDED_PORT, origin.port.clone());
-        headers.insert(FLY_REGION, self.region.clone());
+        FORWARDED_PORT.set(headers, &origin.port);
+        REGION.set(headers, &self.region);
         headers.insert(FLY_REQUEST_ID, self.request_id.clone());
         headers.insert(ROOST_REQUEST_ID, self.request_id.clone());
         headers.insert(X_REQUEST_START, self.start.clone());
@@ -225,12 +224,15 @@ mod tests {
         let expected = map(&[
             ("x-forwarded-for", "9.9.9.9, 192.0.2.7"),
             ("fly-client-ip", "192.0.2.7"),
+            ("roost-client-ip", "192.0.2.7"),
             ("te", "trailers"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-ssl", "on"),
             ("x-forwarded-port", "8443"),
             ("fly-forwarded-port", "8443"),
+            ("roost-forwarded-port", "8443"),
             ("fly-region", "local"),
+            ("roost-region", "local"),
             ("fly-request-id", "0000000000000G000000000002"),
             ("roost-request-id", "0000000000000G000000000002"),
             ("x-request-start", "t=5"),

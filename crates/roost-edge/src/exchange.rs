@@ -447,6 +447,7 @@ impl Exchange {
             http::header::CACHE_CONTROL,
             HeaderValue::from_static("no-store"),
         );
+        headers.insert(http::header::SERVER, headers::OWN_NAME);
         headers.insert(headers::FLY_REQUEST_ID, self.arrival.request_id().clone());
         headers.insert(headers::ROOST_REQUEST_ID, self.arrival.request_id().clone());
         let mut settlement = self.settlement(status, error);

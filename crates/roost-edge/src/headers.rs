@@ -2,7 +2,7 @@
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    PROXY_AUTHORIZATION, SERVER, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 use roost_model::machine::HttpOptions;
@@ -12,9 +12,13 @@ use std::collections::BTreeMap;
 pub(crate) const FLY_REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
 /// Request id, neutral name.
 pub(crate) const ROOST_REQUEST_ID: HeaderName = HeaderName::from_static("roost-request-id");
-pub(crate) const FLY_CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
-pub(crate) const FLY_FORWARDED_PORT: HeaderName = HeaderName::from_static("fly-forwarded-port");
-pub(crate) const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
+/// Address of the client.
+pub(crate) static CLIENT_IP: HeaderPair = HeaderPair::new("fly-client-ip", "roost-client-ip");
+/// Port that the client has come to.
+pub(crate) static FORWARDED_PORT: HeaderPair =
+    HeaderPair::new("fly-forwarded-port", "roost-forwarded-port");
+/// Region of the edge.
+pub(crate) static REGION: HeaderPair = HeaderPair::new("fly-region", "roost-region");
 static PREFERENCE_UNAVAILABLE: HeaderPair = HeaderPair::new(
     "fly-preferred-instance-unavailable",
     "roost-preferred-instance-unavailable",
@@ -26,6 +30,8 @@ pub(crate) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwa
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
 pub(crate) const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
+/// What answers say of who served them, unless the app says something.
+pub(crate) const OWN_NAME: HeaderValue = HeaderValue::from_static("roost");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -232,6 +238,9 @@ pub(crate) fn towards_client(
     }
     strip_hop_by_hop(headers);
     if options.is_none_or(|options| !options.pristine) {
+        if !headers.contains_key(SERVER) {
+            headers.insert(SERVER, OWN_NAME);
+        }
         headers.append(VIA, via(version));
         headers.insert(FLY_REQUEST_ID, request_id.clone());
         headers.insert(ROOST_REQUEST_ID, request_id.clone());

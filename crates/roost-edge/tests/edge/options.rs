@@ -97,6 +97,7 @@ async fn a_pristine_response_has_nothing_of_the_edge() {
     let answer = world.client().get(world.url("/")).send().await.unwrap();
     let headers = answer.headers();
     assert_eq!(headers["via"], "1.1 app");
+    assert!(!headers.contains_key("server"));
     assert_eq!(headers["fly-request-id"], "own");
     assert!(!headers.contains_key("roost-request-id"), "{headers:?}");
 }

@@ -56,6 +56,8 @@ async fn the_app_sees_who_asks_and_a_client_cannot_pretend() {
         format!("fly-forwarded-port: {port}\n"),
         format!("host: app.localhost:{port}\n"),
         "fly-region: local\n".to_owned(),
+        "roost-region: local\n".to_owned(),
+        "roost-client-ip: 127.0.0.1\n".to_owned(),
         "via: 1.1 roost\n".to_owned(),
         "x-request-start: t=".to_owned(),
         format!(
@@ -71,6 +73,7 @@ async fn the_app_sees_who_asks_and_a_client_cannot_pretend() {
     );
     assert_eq!(headers["roost-request-id"], headers["fly-request-id"]);
     assert_eq!(headers["x-app"], "1");
+    assert_eq!(headers["server"], "roost");
     assert!(!headers.contains_key("keep-alive"));
 }
 
