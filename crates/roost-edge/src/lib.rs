@@ -174,12 +174,6 @@ impl Edge {
         let https = listen_all(&sockets, &config.https, "HTTPS")?;
         let names = Names::new(config.names.clone());
         let tls = Tls::new(names.clone(), certificates).map_err(BindError::Tls)?;
-        let addresses = |listeners: &[Arc<TcpListener>]| -> Vec<SocketAddr> {
-            listeners
-                .iter()
-                .filter_map(|listener| listener.local_addr().ok())
-                .collect()
-        };
         let (http_addrs, https_addrs) = (addresses(&http), addresses(&https));
         let shared = Arc::new(Shared {
             domains: config
@@ -328,6 +322,12 @@ impl Shared {
         }
         in_time
     }
+}
+
+/// Where these listen.
+fn addresses(listeners: &[Arc<TcpListener>]) -> Vec<SocketAddr> {
+    let address = |listener: &Arc<TcpListener>| listener.local_addr().ok();
+    listeners.iter().filter_map(address).collect()
 }
 
 fn listen_all(
