@@ -35,7 +35,7 @@ pub(crate) fn too_many_open() -> Page {
 /// Refuses what would make the edge late for all.
 pub(crate) fn overloaded() -> Page {
     let title = "this edge has more to do than it can";
-    Page::refused(StatusCode::SERVICE_UNAVAILABLE, "overloaded", title).retry_after(1)
+    Page::refused(StatusCode::SERVICE_UNAVAILABLE, "edge-overloaded", title).retry_after(1)
 }
 
 fn bad(code: &'static str, title: &str) -> Page {

@@ -72,7 +72,7 @@ async fn an_edge_that_runs_late_refuses_at_once_and_recovers() {
             break answer;
         }
     };
-    assert!(refused.contains("code overloaded"), "{refused}");
+    assert!(refused.contains("code edge-overloaded"), "{refused}");
     assert!(refused.to_lowercase().contains("retry-after: 1\r\n"));
     let begun = Instant::now();
     while status(&ask(&world).await) != "200" {
