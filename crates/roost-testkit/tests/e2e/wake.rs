@@ -4,8 +4,10 @@ use roost_testkit::images::nginx;
 use roost_testkit::platform::Platform;
 use roost_testkit::program::run;
 use roost_testkit::skip_unless_possible;
+use roost_testkit::takeover::hand_over_to_nobody;
 use roost_testkit::wait::wait_until;
 use serde_json::Value;
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
@@ -90,6 +92,30 @@ fn a_request_starts_the_machine_that_is_stopped_and_many_start_it_once() {
     // What led to it is told.
     let why = platform.roost(&["why", "machine", &machine]);
     assert!(why.contains("proxy"), "{why}");
+}
+
+#[test]
+fn a_request_waits_for_a_machine_while_nobody_looks_after_machines() {
+    use std::io::{Read as _, Write as _};
+    skip_unless_possible!();
+    let platform = Platform::up();
+    let machine = deploy(&platform, "");
+    stop(&platform, &machine);
+    let nobody = hand_over_to_nobody(&platform);
+    let mut client = TcpStream::connect(("127.0.0.1", platform.http_port)).unwrap();
+    let ask = b"GET / HTTP/1.1\r\nHost: web.localhost\r\nConnection: close\r\n\r\n";
+    client.write_all(ask).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let too_early = client.read(&mut [0; 1]);
+    assert!(too_early.is_err(), "it is answered: {too_early:?}");
+    drop(nobody);
+    client.set_read_timeout(Some(MOMENT)).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with("awake"), "{answer}");
 }
 
 #[test]
