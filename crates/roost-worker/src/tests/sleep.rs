@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 /// A node that puts machines to sleep soon.
 fn node(rung: Rung) -> Node {
     let mut node = Node::on(rung);
-    node.config.autostop_after = Duration::from_millis(300);
+    node.config.autostop_after = Duration::from_secs(1);
     node
 }
 
