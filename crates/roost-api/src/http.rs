@@ -94,6 +94,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(operations::get))
         .routes(routes!(operations::cancel))
         .routes(routes!(requests::get))
+        .routes(routes!(requests::metrics))
         .routes(routes!(releases::list))
         .routes(routes!(releases::get))
         .routes(routes!(secrets::list, secrets::set))

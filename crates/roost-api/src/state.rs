@@ -16,7 +16,8 @@ use roost_auth::token::TokenSecret;
 use roost_fsm::Engine;
 use roost_fsm::engine::RegisterError;
 use roost_model::id::NodeId;
-use roost_model::name::RegionCode;
+use roost_model::name::{AppName, RegionCode};
+use roost_proto::release_traffic::SideBySide;
 use roost_proto::traffic::{PortFeed, TrafficRecords};
 use roost_proto::worker::WorkerApi;
 use roost_runtime::clock::Clock;
@@ -200,6 +201,18 @@ impl ApiState {
     /// From now on the API tells what this edge has seen. The first edge stays.
     pub fn show_records(&self, records: Arc<dyn TrafficRecords>) {
         self.edge_records.get_or_init(|| records);
+    }
+
+    /// How the machines of two releases of an app have answered since the edge of this node
+    /// began, for a judge of the newer one; nothing without an edge.
+    pub fn side_by_side(&self, app: &AppName, a: u64, b: u64) -> SideBySide {
+        let Some(records) = self.edge_records.get() else {
+            return SideBySide::default();
+        };
+        SideBySide {
+            a: records.release(app, a),
+            b: records.release(app, b),
+        }
     }
 
     /// What executes workflows.

@@ -65,6 +65,8 @@ pub enum Action {
     SeeApp,
     /// Read an app's logs.
     ReadLogs,
+    /// Read what is counted of all apps.
+    ReadMetrics,
     /// Deploy, roll back, build.
     Deploy,
     /// Create, change, start, stop, remove machines.
@@ -137,6 +139,7 @@ pub fn allow(caller: &Caller, action: Action, app: Option<&AppName>) -> Result<(
                 Ok(())
             }
             Action::ListApps
+            | Action::ReadMetrics
             | Action::CreateApp
             | Action::DeleteApp
             | Action::SeeApp

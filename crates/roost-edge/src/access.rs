@@ -8,10 +8,10 @@ use crate::accept::Ends;
 use crate::arrival::Arrival;
 use crate::exchange::Shared;
 use crate::limits;
+use crate::table::Target;
 use crate::trail::{Trail, micros};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
-use roost_model::id::MachineId;
 use roost_proto::rest::RequestRecord;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub(crate) struct PendingRecord {
     pub(crate) host: String,
     pub(crate) path: PathAndQuery,
     pub(crate) app: Option<String>,
-    pub(crate) machine: Option<MachineId>,
+    pub(crate) target: Option<Arc<Target>>,
     pub(crate) status: StatusCode,
     pub(crate) error: Option<&'static str>,
     pub(crate) first_byte: Duration,
@@ -93,7 +93,7 @@ impl PendingRecord {
             host: self.host,
             path: beginning(self.path.path()).to_owned(),
             app: self.app,
-            machine: self.machine.map(|id| id.to_string()),
+            machine: self.target.map(|it| it.endpoint.machine_id.to_string()),
             status: self.status.as_u16(),
             error: self.error.map(str::to_owned),
             response_bytes: self.response_bytes,

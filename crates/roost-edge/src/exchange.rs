@@ -10,6 +10,7 @@ use crate::config::EdgeConfig;
 use crate::eject::Outcome;
 use crate::forward::{Head, SendFailure};
 use crate::headers;
+use crate::meter::Series;
 use crate::names::Names;
 use crate::overload::Overload;
 use crate::pages::{Form, Page};
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) kept: Arc<AtomicUsize>,
     /// Requests that have ended.
     pub(crate) recent: Arc<Recent>,
+    /// Counts of requests that are for no app.
+    pub(crate) nobody: Series,
     /// Client connections, their streams and tunnels.
     pub(crate) clients: TaskTracker,
     /// Connections to machines.
@@ -277,6 +280,7 @@ impl Exchange {
                     Err(error) => {
                         let why = error.to_string();
                         self.trail.unreached(&why);
+                        target.series.unanswered();
                         pick::note(&shared, asked, &target, Outcome::NoAnswer);
                         tried.refused(&shared, target.endpoint.address, why);
                         continue;
@@ -295,12 +299,17 @@ impl Exchange {
             }
             let failure = match sent {
                 Ok(answer) => {
-                    self.trail.answered(answer.0.status());
+                    let status = answer.0.status();
+                    let latency = self.trail.answered(status);
+                    target.series.answered(status, latency);
                     return Ok(answer);
                 }
                 Err(failure) => failure,
             };
             self.trail.failed(&failure);
+            if matches!(failure, SendFailure::Broken(_) | SendFailure::TooLate) {
+                target.series.unanswered();
+            }
             if !self.may_repeat(app, &failure, slot) {
                 return Err(broken(asked.app, &target, failure));
             }
@@ -380,12 +389,29 @@ impl Exchange {
         Ok(Response::from_parts(parts, body))
     }
 
+    /// Counts an answer of the edge itself.
+    fn count_own(&self, app: Option<&str>, status: StatusCode, latency: Duration) {
+        let routes = self.shared.router.routes();
+        match app.and_then(|app| routes.app(app)) {
+            Some(app) => {
+                let series = app.meter.series(&self.shared.config.region, None);
+                series.responded(status, latency);
+            }
+            None => self.shared.nobody.responded(status, latency),
+        }
+    }
+
     /// What is left to do at the end; takes the machine's count along.
     fn settlement(&mut self, status: StatusCode, error: Option<&'static str>) -> Settlement {
         self.is_settled = true;
-        let picked = self.picked.as_ref();
-        let machine = picked.map(|picked| picked.target.endpoint.machine_id.clone());
+        // Of an answer of the edge itself the attempts say which machine was asked.
+        let target = self.target().filter(|_| error.is_none());
         let started = self.trail.started;
+        let first_byte = started.elapsed();
+        match (&target, self.app.as_deref()) {
+            (Some(target), _) => target.series.responded(status, first_byte),
+            (None, app) => self.count_own(app, status, first_byte),
+        }
         let record = Box::new(PendingRecord {
             shared: self.shared.clone(),
             trail: std::mem::replace(&mut self.trail, Trail::new(started, false)),
@@ -396,11 +422,10 @@ impl Exchange {
             host: std::mem::take(&mut self.host),
             path: self.path.clone(),
             app: self.app.take(),
-            // Of an answer of the edge itself the attempts say which machine was asked.
-            machine: machine.filter(|_| error.is_none()),
+            target,
             status,
             error,
-            first_byte: started.elapsed(),
+            first_byte,
             response_bytes: 0,
             complete: false,
         });

@@ -37,6 +37,8 @@ mod late;
 pub mod limits;
 mod load;
 mod looked;
+mod meter;
+mod metrics;
 mod names;
 mod overload;
 mod pages;
@@ -73,6 +75,8 @@ pub use rates::EdgeRates;
 pub use sockets::listen;
 
 use crate::exchange::Shared;
+use crate::meter::Series;
+use crate::metrics::Records;
 use crate::names::Names;
 use crate::overload::Overload;
 use crate::ports::{Door, Way};
@@ -195,6 +199,7 @@ impl Edge {
             waiters: Semaphore::new(limits::WAITERS_MAX),
             kept: Arc::default(),
             recent: Recent::new(),
+            nobody: Series::new(config.region.clone(), None),
             clients: TaskTracker::new(),
             backends: TaskTracker::new(),
             sockets,
@@ -278,7 +283,7 @@ impl Edge {
 
     /// What was seen of the requests of late.
     pub fn records(&self) -> Arc<dyn TrafficRecords> {
-        self.shared.recent.clone()
+        Arc::new(Records(Arc::downgrade(&self.shared)))
     }
 
     /// What each machine is serving now.

@@ -163,3 +163,5 @@ pub const RECENT_MAX: usize = 4096;
 pub const RECENT_AGE_MAX: Duration = Duration::from_secs(3600);
 /// The status in records of clients that left before an answer; it is sent to nobody.
 pub const STATUS_CLIENT_GONE: u16 = 499;
+/// Sets of counts that an app keeps, one for each region and release.
+pub const SERIES_MAX: usize = 32;

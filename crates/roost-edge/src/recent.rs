@@ -6,7 +6,6 @@
 use crate::limits;
 use parking_lot::Mutex;
 use roost_proto::rest::RequestRecord;
-use roost_proto::traffic::TrafficRecords;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -67,7 +66,8 @@ impl Recent {
         drop(ring);
     }
 
-    fn find(&self, now: Instant, id: &str) -> Option<Arc<RequestRecord>> {
+    /// The record of a request, while it is kept.
+    pub(crate) fn find(&self, now: Instant, id: &str) -> Option<Arc<RequestRecord>> {
         [&self.failed, &self.rest].into_iter().find_map(|ring| {
             let ring = ring.lock();
             let kept = ring.iter().rev().take_while(|(at, _)| !is_old(*at, now));
@@ -79,12 +79,6 @@ impl Recent {
 
 fn is_old(at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(at) >= limits::RECENT_AGE_MAX
-}
-
-impl TrafficRecords for Recent {
-    fn request(&self, id: &str) -> Option<Arc<RequestRecord>> {
-        self.find(Instant::now(), id)
-    }
 }
 
 #[cfg(test)]

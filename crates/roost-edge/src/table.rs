@@ -8,6 +8,7 @@ use crate::choose::Candidate;
 use crate::gauge::{Busy, TrafficCounter};
 use crate::limits;
 use crate::load::{Freed, Load, Queue};
+use crate::meter::{Meter, Series};
 use crate::pool::Pool;
 use crate::rates::AppRates;
 use crate::replay_cache::ReplayCache;
@@ -31,6 +32,8 @@ pub(crate) struct Target {
     pub(crate) in_flight: Arc<Busy>,
     /// What this service of it is serving.
     pub(crate) load: Arc<Load>,
+    /// Where its requests are counted.
+    pub(crate) series: Arc<Series>,
 }
 
 impl Target {
@@ -78,6 +81,7 @@ pub(crate) struct AppRoute {
     pub(crate) budget: Arc<RetryBudget>,
     pub(crate) replays: Arc<ReplayCache>,
     pub(crate) rates: Arc<AppRates>,
+    pub(crate) meter: Arc<Meter>,
     /// All endpoints.
     targets: Vec<Arc<Target>>,
     /// By number: the external ports that lead to one of them.
@@ -91,6 +95,11 @@ impl AppRoute {
             .ports
             .binary_search_by_key(&external, |port| port.number);
         Some(&self.ports[idx.ok()?])
+    }
+
+    /// All of its endpoints.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.targets.iter()
     }
 
     /// What is behind each external port of the app.
@@ -306,6 +315,7 @@ impl Router {
 
     fn derive_app(&self, name: &AppName, traffic: &AppTraffic, old: Option<&AppRoute>) -> AppRoute {
         let freed = old.map_or_else(Arc::default, |old| old.freed.clone());
+        let meter = old.map_or_else(Arc::<Meter>::default, |old| old.meter.clone());
         let target = |endpoint: &Endpoint| {
             let same = |target: &&Arc<Target>| {
                 target.endpoint.machine_id == endpoint.machine_id
@@ -324,6 +334,7 @@ impl Router {
                 pool: old.map_or_else(Pool::new, |old| old.pool.clone()),
                 in_flight: self.counter.counter(&endpoint.machine_id),
                 load,
+                series: meter.series(&endpoint.region, endpoint.release),
             })
         };
         let targets: Vec<Arc<Target>> = traffic.endpoints.iter().map(target).collect();
@@ -348,6 +359,7 @@ impl Router {
             budget: old.map_or_else(Arc::default, |old| old.budget.clone()),
             replays: old.map_or_else(Arc::default, |old| old.replays.clone()),
             rates: old.map_or_else(Arc::default, |old| old.rates.clone()),
+            meter,
             ports: numbers.into_iter().filter_map(route).collect(),
             freed,
             targets,
@@ -388,6 +400,7 @@ mod tests {
         Endpoint {
             machine_id: MachineId::from_bytes([1; 7]),
             region: RegionCode::parse("local").unwrap(),
+            release: None,
             address: "127.0.0.1:1".parse().unwrap(),
             health,
             service: Service::http(1).into(),

@@ -103,9 +103,14 @@ impl Trail {
         self.end(End::Failed(why.to_owned()));
     }
 
-    /// It has answered.
-    pub(crate) fn answered(&mut self, status: StatusCode) {
+    /// It has answered; how long after there was a connection to it.
+    pub(crate) fn answered(&mut self, status: StatusCode) -> Duration {
         self.end(End::Answered(status));
+        let last = self.attempts.last();
+        let times = last.and_then(|attempt| attempt.ended.zip(attempt.connected));
+        times.map_or(Duration::ZERO, |(ended, connected)| {
+            ended.saturating_sub(connected)
+        })
     }
 
     /// It has not answered.

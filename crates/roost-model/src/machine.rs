@@ -90,6 +90,8 @@ pub struct MachineSpec {
 impl MachineSpec {
     /// The label that names the process group.
     pub const PROCESS_GROUP_KEY: &str = "fly_process_group";
+    /// The label that has the number of the release, set by deployments.
+    pub const RELEASE_KEY: &str = "roost_release_version";
     /// The group of a machine without that label.
     pub const PROCESS_GROUP_DEFAULT: &str = "app";
 
@@ -114,6 +116,11 @@ impl MachineSpec {
     /// Whether it rests until a machine that it stands by for is lost.
     pub fn is_standby(&self) -> bool {
         !self.standbys.is_empty()
+    }
+
+    /// The number of the release that it is of, if a deployment made it.
+    pub fn release(&self) -> Option<u64> {
+        self.metadata.get(Self::RELEASE_KEY)?.parse().ok()
     }
 
     /// The process group: machines of an app that are alike.

@@ -4,6 +4,7 @@
 //! The worker publishes a whole immutable snapshot at every change; the edge
 //! swaps it in. There are no deltas, so there is nothing to miss.
 
+use crate::release_traffic::ReleaseTraffic;
 use crate::rest::RequestRecord;
 use roost_model::id::MachineId;
 use roost_model::machine::Service;
@@ -27,6 +28,8 @@ pub struct Endpoint {
     pub machine_id: MachineId,
     /// Its region.
     pub region: RegionCode,
+    /// The release that it is of, if a deployment made it.
+    pub release: Option<u64>,
     /// Its private address and the app's port.
     pub address: SocketAddr,
     /// Whether to send it new requests.
@@ -113,6 +116,12 @@ pub enum WakeError {
 pub trait TrafficRecords: Send + Sync + 'static {
     /// A request by its id. Only some of the last ones are kept.
     fn request(&self, id: &str) -> Option<Arc<RequestRecord>>;
+
+    /// What was counted since the edge began, as text for Prometheus.
+    fn metrics(&self) -> String;
+
+    /// How the machines of a release have answered since the edge began.
+    fn release(&self, app: &AppName, release: u64) -> ReleaseTraffic;
 }
 
 /// A gauge for nodes without an edge: nothing is ever on the way.

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 pub(crate) struct Entry {
     pub(crate) app: AppName,
     pub(crate) region: RegionCode,
+    pub(crate) release: Option<u64>,
     pub(crate) ipv4: Ipv4Addr,
     pub(crate) services: Vec<Arc<Service>>,
     pub(crate) state: MachineState,
@@ -249,6 +250,7 @@ fn as_published(id: &MachineId, entry: &Entry) -> Vec<Endpoint> {
     let endpoints = services.map(|(service_idx, service)| Endpoint {
         machine_id: id.clone(),
         region: entry.region.clone(),
+        release: entry.release,
         address: SocketAddr::new(IpAddr::V4(entry.ipv4), service.internal_port),
         health: entry.service_health(service_idx),
         service: service.clone(),
@@ -269,6 +271,7 @@ mod tests {
         Entry {
             app: row.spec.app,
             region: row.spec.region,
+            release: None,
             ipv4: samples::addresses(1).ipv4,
             services: vec![samples::service(8080).into()],
             state,

@@ -321,6 +321,7 @@ pub(crate) fn entry_of(inner: &Inner, row: &Row) -> Entry {
     Entry {
         app: row.spec.app.clone(),
         region: row.spec.region.clone(),
+        release: row.spec.release(),
         ipv4: addresses.map_or(Ipv4Addr::UNSPECIFIED, |addresses| addresses.ipv4),
         services: Entry::services_of(&row.spec),
         state,

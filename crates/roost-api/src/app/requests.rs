@@ -24,3 +24,10 @@ pub(crate) fn get(ctx: &RequestCtx, state: &ApiState, id: &str) -> Result<Reques
     })?;
     Ok(RequestRecord::clone(&found))
 }
+
+/// What the edge of this node has counted, as text for Prometheus; nothing without an edge.
+pub(crate) fn metrics(ctx: &RequestCtx, state: &ApiState) -> Result<String, ApiError> {
+    ctx.allow(Action::ReadMetrics, None)?;
+    let records = state.edge_records.get();
+    Ok(records.map_or_else(String::new, |records| records.metrics()))
+}

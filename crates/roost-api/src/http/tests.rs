@@ -11,6 +11,7 @@ mod operations;
 mod placement;
 mod platform;
 mod repeats;
+mod requests;
 mod secrets;
 mod streams;
 

@@ -49,7 +49,7 @@ use std::sync::Arc;
 /// Label of a machine: the deployment that made it.
 pub(crate) const DEPLOYMENT_KEY: &str = "roost_deployment_id";
 /// Label of a machine: the number of its release.
-pub(crate) const RELEASE_KEY: &str = "roost_release_version";
+pub(crate) const RELEASE_KEY: &str = roost_model::machine::MachineSpec::RELEASE_KEY;
 
 const PLAN: Step<()> = Step::new("plan");
 const ROLL: Step<()> = Step::new("roll");

@@ -32,6 +32,7 @@ async fn edge(machines: &[(SocketAddr, u32)]) -> (Edge, Keep) {
     let endpoint = |(number, (address, hard_limit)): (usize, &(SocketAddr, u32))| Endpoint {
         machine_id: MachineId::from_bytes([u8::try_from(number).unwrap(); 7]),
         region: RegionCode::parse("local").unwrap(),
+        release: None,
         address: *address,
         health: EndpointHealth::Passing,
         service: Service {

@@ -5,6 +5,7 @@ use crate::world::{
 };
 use http::{Response, StatusCode};
 use roost_model::name::RegionCode;
+use roost_proto::release_traffic::SideBySide;
 use roost_proto::rest::{RequestRecord, SkippedMachine};
 use roost_proto::traffic::EndpointHealth;
 use std::sync::Arc;
@@ -204,4 +205,100 @@ async fn a_record_has_the_trace_of_the_client_and_the_handshake() {
     assert!(record.tls);
     assert_eq!(record.spans[0].name, "tls");
     assert!(record.spans[0].duration_us > 0);
+}
+
+/// Answers with this status after this long.
+async fn answers(world: &World, status: StatusCode, after: Duration) -> std::net::SocketAddr {
+    backend(&world.tasks, move |_| async move {
+        tokio::time::sleep(after).await;
+        let mut response = Response::new(full("x"));
+        *response.status_mut() = status;
+        response
+    })
+    .await
+}
+
+#[tokio::test]
+async fn metrics_count_responses_by_app_region_and_class_of_status() {
+    let world = World::new().await;
+    let (ok, broken) = (StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR);
+    let good = answers(&world, ok, Duration::ZERO).await;
+    let mut far = endpoint(2, answers(&world, broken, Duration::ZERO).await);
+    far.region = RegionCode::parse("far").unwrap();
+    world.publish(vec![endpoint(1, good), far]);
+    for _ in 0..3 {
+        ask(&world, "/").await;
+    }
+    let forced = world.client().get(world.url("/"));
+    let forced = forced.header("fly-force-region", "far").send().await;
+    assert_eq!(forced.unwrap().status(), broken);
+    let nowhere = world.client().get(world.url("/"));
+    let nowhere = nowhere.header("fly-force-region", "nowhere").send().await;
+    assert_eq!(nowhere.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    let text = world.edge.records().metrics();
+    for line in [
+        "fly_edge_http_responses_count{app=\"app\",region=\"local\",status=\"2xx\"} 3",
+        "fly_edge_http_responses_count{app=\"app\",region=\"far\",status=\"5xx\"} 1",
+        // That one is the edge's own answer.
+        "fly_edge_http_responses_count{app=\"app\",region=\"local\",status=\"5xx\"} 1",
+        "fly_app_http_responses_count{app=\"app\",region=\"local\",status=\"2xx\"} 3",
+        "fly_app_http_responses_count{app=\"app\",region=\"far\",status=\"5xx\"} 1",
+        "fly_edge_http_response_time_seconds_bucket{app=\"app\",region=\"local\",status=\"2xx\",le=\"+Inf\"} 3",
+        "fly_edge_http_response_time_seconds_count{app=\"app\",region=\"local\",status=\"2xx\"} 3",
+        "roost_app_unanswered_count{app=\"app\",region=\"local\"} 0",
+        "roost_edge_queued 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    let own = "fly_app_http_responses_count{app=\"app\",region=\"local\",status=\"5xx\"}";
+    assert!(!text.contains(own), "{text}");
+    // A new table keeps the counts.
+    world.publish(vec![endpoint(1, good)]);
+    let text = world.edge.records().metrics();
+    assert!(text.contains("region=\"far\",status=\"5xx\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn two_releases_are_seen_side_by_side_with_their_errors_and_latencies() {
+    let world = World::new().await;
+    let slow = Duration::from_millis(120);
+    let of_release = |release, mut endpoint: roost_proto::traffic::Endpoint| {
+        endpoint.release = Some(release);
+        endpoint
+    };
+    let old = answers(&world, StatusCode::OK, Duration::ZERO).await;
+    let new = answers(&world, StatusCode::BAD_GATEWAY, slow).await;
+    world.publish(vec![
+        of_release(7, endpoint(1, old)),
+        of_release(8, endpoint(2, new)),
+    ]);
+    let app = roost_model::name::AppName::parse("app").unwrap();
+    let ask_of = async |number: u8, n_times: usize| {
+        for _ in 0..n_times {
+            let id = machine(number);
+            let request = world.client().get(world.url("/"));
+            let request = request.header("fly-force-instance-id", id.as_str());
+            request.send().await.unwrap();
+        }
+    };
+    let read = || {
+        let records = world.edge.records();
+        SideBySide {
+            a: records.release(&app, 7),
+            b: records.release(&app, 8),
+        }
+    };
+    ask_of(1, 5).await;
+    let before = read();
+    assert_eq!((before.a.requests(), before.b.requests()), (5, 0));
+    assert_eq!(before.b.error_rate(), None, "nothing is known of it");
+    ask_of(1, 4).await;
+    ask_of(2, 2).await;
+    let window = read().since(&before);
+    assert_eq!((window.a.requests(), window.b.requests()), (4, 2));
+    assert_eq!(window.a.error_rate(), Some(0.0));
+    assert_eq!(window.b.error_rate(), Some(1.0));
+    let median_of_new = window.b.latencies.quantile(0.5).unwrap();
+    assert!(median_of_new >= Duration::from_millis(100), "{window:?}");
+    assert_eq!(window.a.latencies.count(), 4);
 }

@@ -144,6 +144,7 @@ pub(crate) fn endpoint(number: u8, address: SocketAddr) -> Endpoint {
     Endpoint {
         machine_id: machine(number),
         region: RegionCode::parse("local").unwrap(),
+        release: None,
         address,
         health: EndpointHealth::Passing,
         service: Service::http(address.port()).into(),

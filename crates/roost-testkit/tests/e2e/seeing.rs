@@ -103,6 +103,19 @@ fn a_request_is_explained_by_its_id() {
     };
     wait_until("both requests in the log", PATIENCE, has_both);
 
+    let metrics = Command::new("curl")
+        .args(["--silent", "--show-error", "--fail", "--header"])
+        .arg(format!("Authorization: Bearer {}", platform.token()))
+        .arg(format!("{}/v1/metrics", platform.env()["ROOST_API_URL"]))
+        .output()
+        .unwrap();
+    let metrics = String::from_utf8(metrics.stdout).unwrap();
+    // `roost deploy` may have looked at the app as well.
+    let counted = r#"fly_edge_http_responses_count{app="web",region="local",status="4xx"} "#;
+    let counted = metrics.lines().find_map(|line| line.strip_prefix(counted));
+    let counted: u64 = counted.expect("a count").parse().unwrap();
+    assert!(counted >= 1, "{metrics}");
+
     let unknown = platform
         .cli(&["why", "request", "unknown"])
         .output()

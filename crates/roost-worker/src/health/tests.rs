@@ -25,6 +25,7 @@ fn checked() -> (MachineSpec, Entry) {
     let entry = Entry {
         app: spec.app.clone(),
         region: spec.region.clone(),
+        release: spec.release(),
         ipv4: samples::addresses(0).ipv4,
         services: Entry::services_of(&spec),
         state: MachineState::Started,

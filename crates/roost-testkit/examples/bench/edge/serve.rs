@@ -68,6 +68,7 @@ async fn edge(http: u16, https: u16, back: u16, folder: &Path) {
         let endpoint = Endpoint {
             machine_id: MachineId::from_bytes([u8::from(h2_backend); 7]),
             region: region.clone(),
+            release: None,
             address: local(back),
             health: EndpointHealth::Passing,
             service: service.into(),
