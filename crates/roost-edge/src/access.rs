@@ -89,9 +89,9 @@ impl PendingRecord {
             client: self.ends.client.ip().to_canonical().to_string(),
             protocol: format!("{:?}", self.version),
             tls: self.ends.is_tls,
-            method: self.method.to_string(),
+            method: beginning(self.method.as_str(), limits::RECORD_METHOD_BYTES_MAX).to_owned(),
             host: self.host,
-            path: beginning(self.path.path()).to_owned(),
+            path: beginning(self.path.path(), limits::RECORD_PATH_BYTES_MAX).to_owned(),
             app: self.app,
             machine: self.target.map(|it| it.endpoint.machine_id.to_string()),
             status: self.status.as_u16(),
@@ -106,12 +106,9 @@ impl PendingRecord {
     }
 }
 
-/// A path as a record has it: paths are ASCII, but who knows what a later reader lets pass.
-fn beginning(path: &str) -> &str {
-    let end = (0..=limits::RECORD_PATH_BYTES_MAX.min(path.len()))
-        .rev()
-        .find(|at| path.is_char_boundary(*at));
-    &path[..end.unwrap_or(0)]
+/// A text of the client or of a machine as a record has it.
+pub(crate) fn beginning(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }
 
 fn debug(record: &RequestRecord) {
@@ -138,14 +135,11 @@ fn debug(record: &RequestRecord) {
 #[cfg(test)]
 mod tests {
     use super::beginning;
-    use crate::limits::RECORD_PATH_BYTES_MAX;
 
     #[test]
-    fn a_long_path_is_cut_between_characters() {
-        assert_eq!(beginning("/a"), "/a");
-        let long = format!("/{}", "ü".repeat(RECORD_PATH_BYTES_MAX));
-        let cut = beginning(&long);
-        assert!(long.starts_with(cut) && cut.len() >= RECORD_PATH_BYTES_MAX - 1);
-        assert!(cut.len() <= RECORD_PATH_BYTES_MAX);
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(beginning("/a", 2), "/a");
+        assert_eq!(beginning("/aüb", 3), "/a");
+        assert_eq!(beginning("/aüb", 4), "/aü");
     }
 }

@@ -245,6 +245,17 @@ impl Exchange {
         self.ends.external
     }
 
+    /// Counts a machine that has the request and is waited for no longer. A client that leaves
+    /// soon says nothing about it.
+    pub(crate) fn note_silence(&self) {
+        let waited = self.trail.waits_for_answer();
+        if let Some(target) = self.target()
+            && waited.is_some_and(|waited| waited >= limits::SLOW)
+        {
+            target.series.unanswered();
+        }
+    }
+
     /// The machine that has the request.
     pub(crate) fn target(&self) -> Option<Arc<Target>> {
         self.picked.as_ref().map(|picked| picked.target.clone())
@@ -496,6 +507,7 @@ impl Drop for Exchange {
     /// A client that leaves before its answer: there is a record of that as well.
     fn drop(&mut self) {
         if !self.is_settled {
+            self.note_silence();
             let status = StatusCode::from_u16(limits::STATUS_CLIENT_GONE).unwrap_or_default();
             drop(self.settlement(status, Some("client-gone")));
         }

@@ -107,6 +107,8 @@ pub const OVERLOAD_TICK: Duration = Duration::from_millis(100);
 pub const OVERLOAD_LATE_TICKS: u32 = 3;
 /// Looks between two at memory.
 pub const OVERLOAD_MEMORY_TICKS: u32 = 10;
+/// How long memory that does not grow counts.
+pub const OVERLOAD_MEMORY_LONGEST: Duration = Duration::from_secs(30);
 /// The share of its memory, in percent, from which on the edge takes nothing new.
 pub const OVERLOAD_MEMORY_PERCENT: u64 = 90;
 
@@ -147,6 +149,10 @@ pub const RETRY_BUDGET_REQUESTS: i64 = 5;
 pub const ATTEMPTS_NOTED_MAX: usize = 16;
 /// Machines that did not get a request that the record of an attempt names.
 pub const SKIPPED_MAX: usize = 16;
+/// Bytes of what a check has said that a record has.
+pub const RECORD_REASON_BYTES_MAX: usize = 128;
+/// Bytes of a method that a record has.
+pub const RECORD_METHOD_BYTES_MAX: usize = 32;
 /// Bytes of a path that a record has.
 pub const RECORD_PATH_BYTES_MAX: usize = 1024;
 /// Requests of a second whose records are kept whatever becomes of them.

@@ -3,6 +3,7 @@
 //! To look at all of them costs more than to choose one. So it is done for
 //! requests that are followed, and for those that no machine took at once.
 
+use crate::access::beginning;
 use crate::limits;
 use crate::table::{PortRoute, Target};
 use crate::wants::Wants;
@@ -150,7 +151,10 @@ impl Skipped {
 fn of_health(health: &EndpointHealth) -> (&'static str, String) {
     match health {
         EndpointHealth::Passing => ("other-chosen", "it was healthy".to_owned()),
-        EndpointHealth::Failing(why) => ("unhealthy", format!("it was not healthy: {why}")),
+        EndpointHealth::Failing(why) => {
+            let why = beginning(why, limits::RECORD_REASON_BYTES_MAX);
+            ("unhealthy", format!("it was not healthy: {why}"))
+        }
         EndpointHealth::Draining => (
             "draining",
             "it was cordoned or about to stop, and took nothing new".to_owned(),

@@ -32,6 +32,8 @@ impl Overload {
 struct Signs {
     late_in_a_row: u32,
     is_full: bool,
+    /// Since when, and with how many bytes.
+    full_since: Option<(Instant, u64)>,
 }
 
 impl Signs {
@@ -43,8 +45,19 @@ impl Signs {
         };
     }
 
-    fn memory(&mut self, used: u64, most: u64) {
-        self.is_full = used > most / 100 * limits::OVERLOAD_MEMORY_PERCENT;
+    /// What the allocator has may never be given back: unless it grows, it counts for a while only.
+    fn memory(&mut self, used: u64, most: u64, now: Instant) {
+        let percent = most / 100;
+        if used <= percent * limits::OVERLOAD_MEMORY_PERCENT {
+            (self.is_full, self.full_since) = (false, None);
+            return;
+        }
+        match self.full_since {
+            Some((since, bytes)) if used <= bytes + percent => {
+                self.is_full = now.duration_since(since) < limits::OVERLOAD_MEMORY_LONGEST;
+            }
+            _ => (self.is_full, self.full_since) = (true, Some((now, used))),
+        }
     }
 
     fn is_overload(&self) -> bool {
@@ -71,7 +84,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             && let Some(most) = memory_max
             && let Some(used) = memory_used()
         {
-            signs.memory(used, most);
+            signs.memory(used, most, last);
         }
         n_ticks = n_ticks.wrapping_add(1);
         let is_overload = signs.is_overload();
@@ -104,6 +117,7 @@ fn memory_used() -> Option<u64> {
 mod tests {
     use super::{Signs, memory_used};
     use std::time::Duration;
+    use tokio::time::Instant;
 
     #[test]
     fn one_pause_is_no_overload_and_several_in_a_row_are() {
@@ -120,9 +134,21 @@ mod tests {
     #[test]
     fn memory_counts_from_nine_tenths_on() {
         let mut signs = Signs::default();
-        for (used, expected) in [(0, false), (900, false), (901, true), (899, false)] {
-            signs.memory(used, 1_000);
-            assert_eq!(signs.is_overload(), expected, "{used}");
+        let begun = Instant::now();
+        for (used, after, expected) in [
+            (0, 0, false),
+            (900, 1, false),
+            (901, 2, true),
+            (899, 3, false),
+            (901, 4, true),
+            (911, 33, true),
+            (911, 34, false),
+            (912, 35, true),
+            (913, 64, true),
+            (913, 65, false),
+        ] {
+            signs.memory(used, 1_000, begun + Duration::from_secs(after));
+            assert_eq!(signs.is_overload(), expected, "{used} after {after}");
         }
         assert!(memory_used().unwrap() > 64 * 1024);
     }

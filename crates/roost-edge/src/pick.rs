@@ -177,7 +177,9 @@ async fn pick_in_turn(
         }
         let mut changes = shared.router.changes();
         let freed = queue.freed.notify.notified();
-        match look(shared, asked, tried)? {
+        let looked = look(shared, asked, tried)?;
+        let is_unhealthy = matches!(looked, Look::NotHealthy);
+        match looked {
             Look::Picked(picked) => return Ok(tried.picked(picked)),
             Look::Tried if tried.is_over() => return Err(unreachable(asked, tried)),
             Look::Full | Look::Tried | Look::NotHealthy => {}
@@ -193,6 +195,10 @@ async fn pick_in_turn(
             // A machine that is being replaced is back, or gone from the table, in a moment.
             () = sleep(limits::RETRY_PAUSE), if beside => tried.addresses.clear(),
             () = sleep(limits::WAKE_REPEAT), if tried.is_waking => {}
+            // The other edge hears when one is healthy; this one has heard its last.
+            () = shared.retired.cancelled(), if is_unhealthy => {
+                return Err(not_woken(asked, vec!["this edge is about to end".to_owned()]));
+            }
             () = sleep_until(deadline) => return Err(too_late(shared, asked)),
         }
     }
@@ -316,11 +322,17 @@ pub(crate) fn note(shared: &Shared, asked: Asked<'_>, target: &Target, outcome: 
     }
 }
 
+/// Whether a machine that would do takes traffic.
+fn has_passing(port: &PortRoute, asked: Asked<'_>) -> bool {
+    let mut passing = port.passing.iter();
+    passing.any(|target| asked.wants.allows_at_all(target))
+}
+
 fn too_late(shared: &Shared, asked: Asked<'_>) -> Page {
     let app = shared.router.routes().app(asked.app).cloned();
     let port = app.as_ref().and_then(|app| app.port(asked.external));
     match port {
-        Some(port) if !port.passing.is_empty() => {
+        Some(port) if has_passing(port, asked) => {
             let title = "all machines of this app are at their hard limits";
             Page::new(StatusCode::SERVICE_UNAVAILABLE, "hard-limit", title)
                 .detail("the request waited until its time was over")

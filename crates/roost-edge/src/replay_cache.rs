@@ -127,6 +127,8 @@ struct Entry {
 /// A request, as far as it matters here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker<'a> {
+    /// The first external port of the service that it has come to: each keeps its own.
+    pub(crate) service: u16,
     /// In lower case, without a port.
     pub(crate) host: &'a str,
     /// Without the query.
@@ -163,12 +165,13 @@ impl ReplayCache {
 
     /// What is kept for a request: for its session first, then below the longest path.
     pub(crate) fn find(&self, asker: Asker<'_>, now: Instant) -> Found {
-        let whole = format!("{}{}", asker.host, asker.path);
+        let base = asker.base();
+        let whole = format!("{base}{}", asker.path);
         let session = asker.session().map(|(_, key)| key);
         let keys = session.as_deref().into_iter();
         let skips = CONTROL.get(asker.headers) == Some("skip");
         let mut entries = self.entries.lock();
-        for key in keys.chain(prefixes(&whole, asker.host.len())) {
+        for key in keys.chain(prefixes(&whole, base.len())) {
             let Some(entry) = entries.get(key) else {
                 continue;
             };
@@ -196,13 +199,13 @@ impl ReplayCache {
         if !below.fits(asker.host, asker.path) {
             return Err(fault("cache prefix", &format!("{}/*", below.path)));
         }
-        let key = format!("{}{}", asker.host, below.path);
+        let key = asker.base() + &below.path;
         let entry = Entry {
             kept,
             until: now + below.ttl,
             may_bypass: below.may_bypass,
         };
-        self.put(key.clone(), entry, now);
+        self.put(key.clone(), entry);
         Ok(key)
     }
 
@@ -219,7 +222,7 @@ impl ReplayCache {
             until: now + rule.ttl,
             may_bypass: rule.allow_bypass,
         };
-        self.put(key.clone(), entry, now);
+        self.put(key.clone(), entry);
         Some(key)
     }
 
@@ -230,22 +233,26 @@ impl ReplayCache {
         self.n.store(entries.len(), Ordering::Release);
     }
 
-    fn put(&self, key: String, entry: Entry, now: Instant) {
+    fn put(&self, key: String, entry: Entry) {
         let mut entries = self.entries.lock();
-        if entries.len() >= limits::REPLAYS_KEPT_MAX {
-            entries.retain(|_, entry| entry.until > now);
+        if entries.len() >= limits::REPLAYS_KEPT_MAX && !entries.contains_key(&key) {
+            // Any one makes room: the app is asked about it again.
+            let gone = entries.keys().next().cloned();
+            gone.and_then(|gone| entries.remove(&gone));
         }
-        // Without room the app is asked each time, as it is without a cache.
-        if entries.len() < limits::REPLAYS_KEPT_MAX || entries.contains_key(&key) {
-            entries.insert(key, entry);
-        }
+        entries.insert(key, entry);
         self.n.store(entries.len(), Ordering::Release);
     }
 }
 
 impl<'a> Asker<'a> {
+    /// What the keys of its service and host begin with.
+    fn base(&self) -> String {
+        format!("{}:{}", self.service, self.host)
+    }
+
     /// The rule with the longest path for this request, and the key of its session. A session key
-    /// begins with a line feed, which no host has.
+    /// begins with a line feed, which no other does.
     fn session(&self) -> Option<(&'a ReplayCacheRule, String)> {
         let fits = |rule: &&ReplayCacheRule| {
             let host = rule.host.as_deref();
@@ -264,7 +271,7 @@ impl<'a> Asker<'a> {
             }
         };
         let is_short = (1..=limits::REPLAY_SESSION_BYTES_MAX).contains(&value.len());
-        let key = format!("\n{}\n{}\n{kind}\n{name}\n{value}", self.host, rule.path);
+        let key = format!("\n{}\n{}\n{kind}\n{name}\n{value}", self.base(), rule.path);
         is_short.then_some((rule, key))
     }
 
@@ -301,6 +308,7 @@ mod tests {
 
     fn asker<'a>(path: &'a str, headers: &'a HeaderMap) -> Asker<'a> {
         Asker {
+            service: 80,
             host: "a.example",
             path,
             headers,
@@ -394,6 +402,11 @@ mod tests {
         }
         let found = cache.find(at("/shop/cart", &one, &rules), now);
         assert_eq!(app_of(&found), Some("x"));
+        let elsewhere = Asker {
+            service: 8443,
+            ..at("/shop", &one, &rules)
+        };
+        assert!(matches!(cache.find(elsewhere, now), Found::Nothing));
         for (path, headers) in [("/shop", &other), ("/shop", &none), ("/shopping", &one)] {
             let found = cache.find(at(path, headers, &rules), now);
             assert!(matches!(found, Found::Nothing), "{path} {headers:?}");
@@ -401,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_bound_and_what_is_over_makes_room() {
+    fn there_is_a_bound_and_what_comes_finds_room() {
         let (cache, headers, now) = (ReplayCache::default(), HeaderMap::new(), Instant::now());
         let put = |n: usize, now: Instant| {
             let path = format!("/{n}");
@@ -410,8 +423,7 @@ mod tests {
             cache.keep_below(&below, at, kept("x"), now).unwrap();
             app_of(&cache.find(at, now)).is_some()
         };
-        assert!((0..limits::REPLAYS_KEPT_MAX).all(|n| put(n, now)));
-        assert!(!put(limits::REPLAYS_KEPT_MAX, now), "full");
-        assert!(put(limits::REPLAYS_KEPT_MAX, now + Duration::from_secs(11)));
+        assert!((0..limits::REPLAYS_KEPT_MAX + 10).all(|n| put(n, now)));
+        assert_eq!(cache.entries.lock().len(), limits::REPLAYS_KEPT_MAX);
     }
 }

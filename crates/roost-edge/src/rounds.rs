@@ -93,7 +93,8 @@ impl Exchange {
             origin: app.clone(),
             keys: Vec::new(),
             is_taken: false,
-            may_keep: true,
+            // Else one client would decide for all who answers.
+            may_keep: wants.is_anything(),
             status: "miss",
         };
         if cut.origin.replays.is_empty() || !wants.is_anything() {
@@ -124,7 +125,10 @@ impl Exchange {
 
     fn asker<'a>(&'a self, origin: &'a AppRoute, head: &'a Head) -> Asker<'a> {
         let port = origin.port(self.external());
+        let service = port.and_then(|port| port.targets.first());
+        let first = service.and_then(|target| target.endpoint.service.ports.first());
         Asker {
+            service: first.map_or(0, |port| port.ports.first),
             host: &self.host,
             path: head.path.path(),
             headers: &head.headers,
@@ -150,7 +154,7 @@ impl Exchange {
             let answer = match self.round(&app, head, &wants, slot, alone, from).await {
                 Ok(answer) => answer,
                 // Nobody got it: the way there leads nowhere any more.
-                Err(page) if cut.is_taken && is_nobody(&page) => {
+                Err(page) if cut.is_taken && is_unsent(&page) => {
                     cut.is_taken = false;
                     cut.forget();
                     app = cut.origin.clone();
@@ -225,6 +229,7 @@ impl Exchange {
         let attempt = Box::pin(self.attempt(app, asked, head, slot, alone));
         // Cancel-safe: what a dropped attempt has counted is counted down, and its connection closes.
         timeout(limit, attempt).await.unwrap_or_else(|_| {
+            self.note_silence();
             let title = "the replay was not answered in time";
             Err(Page::new(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -353,6 +358,15 @@ fn is_nobody(page: &Page) -> bool {
         page.code,
         "no-machines" | "no-wanted-machine" | "no-healthy-machine"
     )
+}
+
+/// Whether no machine has the request, for whatever reason.
+fn is_unsent(page: &Page) -> bool {
+    let is_refusal = matches!(
+        page.code,
+        "hard-limit" | "queue-full" | "machine-unreachable" | "wake-failed" | "wake-timeout"
+    );
+    is_refusal || is_nobody(page)
 }
 
 fn take_back(slot: Slot<'_>) -> Result<(), Page> {

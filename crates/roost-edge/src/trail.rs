@@ -131,9 +131,22 @@ impl Trail {
         }
     }
 
-    /// The attempts, for a record.
+    /// How long a machine that has the request has not answered it.
+    pub(crate) fn waits_for_answer(&self) -> Option<Duration> {
+        let last = self.attempts.last()?;
+        let is_open = last.ended.is_none();
+        let connected = last.connected.filter(|_| is_open)?;
+        Some(self.started.elapsed().saturating_sub(connected))
+    }
+
+    /// The attempts, for a record. Only the first and the last tell of the machines that did not
+    /// get it: a record is to stay small.
     pub(crate) fn attempts(&self) -> Vec<RequestAttempt> {
-        self.attempts.iter().map(Attempt::for_record).collect()
+        let n = self.attempts.len();
+        let attempts = self.attempts.iter().enumerate();
+        attempts
+            .map(|(idx, attempt)| attempt.for_record(idx == 0 || idx + 1 == n))
+            .collect()
     }
 
     /// What the time went to, for a record of a request that took this long.
@@ -182,7 +195,7 @@ impl Trail {
 }
 
 impl Attempt {
-    fn for_record(&self) -> RequestAttempt {
+    fn for_record(&self, tells_skipped: bool) -> RequestAttempt {
         let endpoint = self.target.as_ref().map(|target| &target.endpoint);
         let (status, error) = match &self.end {
             End::Open if self.target.is_none() => {
@@ -192,13 +205,17 @@ impl Attempt {
             End::Answered(status) => (Some(status.as_u16()), None),
             End::Failed(why) => (None, Some(why.clone())),
         };
-        let (skipped, skipped_more) = self.looked.for_record();
+        let (skipped, skipped_more) = if tells_skipped {
+            self.looked.for_record()
+        } else {
+            Default::default()
+        };
         RequestAttempt {
             machine: endpoint.map(|endpoint| endpoint.machine_id.to_string()),
             region: endpoint.map(|endpoint| endpoint.region.to_string()),
             status,
             error,
-            followed: self.looked.is_noted(),
+            followed: tells_skipped && self.looked.is_noted(),
             skipped,
             skipped_more,
         }

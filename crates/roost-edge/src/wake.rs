@@ -111,7 +111,8 @@ impl LastWake {
             EndpointHealth::Asleep(state) if wake.has_left => {
                 wake.fail(format!("it was started and is {state} again"));
             }
-            EndpointHealth::Asleep(_) | EndpointHealth::Draining => {}
+            EndpointHealth::Draining => wake.fail("it takes nothing new".to_owned()),
+            EndpointHealth::Asleep(_) => {}
             EndpointHealth::Down(state) if is_starting(state) => wake.has_left = true,
             EndpointHealth::Down(state) => wake.fail(format!("it is {state}")),
         }
@@ -178,7 +179,7 @@ pub(crate) fn wake_one(
     port: &PortRoute,
     would_do: impl Fn(&Target) -> bool,
 ) -> Prospect {
-    if port.asleep.is_empty() && !is_one_coming(port, &would_do) {
+    if port.asleep.is_empty() && !is_one_waking(port, &would_do) {
         return Prospect::None;
     }
     let asleep = || port.asleep.iter().filter(|target| would_do(target));
@@ -187,7 +188,7 @@ pub(crate) fn wake_one(
         ask(shared, target);
         return Prospect::Coming;
     }
-    if is_one_coming(port, &would_do) {
+    if is_one_waking(port, &would_do) {
         return Prospect::Coming;
     }
     let mut refusals = Vec::new();
@@ -206,21 +207,8 @@ pub(crate) fn wake_one(
     Prospect::Refused(refusals)
 }
 
-/// Whether a machine that would do is being woken, or starts by itself.
-pub(crate) fn is_one_coming(port: &PortRoute, would_do: impl Fn(&Target) -> bool) -> bool {
-    let is_coming = |target: &Target| match &target.endpoint.health {
-        EndpointHealth::Passing => false,
-        EndpointHealth::Down(state) if is_starting(state) => true,
-        EndpointHealth::Failing(_)
-        | EndpointHealth::Draining
-        | EndpointHealth::Asleep(_)
-        | EndpointHealth::Down(_) => target.load.wake.is_under_way(),
-    };
-    let mut targets = port.targets.iter();
-    targets.any(|target| would_do(target) && is_coming(target))
-}
-
-/// Whether a machine that would do is being woken by this edge.
+/// Whether a machine that would do is being woken. One that starts by itself may take long, or fail again and
+/// again: it keeps no other asleep.
 pub(crate) fn is_one_waking(port: &PortRoute, would_do: impl Fn(&Target) -> bool) -> bool {
     let mut targets = port.targets.iter();
     targets.any(|target| would_do(target) && target.load.wake.is_under_way())

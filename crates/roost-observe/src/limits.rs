@@ -55,4 +55,4 @@ pub const ACCESS_SEGMENTS_MAX: usize = 8;
 /// Records that wait to be written to the access log.
 pub const ACCESS_QUEUE_MAX: usize = 8192;
 /// Records that are written to it at once.
-pub const ACCESS_BATCH_MAX: usize = 1024;
+pub const ACCESS_BATCH_MAX: usize = 128;

@@ -108,7 +108,11 @@ fn begin_segment(
         Ok(()) | Err(TryLockError::WouldBlock) => {}
         Err(TryLockError::Error(error)) => return Err(error).on("lock", &path),
     }
-    remove_old_segments(dir, segments_max)?;
+    if let Err(error) = remove_old_segments(dir, segments_max) {
+        // The next one tries again; to fail here would make a segment for each line.
+        let error = roost_model::error::chain(&error);
+        tracing::warn!(error, "old segments of a log are left");
+    }
     Ok((number, path, file))
 }
 

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// How long a daemon that was asked to end may take before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a process that does not answer any more may have the lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What others may want to know of a running daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,6 +49,18 @@ impl Lock {
             );
         };
         Ok(lock)
+    }
+
+    /// The same, once a process that is about to end has given it up.
+    pub(crate) async fn wait(paths: &NodePaths) -> Result<Self> {
+        let start = Instant::now();
+        while start.elapsed() < LOCK_TIMEOUT {
+            if let Some(lock) = Self::try_take(&paths.lock())? {
+                return Ok(lock);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Self::take(paths)
     }
 
     /// The lock as the roostd before this one gave it.

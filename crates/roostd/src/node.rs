@@ -54,6 +54,8 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     };
     let (before, lock, given) = match before {
         Some((before, lock, given)) => (Some(before), lock, given),
+        // One that is dying may still have it.
+        None if config.take_over => (None, Lock::wait(&config.paths).await?, Given::default()),
         None => (None, Lock::take(&config.paths)?, Given::default()),
     };
     let (mut node, api) = Node::start(config, lock, given).await?;

@@ -118,8 +118,8 @@ fn is_whole(answer: &str) -> bool {
 /// For machines that take their time.
 async fn hasty() -> World {
     World::with(|config| {
-        config.timeouts.response_header = Duration::from_millis(500);
-        config.timeouts.body_idle = Duration::from_millis(500);
+        config.timeouts.response_header = Duration::from_secs(2);
+        config.timeouts.body_idle = Duration::from_secs(2);
         config.timeouts.pool_idle = Duration::from_millis(100);
     })
     .await

@@ -63,7 +63,7 @@ fn changed(from: &[u8], at: usize, byte: u8) -> Vec<u8> {
 }
 
 async fn hasty() -> World {
-    World::with(|config| config.timeouts.handshake = Duration::from_millis(500)).await
+    World::with(|config| config.timeouts.handshake = Duration::from_secs(3)).await
 }
 
 /// It serves whoever speaks TLS, and of the others nothing is left.

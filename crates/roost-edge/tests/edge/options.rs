@@ -151,7 +151,7 @@ async fn a_service_is_waited_for_as_long_as_it_says() {
     // Less patient than the edge.
     let world = World::new().await;
     let never = slow(&world, LIMIT * 10).await;
-    world.publish(vec![with(1, never, &idle(Duration::from_millis(300)))]);
+    world.publish(vec![with(1, never, &idle(Duration::from_secs(2)))]);
     assert_eq!(get(&world, "/").await, ("504".to_owned(), false));
     assert_eq!(get(&world, "/body").await, ("200".to_owned(), false));
     let half = format!("POST / HTTP/1.1\r\n{HOST}Content-Length: 10\r\n\r\nhalf");
@@ -174,7 +174,7 @@ async fn a_service_is_waited_for_as_long_as_it_says() {
 async fn a_silent_websocket_is_closed_when_its_service_says_so() {
     let world = World::new().await;
     let address = crate::hardening::echo(&world).await;
-    world.publish(vec![with(1, address, &idle(Duration::from_millis(300)))]);
+    world.publish(vec![with(1, address, &idle(Duration::from_secs(2)))]);
     let mut stream = TcpStream::connect(world.http()).await.unwrap();
     let request = "GET / HTTP/1.1\r\nHost: app.localhost\r\nConnection: Upgrade\r\n\
                    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

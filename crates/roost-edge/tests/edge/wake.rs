@@ -33,7 +33,13 @@ impl SleepControl for Control {
 impl Control {
     async fn wait_for(&self, machines: &[u8]) {
         let machines: Vec<MachineId> = machines.iter().map(|number| machine(*number)).collect();
-        wait_until("the machines are woken", || *self.woken.lock() == machines).await;
+        // A wish that has changed nothing yet is repeated.
+        let woken = || {
+            let mut woken = self.woken.lock().clone();
+            woken.dedup();
+            woken
+        };
+        wait_until("the machines are woken", || woken() == machines).await;
     }
 
     fn refuse(&self, error: WakeError) {
@@ -305,6 +311,7 @@ async fn without_a_worker_it_is_waited_for_unless_the_edge_ends() {
     // Another edge has the sockets, and the worker.
     control.refuse(WakeError::Away);
     world.publish(vec![asleep(1, address)]);
+    wait_until("the first client has gone", || world.edge.clients() == 0).await;
     let mut client = TcpStream::connect(world.http()).await.unwrap();
     wait_until("it is connected", || world.edge.clients() > 0).await;
     let ask = async {

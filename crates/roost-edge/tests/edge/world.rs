@@ -197,13 +197,14 @@ pub(crate) fn full(text: impl Into<Bytes>) -> AnyBody {
         .boxed()
 }
 
-/// An address where nothing listens.
+/// An address where nothing listens, and nothing else will.
 pub(crate) async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    // Taken, but not listened at, until the process ends.
+    Box::leak(Box::new(socket));
+    address
 }
 
 /// Polls until the condition holds.

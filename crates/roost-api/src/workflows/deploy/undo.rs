@@ -132,8 +132,15 @@ async fn destroy_new(progress: &Progress) -> Result<(), StoreError> {
     };
     for machine in machines.iter().filter(|machine| is_own(machine)) {
         let id = &machine.id;
-        // It may have served, and its removal alone would cut requests off.
-        if let Err(error) = progress.stop(id).await {
+        // It may have served, and its removal alone would cut requests off. No request is to start
+        // it again meanwhile.
+        let asker = progress.asker();
+        let worker = &progress.state.worker;
+        let stopped = async {
+            worker.set_cordoned(id, true, &asker).await?;
+            progress.stop(id).await
+        };
+        if let Err(error) = stopped.await {
             tracing::debug!(machine_id = %id, error = chain(&error), "removed without a stop");
         }
         match progress.destroy(id).await {
