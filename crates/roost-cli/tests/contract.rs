@@ -97,6 +97,7 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("ops watch", with(&["d1"]), Reads),
         ("ops cancel", vec!["-a", "busy"], Changes),
         ("why machine", with(&["m1"]), Reads),
+        ("why request", vec!["req1"], Reads),
         ("exec", vec!["-a", "web", "--", "true"], Changes),
         ("open", with(&["--print"]), Reads),
         ("doctor", vec![], Reads),
@@ -130,8 +131,14 @@ fn parts_of_app() -> Router {
         "version": "i"}});
     let operation = json!({"id": "run_1", "kind": "start", "subject": "machine/m1", "cause": {"kind": "user"},
         "status": "succeeded", "created_at": 0, "ended_at": 1});
+    let request = json!({"request_id": "req1", "trace_id": "t", "at": 0, "edge": "n1", "region": "local",
+        "table_version": 1, "client": "::1", "protocol": "HTTP/1.1", "tls": false, "method": "GET",
+        "host": "web.localhost", "path": "/", "app": "web", "machine": "m1", "status": 200,
+        "response_bytes": 2, "complete": true, "first_byte_us": 1, "total_us": 2, "attempts": [],
+        "spans": []});
     let ok = |value: Value| get(move || async move { Json(value) });
     Router::new()
+        .route("/v1/requests/req1", ok(request))
         .route("/v1/apps/web/machines/m1/wait", ok(json!({"ok": true})))
         .route("/v1/apps/web/machines/m1/ps", ok(json!([process])))
         .route("/v1/apps/web/machines/m1/events", ok(json!([])))
