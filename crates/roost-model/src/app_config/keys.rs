@@ -158,11 +158,7 @@ pub const KEYS: &[KeyRule] = &[
     key("http_service.concurrency.hard_limit", Integer, Honoured),
     key("http_service.http_options", Table, Honoured),
     key("http_service.http_options.h2_backend", Boolean, Honoured),
-    key(
-        "http_service.http_options.idle_timeout",
-        Integer,
-        HTTP_OPTION,
-    ),
+    key("http_service.http_options.idle_timeout", Integer, Honoured),
     key(
         "http_service.http_options.headers_read_timeout",
         Any,
@@ -173,13 +169,9 @@ pub const KEYS: &[KeyRule] = &[
     key(
         "http_service.http_options.response.pristine",
         Boolean,
-        HTTP_OPTION,
+        Honoured,
     ),
-    key(
-        "http_service.http_options.response.headers",
-        Any,
-        HTTP_OPTION,
-    ),
+    key("http_service.http_options.response.headers", Any, Honoured),
     key("http_service.http_options.replay_cache", Tables, Honoured),
     key(
         "http_service.http_options.replay_cache.path_prefix",
@@ -256,7 +248,7 @@ pub const KEYS: &[KeyRule] = &[
     key(
         "services.ports.http_options.idle_timeout",
         Integer,
-        HTTP_OPTION,
+        Honoured,
     ),
     key(
         "services.ports.http_options.headers_read_timeout",
@@ -268,12 +260,12 @@ pub const KEYS: &[KeyRule] = &[
     key(
         "services.ports.http_options.response.pristine",
         Boolean,
-        HTTP_OPTION,
+        Honoured,
     ),
     key(
         "services.ports.http_options.response.headers",
         Any,
-        HTTP_OPTION,
+        Honoured,
     ),
     key("services.ports.http_options.replay_cache", Tables, Honoured),
     key(

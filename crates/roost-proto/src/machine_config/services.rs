@@ -28,16 +28,14 @@ pub struct ServiceConfig {
     /// How much of it one machine takes at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyConfig>,
-    /// Whether traffic starts the machine when it rests; no by default. Recorded, without effect
-    /// yet.
+    /// Whether traffic starts the machine when it rests; no by default.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub autostart: bool,
     /// What becomes of machines that traffic has no need of: `off` (the default), `stop`,
-    /// `suspend`; false and true stand for the first two. Recorded, without effect yet.
+    /// `suspend`; false and true stand for the first two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autostop: Option<AutostopConfig>,
-    /// So many machines in the app's first region are not stopped for want of traffic. Recorded,
-    /// without effect yet.
+    /// So many machines in the app's first region are not stopped for want of traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_machines_running: Option<u32>,
     /// Checks that take the machine out of routing.
@@ -114,10 +112,10 @@ pub struct HttpOptionsConfig {
     /// Speak HTTP/2 with prior knowledge to the app.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub h2_backend: bool,
-    /// How many seconds an exchange may stand still. Recorded, without effect yet.
+    /// How many seconds an exchange may stand still.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<u32>,
-    /// What is done to the headers of responses. Recorded, without effect yet.
+    /// What is done to the headers of responses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<ResponseOptions>,
     /// Sessions for which the edge keeps the replays of the app.
