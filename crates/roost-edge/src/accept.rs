@@ -127,7 +127,8 @@ async fn serve(
         Way::Tls | Way::PgTls => Box::pin(secured(shared, stream, ends, &way, activity)).await,
         Way::Raw(app) => {
             keep_alive(&stream);
-            Box::pin(tcp::serve(&shared, stream, ends, app.as_str())).await;
+            let visit = activity.visit();
+            Box::pin(tcp::serve(&shared, stream, ends, visit, app.as_str())).await;
         }
     }
 }
@@ -184,7 +185,7 @@ async fn secured(
     }
     if let Some(app) = app {
         keep_alive(stream.get_ref().0);
-        return tcp::serve(&shared, stream, ends, app.name.as_str()).await;
+        return tcp::serve(&shared, stream, ends, activity.visit(), app.name.as_str()).await;
     }
     let is_http2 = tls::is_http2(&stream);
     let stream = ClientStream::new(stream, Vec::new(), activity.clone());

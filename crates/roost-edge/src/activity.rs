@@ -65,6 +65,11 @@ impl Activity {
         let _ = self.visit.set(visit);
     }
 
+    /// The client's visit, once it is known who that is.
+    pub(crate) fn visit(&self) -> Option<&Visit> {
+        self.visit.get()
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -159,7 +164,12 @@ pub(crate) struct Serving(Arc<Activity>);
 impl Serving {
     /// Whether its client may ask for that now.
     pub(crate) fn may_ask(&self) -> bool {
-        self.0.visit.get().is_none_or(Visit::may_ask)
+        self.visit().is_none_or(Visit::may_ask)
+    }
+
+    /// The client's visit, once it is known who that is.
+    pub(crate) fn visit(&self) -> Option<&Visit> {
+        self.0.visit()
     }
 
     /// Whether its header has both a length and a transfer coding.

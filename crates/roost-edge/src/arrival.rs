@@ -19,6 +19,8 @@ pub(crate) const LINES: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Origin {
     client: HeaderValue,
+    /// The client, and the address that it has come to.
+    way: HeaderValue,
     port: HeaderValue,
     is_tls: bool,
 }
@@ -27,8 +29,11 @@ impl Origin {
     /// A client that came to this address.
     pub(crate) fn new(client: IpAddr, local: SocketAddr, is_tls: bool) -> Arc<Self> {
         let client = client.to_canonical().to_string();
+        let way = format!("{client}, {}", local.ip().to_canonical());
+        let value = |text: &str| HeaderValue::from_str(text);
         Arc::new(Self {
-            client: HeaderValue::from_str(&client).expect("an address is a valid header value"),
+            client: value(&client).expect("an address is a valid header value"),
+            way: value(&way).expect("two addresses are a valid header value"),
             port: HeaderValue::from(local.port()),
             is_tls,
         })
@@ -62,6 +67,8 @@ impl Arrival {
         let low = number & u128::from(u64::MAX);
         let mut text = BytesMut::with_capacity(128);
         text.extend_from_slice(id.array_to_str(&mut [0; ulid::ULID_LEN]).as_bytes());
+        text.extend_from_slice(b"-");
+        text.extend_from_slice(region.as_bytes());
         let id_end = text.len();
         // A trace that is not sampled, whose id is the request's (W3C Trace Context 3.2).
         // Writing to memory that grows does not fail.
@@ -81,14 +88,14 @@ impl Arrival {
         }
     }
 
-    /// The request's id.
+    /// The request's id and the region of the edge, as Fly.io has it.
     pub(crate) fn request_id(&self) -> &HeaderValue {
         &self.request_id
     }
 
-    /// The same as text.
-    pub(crate) fn request_id_text(&self) -> &str {
-        self.request_id.to_str().unwrap_or_default()
+    /// The request's id.
+    pub(crate) fn id(&self) -> ulid::Ulid {
+        self.id
     }
 
     /// When it came, in milliseconds since the epoch.
@@ -113,7 +120,7 @@ impl Arrival {
     /// taken what only the platform may say.
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
         let origin = &*self.origin;
-        append_forwarded_for(headers, &origin.client);
+        append_forwarded_for(headers, &origin.way);
         CLIENT_IP.set(headers, &origin.client);
         let (proto, ssl) = if origin.is_tls {
             ("https", "on")
@@ -171,9 +178,9 @@ fn is_trace_parent(value: &[u8]) -> bool {
     }
 }
 
-fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
+fn append_forwarded_for(headers: &mut HeaderMap, way: &HeaderValue) {
     if !headers.contains_key(X_FORWARDED_FOR) {
-        headers.insert(X_FORWARDED_FOR, client.clone());
+        headers.insert(X_FORWARDED_FOR, way.clone());
         return;
     }
     // One line, whatever the client sent: apps differ in how they read several.
@@ -182,8 +189,8 @@ fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
         list.extend_from_slice(value.as_bytes());
         list.extend_from_slice(b", ");
     }
-    list.extend_from_slice(client.as_bytes());
-    let value = HeaderValue::from_bytes(&list).unwrap_or_else(|_| client.clone());
+    list.extend_from_slice(way.as_bytes());
+    let value = HeaderValue::from_bytes(&list).unwrap_or_else(|_| way.clone());
     headers.insert(X_FORWARDED_FOR, value);
 }
 
@@ -222,7 +229,7 @@ mod tests {
         Arrival::new(origin, Version::HTTP_2, &region, id, 5).tell(&mut headers);
         assert!(headers.len() <= before + LINES);
         let expected = map(&[
-            ("x-forwarded-for", "9.9.9.9, 192.0.2.7"),
+            ("x-forwarded-for", "9.9.9.9, 192.0.2.7, 192.0.2.1"),
             ("fly-client-ip", "192.0.2.7"),
             ("roost-client-ip", "192.0.2.7"),
             ("te", "trailers"),
@@ -233,8 +240,8 @@ mod tests {
             ("roost-forwarded-port", "8443"),
             ("fly-region", "local"),
             ("roost-region", "local"),
-            ("fly-request-id", "0000000000000G000000000002"),
-            ("roost-request-id", "0000000000000G000000000002"),
+            ("fly-request-id", "0000000000000G000000000002-local"),
+            ("roost-request-id", "0000000000000G000000000002-local"),
             ("x-request-start", "t=5"),
             ("via", "2 roost"),
             (

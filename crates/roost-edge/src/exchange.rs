@@ -206,10 +206,7 @@ impl Exchange {
         {
             return Err(route::too_fast("app-rate", "this app is asked too often"));
         }
-        self.open = app.rates.open(self.shared.config.rates.app_open);
-        if self.open.is_none() {
-            return Err(route::too_many_open());
-        }
+        self.count_open(&app)?;
         if route::wants_https(&app, self.ends) {
             route::force_https(&self.shared, parts, &authority.host)?;
         }
@@ -238,6 +235,18 @@ impl Exchange {
             slot.forget();
         }
         self.respond(response, sender, slot, wish)
+    }
+
+    /// Counts the request as one of this app's, and of the one that had it before no longer.
+    pub(crate) fn count_open(&mut self, app: &AppRoute) -> Result<(), Page> {
+        let most = self.shared.config.rates.app_open;
+        let counted = if let Some(open) = &mut self.open {
+            open.go_to(&app.rates, most)
+        } else {
+            let visit = self.serving.as_ref().and_then(Serving::visit);
+            Open::new(visit, &app.rates, most).map(|open| self.open = Some(open))
+        };
+        counted.map_err(route::too_many_open)
     }
 
     /// The external port that the client has come to.

@@ -1,5 +1,5 @@
-//! What one client and one app may ask of the edge: connections at once, and
-//! requests and TLS handshakes a second.
+//! What one client and one app may ask of the edge: connections and requests at
+//! once, and requests and TLS handshakes a second.
 //!
 //! A client is an IPv4 address or an IPv6 /64, which is what a customer is
 //! given. Who comes from the node itself (loopback) is no client to bound. What
@@ -28,7 +28,8 @@ pub struct EdgeRates {
     pub app_requests: u32,
     /// TLS handshakes with the names of one app a second.
     pub app_handshakes: u32,
-    /// Requests, WebSockets and raw connections of one app at once.
+    /// Requests, WebSockets and raw connections of one app at once. One client
+    /// may have half as many.
     pub app_open: usize,
 }
 
@@ -88,26 +89,69 @@ impl Bucket {
 pub(crate) struct AppRates {
     pub(crate) requests: Bucket,
     pub(crate) handshakes: Bucket,
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
 }
 
-impl AppRates {
-    /// Counts one more request or raw connection; `None` when the app has as many as it may.
-    pub(crate) fn open(self: &Arc<Self>, most: usize) -> Option<Open> {
-        let before = self.open.fetch_add(1, Ordering::Relaxed);
-        // Dropped, it counts down again.
-        let open = Open(self.clone());
-        (most == 0 || before < most).then_some(open)
+/// Who has too much under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TooManyOpen {
+    /// The app.
+    App,
+    /// The client, however many apps it asks.
+    Client,
+}
+
+/// A request or raw connection, as one of its client's and one of its app's.
+#[derive(Debug)]
+pub(crate) struct Open {
+    _client: Option<Counted>,
+    app: Counted,
+}
+
+impl Open {
+    /// Counts one more, if both may have it.
+    pub(crate) fn new(
+        visit: Option<&Visit>,
+        app: &Arc<AppRates>,
+        most: usize,
+    ) -> Result<Self, TooManyOpen> {
+        // A client that may have half leaves half to all others.
+        let half = most.div_ceil(2);
+        let client = visit.and_then(|visit| visit.client.as_ref());
+        let client =
+            client.map(|client| Counted::new(&client.open, half).ok_or(TooManyOpen::Client));
+        Ok(Self {
+            _client: client.transpose()?,
+            app: Counted::new(&app.open, most).ok_or(TooManyOpen::App)?,
+        })
+    }
+
+    /// Counts it as one of this app's from now on, if it may have one more.
+    pub(crate) fn go_to(&mut self, app: &Arc<AppRates>, most: usize) -> Result<(), TooManyOpen> {
+        if !Arc::ptr_eq(&self.app.0, &app.open) {
+            self.app = Counted::new(&app.open, most).ok_or(TooManyOpen::App)?;
+        }
+        Ok(())
     }
 }
 
-/// A request or raw connection of an app; counted until dropped.
+/// One in a count, until dropped.
 #[derive(Debug)]
-pub(crate) struct Open(Arc<AppRates>);
+struct Counted(Arc<AtomicUsize>);
 
-impl Drop for Open {
+impl Counted {
+    /// One more; `None` when there are as many as there may be. 0 is no bound.
+    fn new(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        // Dropped, it counts down again.
+        let counted = Self(count.clone());
+        (most == 0 || before < most).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -117,6 +161,8 @@ struct Client {
     connections: AtomicUsize,
     requests: Bucket,
     handshakes: Bucket,
+    /// Requests, WebSockets and raw connections.
+    open: Arc<AtomicUsize>,
 }
 
 /// The clients of an edge.

@@ -66,8 +66,9 @@ impl Recent {
         drop(ring);
     }
 
-    /// The record of a request, while it is kept.
+    /// The record of a request, while it is kept; by its id, which may have a region behind it.
     pub(crate) fn find(&self, now: Instant, id: &str) -> Option<Arc<RequestRecord>> {
+        let id = id.split_once('-').map_or(id, |(id, _region)| id);
         [&self.failed, &self.rest].into_iter().find_map(|ring| {
             let ring = ring.lock();
             let kept = ring.iter().rev().take_while(|(at, _)| !is_old(*at, now));

@@ -218,6 +218,7 @@ impl Exchange {
         alone: bool,
         handover: Option<&Handover>,
     ) -> Result<Answer, Page> {
+        self.count_open(app)?;
         let asked = Asked {
             app: app.name.as_str(),
             external: self.external(),
@@ -364,7 +365,12 @@ fn is_nobody(page: &Page) -> bool {
 fn is_unsent(page: &Page) -> bool {
     let is_refusal = matches!(
         page.code,
-        "hard-limit" | "queue-full" | "machine-unreachable" | "wake-failed" | "wake-timeout"
+        "app-open"
+            | "hard-limit"
+            | "queue-full"
+            | "machine-unreachable"
+            | "wake-failed"
+            | "wake-timeout"
     );
     is_refusal || is_nobody(page)
 }

@@ -5,6 +5,7 @@ use crate::exchange::Shared;
 use crate::headers;
 use crate::limits;
 use crate::pages::Page;
+use crate::rates::TooManyOpen;
 use crate::table::{AppRoute, app_of_host};
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -26,10 +27,18 @@ pub(crate) fn too_fast(code: &'static str, title: &str) -> Page {
     Page::new(StatusCode::TOO_MANY_REQUESTS, code, title).retry_after(1)
 }
 
-/// Refuses what is beyond the bound of an app.
-pub(crate) fn too_many_open() -> Page {
-    let title = "this app has as much under way at this edge as it may";
-    Page::new(StatusCode::SERVICE_UNAVAILABLE, "app-open", title).retry_after(1)
+/// Refuses what is beyond the bound of an app or a client.
+pub(crate) fn too_many_open(who: TooManyOpen) -> Page {
+    match who {
+        TooManyOpen::App => {
+            let title = "this app has as much under way at this edge as it may";
+            Page::new(StatusCode::SERVICE_UNAVAILABLE, "app-open", title).retry_after(1)
+        }
+        TooManyOpen::Client => too_fast(
+            "client-open",
+            "this client has as much under way at this edge as it may",
+        ),
+    }
 }
 
 /// Refuses what would make the edge late for all.

@@ -7,6 +7,7 @@ use crate::eject::Outcome;
 use crate::exchange::Shared;
 use crate::pick::{self, Asked, Picked, Tried};
 use crate::proxy_protocol::{self, Told};
+use crate::rates::{Open, Visit};
 use crate::wants::Wants;
 use crate::{limits, tunnel};
 use std::sync::Arc;
@@ -16,16 +17,21 @@ use tokio::time::timeout;
 
 /// Carries one connection to a machine of the app; it counts as one that the
 /// machine serves until both of its sides have ended.
-pub(crate) async fn serve<S>(shared: &Arc<Shared>, mut client: S, ends: Ends, app: &str)
-where
+pub(crate) async fn serve<S>(
+    shared: &Arc<Shared>,
+    mut client: S,
+    ends: Ends,
+    visit: Option<&Visit>,
+    app: &str,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let route = shared.router.routes().app(app).cloned();
     let most = shared.config.rates.app_open;
     // An app that is unknown has nothing to bound; `reach` says so.
-    let open = route.map(|route| route.rates.open(most));
-    if open.as_ref().is_some_and(Option::is_none) {
-        tracing::debug!(app, "a connection beyond the app's bound was closed");
+    let open = route.map(|route| Open::new(visit, &route.rates, most));
+    if let Some(Err(who)) = open {
+        tracing::debug!(app, ?who, "a connection too many was closed");
         return;
     }
     let mut early = Vec::new();

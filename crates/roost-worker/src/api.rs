@@ -187,9 +187,14 @@ impl WorkerApi for Worker {
         force: bool,
         asker: &Asker,
     ) -> Result<(), WorkerError> {
-        self.change(id, asker, move |row| requests::destroy(row, force))
-            .await
-            .map(drop)
+        let (id, asker) = (id.clone(), asker.clone());
+        self.shielded(|inner| async move {
+            let destroy = move |row: &mut _| requests::destroy(row, force);
+            inner.change(&id, asker, destroy).await?;
+            inner.board.update(&id, |entry| entry.cordoned = true);
+            Ok(())
+        })
+        .await
     }
 
     async fn set_cordoned(

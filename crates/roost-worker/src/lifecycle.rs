@@ -306,17 +306,15 @@ fn on_kick(phase: Phase, wish: Wish) -> (Phase, Vec<Action>) {
             (Phase::Removing, vec![Action::CancelResolve, Action::Remove])
         }
 
-        (Phase::Running, Wish::RunNewer | Wish::Rest) => {
+        // Also what is removed by force: those whom it serves are not to blame.
+        (Phase::Running, Wish::RunNewer | Wish::Rest | Wish::Gone) => {
             (Phase::Draining, vec![Action::Withdraw, Action::Drain])
         }
         (Phase::Running, Wish::Suspend) => (Phase::Quieting, vec![Action::Withdraw, Action::Drain]),
-        // What runs is removed by force only: whoever asks does not want to wait.
-        (Phase::Running, Wish::Gone) => {
-            (Phase::Killing, vec![Action::Withdraw, Action::SignalKill])
-        }
-        (Phase::Draining | Phase::Quieting | Phase::Terminating, Wish::Gone) => {
-            (Phase::Killing, vec![Action::SignalKill])
-        }
+        // It drains on, but not for a snapshot.
+        (Phase::Quieting, Wish::Gone) => (Phase::Draining, vec![]),
+        // Its stop time-out is not waited for: whoever asks does not want to wait.
+        (Phase::Terminating, Wish::Gone) => (Phase::Killing, vec![Action::SignalKill]),
         // Paused, it would not see a signal: the driver kills it.
         (Phase::Suspending, Wish::Gone) => {
             (Phase::Removing, vec![Action::RecordEnd, Action::Remove])
@@ -335,12 +333,13 @@ fn on_kick(phase: Phase, wish: Wish) -> (Phase, Vec<Action>) {
 
         // Cannot be turned round half-way: the owner kicks again when it is done.
         (
-            phase @ (Phase::Draining | Phase::Quieting | Phase::Suspending | Phase::Terminating),
+            phase @ (Phase::Quieting | Phase::Suspending | Phase::Terminating),
             Wish::Run | Wish::RunNewer | Wish::Rest | Wish::Suspend,
         )
         | (
             phase @ (Phase::Adopting
             | Phase::Launching
+            | Phase::Draining
             | Phase::Killing
             | Phase::Removing
             | Phase::Gone),

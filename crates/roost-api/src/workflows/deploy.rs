@@ -39,8 +39,9 @@ use roost_fsm::workflow::OnBusy;
 use roost_fsm::{Cx, StartRequest, Step, StepError, Steps, Workflow};
 use roost_model::error::chain;
 use roost_model::id::MachineId;
+use roost_model::machine::MachineState;
 use roost_proto::rest::DeploymentError;
-use roost_proto::worker::{Cause, MachineStatus};
+use roost_proto::worker::{Cause, MachineStatus, WorkerError};
 use roost_store::records::{DeploymentRecord, DeploymentStatus, SlotRecord};
 use roost_store::{StoreError, subject_of_app};
 use serde::{Deserialize, Serialize};
@@ -375,8 +376,8 @@ async fn advance_all(progress: &Progress) -> Result<(), SlotError> {
 
 async fn retire_old(progress: &Progress) -> Result<(), StoreError> {
     let slots = progress.slots().await?.into_iter();
-    let old = slots.filter_map(|slot| slot.old_machine);
-    let retire = |old: MachineId| -> BoxFuture<'_, _> { Box::pin(retire(progress, old)) };
+    let old = slots.filter_map(|slot| Some((slot.old_machine?, slot.old_ran)));
+    let retire = |(old, ran)| -> BoxFuture<'_, _> { Box::pin(retire(progress, old, ran)) };
     let retire: Vec<_> = old.map(retire).collect();
     let mut retire = stream::iter(retire).buffer_unordered(limits::RETIRE_AT_ONCE);
     while let Some(retired) = retire.next().await {
@@ -385,7 +386,13 @@ async fn retire_old(progress: &Progress) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn retire(progress: &Progress, old: MachineId) -> Result<(), StoreError> {
+async fn retire(progress: &Progress, old: MachineId, ran: bool) -> Result<(), StoreError> {
+    if !ran {
+        // Its removal follows whatever comes of it.
+        if let Err(error) = stop_woken(progress, &old).await {
+            tracing::warn!(machine_id = %old, %error, "old machine did not stop");
+        }
+    }
     let (outcome, text) = match progress.destroy(&old).await {
         Ok(()) => ("done", format!("old machine {old} removed")),
         Err(reason) => {
@@ -394,4 +401,18 @@ async fn retire(progress: &Progress, old: MachineId) -> Result<(), StoreError> {
         }
     };
     progress.step("retire", Some(&old), outcome, text).await
+}
+
+/// Stops an old machine that slept when the deployment began, if a request has woken it since.
+///
+/// Not before the new release is the current one: until then it may have to come back, and
+/// nobody could tell whether it was cordoned before.
+async fn stop_woken(progress: &Progress, old: &MachineId) -> Result<(), WorkerError> {
+    let (worker, asker) = (&progress.state.worker, progress.asker());
+    let cordon = || worker.set_cordoned(old, true, &asker);
+    let state = progress.insist(cordon).await?.state;
+    if state.is_settled() && state != MachineState::Started {
+        return Ok(());
+    }
+    progress.stop(old).await
 }

@@ -49,7 +49,7 @@ async fn the_app_sees_who_asks_and_a_client_cannot_pretend() {
     let text = response.text().await.unwrap();
     let port = world.http().port();
     for line in [
-        "x-forwarded-for: 6.6.6.6, 127.0.0.1\n".to_owned(),
+        "x-forwarded-for: 6.6.6.6, 127.0.0.1, 127.0.0.1\n".to_owned(),
         "fly-client-ip: 127.0.0.1\n".to_owned(),
         "x-forwarded-proto: http\n".to_owned(),
         "x-forwarded-ssl: off\n".to_owned(),
@@ -72,6 +72,8 @@ async fn the_app_sees_who_asks_and_a_client_cannot_pretend() {
         "{text}"
     );
     assert_eq!(headers["roost-request-id"], headers["fly-request-id"]);
+    let id = headers["fly-request-id"].to_str().unwrap();
+    assert!(id.len() == 32 && id.ends_with("-local"), "{id}");
     assert_eq!(headers["x-app"], "1");
     assert_eq!(headers["server"], "roost");
     assert!(!headers.contains_key("keep-alive"));

@@ -1,5 +1,6 @@
 //! Clients and apps that ask for more than they may.
 
+use crate::limits::Held;
 use crate::world::{LIMIT, World, endpoint, says};
 use roost_edge::{EdgeRates, Network};
 use std::net::SocketAddr;
@@ -100,6 +101,36 @@ async fn a_client_with_all_its_connections_gets_no_more_until_one_ends() {
         .await
         .is_empty()
     {
+        assert!(begun.elapsed() < LIMIT, "the place is free again");
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_have_half_of_what_an_app_may_have_at_once() {
+    let world = world(EdgeRates {
+        app_open: 2,
+        ..EdgeRates::default()
+    })
+    .await;
+    let held = Held::new(&world).await;
+    world.publish(vec![endpoint(1, held.address)]);
+    let address = world.http();
+    let ask = move |client| async move { asked(address, client, &requests(1)).await };
+    let mut under_way = JoinSet::new();
+    under_way.spawn(ask("192.0.2.7"));
+    held.wait_for(1).await;
+    let refused = String::from_utf8(ask("192.0.2.7").await).unwrap();
+    assert!(refused.starts_with("HTTP/1.1 429"), "{refused}");
+    assert!(refused.contains("retry-after: 1") && refused.contains("code client-open"));
+    under_way.spawn(ask("192.0.2.8"));
+    held.wait_for(2).await;
+    held.release.add_permits(3);
+    for answer in under_way.join_all().await {
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+    }
+    // What has ended is not counted; the edge may learn of it a moment later.
+    let begun = std::time::Instant::now();
+    while !ask("192.0.2.7").await.starts_with(b"HTTP/1.1 200") {
         assert!(begun.elapsed() < LIMIT, "the place is free again");
     }
 }

@@ -1,9 +1,11 @@
 //! Replays: one machine answers that another is to have the request.
 
+use crate::limits::{Held, get};
 use crate::world::{World, backend, endpoint, full, machine, nobody};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use roost_edge::EdgeRates;
 use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint};
 use std::net::SocketAddr;
@@ -125,6 +127,36 @@ async fn a_replay_may_name_another_app() {
         status == 502 && page.contains("replay-app-unknown"),
         "{page}"
     );
+}
+
+#[tokio::test]
+async fn a_replay_counts_at_the_app_that_it_goes_to() {
+    let world = World::with(|config| {
+        config.rates = EdgeRates {
+            app_open: 1,
+            ..EdgeRates::default()
+        };
+    })
+    .await;
+    let from = replays(&world, "app=other".into()).await;
+    let held = Held::new(&world).await;
+    let apps = [
+        app("app", vec![endpoint(1, from)]),
+        app("other", vec![endpoint(2, held.address)]),
+    ];
+    publish(&world, apps);
+    let first = tokio::spawn(get(world.client(), world.url("/")));
+    held.wait_for(1).await;
+    // The app that replayed has its place back; the other one has no more.
+    let (code, page) = get(world.client(), world.url("/")).await;
+    assert_eq!(code, 503, "{page}");
+    assert!(page.contains("code app-open"), "{page}");
+    let direct = world
+        .raw("GET / HTTP/1.1\r\nHost: other.localhost\r\nConnection: close\r\n\r\n")
+        .await;
+    assert!(direct.contains("code app-open"), "{direct}");
+    held.release.add_permits(1);
+    assert_eq!(first.await.unwrap().0, 200);
 }
 
 #[tokio::test]

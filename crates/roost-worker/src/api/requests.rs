@@ -274,6 +274,8 @@ pub(super) fn destroy(row: &mut Row, force: bool) -> Outcome {
         )));
     }
     row.wanted = Wanted::Gone;
+    // It ends by and by: no request is to start it again.
+    row.cordoned = true;
     row.due_at = None;
     Ok(Some("destroy"))
 }

@@ -142,15 +142,26 @@ fn a_process_that_ignores_signals_is_killed_and_then_removed() {
 }
 
 #[test]
-fn what_is_to_be_gone_is_killed_at_once_however_far_its_stop_is() {
-    for phase in [Phase::Running, Phase::Draining, Phase::Terminating] {
-        let (next, actions) = on_event(phase, Event::Kick(Wish::Gone));
-        assert_eq!(next, Phase::Killing, "{phase:?}");
-        assert_eq!(actions.last(), Some(&Action::SignalKill), "{phase:?}");
+fn what_is_to_be_gone_is_drained_and_then_killed_however_far_its_stop_is() {
+    let gone = Event::Kick(Wish::Gone);
+    for (phase, expected) in [
+        (Phase::Running, &[Action::Withdraw, Action::Drain][..]),
+        (Phase::Draining, &[]),
+        (Phase::Quieting, &[]),
+    ] {
+        let (next, actions) = run(phase, &[gone, gone, gone]);
+        assert_eq!((next, &*actions), (Phase::Draining, expected), "{phase:?}");
+    }
+    for events in [
+        &[Event::Drained, gone, gone][..],
+        &[gone, Event::Drained, gone],
+    ] {
+        let (next, actions) = run(Phase::Draining, events);
+        assert_eq!(next, Phase::Killing, "{events:?}");
         assert_eq!(
-            on_event(next, Event::Kick(Wish::Gone)),
-            (Phase::Killing, vec![]),
-            "one signal is enough"
+            actions,
+            [Action::SignalStop, Action::SignalKill],
+            "one of each is enough"
         );
     }
 }

@@ -7,6 +7,7 @@ use roost_model::image_ref::ImageRef;
 use roost_model::machine::{
     ExitCause, MachineExit, MachineState, RestartPolicy, RestartWhen, StopSignal,
 };
+use roost_proto::traffic::EndpointHealth;
 use roost_proto::worker::{
     ExecCommand, Launch, SecretEnv, UpdateMachine, WaitFor, WorkerApi as _, WorkerError,
 };
@@ -257,15 +258,14 @@ async fn a_machine_that_ignores_its_signal_is_killed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_destroyed_by_force_is_killed_at_once() {
+async fn a_machine_destroyed_by_force_finishes_its_requests_and_is_killed() {
     let node = Node::new();
     let run = node.start().await;
-    // Neither requests under way nor its stop time-out are waited for.
-    node.gauge.0.store(1, Ordering::SeqCst);
     let mut request = samples::create("r1");
     request.spec.services = vec![samples::service(1)];
-    request.spec.stop.timeout = Duration::from_secs(20);
+    request.spec.stop.timeout = Duration::from_secs(3_600);
     for is_stopping in [false, true] {
+        node.gauge.0.store(1, Ordering::SeqCst);
         request.request_id = format!("stopping: {is_stopping}");
         let created = run
             .worker
@@ -284,10 +284,17 @@ async fn a_machine_destroyed_by_force_is_killed_at_once() {
             .destroy_machine(&created.id, true, &samples::asker())
             .await
             .unwrap();
-        let gone = run.wait(&created.id, MachineState::Destroyed).await;
-        let signal = gone.last_exit.and_then(|exit| exit.signal);
-        assert_eq!(signal, Some(9), "stopping: {is_stopping}");
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let signals = node.host.signals(&created.id);
+        assert!(signals.is_empty(), "a request is under way: {signals:?}");
+        let table = run.worker.traffic().borrow().clone();
+        let endpoints = table.values().flat_map(|app| &app.endpoints);
+        let health: Vec<_> = endpoints.map(|endpoint| &endpoint.health).collect();
+        assert_eq!(health, [&EndpointHealth::Draining]);
+        node.gauge.0.store(0, Ordering::SeqCst);
+        run.wait(&created.id, MachineState::Destroyed).await;
+        // Its stop time-out is not waited for.
+        assert!(begun.elapsed() < Duration::from_secs(60));
     }
     node.wait_clear("").await;
 }

@@ -15,7 +15,7 @@ use roost_testkit::sim_worker::Fate;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-async fn begin(platform: &Platform, body: Value) -> String {
+pub(super) async fn begin(platform: &Platform, body: Value) -> String {
     let (status, begun) = platform
         .call("POST", "/v1/apps/web/deployments", body)
         .await;
@@ -29,7 +29,7 @@ async fn cancel(platform: &Platform, id: &str) -> (StatusCode, Value) {
 }
 
 /// Waits until the deployment has a step of this name.
-async fn await_step(platform: &Platform, id: &str, name: &str) {
+pub(super) async fn await_step(platform: &Platform, id: &str, name: &str) {
     for _ in 0..1000 {
         let path = format!("/v1/apps/web/deployments/{id}");
         let (_, deployment) = platform.call("GET", &path, Value::Null).await;

@@ -1,10 +1,12 @@
 //! One deployment after the other, as close as can be.
 
-use super::{assert_serving, start};
+use super::cancel::{await_step, begin};
+use super::{assert_serving, ids, start};
 use crate::http::tests::{Platform, web};
 use crate::workflows::deploy::{DEPLOYMENT_KEY, RELEASE_KEY};
 use roost_model::id::MachineId;
-use roost_proto::worker::{Cause, WorkerApi as _};
+use roost_proto::worker::{Asker, Cause, WorkerApi as _};
+use roost_testkit::sim_worker::Fate;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -70,5 +72,42 @@ async fn a_machine_that_an_earlier_deployment_could_not_remove_is_removed_and_no
         .deploy("web", json!({"config": web("hello")}))
         .await;
     assert_serving(&platform.machines("web").await, 2, "2");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_machine_that_is_woken_meanwhile_is_stopped_before_it_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    platform
+        .deploy("web", json!({"config": web("hello")}))
+        .await;
+    let [old] = &ids(&platform.machines("web").await)[..] else {
+        panic!("one machine");
+    };
+    let asker = Asker::from(Cause::Reconciler);
+    let old = MachineId::parse(old).unwrap();
+    let stopped = platform.worker.stop_machine(&old, None, None, &asker).await;
+    stopped.unwrap();
+    platform.worker.hold_destruction(true);
+    platform.worker.set_fate("web-v2-1", Fate::Unhealthy);
+    let body = json!({"config": web("next"), "wait_timeout": 3600});
+    let id = begin(&platform, body).await;
+    await_step(&platform, &id, "healthy").await;
+    platform.worker.start_machine(&old, &asker).await.unwrap();
+    // The new one passes its checks from its next start on.
+    platform.worker.set_fate("web-v2-1", Fate::Healthy);
+    for new in ids(&platform.machines("web").await) {
+        let new = MachineId::parse(&new).unwrap();
+        if new != old {
+            let restarted = platform.worker.restart_machine(&new, &asker).await;
+            restarted.unwrap();
+        }
+    }
+    let ended = platform.finished("web", &id).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+    let events = platform.worker.machine_events(&old, 3).await.unwrap();
+    let last: Vec<&str> = events.iter().rev().map(|event| &*event.kind).collect();
+    assert_eq!(last, ["cordon", "stop", "destroy"]);
     platform.stop().await;
 }
