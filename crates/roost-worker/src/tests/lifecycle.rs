@@ -263,7 +263,7 @@ async fn a_machine_destroyed_by_force_finishes_its_requests_and_is_killed() {
     let run = node.start().await;
     let mut request = samples::create("r1");
     request.spec.services = vec![samples::service(1)];
-    request.spec.stop.timeout = Duration::from_secs(3_600);
+    request.spec.stop.timeout = Duration::from_secs(300);
     for is_stopping in [false, true] {
         node.gauge.0.store(1, Ordering::SeqCst);
         request.request_id = format!("stopping: {is_stopping}");
@@ -294,7 +294,7 @@ async fn a_machine_destroyed_by_force_finishes_its_requests_and_is_killed() {
         node.gauge.0.store(0, Ordering::SeqCst);
         run.wait(&created.id, MachineState::Destroyed).await;
         // Its stop time-out is not waited for.
-        assert!(begun.elapsed() < Duration::from_secs(60));
+        assert!(begun.elapsed() < Duration::from_secs(100));
     }
     node.wait_clear("").await;
 }
