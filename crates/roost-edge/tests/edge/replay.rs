@@ -10,6 +10,7 @@ use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::task::JoinSet;
 
 /// A machine that replays every request that no replay has brought, by this header.
 async fn replays(world: &World, instruction: String) -> SocketAddr {
@@ -145,7 +146,8 @@ async fn a_replay_counts_at_the_app_that_it_goes_to() {
         app("other", vec![endpoint(2, held.address)]),
     ];
     publish(&world, apps);
-    let first = tokio::spawn(get(world.client(), world.url("/")));
+    let mut first = JoinSet::new();
+    first.spawn(get(world.client(), world.url("/")));
     held.wait_for(1).await;
     // The app that replayed has its place back; the other one has no more.
     let (code, page) = get(world.client(), world.url("/")).await;
@@ -156,7 +158,7 @@ async fn a_replay_counts_at_the_app_that_it_goes_to() {
         .await;
     assert!(direct.contains("code app-open"), "{direct}");
     held.release.add_permits(1);
-    assert_eq!(first.await.unwrap().0, 200);
+    assert_eq!(first.join_all().await[0].0, 200);
 }
 
 #[tokio::test]
