@@ -62,17 +62,20 @@ pub enum Role {
     Api,
     /// Owns the machines of its node.
     Worker,
+    /// Hands requests to other edges, and takes theirs.
+    Edge,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 2] = [Self::Api, Self::Worker];
+    pub const ALL: [Self; 3] = [Self::Api, Self::Worker, Self::Edge];
 
     /// The word in names and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Api => "api",
             Self::Worker => "worker",
+            Self::Edge => "edge",
         }
     }
 

@@ -105,7 +105,7 @@ pub struct PeerDenied {
 pub fn allow_worker_call(role: Option<Role>) -> Result<(), PeerDenied> {
     match role {
         Some(Role::Api) => Ok(()),
-        Some(Role::Worker) | None => Err(PeerDenied { role }),
+        Some(Role::Worker | Role::Edge) | None => Err(PeerDenied { role }),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::headers::{
     CLIENT_IP, FLY_REQUEST_ID, FORWARDED_PORT, REGION, ROOST_REQUEST_ID, TRACEPARENT, TRACESTATE,
     X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_FORWARDED_SSL, X_REQUEST_START, via,
 };
+use crate::relay::wire::Leg;
 use bytes::{Bytes, BytesMut};
 use http::header::VIA;
 use http::{HeaderMap, HeaderValue, Version};
@@ -18,20 +19,24 @@ pub(crate) const LINES: usize = 16;
 /// What all requests of a connection have in common.
 #[derive(Debug)]
 pub(crate) struct Origin {
+    /// The client's address, and the one that it has come to.
+    pub(crate) ends: (IpAddr, SocketAddr),
     client: HeaderValue,
     /// The client, and the address that it has come to.
     way: HeaderValue,
     port: HeaderValue,
-    is_tls: bool,
+    pub(crate) is_tls: bool,
 }
 
 impl Origin {
     /// A client that came to this address.
     pub(crate) fn new(client: IpAddr, local: SocketAddr, is_tls: bool) -> Arc<Self> {
-        let client = client.to_canonical().to_string();
+        let ends = (client.to_canonical(), local);
+        let client = ends.0.to_string();
         let way = format!("{client}, {}", local.ip().to_canonical());
         let value = |text: &str| HeaderValue::from_str(text);
         Arc::new(Self {
+            ends,
             client: value(&client).expect("an address is a valid header value"),
             way: value(&way).expect("two addresses are a valid header value"),
             port: HeaderValue::from(local.port()),
@@ -43,12 +48,14 @@ impl Origin {
 /// What the edge knows of a request besides the request.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
-    origin: Arc<Origin>,
-    version: Version,
-    region: HeaderValue,
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) version: Version,
+    pub(crate) region: HeaderValue,
     request_id: HeaderValue,
-    id: ulid::Ulid,
-    arrived_us: u64,
+    pub(crate) id: ulid::Ulid,
+    pub(crate) arrived_us: u64,
+    /// What another edge hears of it besides.
+    pub(crate) leg: Leg,
     /// For a request that comes without a trace context.
     trace: HeaderValue,
     start: HeaderValue,
@@ -83,6 +90,7 @@ impl Arrival {
             request_id: value(text.slice(..id_end)),
             id,
             arrived_us,
+            leg: Leg::default(),
             trace: value(text.slice(id_end..trace_end)),
             start: value(text.slice(trace_end..)),
         }

@@ -3,6 +3,7 @@
 use crate::access::AccessLog;
 use crate::limits;
 use crate::rates::EdgeRates;
+use crate::relay::RelayConfig;
 use roost_model::name::RegionCode;
 use roost_proto::names::NameFeed;
 use roost_proto::traffic::SleepControl;
@@ -42,6 +43,8 @@ pub struct EdgeConfig {
     pub late_max: Duration,
     /// Wakes machines that sleep; without it none is woken.
     pub sleep: Option<Arc<dyn SleepControl>>,
+    /// Edges of other nodes; without it requests stay on this one.
+    pub relay: Option<RelayConfig>,
     /// Where access records go, besides the log at debug level.
     pub access_log: Option<Arc<dyn AccessLog>>,
 }
@@ -60,6 +63,7 @@ impl std::fmt::Debug for EdgeConfig {
             .field("connections_max", &self.connections_max)
             .field("rates", &self.rates)
             .field("sleep", &self.sleep.is_some())
+            .field("relay", &self.relay)
             .field("memory_max", &self.memory_max)
             .field("late_max", &self.late_max)
             .field("access_log", &self.access_log.is_some())
@@ -85,6 +89,7 @@ impl EdgeConfig {
             memory_max: None,
             late_max: limits::LATE_MAX,
             sleep: None,
+            relay: None,
             access_log: None,
         }
     }

@@ -3,6 +3,7 @@
 use crate::exchange::Shared;
 use crate::limits;
 use crate::pool::{Http1Sender, Http2Sender};
+use crate::relay::{self, client::PeerStream, peers::PeerError};
 use crate::table::Target;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::io;
@@ -16,6 +17,8 @@ use tokio_util::task::TaskTracker;
 pub(crate) enum Connection {
     Http1(Http1Sender),
     Http2(Http2Sender),
+    /// To the edge of the machine's node.
+    Peer(Box<PeerStream>),
 }
 
 /// How a machine was not reached.
@@ -36,6 +39,8 @@ pub(crate) enum ConnectError {
         address: std::net::SocketAddr,
         source: hyper::Error,
     },
+    #[error(transparent)]
+    Peer(#[from] PeerError),
 }
 
 /// Gets a connection: a kept one that has been idle for less than `kept_max`, or
@@ -48,6 +53,15 @@ pub(crate) async fn connect(
     alone: bool,
     kept_max: Duration,
 ) -> Result<Connection, ConnectError> {
+    if let Some(node) = &target.endpoint.node {
+        let stream = Box::pin(relay::client::connect(
+            &shared.peers,
+            target,
+            node,
+            external,
+        ));
+        return Ok(Connection::Peer(Box::new(stream.await?)));
+    }
     let limit = shared.config.timeouts.connect;
     let port = target.port(external);
     if port.is_some_and(|port| port.http.h2_backend) && !alone {
@@ -146,7 +160,7 @@ async fn open_http2(shared: &Shared, target: &Target) -> Result<Http2Sender, Con
 
 /// Runs the tasks of HTTP/2 connections to machines on a tracker.
 #[derive(Debug, Clone)]
-struct Executor(TaskTracker);
+pub(crate) struct Executor(pub(crate) TaskTracker);
 
 impl<F> hyper::rt::Executor<F> for Executor
 where

@@ -7,6 +7,7 @@ use crate::activity::Serving;
 use crate::arrival::{self, Arrival, Origin};
 use crate::body::{BodySlot, ResponseBody, Slot};
 use crate::config::EdgeConfig;
+use crate::connect::Connection;
 use crate::eject::Outcome;
 use crate::forward::{Head, SendFailure};
 use crate::headers;
@@ -17,6 +18,7 @@ use crate::pages::{Form, Page};
 use crate::pick::{Asked, Picked, Tried};
 use crate::rates::{Clients, Open};
 use crate::recent::Recent;
+use crate::relay::peers::Peers;
 use crate::settle::Settlement;
 use crate::sockets::Sockets;
 use crate::table::{AppRoute, Router, Target};
@@ -40,6 +42,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) mod relayed;
+
 /// What all exchanges of an edge share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -57,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) ports: watch::Sender<Arc<PortTable>>,
     pub(crate) visitors: Clients,
     pub(crate) overload: Overload,
+    /// Edges of other nodes.
+    pub(crate) peers: Arc<Peers>,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) waiters: Semaphore,
     /// Bytes of request bodies that are kept.
@@ -294,7 +300,7 @@ impl Exchange {
             self.picked = Some(picked);
             headers::note_preference(&mut head.headers, asked.wants.unavailable(&target));
             let kept_max = self.kept_max();
-            let connection =
+            let mut connection =
                 match connect::connect(&shared, &target, asked.external, alone, kept_max).await {
                     Ok(connection) => connection,
                     Err(error) => {
@@ -302,10 +308,13 @@ impl Exchange {
                         self.trail.unreached(&why);
                         target.series.unanswered();
                         pick::note(&shared, asked, &target, Outcome::NoAnswer);
-                        tried.refused(&shared, target.endpoint.address, why);
+                        tried.refused(&shared, &target.endpoint, why);
                         continue;
                     }
                 };
+            if let Connection::Peer(stream) = &mut connection {
+                self.take_leg(head, &tried, stream);
+            }
             self.trail.connected();
             self.attempts += 1;
             self.timings.ended("connect");
@@ -321,12 +330,21 @@ impl Exchange {
                 Ok(answer) => {
                     let status = answer.0.status();
                     let latency = self.trail.answered(status);
-                    target.series.answered(status, latency);
+                    if target.endpoint.node.is_none() {
+                        target.series.answered(status, latency);
+                    }
                     return Ok(answer);
                 }
                 Err(failure) => failure,
             };
             self.trail.failed(&failure);
+            if let SendFailure::Elsewhere(elsewhere) = &failure {
+                self.attempts -= 1;
+                let goes_on = tried.elsewhere(&shared, &target.endpoint, elsewhere);
+                if goes_on && slot.is_none_or(|slot| slot.take_back().is_ok()) {
+                    continue;
+                }
+            }
             if matches!(failure, SendFailure::Broken(_) | SendFailure::TooLate) {
                 target.series.unanswered();
             }
@@ -342,7 +360,7 @@ impl Exchange {
         let safe = match failure {
             SendFailure::Unsent(_) => true,
             SendFailure::Broken(_) => self.method.is_idempotent(),
-            SendFailure::TooLate | SendFailure::ClientBody => false,
+            SendFailure::TooLate | SendFailure::ClientBody | SendFailure::Elsewhere(_) => false,
         };
         safe && self.attempts < limits::ATTEMPTS_MAX
             && slot.is_none_or(|slot| slot.take_back().is_ok())
@@ -429,6 +447,8 @@ impl Exchange {
         let started = self.trail.started;
         let first_byte = started.elapsed();
         match (&target, self.app.as_deref()) {
+            // Counted where the client is.
+            _ if self.arrival.leg.hop > 0 => {}
             (Some(target), _) => target.series.responded(status, first_byte),
             (None, app) => self.count_own(app, status, first_byte),
         }
@@ -537,6 +557,12 @@ fn broken(app: &str, target: &Target, failure: SendFailure) -> Page {
             "the app did not answer in time",
         )
         .detail(format!("machine {machine}")),
+        SendFailure::Elsewhere(elsewhere) => {
+            let title = "the node of the machine did not take the request, whose body is gone";
+            Page::refused(StatusCode::SERVICE_UNAVAILABLE, "elsewhere", title)
+                .detail(format!("machine {machine}: {elsewhere}"))
+                .retry_after(1)
+        }
         SendFailure::ClientBody => {
             let title = "the body of the request broke off or stood still";
             return Page::refused(StatusCode::BAD_REQUEST, "request-body", title);

@@ -7,6 +7,7 @@ use crate::config::EdgeTimeouts;
 use crate::connect::Connection;
 use crate::eject::Outcome;
 use crate::pool::Http1Sender;
+use crate::relay::{self, wire::Elsewhere};
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
@@ -81,6 +82,8 @@ pub(crate) enum SendFailure {
     TooLate,
     /// The client's body broke off or stood still.
     ClientBody,
+    /// The edge of the machine's node has not sent it on.
+    Elsewhere(Box<Elsewhere>),
 }
 
 /// A response header, with the HTTP/1 connection that its body comes on.
@@ -110,6 +113,10 @@ pub(crate) async fn send(
             let response = with_patience(response, slot, patience).await?;
             Ok((response, None))
         }
+        // On the heap: a request to a machine of this node has no need of its place.
+        Connection::Peer(stream) => {
+            Box::pin(relay::client::send(*stream, head, body, slot, patience)).await
+        }
     }
 }
 
@@ -119,7 +126,7 @@ pub(crate) fn judge(sent: &Result<Answer, SendFailure>) -> Option<Outcome> {
         Ok((response, _)) if response.status().is_server_error() => Some(Outcome::Error),
         Ok(_) => Some(Outcome::Answered),
         Err(SendFailure::Broken(_) | SendFailure::TooLate) => Some(Outcome::NoAnswer),
-        Err(SendFailure::Unsent(_) | SendFailure::ClientBody) => None,
+        Err(SendFailure::Unsent(_) | SendFailure::ClientBody | SendFailure::Elsewhere(_)) => None,
     }
 }
 
@@ -137,7 +144,7 @@ fn failure<T>(error: TrySendError<T>, slot: Slot<'_>) -> SendFailure {
 }
 
 /// Waits for a response header for `limit` from the last piece of the request body.
-async fn with_patience<T>(
+pub(crate) async fn with_patience<T>(
     mut response: Pin<&mut impl Future<Output = Result<Response<Incoming>, TrySendError<T>>>>,
     slot: Slot<'_>,
     limit: Duration,

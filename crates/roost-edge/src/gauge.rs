@@ -7,6 +7,7 @@
 //! the new routes. Both sides have a full fence between their two steps.
 
 use crate::load::Serving;
+use crate::relay::peers::Place;
 use crate::table::{Router, Target};
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
@@ -98,6 +99,8 @@ impl TrafficGauge for TrafficCounter {
 pub(crate) struct InFlight {
     machine: Arc<Busy>,
     _service: Serving,
+    /// The place on a connection to another edge.
+    _stream: Option<Arc<Place>>,
 }
 
 impl InFlight {
@@ -110,7 +113,13 @@ impl InFlight {
         Some(Self {
             machine: target.in_flight.clone(),
             _service: service,
+            _stream: None,
         })
+    }
+
+    /// Gives a place on a connection to another edge back when this ends.
+    pub(crate) fn takes(&mut self, place: Arc<Place>) {
+        self._stream = Some(place);
     }
 }
 

@@ -49,6 +49,7 @@ mod ports;
 pub mod proxy_protocol;
 mod rates;
 mod recent;
+mod relay;
 pub mod replay;
 mod replay_cache;
 mod retry;
@@ -72,6 +73,7 @@ pub use certificates::{CertificateSource, LocalCertificates};
 pub use config::{EdgeConfig, EdgeTimeouts, Network};
 pub use gauge::TrafficCounter;
 pub use rates::EdgeRates;
+pub use relay::RelayConfig;
 pub use sockets::listen;
 
 use crate::exchange::Shared;
@@ -82,11 +84,13 @@ use crate::overload::Overload;
 use crate::ports::{Door, Way};
 use crate::rates::Clients;
 use crate::recent::Recent;
+use crate::relay::peers::Peers;
 use crate::sockets::Sockets;
 use crate::table::Router;
 use crate::tls::Tls;
 use http::HeaderValue;
 use parking_lot::Mutex;
+use roost_auth::cluster::IdentityError;
 use roost_model::machine::Service;
 use roost_proto::traffic::{PortFeed, SleepControl, TrafficFeed, TrafficGauge, TrafficRecords};
 use roost_runtime::tasks::Tasks;
@@ -136,6 +140,9 @@ pub enum BindError {
     /// TLS could not be set up.
     #[error("set up TLS")]
     Tls(#[source] rustls::Error),
+    /// The identity for other edges cannot be used.
+    #[error("set up TLS with other edges")]
+    Relay(#[from] IdentityError),
 }
 
 /// A running edge. It ends with its tasks, or by [`Edge::drain`].
@@ -145,6 +152,7 @@ pub struct Edge {
     counter: Arc<TrafficCounter>,
     http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
+    peers: Vec<SocketAddr>,
     tasks: Tasks,
 }
 
@@ -176,10 +184,19 @@ impl Edge {
         let sockets = Sockets::new(given);
         let http = listen_all(&sockets, &config.http, "HTTP")?;
         let https = listen_all(&sockets, &config.https, "HTTPS")?;
+        let relay = config.relay.clone();
+        let peer_listen = relay.as_ref().map_or(&[][..], |relay| &relay.listen);
+        let peers = listen_all(&sockets, peer_listen, "other edges")?;
+        let peer_tls = relay.as_ref().map(|relay| relay.identity.server_config());
+        let peer_tls = peer_tls.transpose()?;
         let names = Names::new(config.names.clone());
         let tls = Tls::new(names.clone(), certificates).map_err(BindError::Tls)?;
         let (http_addrs, https_addrs) = (addresses(&http), addresses(&https));
+        let peer_addrs = addresses(&peers);
+        let backends = TaskTracker::new();
+        let identity = relay.as_ref().map(|relay| &relay.identity);
         let shared = Arc::new(Shared {
+            peers: Peers::new(identity, backends.clone())?,
             domains: config
                 .domains
                 .iter()
@@ -201,7 +218,7 @@ impl Edge {
             recent: Recent::new(),
             nobody: Series::new(config.region.clone(), None),
             clients: TaskTracker::new(),
-            backends: TaskTracker::new(),
+            backends,
             sockets,
             accepting: TaskTracker::new(),
             retired: CancellationToken::new(),
@@ -223,6 +240,13 @@ impl Edge {
             https,
             Door::new(Service::HTTPS_PORT, Way::Tls),
         );
+        if let Some(tls) = peer_tls {
+            let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+            for listener in peers {
+                let accept = relay::server::accept_loop(shared.clone(), listener, tls.clone());
+                tasks.spawn("edge-relay", accept);
+            }
+        }
         tasks.spawn("edge-ports", ports::follow(shared.clone(), tasks.clone()));
         shared.sockets.close_unused();
         tasks.spawn("edge-routes", follow_table(shared.clone()));
@@ -235,6 +259,7 @@ impl Edge {
             counter,
             http: http_addrs,
             https: https_addrs,
+            peers: peer_addrs,
             tasks: tasks.clone(),
         })
     }
@@ -274,6 +299,11 @@ impl Edge {
     /// Where HTTPS is served, with the actual ports.
     pub fn https_addrs(&self) -> &[SocketAddr] {
         &self.https
+    }
+
+    /// Where other edges are served, with the actual ports.
+    pub fn peer_addrs(&self) -> &[SocketAddr] {
+        &self.peers
     }
 
     /// What became of the ports that apps ask for besides 80 and 443.
@@ -376,6 +406,7 @@ async fn reap(shared: Arc<Shared>) {
         tokio::select! {
             _ = tick.tick() => {
                 shared.router.reap(shared.config.timeouts.pool_idle);
+                shared.peers.reap();
             }
             () = shared.graceful.cancelled() => return,
         }

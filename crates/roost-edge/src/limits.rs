@@ -171,3 +171,37 @@ pub const RECENT_AGE_MAX: Duration = Duration::from_secs(3600);
 pub const STATUS_CLIENT_GONE: u16 = 499;
 /// Sets of counts that an app keeps, one for each region and release.
 pub const SERIES_MAX: usize = 32;
+
+/// Edges that a request passes at most, the one that its client has come to among them.
+pub const RELAY_EDGES_MAX: u8 = 3;
+/// Streams of one connection between two edges.
+pub const RELAY_STREAMS_MAX: u32 = 256;
+/// Connections to the edge of one node.
+pub const RELAY_LINES_MAX: usize = 16;
+/// Connections of other edges at once.
+pub const RELAY_CONNECTIONS_MAX: usize = 1024;
+/// Flow-control window of one stream between two edges.
+pub const RELAY_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// Flow-control window of a connection between two edges: that of all its streams, so that
+/// readers who stand still hold up nobody else.
+pub const RELAY_CONNECTION_WINDOW_BYTES: u32 = RELAY_STREAMS_MAX * RELAY_STREAM_WINDOW_BYTES;
+/// Bytes of a header block between two edges: those of a client or of an app, and theirs.
+pub const RELAY_HEADER_BYTES_MAX: u32 = 192 * 1024;
+/// Silence on a connection between two edges after which one asks whether the other is there.
+pub const RELAY_PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How long it may take to say so.
+pub const RELAY_PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time to open a connection to another edge, with its TLS and a first answer.
+pub const RELAY_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// From this age on a connection between two edges gets no more requests.
+pub const RELAY_AGE_MAX: Duration = Duration::from_secs(3600);
+/// How long a connection between two edges is kept without a request.
+pub const RELAY_IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long an edge that could not be reached is left alone.
+pub const RELAY_REDIAL_PAUSE: Duration = Duration::from_millis(500);
+/// How long a request may wait at the machine's node before it is told to look elsewhere again.
+pub const RELAY_WAIT_MAX: Duration = Duration::from_secs(1);
+/// By how much an edge waits longer than the one that it waits for.
+pub const RELAY_MARGIN: Duration = Duration::from_secs(2);
+/// Times that one request may be told to go elsewhere.
+pub const RELAY_ELSEWHERE_MAX: usize = 90;

@@ -7,6 +7,7 @@ use crate::access::beginning;
 use crate::limits;
 use crate::table::{PortRoute, Target};
 use crate::wants::Wants;
+use roost_model::id::MachineId;
 use roost_proto::rest::SkippedMachine;
 use roost_proto::traffic::EndpointHealth;
 use std::net::SocketAddr;
@@ -48,7 +49,7 @@ impl Looked {
         &mut self,
         port: &PortRoute,
         wants: &Wants,
-        refused: &[SocketAddr],
+        refused: &[(MachineId, SocketAddr)],
         chosen: Option<&Arc<Target>>,
     ) {
         self.is_noted = true;
@@ -60,13 +61,20 @@ impl Looked {
             let near = &port.passing[..port.near];
             near.iter().any(|it| is_same(it, target))
         };
+        let is_refused = |target: &Arc<Target>| {
+            let endpoint = &target.endpoint;
+            let is_it = |(id, address): &(MachineId, SocketAddr)| {
+                *address == endpoint.address && *id == endpoint.machine_id
+            };
+            refused.iter().any(is_it)
+        };
         let chosen_is_near = chosen.is_some_and(is_near);
         for target in others.by_ref().take(limits::SKIPPED_MAX) {
             let reason = if target.endpoint.health != EndpointHealth::Passing {
                 Reason::Health
             } else if !wants.allows_at_all(target) {
                 Reason::NotAskedFor
-            } else if refused.contains(&target.endpoint.address) {
+            } else if is_refused(target) {
                 Reason::Refused
             } else if target.load.is_ejected() {
                 Reason::Ejected

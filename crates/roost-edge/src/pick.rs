@@ -13,15 +13,17 @@ use crate::limits;
 use crate::load::{Queue, Waiting};
 use crate::looked::Looked;
 use crate::pages::Page;
+use crate::relay::wire::Elsewhere;
 use crate::table::{PortRoute, Target};
 use crate::wake::{self, Prospect, Stages};
 use crate::wants::{Group, Wants};
 use http::StatusCode;
+use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
-use roost_proto::traffic::EndpointHealth;
+use roost_proto::traffic::{Endpoint, EndpointHealth};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Duration, Instant, sleep, sleep_until, timeout_at};
 
 /// A machine that has been counted as busy with this request.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub(crate) struct Picked {
 /// Where the request has been refused so far.
 #[derive(Debug, Default)]
 pub(crate) struct Tried {
-    addresses: Vec<SocketAddr>,
+    places: Vec<(MachineId, SocketAddr)>,
     /// Until when the same endpoints may be tried again.
     again_until: Option<Instant>,
     /// Since when the request waits for a machine.
@@ -43,6 +45,12 @@ pub(crate) struct Tried {
     /// The stages of the wake that it waited for.
     pub(crate) woken: Option<Stages>,
     last: Option<String>,
+    /// How often the edge of another node has said "elsewhere".
+    n_elsewhere: usize,
+    /// How often all that would do have been tried.
+    n_passes: usize,
+    /// The most that the request may wait.
+    limit: Option<Duration>,
     /// What the last look found.
     pub(crate) looked: Looked,
 }
@@ -56,11 +64,56 @@ impl Tried {
     }
 
     /// Notes an endpoint that could not be reached, and why.
-    pub(crate) fn refused(&mut self, shared: &Shared, address: SocketAddr, why: String) {
-        self.addresses.push(address);
+    pub(crate) fn refused(&mut self, shared: &Shared, endpoint: &Endpoint, why: String) {
+        self.pass_over(endpoint);
         self.last = Some(why);
         self.again_until
             .get_or_insert_with(|| Instant::now() + shared.config.timeouts.connect);
+    }
+
+    /// Notes an endpoint whose node would not take the request, and why. `false` when there
+    /// were too many of them.
+    pub(crate) fn elsewhere(
+        &mut self,
+        shared: &Shared,
+        endpoint: &Endpoint,
+        elsewhere: &Elsewhere,
+    ) -> bool {
+        self.n_elsewhere += 1;
+        if elsewhere.reason.may_pass() {
+            self.pass_over(endpoint);
+        } else {
+            self.refused(shared, endpoint, elsewhere.to_string());
+        }
+        self.n_elsewhere < limits::RELAY_ELSEWHERE_MAX
+    }
+
+    fn pass_over(&mut self, endpoint: &Endpoint) {
+        self.places
+            .push((endpoint.machine_id.clone(), endpoint.address));
+    }
+
+    fn has(&self, endpoint: &Endpoint) -> bool {
+        let mut places = self.places.iter();
+        places.any(|(id, address)| *address == endpoint.address && *id == endpoint.machine_id)
+    }
+
+    /// How long the edge of another node may have the request wait: not while others may
+    /// take it at once.
+    pub(crate) fn patience(&self, shared: &Shared) -> Duration {
+        let Some(since) = self.since.filter(|_| self.n_passes > 0) else {
+            return Duration::ZERO;
+        };
+        let left = (since + shared.config.timeouts.machine).duration_since(Instant::now());
+        left.min(limits::RELAY_WAIT_MAX)
+    }
+
+    /// Bounds the wait for a machine, for a request that another edge waits for as well.
+    pub(crate) fn waits_at_most(limit: Duration) -> Self {
+        Self {
+            limit: Some(limit),
+            ..Self::default()
+        }
     }
 
     /// Until when the request may wait, once it has begun to.
@@ -78,7 +131,7 @@ impl Tried {
         } else {
             timeouts.machine
         };
-        since + limit
+        since + self.limit.map_or(limit, |most| most.min(limit))
     }
 
     /// Notes what the request has waited for.
@@ -91,9 +144,11 @@ impl Tried {
 
     /// Notes why the others did not get the request, unless the first look found a machine.
     fn note_look(&mut self, port: &PortRoute, wants: &Wants, chosen: Option<&Arc<Target>>) {
-        let is_first = self.addresses.is_empty() && self.since.is_none();
+        let is_first = self.places.is_empty() && self.since.is_none();
         if self.looked.is_followed || chosen.is_none() || !is_first {
-            self.looked.note(port, wants, &self.addresses, chosen);
+            let places = std::mem::take(&mut self.places);
+            self.looked.note(port, wants, &places, chosen);
+            self.places = places;
         }
     }
 
@@ -133,9 +188,9 @@ pub(crate) async fn pick(
     let port = app.as_ref().and_then(|app| app.port(asked.external));
     let port = port.ok_or_else(|| nothing_runs(asked, None))?;
     let queue = port.queue.clone();
-    let beside = !asked.wants.is_anything() || !tried.addresses.is_empty();
+    let beside = !asked.wants.is_anything() || !tried.places.is_empty();
     // Also when machines that refuse it are found again and again.
-    if !tried.addresses.is_empty()
+    if !tried.places.is_empty()
         && tried.since.is_some()
         && Instant::now() >= tried.deadline(shared, asked)
     {
@@ -157,14 +212,14 @@ async fn pick_in_turn(
     tried: &mut Tried,
     queue: &Arc<Queue>,
 ) -> Result<Picked, Page> {
-    let beside = !asked.wants.is_anything() || !tried.addresses.is_empty();
+    let beside = !asked.wants.is_anything() || !tried.places.is_empty();
     let waiting = Waiting::join(queue, beside, limits::QUEUE_MAX);
     let (Some(_waiting), Ok(_place)) = (waiting, shared.waiters.try_acquire()) else {
         return Err(queue_full(asked));
     };
     let mut front = None;
     loop {
-        let beside = !asked.wants.is_anything() || !tried.addresses.is_empty();
+        let beside = !asked.wants.is_anything() || !tried.places.is_empty();
         let deadline = tried.deadline(shared, asked);
         if front.is_none() && !beside {
             // Cancel-safe: who leaves the queue loses only his own place.
@@ -193,7 +248,10 @@ async fn pick_in_turn(
                 return Err(too_late(shared, asked));
             },
             // A machine that is being replaced is back, or gone from the table, in a moment.
-            () = sleep(limits::RETRY_PAUSE), if beside => tried.addresses.clear(),
+            () = sleep(limits::RETRY_PAUSE), if beside => {
+                tried.places.clear();
+                tried.n_passes += 1;
+            }
             () = sleep(limits::WAKE_REPEAT), if tried.is_waking => {}
             // The other edge hears when one is healthy; this one has heard its last.
             () = shared.retired.cancelled(), if is_unhealthy => {
@@ -248,7 +306,7 @@ fn choose_wanted(port: &PortRoute, wants: &Wants, tried: &Tried) -> Choice {
         choose(&classes, turn, |number| {
             let target = &port.passing[number];
             let is_out = !wants.allows(group, target)
-                || tried.addresses.contains(&target.endpoint.address)
+                || tried.has(&target.endpoint)
                 || (!also_ejected && target.load.is_ejected());
             target.candidate(is_out)
         })

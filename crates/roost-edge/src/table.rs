@@ -26,6 +26,7 @@ use tokio::sync::watch;
 /// One endpoint with what the edge keeps about it.
 #[derive(Debug)]
 pub(crate) struct Target {
+    pub(crate) app: AppName,
     pub(crate) endpoint: Endpoint,
     pub(crate) pool: Arc<Pool>,
     /// All that the machine is serving, by whatever service.
@@ -330,6 +331,7 @@ impl Router {
             }
             load.wake.seen(&endpoint.health);
             Arc::new(Target {
+                app: name.clone(),
                 endpoint: endpoint.clone(),
                 pool: old.map_or_else(Pool::new, |old| old.pool.clone()),
                 in_flight: self.counter.counter(&endpoint.machine_id),
@@ -402,6 +404,7 @@ mod tests {
             region: RegionCode::parse("local").unwrap(),
             release: None,
             address: "127.0.0.1:1".parse().unwrap(),
+            node: None,
             health,
             service: Service::http(1).into(),
         }

@@ -8,6 +8,8 @@ use crate::exchange::Shared;
 use crate::pick::{self, Asked, Picked, Tried};
 use crate::proxy_protocol::{self, Told};
 use crate::rates::{Open, Visit};
+use crate::relay::{self, client::Tunnel, client::TunnelError, wire::Leg};
+use crate::table::Target;
 use crate::wants::Wants;
 use crate::{limits, tunnel};
 use std::sync::Arc;
@@ -36,7 +38,7 @@ pub(crate) async fn serve<S>(
     }
     let mut early = Vec::new();
     let reached = reach(shared, &mut client, &mut early, ends, app).await;
-    let (picked, mut machine) = match reached {
+    let (picked, machine) = match reached {
         Ok(reached) => reached,
         // There is nothing to say it in but the end of the connection.
         Err(why) => {
@@ -45,21 +47,42 @@ pub(crate) async fn serve<S>(
             return;
         }
     };
-    let version = picked
-        .target
-        .port(ends.external)
-        .and_then(|port| port.proxy_proto);
-    let mut first = Vec::new();
-    if let Some(version) = version {
-        let told = Told {
-            source: ends.client,
-            destination: ends.local,
-        };
-        first = proxy_protocol::header(version, told);
+    match machine {
+        Machine::Here(machine) => {
+            let mut first = introduction(&picked.target, ends);
+            first.append(&mut early);
+            carry(shared, client, machine, &first).await;
+        }
+        Machine::There(machine) => carry(shared, client, *machine, &early).await,
     }
-    first.append(&mut early);
+    drop((picked, open));
+}
+
+/// The way to a machine.
+enum Machine {
+    Here(TcpStream),
+    /// By the edge of its node.
+    There(Box<Tunnel>),
+}
+
+/// What a machine hears before the client, if its service wants to know who that is.
+pub(crate) fn introduction(target: &Target, ends: Ends) -> Vec<u8> {
+    let version = target.port(ends.external).and_then(|port| port.proxy_proto);
+    let told = Told {
+        source: ends.client,
+        destination: ends.local,
+    };
+    version.map_or_else(Vec::new, |version| proxy_protocol::header(version, told))
+}
+
+/// Carries bytes both ways, these first.
+pub(crate) async fn carry<C, M>(shared: &Shared, client: C, mut machine: M, first: &[u8])
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    M: AsyncRead + AsyncWrite + Unpin,
+{
     if !first.is_empty() {
-        let written = timeout(shared.config.timeouts.connect, machine.write_all(&first));
+        let written = timeout(shared.config.timeouts.connect, machine.write_all(first));
         if !matches!(written.await, Ok(Ok(()))) {
             return;
         }
@@ -68,7 +91,6 @@ pub(crate) async fn serve<S>(
         () = tunnel::carry(client, machine, shared.config.timeouts.tunnel_idle) => {}
         () = shared.kill.cancelled() => {}
     }
-    drop((picked, open));
 }
 
 /// Connects to one machine after another until one takes the connection. What the
@@ -79,13 +101,14 @@ async fn reach(
     early: &mut Vec<u8>,
     ends: Ends,
     app: &str,
-) -> Result<(Picked, TcpStream), String> {
+) -> Result<(Picked, Machine), String> {
     let asked = Asked {
         app,
         external: ends.external,
         wants: &Wants::default(),
     };
     let mut tried = Tried::default();
+    let mut n_attempts: u8 = 0;
     loop {
         let picked = tokio::select! {
             biased;
@@ -93,16 +116,41 @@ async fn reach(
             picked = pick::pick(shared, asked, &mut tried) => picked,
             () = leaves(client, early) => return Err("the client has left".to_owned()),
         };
-        let picked = picked.map_err(|page| page.title)?;
+        let mut picked = picked.map_err(|page| page.title)?;
+        if let Some(node) = &picked.target.endpoint.node {
+            n_attempts = n_attempts.saturating_add(1);
+            let leg = Leg {
+                hop: 0,
+                attempt: n_attempts,
+                wait: tried.patience(shared),
+            };
+            let opened = relay::client::open(shared, &picked.target, node, ends, leg).await;
+            let endpoint = &picked.target.endpoint;
+            match opened {
+                Ok((tunnel, place)) => {
+                    picked.in_flight.takes(place);
+                    return Ok((picked, Machine::There(Box::new(tunnel))));
+                }
+                Err(TunnelError::Unreached(why)) => {
+                    pick::note(shared, asked, &picked.target, Outcome::NoAnswer);
+                    tried.refused(shared, endpoint, why);
+                }
+                Err(TunnelError::Elsewhere(elsewhere)) => {
+                    if !tried.elsewhere(shared, endpoint, &elsewhere) {
+                        return Err(elsewhere.to_string());
+                    }
+                }
+            }
+            continue;
+        }
         match connect::open(shared, &picked.target).await {
             Ok(stream) => {
                 pick::note(shared, asked, &picked.target, Outcome::Answered);
-                return Ok((picked, stream));
+                return Ok((picked, Machine::Here(stream)));
             }
             Err(error) => {
                 pick::note(shared, asked, &picked.target, Outcome::NoAnswer);
-                let address = picked.target.endpoint.address;
-                tried.refused(shared, address, error.to_string());
+                tried.refused(shared, &picked.target.endpoint, error.to_string());
             }
         }
     }

@@ -119,6 +119,7 @@ impl Trail {
             SendFailure::Unsent(why) => format!("the connection did not take the request: {why}"),
             SendFailure::Broken(why) => format!("the connection broke before an answer: {why}"),
             SendFailure::TooLate => "no answer in time".to_owned(),
+            SendFailure::Elsewhere(elsewhere) => elsewhere.to_string(),
             SendFailure::ClientBody => "the client's body broke off or stood still".to_owned(),
         }));
     }
@@ -213,6 +214,9 @@ impl Attempt {
         RequestAttempt {
             machine: endpoint.map(|endpoint| endpoint.machine_id.to_string()),
             region: endpoint.map(|endpoint| endpoint.region.to_string()),
+            node: endpoint
+                .and_then(|endpoint| endpoint.node.as_ref())
+                .map(|node| node.id.to_string()),
             status,
             error,
             followed: tells_skipped && self.looked.is_noted(),

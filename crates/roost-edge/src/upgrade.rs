@@ -25,7 +25,16 @@ const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket
 #[derive(Debug)]
 pub(crate) struct Wish {
     client: OnUpgrade,
-    over_http2: bool,
+    form: Form,
+}
+
+/// How a client asks for a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Http1,
+    Http2,
+    /// As another edge does: over HTTP/2, with the headers of HTTP/1.1 for the handshake.
+    Relayed,
 }
 
 /// Whether this is RFC 8441's way to ask for a WebSocket.
@@ -46,7 +55,8 @@ pub(crate) fn take_wish(parts: &mut Parts) -> Option<Wish> {
     }
     let client = parts.extensions.remove::<OnUpgrade>()?;
     parts.method = Method::GET;
-    Some(Wish { client, over_http2 })
+    let form = if over_http2 { Form::Http2 } else { Form::Http1 };
+    Some(Wish { client, form })
 }
 
 fn is_websocket_over_http1(parts: &Parts) -> bool {
@@ -72,11 +82,17 @@ fn is_websocket_over_http1(parts: &Parts) -> bool {
 }
 
 impl Wish {
+    /// That of another edge.
+    pub(crate) fn relayed(client: OnUpgrade) -> Self {
+        let form = Form::Relayed;
+        Self { client, form }
+    }
+
     /// Puts the wish into the headers for the app, after the hop-by-hop ones were taken away.
     pub(crate) fn towards_app(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        if self.over_http2 {
+        if self.form == Form::Http2 {
             let nonce = ulid::Ulid::generate().to_bytes();
             let key = base64::engine::general_purpose::STANDARD.encode(nonce);
             headers.insert(
@@ -89,9 +105,13 @@ impl Wish {
 
     /// Puts the app's agreement into the headers for the client; returns the status for it.
     pub(crate) fn towards_client(&self, headers: &mut HeaderMap) -> http::StatusCode {
-        if self.over_http2 {
-            headers.remove(SEC_WEBSOCKET_ACCEPT);
-            return http::StatusCode::OK;
+        match self.form {
+            Form::Http1 => {}
+            Form::Http2 => {
+                headers.remove(SEC_WEBSOCKET_ACCEPT);
+                return http::StatusCode::OK;
+            }
+            Form::Relayed => return http::StatusCode::OK,
         }
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -6,6 +6,7 @@
 
 use crate::exchange::Shared;
 use crate::limits;
+use crate::relay;
 use crate::table::{PortRoute, Target};
 use parking_lot::Mutex;
 use roost_model::machine::MachineState;
@@ -222,14 +223,20 @@ fn ask(shared: &Shared, target: &Target) {
     if !target.load.wake.begin() {
         return;
     }
-    let control = shared.sleep.lock().clone();
+    let waking = match &target.endpoint.node {
+        Some(node) => Some(relay::client::wake(shared, target, node)),
+        None => {
+            let control = shared.sleep.lock().clone();
+            control.map(|control| control.wake(target.endpoint.machine_id.clone()))
+        }
+    };
     let (load, id) = (target.load.clone(), target.endpoint.machine_id.clone());
     let router = shared.router.clone();
     let ends = [shared.retired.clone(), shared.graceful.clone()];
     tracing::debug!(machine = id.as_str(), "a request wakes a machine");
     shared.backends.spawn(async move {
-        let answer = match control {
-            Some(control) => timeout(limits::WAKE_ASK_TIMEOUT, control.wake(id.clone())).await,
+        let answer = match waking {
+            Some(waking) => timeout(limits::WAKE_ASK_TIMEOUT, waking).await,
             None => Ok(Err(WakeError::Away)),
         };
         let answer = answer.unwrap_or_else(|_| {

@@ -6,7 +6,7 @@
 
 use crate::release_traffic::ReleaseTraffic;
 use crate::rest::RequestRecord;
-use roost_model::id::MachineId;
+use roost_model::id::{MachineId, NodeId};
 use roost_model::machine::Service;
 use roost_model::name::{AppName, RegionCode};
 use std::collections::BTreeMap;
@@ -36,6 +36,17 @@ pub struct Endpoint {
     pub health: EndpointHealth,
     /// The service: the external ports that lead here, and what is done there.
     pub service: Arc<Service>,
+    /// The node that has the machine, when it is another one than the edge's own.
+    pub node: Option<Arc<PeerNode>>,
+}
+
+/// Another node, whose edge takes what is for its machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerNode {
+    /// The node; its edge has to prove that it is of it.
+    pub id: NodeId,
+    /// Where its edge listens for other edges.
+    pub edge: SocketAddr,
 }
 
 /// Whether an endpoint takes new requests, and if not, why.

@@ -252,6 +252,7 @@ fn as_published(id: &MachineId, entry: &Entry) -> Vec<Endpoint> {
         region: entry.region.clone(),
         release: entry.release,
         address: SocketAddr::new(IpAddr::V4(entry.ipv4), service.internal_port),
+        node: None,
         health: entry.service_health(service_idx),
         service: service.clone(),
     });

@@ -34,6 +34,7 @@ async fn edge(machines: &[(SocketAddr, u32)]) -> (Edge, Keep) {
         region: RegionCode::parse("local").unwrap(),
         release: None,
         address: *address,
+        node: None,
         health: EndpointHealth::Passing,
         service: Service {
             ports: vec![ServicePort::new(PortRange::single(PORT), PortHandler::Raw)],

@@ -21,6 +21,7 @@ mod patience;
 mod protocols;
 mod rates;
 mod raw;
+mod relay;
 mod replay;
 mod replay_cache;
 mod restart;

@@ -146,6 +146,7 @@ pub(crate) fn endpoint(number: u8, address: SocketAddr) -> Endpoint {
         region: RegionCode::parse("local").unwrap(),
         release: None,
         address,
+        node: None,
         health: EndpointHealth::Passing,
         service: Service::http(address.port()).into(),
     }

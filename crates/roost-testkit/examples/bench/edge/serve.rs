@@ -70,6 +70,7 @@ async fn edge(http: u16, https: u16, back: u16, folder: &Path) {
             region: region.clone(),
             release: None,
             address: local(back),
+            node: None,
             health: EndpointHealth::Passing,
             service: service.into(),
         };

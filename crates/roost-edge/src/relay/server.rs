@@ -1,0 +1,237 @@
+//! The listener for other edges: only those of the cluster, and only edges,
+//! get as far as to ask for something.
+
+use crate::accept::Ends;
+use crate::activity::{Activity, Serving};
+use crate::body::ResponseBody;
+use crate::eject::Outcome;
+use crate::exchange::{Shared, relayed};
+use crate::pick::{self, Asked, Tried};
+use crate::relay::wire::{Block, Kind, Reason, Verdict};
+use crate::settle::Settlement;
+use crate::streams::StreamExecutor;
+use crate::wants::Wants;
+use crate::{connect, limits, tcp};
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use roost_auth::cluster::Role;
+use roost_proto::traffic::WakeError;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// Accepts until another edge has the socket or this one ends.
+pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: Arc<TcpListener>, tls: TlsAcceptor) {
+    let _accepting = shared.accepting.token();
+    let places = Arc::new(Semaphore::new(limits::RELAY_CONNECTIONS_MAX));
+    loop {
+        let accept = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        // Cancel-safe: a place goes back, a connection not taken stays in the queue.
+        let (place, accepted) = tokio::select! {
+            () = shared.graceful.cancelled() => return,
+            () = shared.retired.cancelled() => return,
+            accepted = accept => accepted,
+        };
+        let Ok(place) = place else { return };
+        match accepted {
+            Ok((stream, from)) => {
+                let serve = serve(shared.clone(), stream, from, tls.clone(), place);
+                shared.clients.spawn(serve);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection of another edge could not be accepted");
+                sleep(limits::ACCEPT_ERROR_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    from: SocketAddr,
+    tls: TlsAcceptor,
+    place: OwnedSemaphorePermit,
+) {
+    // Only a performance hint: a socket that refuses it still works.
+    let _ = stream.set_nodelay(true);
+    let limit = shared.config.timeouts.handshake;
+    let stream = match timeout(limit, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::warn!(%from, %error, "a peer was refused at the port for other edges");
+            return;
+        }
+        Err(_) => {
+            tracing::warn!(%from, "a peer said nothing at the port for other edges");
+            return;
+        }
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    let role = certificates
+        .and_then(|chain| chain.first())
+        .and_then(Role::of);
+    if role != Some(Role::Edge) {
+        let role = role.map_or("none", Role::as_str);
+        tracing::warn!(%from, role, "a peer that is no edge was refused at the port for other edges");
+        return;
+    }
+    Box::pin(drive(shared, stream, Activity::new(place))).await;
+}
+
+/// Serves one connection until either side leaves, or it is old.
+async fn drive(shared: Arc<Shared>, stream: TlsStream<TcpStream>, activity: Arc<Activity>) {
+    activity.is_http2();
+    let service = service_fn({
+        let shared = shared.clone();
+        move |request| {
+            let answer = answer(shared.clone(), activity.begin(), request);
+            async move { Ok::<_, Infallible>(Box::pin(answer).await) }
+        }
+    });
+    let executor = StreamExecutor {
+        tracker: shared.clients.clone(),
+        body_idle: shared.config.timeouts.body_idle,
+    };
+    let streams = limits::RELAY_STREAMS_MAX;
+    let connection = http2::Builder::new(executor)
+        .timer(TokioTimer::new())
+        .keep_alive_interval(limits::RELAY_PING_INTERVAL)
+        .keep_alive_timeout(limits::RELAY_PING_TIMEOUT)
+        .max_concurrent_streams(streams)
+        // Clients of the other edge leave all at once at times: that is no attack of it.
+        .max_pending_accept_reset_streams(streams as usize)
+        .max_local_error_reset_streams(None)
+        .initial_stream_window_size(limits::RELAY_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::RELAY_CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES_MAX)
+        .max_header_list_size(limits::RELAY_HEADER_BYTES_MAX)
+        .enable_connect_protocol()
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    // What fails on a connection is the other side's affair.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = shared.kill.cancelled() => return,
+        () = shared.graceful.cancelled() => {}
+        () = shared.retired.cancelled() => {}
+        () = sleep(limits::RELAY_AGE_MAX + limits::RELAY_IDLE_MAX) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection => {}
+        () = shared.kill.cancelled() => {}
+    }
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    serving: Serving,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    if request.method() == Method::OPTIONS && !request.headers().contains_key(super::wire::RELAY) {
+        // Another edge that finds out whether this one takes it.
+        return say(&Verdict::Answer);
+    }
+    let block = match Block::of(request.headers()) {
+        Ok(block) => block,
+        Err(error) => {
+            tracing::warn!(%error, "a request of another edge is not understood");
+            return say(&Verdict::Elsewhere(Reason::Version, error.to_string()));
+        }
+    };
+    if block.leg.hop >= limits::RELAY_EDGES_MAX {
+        return say(&Verdict::Elsewhere(Reason::Loop, String::new()));
+    }
+    match block.kind {
+        Kind::Http | Kind::WebSocket => relayed::handle(shared, block, serving, request).await,
+        Kind::Raw => raw(shared, &block, serving, request)
+            .await
+            .unwrap_or_else(|verdict| say(&verdict)),
+        Kind::Wake => say(&wake(&shared, &block).await),
+    }
+}
+
+fn say(verdict: &Verdict) -> Response<ResponseBody> {
+    relayed::with_verdict(verdict, Settlement::default())
+}
+
+/// Wakes a machine of this node.
+async fn wake(shared: &Shared, block: &Block) -> Verdict {
+    let control = shared.sleep.lock().clone();
+    let woken = match control {
+        Some(control) => control.wake(block.machine.clone()).await,
+        None => Err(WakeError::Away),
+    };
+    match woken {
+        Ok(()) => Verdict::Answer,
+        Err(error) => Verdict::Elsewhere(Reason::WakeFailed, error.to_string()),
+    }
+}
+
+/// Connects to a machine of this node, and carries bytes both ways from then on.
+async fn raw(
+    shared: Arc<Shared>,
+    block: &Block,
+    serving: Serving,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Verdict> {
+    let ends = Ends {
+        client: block.client,
+        local: block.local,
+        is_tls: block.is_tls,
+        handshake: Duration::ZERO,
+        external: block.port,
+    };
+    let gone = |why: &str| Verdict::Elsewhere(Reason::Gone, why.to_owned());
+    if shared.overload.is_on() {
+        return Err(Verdict::Elsewhere(Reason::Overloaded, String::new()));
+    }
+    let upgrade = request
+        .extensions_mut()
+        .remove::<hyper::upgrade::OnUpgrade>();
+    let upgrade = upgrade.ok_or(Verdict::Elsewhere(Reason::Version, String::new()))?;
+    let app = shared.router.routes().app(block.app.as_str()).cloned();
+    let app = app.ok_or_else(|| gone("there is no such app"))?;
+    let wants = Wants::only(block.machine.as_str());
+    let asked = Asked {
+        app: block.app.as_str(),
+        external: block.port,
+        wants: &wants,
+    };
+    let mut tried = Tried::waits_at_most(block.leg.wait);
+    let picked = pick::pick(&shared, asked, &mut tried).await;
+    let picked = picked.map_err(|page| relayed::refusal(&page, &app, block))?;
+    if picked.target.endpoint.node.is_some() {
+        return Err(gone("it is on another node by now"));
+    }
+    let opened = connect::open(&shared, &picked.target).await;
+    let machine = opened.map_err(|error| {
+        pick::note(&shared, asked, &picked.target, Outcome::NoAnswer);
+        Verdict::Elsewhere(Reason::Unreachable, error.to_string())
+    })?;
+    pick::note(&shared, asked, &picked.target, Outcome::Answered);
+    let edge = shared.clone();
+    shared.clients.spawn(async move {
+        let limit = edge.config.timeouts.header;
+        if let Ok(Ok(client)) = timeout(limit, upgrade).await {
+            let first = tcp::introduction(&picked.target, ends);
+            tcp::carry(&edge, TokioIo::new(client), machine, &first).await;
+        }
+        drop((picked, serving));
+    });
+    Ok(say(&Verdict::Answer))
+}

@@ -1,0 +1,444 @@
+//! What edges say to each other beside a request and its answer: one header
+//! line each way, `VERSION;name=value;…`, in which every value is a plain word.
+//!
+//! ```text
+//! request  1;kind=http;app=web;machine=148e0a…;port=443;client=192.0.2.7:0;local=192.0.2.1:443;
+//!          tls=1;http=2;region=fra;id=01JD…;at=1767225600000000;hop=1;attempt=1;wait=0
+//! answer   1;is=answer  |  1;is=enclosed;status=403  |
+//!          1;is=elsewhere;reason=hard-limit;why=…  |  1;is=failed;how=late;why=…
+//! ```
+//!
+//! Names that are not known are passed over, so that a later version may add some.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use roost_model::id::MachineId;
+use roost_model::name::AppName;
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The header; `roost-…` is taken away from what clients send.
+pub(crate) const RELAY: HeaderName = HeaderName::from_static("roost-relay");
+/// What comes first in it: this format.
+const VERSION: &str = "1";
+/// The most of a reason in words that is passed on.
+const WHY_BYTES_MAX: usize = 300;
+
+/// What is the same for all attempts of a request but changes from one to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Leg {
+    /// Edges that the request has passed before this one.
+    pub(crate) hop: u8,
+    /// The number of the attempt at the edge before.
+    pub(crate) attempt: u8,
+    /// How long it may wait for the machine.
+    pub(crate) wait: Duration,
+}
+
+/// What is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Http,
+    WebSocket,
+    /// A raw connection.
+    Raw,
+    /// The machine is to be woken; there is nothing else.
+    Wake,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Http, Self::WebSocket, Self::Raw, Self::Wake];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::WebSocket => "websocket",
+            Self::Raw => "raw",
+            Self::Wake => "wake",
+        }
+    }
+}
+
+/// What an edge says of a request to the next one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) kind: Kind,
+    pub(crate) app: AppName,
+    pub(crate) machine: MachineId,
+    /// The external port that the client has come to.
+    pub(crate) port: u16,
+    pub(crate) client: SocketAddr,
+    /// The address that it has come to.
+    pub(crate) local: SocketAddr,
+    pub(crate) is_tls: bool,
+    pub(crate) version: Version,
+    /// The region of the edge that the client has come to.
+    pub(crate) region: String,
+    pub(crate) id: ulid::Ulid,
+    /// When it came, in microseconds of the epoch.
+    pub(crate) at_us: u64,
+    pub(crate) leg: Leg,
+}
+
+/// A header that is not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("it says nothing of the request")]
+    Missing,
+    #[error("it speaks another version")]
+    Version,
+    #[error("`{0}` is missing or is none")]
+    Field(&'static str),
+}
+
+/// The fields of a header value.
+struct Fields<'a>(&'a str);
+
+impl<'a> Fields<'a> {
+    fn of(headers: &'a HeaderMap) -> Result<Self, WireError> {
+        let mut values = headers.get_all(RELAY).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return Err(WireError::Missing);
+        };
+        let text = value.to_str().map_err(|_| WireError::Version)?;
+        match text.split_once(';') {
+            Some((VERSION, fields)) => Ok(Self(fields)),
+            _ => Err(WireError::Version),
+        }
+    }
+
+    fn text(&self, name: &'static str) -> Result<&'a str, WireError> {
+        let mut fields = self.0.split(';').filter_map(|field| field.split_once('='));
+        let field = fields.find(|(field, _)| *field == name);
+        field.map(|(_, value)| value).ok_or(WireError::Field(name))
+    }
+
+    fn read<T: FromStr>(&self, name: &'static str) -> Result<T, WireError> {
+        let parsed = self.text(name)?.parse();
+        parsed.map_err(|_| WireError::Field(name))
+    }
+}
+
+impl Block {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, WireError> {
+        let fields = Fields::of(headers)?;
+        let kind = fields.text("kind")?;
+        let kind = Kind::ALL.into_iter().find(|it| it.as_str() == kind);
+        Ok(Self {
+            kind: kind.ok_or(WireError::Field("kind"))?,
+            app: AppName::parse(fields.text("app")?).map_err(|_| WireError::Field("app"))?,
+            machine: MachineId::parse(fields.text("machine")?)
+                .map_err(|_| WireError::Field("machine"))?,
+            port: fields.read("port")?,
+            client: fields.read("client")?,
+            local: fields.read("local")?,
+            is_tls: fields.read::<u8>("tls")? != 0,
+            version: match fields.text("http")? {
+                "2" => Version::HTTP_2,
+                "1.1" => Version::HTTP_11,
+                "1.0" => Version::HTTP_10,
+                _ => return Err(WireError::Field("http")),
+            },
+            region: fields.text("region")?.to_owned(),
+            id: ulid::Ulid::from_string(fields.text("id")?).map_err(|_| WireError::Field("id"))?,
+            at_us: fields.read("at")?,
+            leg: Leg {
+                hop: fields.read("hop")?,
+                attempt: fields.read("attempt")?,
+                wait: Duration::from_millis(fields.read("wait")?),
+            },
+        })
+    }
+
+    pub(crate) fn value(&self) -> HeaderValue {
+        let http = match self.version {
+            Version::HTTP_2 => "2",
+            Version::HTTP_10 => "1.0",
+            _ => "1.1",
+        };
+        let text = format!(
+            "{VERSION};kind={};app={};machine={};port={};client={};local={};tls={};http={http};\
+             region={};id={};at={};hop={};attempt={};wait={}",
+            self.kind.as_str(),
+            self.app,
+            self.machine,
+            self.port,
+            self.client,
+            self.local,
+            u8::from(self.is_tls),
+            self.region,
+            self.id,
+            self.at_us,
+            self.leg.hop,
+            self.leg.attempt,
+            self.leg.wait.as_millis(),
+        );
+        HeaderValue::try_from(text).expect("names, numbers and addresses are valid header values")
+    }
+}
+
+/// Why a request is to go elsewhere. None of its bytes has reached the app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The machine is at its hard limit.
+    HardLimit,
+    /// Too many wait for it.
+    QueueFull,
+    /// It runs and its checks fail, or it does not run.
+    Unhealthy,
+    /// It takes nothing new.
+    Draining,
+    /// The node has no such machine.
+    Gone,
+    /// It was woken and is not ready yet.
+    Waking,
+    /// It sleeps and could not be woken.
+    WakeFailed,
+    /// It did not take the connection.
+    Unreachable,
+    /// The edge there has more to do than it can, or ends.
+    Overloaded,
+    /// The request has passed too many edges.
+    Loop,
+    /// The edge there does not understand this one.
+    Version,
+}
+
+impl Reason {
+    const ALL: [Self; 11] = [
+        Self::HardLimit,
+        Self::QueueFull,
+        Self::Unhealthy,
+        Self::Draining,
+        Self::Gone,
+        Self::Waking,
+        Self::WakeFailed,
+        Self::Unreachable,
+        Self::Overloaded,
+        Self::Loop,
+        Self::Version,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::HardLimit => "hard-limit",
+            Self::QueueFull => "queue-full",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+            Self::Gone => "gone",
+            Self::Waking => "waking",
+            Self::WakeFailed => "wake-failed",
+            Self::Unreachable => "unreachable",
+            Self::Overloaded => "overloaded",
+            Self::Loop => "loop",
+            Self::Version => "version",
+        }
+    }
+
+    /// Whether to wait for the machine makes sense.
+    pub(crate) fn may_pass(self) -> bool {
+        match self {
+            Self::HardLimit | Self::QueueFull | Self::Unhealthy | Self::Waking => true,
+            Self::Draining
+            | Self::Gone
+            | Self::WakeFailed
+            | Self::Unreachable
+            | Self::Overloaded
+            | Self::Loop
+            | Self::Version => false,
+        }
+    }
+}
+
+/// "Elsewhere", with the reason and the node that said so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Elsewhere {
+    pub(crate) node: String,
+    pub(crate) reason: Reason,
+    /// The reason in words; may be empty.
+    pub(crate) why: String,
+}
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (node, reason) = (&self.node, self.reason.as_str());
+        write!(f, "the edge of {node} said elsewhere: {reason}")?;
+        if !self.why.is_empty() {
+            write!(f, " ({})", self.why)?;
+        }
+        Ok(())
+    }
+}
+
+/// How an attempt failed after the app may have seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// The connection broke before an answer.
+    Broken,
+    /// There was no answer in time.
+    Late,
+    /// The request's body broke off or stood still.
+    Body,
+}
+
+impl Failed {
+    const ALL: [Self; 3] = [Self::Broken, Self::Late, Self::Body];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Broken => "broken",
+            Self::Late => "late",
+            Self::Body => "body",
+        }
+    }
+}
+
+/// What an edge says of an answer to the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is that of the app, or the tunnel is open.
+    Answer,
+    /// The app has answered with this status to a wish for a tunnel, which is not open.
+    Enclosed(StatusCode),
+    Elsewhere(Reason, String),
+    Failed(Failed, String),
+}
+
+impl Verdict {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, WireError> {
+        let fields = Fields::of(headers)?;
+        let why = || fields.text("why").unwrap_or_default().to_owned();
+        match fields.text("is")? {
+            "answer" => Ok(Self::Answer),
+            "enclosed" => Ok(Self::Enclosed(fields.read("status")?)),
+            "elsewhere" => {
+                let reason = fields.text("reason")?;
+                let known = Reason::ALL.into_iter().find(|it| it.as_str() == reason);
+                // One of a later version is still no byte to the app.
+                Ok(Self::Elsewhere(known.unwrap_or(Reason::Version), why()))
+            }
+            "failed" => {
+                let how = fields.text("how")?;
+                let known = Failed::ALL.into_iter().find(|it| it.as_str() == how);
+                Ok(Self::Failed(known.unwrap_or(Failed::Broken), why()))
+            }
+            _ => Err(WireError::Field("is")),
+        }
+    }
+
+    pub(crate) fn value(&self) -> HeaderValue {
+        let mut text = format!("{VERSION};");
+        // Writing to memory that grows does not fail.
+        let _ = match self {
+            Self::Answer => return HeaderValue::from_static("1;is=answer"),
+            Self::Enclosed(status) => write!(text, "is=enclosed;status={}", status.as_u16()),
+            Self::Elsewhere(reason, why) => {
+                let why = plain(why);
+                write!(text, "is=elsewhere;reason={};why={why}", reason.as_str())
+            }
+            Self::Failed(how, why) => {
+                write!(text, "is=failed;how={};why={}", how.as_str(), plain(why))
+            }
+        };
+        HeaderValue::try_from(text).expect("only plain characters were written")
+    }
+}
+
+/// Words that fit into a field.
+fn plain(words: &str) -> String {
+    let plain = |c: char| match c {
+        ';' => ',',
+        ' '..='~' => c,
+        _ => '?',
+    };
+    words.chars().take(WHY_BYTES_MAX).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Block, Failed, Kind, Leg, RELAY, Reason, Verdict, WireError};
+    use http::{HeaderMap, HeaderValue, StatusCode, Version};
+    use proptest::prelude::{Just, Strategy as _, any, prop_oneof};
+    use roost_model::id::MachineId;
+    use roost_model::name::AppName;
+    use std::time::Duration;
+
+    fn headers(value: HeaderValue) -> HeaderMap {
+        HeaderMap::from_iter([(RELAY, value)])
+    }
+
+    fn block() -> Block {
+        Block {
+            kind: Kind::WebSocket,
+            app: AppName::parse("web").unwrap(),
+            machine: MachineId::from_bytes([1; 7]),
+            port: 443,
+            client: "[2001:db8::1]:0".parse().unwrap(),
+            local: "192.0.2.1:8443".parse().unwrap(),
+            is_tls: true,
+            version: Version::HTTP_2,
+            region: "fra".to_owned(),
+            id: ulid::Ulid::from(5_u128),
+            at_us: 1_767_225_600_000_000,
+            leg: Leg {
+                hop: 1,
+                attempt: 3,
+                wait: Duration::from_millis(250),
+            },
+        }
+    }
+
+    #[test]
+    fn a_block_is_read_as_it_was_written() {
+        assert_eq!(Block::of(&headers(block().value())), Ok(block()));
+    }
+
+    #[test]
+    fn a_block_of_another_version_or_two_or_none_is_refused() {
+        let text = block().value().to_str().unwrap().to_owned();
+        let other = text.replacen("1;", "2;", 1);
+        let read = |text: &str| Block::of(&headers(HeaderValue::from_str(text).unwrap()));
+        assert_eq!(read(&other), Err(WireError::Version));
+        assert_eq!(read("nonsense"), Err(WireError::Version));
+        assert_eq!(read("1;kind=http"), Err(WireError::Field("app")));
+        let port = text.replace("port=443", "port=70000");
+        assert_eq!(read(&port), Err(WireError::Field("port")));
+        assert_eq!(Block::of(&HeaderMap::new()), Err(WireError::Missing));
+        let mut two = headers(block().value());
+        two.append(RELAY, block().value());
+        assert_eq!(Block::of(&two), Err(WireError::Missing));
+        // What a later minor version adds is passed over.
+        assert_eq!(read(&format!("{text};more=1")), Ok(block()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn verdicts_are_read_as_they_were_written(verdict in prop_oneof![
+            Just(Verdict::Answer),
+            (100_u16..600).prop_map(|it| Verdict::Enclosed(StatusCode::from_u16(it).unwrap())),
+            ("[ -:<-~]{0,80}", 0..Reason::ALL.len())
+                .prop_map(|(why, it)| Verdict::Elsewhere(Reason::ALL[it], why)),
+            ("[ -:<-~]{0,80}", 0..Failed::ALL.len())
+                .prop_map(|(why, it)| Verdict::Failed(Failed::ALL[it], why)),
+        ]) {
+            proptest::prop_assert_eq!(Verdict::of(&headers(verdict.value())), Ok(verdict));
+        }
+
+        #[test]
+        fn nothing_that_is_sent_is_more_than_refused(bytes in any::<Vec<u8>>()) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                let headers = headers(value);
+                let _ = (Block::of(&headers), Verdict::of(&headers));
+            }
+        }
+
+        #[test]
+        fn any_words_may_be_said(why in any::<String>()) {
+            let verdict = Verdict::Elsewhere(Reason::Gone, why);
+            let read = Verdict::of(&headers(verdict.value()));
+            let is_it = matches!(read, Ok(Verdict::Elsewhere(Reason::Gone, _)));
+            proptest::prop_assert!(is_it);
+        }
+    }
+}
