@@ -212,6 +212,7 @@ async fn pick_in_turn(
     tried: &mut Tried,
     queue: &Arc<Queue>,
 ) -> Result<Picked, Page> {
+    // For all of the wait: who waits beside the queue is not told of what becomes free.
     let beside = !asked.wants.is_anything() || !tried.places.is_empty();
     let waiting = Waiting::join(queue, beside, limits::QUEUE_MAX);
     let (Some(_waiting), Ok(_place)) = (waiting, shared.waiters.try_acquire()) else {
@@ -219,7 +220,6 @@ async fn pick_in_turn(
     };
     let mut front = None;
     loop {
-        let beside = !asked.wants.is_anything() || !tried.places.is_empty();
         let deadline = tried.deadline(shared, asked);
         if front.is_none() && !beside {
             // Cancel-safe: who leaves the queue loses only his own place.

@@ -22,6 +22,7 @@ mod protocols;
 mod rates;
 mod raw;
 mod relay;
+mod relay_streams;
 mod replay;
 mod replay_cache;
 mod restart;

@@ -26,7 +26,7 @@ use tokio_rustls::client::TlsStream;
 pub(crate) const PORT: u16 = 5_000;
 
 /// A loopback address that no other test has.
-fn own_ip() -> IpAddr {
+pub(crate) fn own_ip() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, high | 0x80, low, NEXT.fetch_add(1, Ordering::Relaxed)).into()
@@ -113,7 +113,7 @@ impl World {
 }
 
 /// A machine that answers the whole of what it got, after its end, with a prefix.
-async fn echo(tasks: &Tasks, prefix: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) async fn echo(tasks: &Tasks, prefix: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let count = Arc::new(AtomicUsize::new(0));
@@ -139,7 +139,7 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &[u8]) -> Ve
     read_all(stream).await.unwrap()
 }
 
-async fn read_all(mut stream: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
+pub(crate) async fn read_all(mut stream: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let read = timeout(LIMIT, stream.read_to_end(&mut answer)).await;
     read.expect("the edge ends the connection").map(|_| answer)

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 /// Notes who is to be woken; the test does the rest.
 #[derive(Debug, Default)]
-struct Control {
+pub(crate) struct Control {
     woken: Mutex<Vec<MachineId>>,
     refusal: Mutex<Option<WakeError>>,
 }
@@ -31,7 +31,7 @@ impl SleepControl for Control {
 }
 
 impl Control {
-    async fn wait_for(&self, machines: &[u8]) {
+    pub(crate) async fn wait_for(&self, machines: &[u8]) {
         let machines: Vec<MachineId> = machines.iter().map(|number| machine(*number)).collect();
         // A wish that has changed nothing yet is repeated.
         let woken = || {
@@ -48,14 +48,14 @@ impl Control {
 }
 
 /// Lets the client ask while the test goes on.
-fn begin<T: Send + 'static>(asking: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
+pub(crate) fn begin<T: Send + 'static>(asking: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
     let mut request = JoinSet::new();
     request.spawn(asking);
     request
 }
 
 /// What came of it.
-async fn end<T: 'static>(request: JoinSet<T>) -> T {
+pub(crate) async fn end<T: 'static>(request: JoinSet<T>) -> T {
     request.join_all().await.remove(0)
 }
 
@@ -68,7 +68,7 @@ async fn world(control: &Arc<Control>) -> World {
     World::with(sleepy(control)).await
 }
 
-fn asleep(number: u8, address: SocketAddr) -> Endpoint {
+pub(crate) fn asleep(number: u8, address: SocketAddr) -> Endpoint {
     with_health(
         endpoint(number, address),
         EndpointHealth::Asleep("stopped".into()),
