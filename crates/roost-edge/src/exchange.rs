@@ -558,7 +558,8 @@ fn broken(app: &str, target: &Target, failure: SendFailure) -> Page {
         )
         .detail(format!("machine {machine}")),
         SendFailure::Elsewhere(elsewhere) => {
-            let title = "the node of the machine did not take the request, whose body is gone";
+            let title =
+                "the node of the machine did not take the request, and it cannot be sent again";
             Page::refused(StatusCode::SERVICE_UNAVAILABLE, "elsewhere", title)
                 .detail(format!("machine {machine}: {elsewhere}"))
                 .retry_after(1)

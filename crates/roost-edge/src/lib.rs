@@ -184,24 +184,15 @@ impl Edge {
         let sockets = Sockets::new(given);
         let http = listen_all(&sockets, &config.http, "HTTP")?;
         let https = listen_all(&sockets, &config.https, "HTTPS")?;
-        let relay = config.relay.clone();
-        let peer_listen = relay.as_ref().map_or(&[][..], |relay| &relay.listen);
-        let peers = listen_all(&sockets, peer_listen, "other edges")?;
-        let peer_tls = relay.as_ref().map(|relay| relay.identity.server_config());
-        let peer_tls = peer_tls.transpose()?;
+        let relay_door = relay::Door::open(config.relay.as_ref(), &sockets)?;
         let names = Names::new(config.names.clone());
         let tls = Tls::new(names.clone(), certificates).map_err(BindError::Tls)?;
         let (http_addrs, https_addrs) = (addresses(&http), addresses(&https));
-        let peer_addrs = addresses(&peers);
+        let peer_addrs = relay_door.addresses();
         let backends = TaskTracker::new();
-        let identity = relay.as_ref().map(|relay| &relay.identity);
         let shared = Arc::new(Shared {
-            peers: Peers::new(identity, backends.clone())?,
-            domains: config
-                .domains
-                .iter()
-                .map(|domain| domain.trim_matches('.').to_ascii_lowercase())
-                .collect(),
+            peers: Peers::new(config.relay.as_ref(), backends.clone())?,
+            domains: lower_case(&config.domains),
             region: HeaderValue::from_str(config.region.as_str())
                 .unwrap_or(HeaderValue::from_static("unknown")),
             https_port: https_addrs.first().map(SocketAddr::port),
@@ -240,13 +231,7 @@ impl Edge {
             https,
             Door::new(Service::HTTPS_PORT, Way::Tls),
         );
-        if let Some(tls) = peer_tls {
-            let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-            for listener in peers {
-                let accept = relay::server::accept_loop(shared.clone(), listener, tls.clone());
-                tasks.spawn("edge-relay", accept);
-            }
-        }
+        relay_door.serve(&shared, tasks);
         tasks.spawn("edge-ports", ports::follow(shared.clone(), tasks.clone()));
         shared.sockets.close_unused();
         tasks.spawn("edge-routes", follow_table(shared.clone()));
@@ -357,6 +342,11 @@ impl Shared {
         }
         in_time
     }
+}
+
+fn lower_case(domains: &[String]) -> Vec<String> {
+    let domains = domains.iter().map(|domain| domain.trim_matches('.'));
+    domains.map(str::to_ascii_lowercase).collect()
 }
 
 /// Where these listen.

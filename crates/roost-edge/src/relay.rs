@@ -23,9 +23,15 @@ pub(crate) mod peers;
 pub(crate) mod server;
 pub(crate) mod wire;
 
+use crate::BindError;
+use crate::exchange::Shared;
+use crate::sockets::Sockets;
 use roost_auth::cluster::ClusterIdentity;
+use roost_runtime::tasks::Tasks;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// How an edge and those of other nodes hand requests to each other.
 #[derive(Debug, Clone)]
@@ -34,4 +40,34 @@ pub struct RelayConfig {
     pub listen: Vec<SocketAddr>,
     /// Who this edge is: of the role `edge`.
     pub identity: Arc<ClusterIdentity>,
+}
+
+/// The port for other edges, before anybody is let in.
+pub(crate) struct Door {
+    listeners: Vec<Arc<TcpListener>>,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Door {
+    /// Listens, if this edge is to have to do with others.
+    pub(crate) fn open(relay: Option<&RelayConfig>, sockets: &Sockets) -> Result<Self, BindError> {
+        let addresses = relay.map_or(&[][..], |relay| &relay.listen);
+        let tls = relay.map(|relay| relay.identity.server_config());
+        Ok(Self {
+            listeners: crate::listen_all(sockets, addresses, "other edges")?,
+            tls: tls.transpose()?.map(|tls| TlsAcceptor::from(Arc::new(tls))),
+        })
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        crate::addresses(&self.listeners)
+    }
+
+    pub(crate) fn serve(self, shared: &Arc<Shared>, tasks: &Tasks) {
+        let Some(tls) = self.tls else { return };
+        for listener in self.listeners {
+            let accept = server::accept_loop(shared.clone(), listener, tls.clone());
+            tasks.spawn("edge-relay", accept);
+        }
+    }
 }

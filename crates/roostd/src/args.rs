@@ -57,6 +57,10 @@ pub(crate) struct RunArgs {
     /// nowhere when absent.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) worker_listen: Option<SocketAddr>,
+    /// Address where the edge takes requests from edges of other nodes, which show an identity of
+    /// this cluster; nowhere when absent.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) edge_peers_listen: Option<SocketAddr>,
     /// A proxy in front of the edge, as an address or a network such as 10.0.0.0/8; may be
     /// repeated. Its connections have to begin with a header of the PROXY protocol, which says
     /// who the client is.

@@ -1,4 +1,4 @@
-//! This node in its cluster: who it is, and its worker for other nodes.
+//! This node in its cluster: who it is, its worker and its edge for other nodes.
 //!
 //! A node is a cluster of its own, and so keeps the authority. The API of this
 //! process asks the worker in process, whether it is served or not.
@@ -21,15 +21,37 @@ pub(crate) async fn serve_worker(
     key: &SealingKey,
     tasks: &Tasks,
 ) -> Result<()> {
-    let authority = ClusterAuthority::open(&config.paths.cluster(), key)
-        .context("open the cluster's authority")?;
-    let peer = Peer {
-        node: config.node.id.clone(),
-        role: Role::Worker,
-    };
-    let identity = ClusterIdentity::new(&authority, peer, SystemClock.now())?;
+    let identity = identity(config, Role::Worker, key, tasks)?;
     let address = roost_rpc::serve(address, worker, &identity, tasks).await?;
-    roost_rpc::keep_renewed(identity, Arc::new(authority), Arc::new(SystemClock), tasks);
     tracing::info!(%address, "the worker answers other nodes");
     Ok(())
+}
+
+/// The identity of this node's edge, if it is to have to do with others.
+pub(crate) fn edge_identity(
+    config: &NodeConfig,
+    tasks: &Tasks,
+) -> Result<Option<Arc<ClusterIdentity>>> {
+    if config.edge_peers.is_none() {
+        return Ok(None);
+    }
+    let key = SealingKey::open_or_create(&config.paths.sealing_key());
+    let key = key.context("open the sealing key")?;
+    identity(config, Role::Edge, &key, tasks).map(Some)
+}
+
+/// Who this node is in a role; kept good as long as the tasks run.
+fn identity(
+    config: &NodeConfig,
+    role: Role,
+    key: &SealingKey,
+    tasks: &Tasks,
+) -> Result<Arc<ClusterIdentity>> {
+    let authority = ClusterAuthority::open(&config.paths.cluster(), key)
+        .context("open the cluster's authority")?;
+    let node = config.node.id.clone();
+    let identity = ClusterIdentity::new(&authority, Peer { node, role }, SystemClock.now())?;
+    let authority = Arc::new(authority);
+    roost_rpc::keep_renewed(identity.clone(), authority, Arc::new(SystemClock), tasks);
+    Ok(identity)
 }

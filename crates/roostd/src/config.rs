@@ -35,6 +35,8 @@ pub(crate) struct NodeConfig {
     pub(crate) access_log: AccessShare,
     /// Where the worker answers other nodes.
     pub(crate) worker: Option<SocketAddr>,
+    /// Where the edge answers edges of other nodes.
+    pub(crate) edge_peers: Option<SocketAddr>,
     /// Best first: the first one is shown to users.
     pub(crate) domains: Vec<String>,
     pub(crate) runtime: RuntimeChoice,
@@ -214,6 +216,7 @@ impl NodeConfig {
             rates: (&args.rates).into(),
             access_log,
             worker: args.worker_listen,
+            edge_peers: args.edge_peers_listen,
             domains,
             runtime,
             shim,

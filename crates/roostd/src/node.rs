@@ -12,6 +12,7 @@
 //! first, then the edge leaves its sockets to the other one.
 
 use crate::adapters;
+use crate::cluster;
 use crate::config::{NodeConfig, NodePaths};
 use crate::control::{Api, Machines};
 use crate::daemon::{self, Facts, Lock};
@@ -20,7 +21,7 @@ use crate::serve::{self, ClientLimits};
 use crate::takeover::{self, BothEdges, Door, Given, Successor};
 use anyhow::{Context as _, Result};
 use roost_auth::authority::LocalAuthority;
-use roost_edge::{Edge, EdgeConfig, LocalCertificates, TrafficCounter};
+use roost_edge::{Edge, EdgeConfig, LocalCertificates, RelayConfig, TrafficCounter};
 use roost_proto::names::{NameFeed, NameTable};
 use roost_proto::traffic::TrafficFeed;
 use roost_runtime::fs::ensure_dir;
@@ -115,10 +116,18 @@ impl Node {
         let api_sockets = serve::bind_api(&config.api, &mut given)?;
         let http = serve::bind_edge(&config.http, "HTTP", "--http-port", &mut given)?;
         let https = serve::bind_edge(&config.https, "HTTPS", "--https-port", &mut given)?;
+        let (what, flag) = ("edges of other nodes", "--edge-peers-listen");
+        let peers = serve::bind_edge(config.edge_peers.as_slice(), what, flag, &mut given)?;
         let sockets = EdgeSockets {
             http: addresses(&http)?,
             https: addresses(&https)?,
-            given: http.into_iter().chain(https).chain(given.ports()).collect(),
+            peers: addresses(&peers)?,
+            given: http
+                .into_iter()
+                .chain(https)
+                .chain(peers)
+                .chain(given.ports())
+                .collect(),
         };
         let facts = facts(&config, &sockets);
         databases::refuse_damaged(&config.paths)?;
@@ -129,7 +138,13 @@ impl Node {
         let machines = Machines::open(&config, gauge.clone(), &control).await?;
         let api = machines.api(&config, facts, &names, &control).await?;
         let feeds = (machines.worker.traffic(), names.subscribe());
+        let identity = cluster::edge_identity(&config, &edge_tasks)?;
+        let relay = identity.map(|identity| RelayConfig {
+            listen: sockets.peers.clone(),
+            identity,
+        });
         let edge_config = EdgeConfig {
+            relay,
             sleep: Some(machines.worker.sleep_control()),
             access_log,
             ..edge_config(&config, &sockets, feeds.1)
@@ -250,6 +265,7 @@ impl Node {
         let sockets = EdgeSockets {
             http: self.edge.http_addrs().to_vec(),
             https: self.edge.https_addrs().to_vec(),
+            peers: self.edge.peer_addrs().to_vec(),
             given: Vec::new(),
         };
         let facts = facts(config, &sockets);
@@ -305,6 +321,8 @@ impl Node {
 struct EdgeSockets {
     http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
+    /// For edges of other nodes.
+    peers: Vec<SocketAddr>,
     /// Those, and the ports of apps that were given.
     given: Vec<TcpListener>,
 }

@@ -180,27 +180,15 @@ impl Exchange {
                 Err(failure) => failure,
             };
             self.trail.failed(&failure);
-            match failure {
-                // A kept connection that the app has closed meanwhile.
-                SendFailure::Unsent(why) => {
-                    let may_repeat = self.attempts < limits::ATTEMPTS_MAX
-                        && slot.is_none_or(|slot| slot.take_back().is_ok());
-                    if !may_repeat {
-                        return Err(Verdict::Elsewhere(Reason::Unreachable, why));
-                    }
-                }
-                SendFailure::Elsewhere(it) => return Err(Verdict::Elsewhere(it.reason, it.why)),
-                SendFailure::Broken(why) => {
+            // A kept connection that the app has closed meanwhile.
+            let is_unsent = matches!(failure, SendFailure::Unsent(_));
+            let may_repeat = is_unsent && self.attempts < limits::ATTEMPTS_MAX;
+            if !may_repeat || slot.is_some_and(|slot| slot.take_back().is_err()) {
+                let verdict = verdict_of(failure);
+                if matches!(verdict, Verdict::Failed(Failed::Broken | Failed::Late, _)) {
                     target.series.unanswered();
-                    return Err(Verdict::Failed(Failed::Broken, why));
                 }
-                SendFailure::TooLate => {
-                    target.series.unanswered();
-                    return Err(Verdict::Failed(Failed::Late, String::new()));
-                }
-                SendFailure::ClientBody => {
-                    return Err(Verdict::Failed(Failed::Body, String::new()));
-                }
+                return Err(verdict);
             }
         }
     }
@@ -287,6 +275,17 @@ fn nothing(settlement: Settlement) -> ResponseBody {
     ResponseBody::Page {
         content: None,
         settlement: Box::new(settlement),
+    }
+}
+
+/// What the other edge hears of a failure.
+fn verdict_of(failure: SendFailure) -> Verdict {
+    match failure {
+        SendFailure::Unsent(why) => Verdict::Elsewhere(Reason::Unreachable, why),
+        SendFailure::Elsewhere(it) => Verdict::Elsewhere(it.reason, it.why),
+        SendFailure::Broken(why) => Verdict::Failed(Failed::Broken, why),
+        SendFailure::TooLate => Verdict::Failed(Failed::Late, String::new()),
+        SendFailure::ClientBody => Verdict::Failed(Failed::Body, String::new()),
     }
 }
 

@@ -8,12 +8,12 @@
 use crate::body::RequestBody;
 use crate::connect::Executor;
 use crate::limits;
-use crate::relay::wire::Verdict;
+use crate::relay::{RelayConfig, wire::Verdict};
 use http::{Method, Request, Uri, Version};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use roost_auth::cluster::{ClusterIdentity, IdentityError, Peer, Role};
+use roost_auth::cluster::{IdentityError, Peer, Role};
 use roost_proto::traffic::PeerNode;
 use rustls::pki_types::ServerName;
 use std::collections::HashMap;
@@ -131,10 +131,11 @@ type PeerKey = (String, std::net::SocketAddr);
 impl Peers {
     /// Those that this identity may ask; nobody without one.
     pub(crate) fn new(
-        identity: Option<&Arc<ClusterIdentity>>,
+        relay: Option<&RelayConfig>,
         tasks: TaskTracker,
     ) -> Result<Arc<Self>, IdentityError> {
-        let tls = identity.map(ClusterIdentity::client_config).transpose()?;
+        let tls = relay.map(|relay| relay.identity.client_config());
+        let tls = tls.transpose()?;
         Ok(Arc::new(Self {
             tls: tls.map(|config| TlsConnector::from(Arc::new(config))),
             tasks,

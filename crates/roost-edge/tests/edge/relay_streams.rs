@@ -248,7 +248,10 @@ async fn an_app_that_wants_no_websocket_says_so_through_two_edges() {
         };
         timeout(LIMIT, whole).await.unwrap();
         let answer = String::from_utf8(answer).unwrap();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
         assert!(answer.contains("a page") && !answer.contains("roost-relay"));
     }
 }
@@ -309,7 +312,9 @@ async fn a_machine_of_another_node_is_woken_there() {
     let control = Arc::<Control>::default();
     let theirs = control.clone();
     let near = cluster.edge(1).await;
-    let far = cluster.edge_with(2, |config| config.sleep = Some(theirs)).await;
+    let far = cluster
+        .edge_with(2, |config| config.sleep = Some(theirs))
+        .await;
     let address = says(&far.tasks, "awake").await;
     let publish = |app: roost_proto::traffic::Endpoint| {
         far.publish(vec![app.clone()]);

@@ -48,7 +48,9 @@ impl Control {
 }
 
 /// Lets the client ask while the test goes on.
-pub(crate) fn begin<T: Send + 'static>(asking: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
+pub(crate) fn begin<T: Send + 'static>(
+    asking: impl Future<Output = T> + Send + 'static,
+) -> JoinSet<T> {
     let mut request = JoinSet::new();
     request.spawn(asking);
     request

@@ -61,7 +61,10 @@ fn attempt_lines<'a>(
     spans: impl Iterator<Item = &'a RequestSpan>,
 ) -> Vec<String> {
     let whom = match (&attempt.machine, &attempt.region) {
-        (Some(machine), Some(region)) => format!("machine {machine} in {region}"),
+        (Some(machine), Some(region)) => match &attempt.node {
+            Some(node) => format!("machine {machine} in {region}, by the edge of {node}"),
+            None => format!("machine {machine} in {region}"),
+        },
         _ => "no machine".to_owned(),
     };
     let outcome = match (attempt.status, &attempt.error) {
