@@ -158,7 +158,7 @@ async fn a_request_goes_by_the_edge_of_the_machines_node_and_the_app_sees_no_dif
     let id = headers["roost-request-id"].to_str().unwrap();
     for line in [
         "POST /a%2Fb?q=1\n".to_owned(),
-        "x-forwarded-for: 127.0.0.1\n".to_owned(),
+        "x-forwarded-for: 127.0.0.1, 127.0.0.1\n".to_owned(),
         "fly-client-ip: 127.0.0.1\n".to_owned(),
         "x-forwarded-proto: http\n".to_owned(),
         format!("fly-forwarded-port: {port}\n"),
