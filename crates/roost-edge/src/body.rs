@@ -4,6 +4,8 @@
 //! that was read of it is kept ([`crate::kept`]). A response body carries the
 //! settlement of its exchange and settles it when it ends or is dropped.
 
+use crate::http1::chunks::BadChunks;
+use crate::http1::machine::MachineBody;
 use crate::kept::{Kept, NotKept};
 use crate::settle::Settlement;
 use crate::streams;
@@ -25,12 +27,61 @@ pub(crate) enum BodyError {
     /// The other side broke off.
     #[error("the body ended early")]
     Transport(#[source] hyper::Error),
+    /// The machine's connection failed.
+    #[error("the connection of the body failed")]
+    Connection(#[source] std::io::Error),
+    /// The machine's connection ended.
+    #[error("the body ended early")]
+    CutOff,
+    /// It is not what its header said.
+    #[error(transparent)]
+    Chunks(#[from] BadChunks),
     /// Nothing came for too long.
     #[error("the body stood still for {} s", .0.as_secs())]
     Idle(Duration),
     /// The body was taken back for another attempt.
     #[error("the body was taken back")]
     TakenBack,
+}
+
+/// The body of a machine's answer.
+#[derive(Debug)]
+pub(crate) enum AppBody {
+    /// From a connection that hyper reads.
+    Hyper(Incoming),
+    Http1(MachineBody),
+}
+
+impl Body for AppBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Hyper(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Transport)))
+            }
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hyper(body) => body.is_end_stream(),
+            Self::Http1(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hyper(body) => body.size_hint(),
+            Self::Http1(body) => body.size_hint(),
+        }
+    }
 }
 
 /// Ends a wait that takes too long. The timer is made only when there is a wait.
@@ -274,20 +325,24 @@ pub(crate) enum ResponseBody {
 /// A machine's body on its way to the client.
 #[derive(Debug)]
 pub(crate) struct StreamedResponse {
-    body: Incoming,
+    body: AppBody,
     patience: Patience,
+    /// The codec forgets what it has not written yet when it hears of a failure: it hears of it
+    /// at the next poll, after it has written that.
+    failed: Option<BodyError>,
     settlement: Settlement,
 }
 
 impl ResponseBody {
     /// Passes on the machine's body; a body that is empty already settles when the response is dropped.
-    pub(crate) fn streamed(body: Incoming, idle: Duration, mut settlement: Settlement) -> Self {
+    pub(crate) fn streamed(body: AppBody, idle: Duration, mut settlement: Settlement) -> Self {
         if body.is_end_stream() {
             settlement.body_ended();
         }
         Self::Streamed(Box::new(StreamedResponse {
             body,
             patience: Patience::new(idle),
+            failed: None,
             settlement,
         }))
     }
@@ -308,7 +363,15 @@ impl ResponseBody {
             }
             Self::Streamed(streamed) => streamed,
         };
+        if let Some(error) = streamed.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         match Pin::new(&mut streamed.body).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                streamed.failed = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             Poll::Ready(frame) => {
                 streamed.patience.progress();
                 if let Some(Ok(frame)) = &frame
@@ -324,7 +387,7 @@ impl ResponseBody {
                 if ended {
                     streamed.settlement.body_ended();
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Transport)))
+                Poll::Ready(frame)
             }
             Poll::Pending => {
                 ready!(streamed.patience.poll_over(cx));

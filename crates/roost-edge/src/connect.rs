@@ -1,6 +1,8 @@
 //! Phase 5, connect: a kept connection to the machine, or a new one.
 
+use crate::body::Slot;
 use crate::exchange::Shared;
+use crate::http1::machine::MachineConnection;
 use crate::limits;
 use crate::pool::{Http1Sender, Http2Sender};
 use crate::relay::{self, client::PeerStream, peers::PeerError};
@@ -15,6 +17,8 @@ use tokio_util::task::TaskTracker;
 /// A connection that can take a request now.
 #[derive(Debug)]
 pub(crate) enum Connection {
+    /// For a request without a body.
+    Plain(MachineConnection),
     Http1(Http1Sender),
     Http2(Http2Sender),
     /// To the edge of the machine's node.
@@ -43,14 +47,35 @@ pub(crate) enum ConnectError {
     Peer(#[from] PeerError),
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// A request without a body.
+    Header,
+    /// A request with a body.
+    Body,
+    /// A request for an upgrade: the connection is new and nobody shares it.
+    Upgrade,
+}
+
+impl Carries {
+    /// A request with this body; `alone` when it is for an upgrade.
+    pub(crate) fn of(slot: Slot<'_>, alone: bool) -> Self {
+        match slot {
+            _ if alone => Self::Upgrade,
+            Some(_) => Self::Body,
+            None => Self::Header,
+        }
+    }
+}
+
 /// Gets a connection: a kept one that has been idle for less than `kept_max`, or
-/// a new one, as the service at this external port speaks HTTP. With `alone`, a new
-/// HTTP/1 one that nobody shares (for upgrades).
+/// a new one, as the service at this external port speaks HTTP; upgrades are HTTP/1's.
 pub(crate) async fn connect(
     shared: &Shared,
     target: &Target,
     external: u16,
-    alone: bool,
+    carries: Carries,
     kept_max: Duration,
 ) -> Result<Connection, ConnectError> {
     if let Some(node) = &target.endpoint.node {
@@ -64,7 +89,7 @@ pub(crate) async fn connect(
     }
     let limit = shared.config.timeouts.connect;
     let port = target.port(external);
-    if port.is_some_and(|port| port.http.h2_backend) && !alone {
+    if port.is_some_and(|port| port.http.h2_backend) && carries != Carries::Upgrade {
         if let Some(mut sender) = target.pool.take_http2()
             && (sender.is_ready() || is_ready_within(limit, sender.ready()).await)
         {
@@ -74,14 +99,21 @@ pub(crate) async fn connect(
         target.pool.put_http2(sender.clone());
         return Ok(Connection::Http2(sender));
     }
-    if !alone {
+    if carries == Carries::Header {
+        let kept = target.pool.take_plain(kept_max);
+        return Ok(Connection::Plain(match kept {
+            Some(connection) => connection,
+            None => MachineConnection::new(Box::pin(open(shared, target)).await?),
+        }));
+    }
+    if carries == Carries::Body {
         while let Some(mut sender) = target.pool.take_http1(kept_max) {
             if sender.is_ready() || is_ready_within(limit, sender.ready()).await {
                 return Ok(Connection::Http1(sender));
             }
         }
     }
-    let sender = Box::pin(open_http1(shared, target, alone)).await?;
+    let sender = Box::pin(open_http1(shared, target, carries == Carries::Upgrade)).await?;
     Ok(Connection::Http1(sender))
 }
 

@@ -5,9 +5,9 @@ use crate::accept::Ends;
 use crate::access::PendingRecord;
 use crate::activity::Serving;
 use crate::arrival::{self, Arrival, Origin};
-use crate::body::{BodySlot, ResponseBody, Slot};
+use crate::body::{AppBody, BodySlot, ResponseBody, Slot};
 use crate::config::EdgeConfig;
-use crate::connect::Connection;
+use crate::connect::{Carries, Connection};
 use crate::eject::Outcome;
 use crate::forward::{Head, SendFailure};
 use crate::headers;
@@ -300,8 +300,9 @@ impl Exchange {
             self.picked = Some(picked);
             headers::note_preference(&mut head.headers, asked.wants.unavailable(&target));
             let kept_max = self.kept_max();
+            let carries = Carries::of(slot, alone);
             let mut connection =
-                match connect::connect(&shared, &target, asked.external, alone, kept_max).await {
+                match connect::connect(&shared, &target, asked.external, carries, kept_max).await {
                     Ok(connection) => connection,
                     Err(error) => {
                         let why = error.to_string();
@@ -321,7 +322,15 @@ impl Exchange {
             let idle = target
                 .http(asked.external)
                 .and_then(|http| http.idle_timeout);
-            let sent = forward::send(connection, head, slot, &shared.config.timeouts, idle).await;
+            let sent = forward::send(
+                connection,
+                head,
+                slot,
+                &target,
+                &shared.config.timeouts,
+                idle,
+            )
+            .await;
             self.timings.ended("app");
             if let Some(outcome) = forward::judge(&sent) {
                 pick::note(&shared, asked, &target, outcome);
@@ -380,7 +389,7 @@ impl Exchange {
 
     fn respond(
         &mut self,
-        response: Response<Incoming>,
+        response: Response<AppBody>,
         sender: Option<crate::pool::Http1Sender>,
         slot: Option<Arc<BodySlot>>,
         wish: Option<upgrade::Wish>,

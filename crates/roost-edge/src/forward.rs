@@ -2,20 +2,20 @@
 //! Bodies follow by themselves, piece by piece, as each side takes them.
 
 use crate::arrival::{self, Arrival};
-use crate::body::{RequestBody, Slot};
+use crate::body::{AppBody, RequestBody, Slot};
 use crate::config::EdgeTimeouts;
 use crate::connect::Connection;
 use crate::eject::Outcome;
 use crate::pool::Http1Sender;
 use crate::relay::{self, wire::Elsewhere};
+use crate::table::Target;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use std::pin::{Pin, pin};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// The request as it goes to the app, without its body.
 #[derive(Debug, Clone)]
@@ -43,6 +43,29 @@ impl Head {
             request.headers_mut().insert(HOST, host);
         }
         request
+    }
+
+    /// The same as bytes, for a request without a body.
+    fn http1_bytes(&self) -> Vec<u8> {
+        let headers = self.all_headers();
+        let mut bytes = Vec::with_capacity(1024);
+        let mut line =
+            |parts: [&[u8]; 4]| parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        let path = self.path.as_str().as_bytes();
+        line([
+            self.method.as_str().as_bytes(),
+            b" ",
+            path,
+            b" HTTP/1.1\r\n",
+        ]);
+        if !headers.contains_key(HOST) {
+            line([b"host", b": ", self.host.as_bytes(), b"\r\n"]);
+        }
+        for (name, value) in &headers {
+            line([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+        line([b"\r\n", b"", b"", b""]);
+        bytes
     }
 
     fn http2(&self, body: RequestBody) -> Request<RequestBody> {
@@ -87,7 +110,7 @@ pub(crate) enum SendFailure {
 }
 
 /// A response header, with the HTTP/1 connection that its body comes on.
-pub(crate) type Answer = (Response<Incoming>, Option<Http1Sender>);
+pub(crate) type Answer = (Response<AppBody>, Option<Http1Sender>);
 
 /// Sends the request and waits for the response header. `idle` is how long the app lets an
 /// exchange stand still, if it says so.
@@ -95,6 +118,7 @@ pub(crate) async fn send(
     connection: Connection,
     head: &Head,
     slot: Slot<'_>,
+    target: &Target,
     timeouts: &EdgeTimeouts,
     idle: Option<Duration>,
 ) -> Result<Answer, SendFailure> {
@@ -103,15 +127,22 @@ pub(crate) async fn send(
         RequestBody::streamed(slot, idle.unwrap_or(timeouts.body_idle))
     });
     match connection {
+        Connection::Plain(connection) => {
+            let request = head.http1_bytes();
+            let answer = connection.ask(&request, &head.method, &target.pool);
+            let response = timeout(patience, answer).await;
+            let response = response.map_err(|_| SendFailure::TooLate)??;
+            Ok((response.map(AppBody::Http1), None))
+        }
         Connection::Http1(mut sender) => {
             let response = pin!(sender.try_send_request(head.http1(body)));
             let response = with_patience(response, slot, patience).await?;
-            Ok((response, Some(sender)))
+            Ok((response.map(AppBody::Hyper), Some(sender)))
         }
         Connection::Http2(mut sender) => {
             let response = pin!(sender.try_send_request(head.http2(body)));
             let response = with_patience(response, slot, patience).await?;
-            Ok((response, None))
+            Ok((response.map(AppBody::Hyper), None))
         }
         // On the heap: a request to a machine of this node has no need of its place.
         Connection::Peer(stream) => {
@@ -145,10 +176,12 @@ fn failure<T>(error: TrySendError<T>, slot: Slot<'_>) -> SendFailure {
 
 /// Waits for a response header for `limit` from the last piece of the request body.
 pub(crate) async fn with_patience<T>(
-    mut response: Pin<&mut impl Future<Output = Result<Response<Incoming>, TrySendError<T>>>>,
+    mut response: Pin<
+        &mut impl Future<Output = Result<Response<hyper::body::Incoming>, TrySendError<T>>>,
+    >,
     slot: Slot<'_>,
     limit: Duration,
-) -> Result<Response<Incoming>, SendFailure> {
+) -> Result<Response<hyper::body::Incoming>, SendFailure> {
     let mut deadline = Instant::now() + limit;
     loop {
         if let Ok(result) = tokio::time::timeout_at(deadline, response.as_mut()).await {

@@ -32,6 +32,7 @@ mod forward;
 mod gauge;
 mod header_watch;
 mod headers;
+mod http1;
 mod kept;
 mod late;
 pub mod limits;

@@ -17,6 +17,16 @@ pub const HOST_BYTES_MAX: usize = 254;
 pub const HTTP1_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// The same of a connection to a machine: a header and 64 KiB after it come in one read.
 pub const BACKEND_BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Room for the header of an answer, and what comes with it.
+pub const HTTP1_READ_BYTES_MIN: usize = 8 * 1024;
+/// The most of a body that is read at once.
+pub const HTTP1_READ_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the trailers of an answer.
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+/// Lines of the trailers of an answer.
+pub const TRAILER_LINES_MAX: usize = 20;
+/// Bytes behind the size of a chunk.
+pub const CHUNK_EXTENSION_BYTES_MAX: usize = 1024;
 /// Streams of one HTTP/2 client connection.
 pub const HTTP2_STREAMS_MAX: u32 = 128;
 /// Streams that a client has reset and that still wait to be accepted.

@@ -5,6 +5,7 @@
 //! closed pool keeps nothing: what comes back is dropped.
 
 use crate::body::RequestBody;
+use crate::http1::machine::MachineConnection;
 use crate::limits;
 use hyper::client::conn::{http1, http2};
 use parking_lot::Mutex;
@@ -17,15 +18,40 @@ pub(crate) type Http1Sender = http1::SendRequest<RequestBody>;
 pub(crate) type Http2Sender = http2::SendRequest<RequestBody>;
 
 #[derive(Debug)]
-struct Idle {
-    sender: Http1Sender,
+struct Idle<C> {
+    connection: C,
     since: Instant,
+}
+
+impl<C> Idle<C> {
+    fn begins(connection: C) -> Self {
+        let since = Instant::now();
+        Self { connection, since }
+    }
+}
+
+/// The newest that is younger than `limit` and still good.
+fn newest<C>(idle: &mut Vec<Idle<C>>, limit: Duration, is_good: fn(&C) -> bool) -> Option<C> {
+    while let Some(newest) = idle.pop() {
+        if newest.since.elapsed() >= limit {
+            // Those below are older still; others may have more patience.
+            idle.push(newest);
+            return None;
+        }
+        if is_good(&newest.connection) {
+            return Some(newest.connection);
+        }
+    }
+    None
 }
 
 #[derive(Debug)]
 struct State {
     open: bool,
-    idle: Vec<Idle>,
+    /// For requests with a body.
+    idle: Vec<Idle<Http1Sender>>,
+    /// For those without.
+    plain: Vec<Idle<MachineConnection>>,
     shared: Option<(Http2Sender, Instant)>,
 }
 
@@ -42,6 +68,7 @@ impl Pool {
             state: Mutex::new(State {
                 open: true,
                 idle: Vec::new(),
+                plain: Vec::new(),
                 shared: None,
             }),
         })
@@ -53,7 +80,8 @@ impl Pool {
         state.open = open;
         if !open {
             // Requests under way hold their own senders.
-            let dropped = (std::mem::take(&mut state.idle), state.shared.take());
+            let plain = std::mem::take(&mut state.plain);
+            let dropped = (std::mem::take(&mut state.idle), plain, state.shared.take());
             drop(state);
             drop(dropped);
         }
@@ -61,18 +89,26 @@ impl Pool {
 
     /// The newest idle connection that is still open and younger than `limit`.
     pub(crate) fn take_http1(&self, limit: Duration) -> Option<Http1Sender> {
+        newest(&mut self.state.lock().idle, limit, |sender| {
+            !sender.is_closed()
+        })
+    }
+
+    /// The same for a request without a body.
+    pub(crate) fn take_plain(&self, limit: Duration) -> Option<MachineConnection> {
+        newest(
+            &mut self.state.lock().plain,
+            limit,
+            MachineConnection::is_quiet,
+        )
+    }
+
+    /// Keeps a connection on which nothing is under way.
+    pub(crate) fn put_plain(&self, connection: MachineConnection) {
         let mut state = self.state.lock();
-        while let Some(idle) = state.idle.pop() {
-            if idle.since.elapsed() >= limit {
-                // Those below are older still; others may have more patience.
-                state.idle.push(idle);
-                return None;
-            }
-            if !idle.sender.is_closed() {
-                return Some(idle.sender);
-            }
+        if state.open && state.plain.len() < limits::POOL_IDLE_MAX {
+            state.plain.push(Idle::begins(connection));
         }
-        None
     }
 
     /// Keeps a connection whose response has ended.
@@ -82,10 +118,7 @@ impl Pool {
         }
         let mut state = self.state.lock();
         if state.open && state.idle.len() < limits::POOL_IDLE_MAX {
-            state.idle.push(Idle {
-                sender,
-                since: Instant::now(),
-            });
+            state.idle.push(Idle::begins(sender));
         }
     }
 
@@ -114,7 +147,10 @@ impl Pool {
         let mut state = self.state.lock();
         state
             .idle
-            .retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
+            .retain(|idle| idle.since.elapsed() < limit && !idle.connection.is_closed());
+        state
+            .plain
+            .retain(|idle| idle.since.elapsed() < limit && idle.connection.is_quiet());
         if nothing_in_flight
             && state
                 .shared

@@ -149,7 +149,8 @@ impl Exchange {
                 return Err(elsewhere(Reason::Loop));
             }
             let kept_max = self.kept_max();
-            let connected = connect::connect(&shared, &target, block.port, alone, kept_max).await;
+            let carries = connect::Carries::of(slot, alone);
+            let connected = connect::connect(&shared, &target, block.port, carries, kept_max).await;
             let connection = connected.map_err(|error| {
                 let why = error.to_string();
                 self.trail.unreached(&why);
@@ -164,7 +165,15 @@ impl Exchange {
             self.trail.connected();
             self.attempts += 1;
             let idle = target.http(block.port).and_then(|http| http.idle_timeout);
-            let sent = forward::send(connection, &head, slot, &shared.config.timeouts, idle).await;
+            let sent = forward::send(
+                connection,
+                &head,
+                slot,
+                &target,
+                &shared.config.timeouts,
+                idle,
+            )
+            .await;
             if let Some(outcome) = forward::judge(&sent) {
                 pick::note(&shared, asked, &target, outcome);
             }

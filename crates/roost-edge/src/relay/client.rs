@@ -3,7 +3,7 @@
 
 use crate::accept::Ends;
 use crate::arrival::{Arrival, Origin};
-use crate::body::{RequestBody, Slot};
+use crate::body::{AppBody, RequestBody, Slot};
 use crate::exchange::Shared;
 use crate::forward::{self, Answer, Head, SendFailure};
 use crate::limits;
@@ -171,7 +171,7 @@ pub(crate) async fn send(
     if is_open {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     }
-    Ok((response, None))
+    Ok((response.map(AppBody::Hyper), None))
 }
 
 /// A raw connection to a machine of another node.

@@ -50,8 +50,8 @@ async fn a_post_that_may_have_reached_the_app_is_not_sent_again() {
     let client = world.client();
     for body in ["", "a body"] {
         posts.store(0, Ordering::SeqCst);
-        let get = client.get(world.url("/")).send().await.unwrap();
-        assert_eq!(get.text().await.unwrap(), "ok", "its connection is kept");
+        let put = client.put(world.url("/")).body(body).send().await.unwrap();
+        assert_eq!(put.text().await.unwrap(), "ok", "its connection is kept");
         let post = client.post(world.url("/")).body(body).send().await.unwrap();
         assert_eq!(post.status(), StatusCode::BAD_GATEWAY, "{body:?}");
         assert!(post.text().await.unwrap().contains("no-answer"));

@@ -1,0 +1,252 @@
+//! A connection to a machine that carries one exchange after another, for requests without a
+//! body. No task of its own: who waits for the answer reads it.
+
+use super::answer::{self, AnswerHead, Framing};
+use super::chunks::{Chunks, Event};
+use crate::body::BodyError;
+use crate::forward::SendFailure;
+use crate::limits;
+use crate::pool::Pool;
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{Method, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+/// A connection on which nothing is under way.
+#[derive(Debug)]
+pub(crate) struct MachineConnection {
+    stream: TcpStream,
+    /// What is read comes into it; it grows with the answers.
+    buffer: BytesMut,
+}
+
+impl MachineConnection {
+    /// A new connection.
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// Whether the machine has neither ended it nor said anything without being asked.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Sends a request, header only, and reads the header of its answer.
+    pub(crate) async fn ask(
+        mut self,
+        request: &[u8],
+        method: &Method,
+        pool: &Arc<Pool>,
+    ) -> Result<Response<MachineBody>, SendFailure> {
+        self.say(request).await?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut held = Bytes::new();
+        loop {
+            buffer.reserve(limits::HTTP1_READ_BYTES_MIN);
+            let read = poll_fn(|cx| poll_read_buf(Pin::new(&mut self.stream), cx, &mut buffer));
+            match read.await {
+                Ok(0) => return Err(SendFailure::Broken(ENDED.to_owned())),
+                Err(error) => return Err(SendFailure::Broken(error.to_string())),
+                Ok(_) => {}
+            }
+            let piece = buffer.split();
+            // Part of a line says nothing new.
+            let is_new = held.is_empty() || piece.contains(&b'\n');
+            held = if held.is_empty() {
+                piece.freeze()
+            } else {
+                let mut all = BytesMut::from(held);
+                all.unsplit(piece);
+                all.freeze()
+            };
+            while is_new {
+                let head = answer::read(&held, method).map_err(broken)?;
+                let Some(head) = head else { break };
+                held.advance(head.length);
+                let status = head.response.status();
+                if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                    continue;
+                }
+                self.buffer = buffer;
+                return Ok(self.answered(head, held, pool));
+            }
+            if held.len() >= limits::BACKEND_BUFFER_BYTES_MAX {
+                let why = "its answer has too long a header".to_owned();
+                return Err(SendFailure::Broken(why));
+            }
+        }
+    }
+
+    async fn say(&mut self, request: &[u8]) -> Result<(), SendFailure> {
+        let mut rest = request;
+        while !rest.is_empty() {
+            match self.stream.write(rest).await {
+                Ok(n) => rest = &rest[n..],
+                // Nobody does anything about a part of a header.
+                Err(error) => return Err(SendFailure::Unsent(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(self, head: AnswerHead, rest: Bytes, pool: &Arc<Pool>) -> Response<MachineBody> {
+        let mut body = MachineBody {
+            connection: Some(self),
+            reading: match head.framing {
+                Framing::Length(length) => Reading::Length(length),
+                Framing::Chunked => Reading::Chunked(Chunks::new()),
+                Framing::UntilClose => Reading::UntilClose,
+            },
+            rest,
+            is_kept: head.is_kept,
+            pool: pool.clone(),
+        };
+        if body.is_end_stream() {
+            body.end();
+        }
+        head.response.map(|()| body)
+    }
+}
+
+const ENDED: &str = "it closed the connection before its answer was complete";
+
+fn broken(error: impl std::fmt::Display) -> SendFailure {
+    SendFailure::Broken(error.to_string())
+}
+
+/// Where the next bytes of a body belong.
+#[derive(Debug)]
+enum Reading {
+    /// So many are left.
+    Length(u64),
+    Chunked(Chunks),
+    UntilClose,
+    Done,
+}
+
+/// The body of an answer. At its end the connection goes back to its pool; dropped before, the
+/// connection ends with it.
+#[derive(Debug)]
+pub(crate) struct MachineBody {
+    /// Until the end of the body.
+    connection: Option<MachineConnection>,
+    reading: Reading,
+    /// What was read and not yet given.
+    rest: Bytes,
+    is_kept: bool,
+    pool: Arc<Pool>,
+}
+
+impl MachineBody {
+    /// There is no more of it.
+    fn end(&mut self) {
+        self.reading = Reading::Done;
+        // What a machine says beyond its answer is no answer to the next request.
+        if let Some(connection) = self.connection.take()
+            && self.is_kept
+            && self.rest.is_empty()
+        {
+            self.pool.put_plain(connection);
+        }
+    }
+
+    /// The next piece of what was read; `None` when more has to be read.
+    fn given(&mut self) -> Option<Result<Option<Frame<Bytes>>, BodyError>> {
+        let frame = match &mut self.reading {
+            Reading::Done => return Some(Ok(None)),
+            _ if self.rest.is_empty() => return None,
+            Reading::UntilClose => Frame::data(std::mem::take(&mut self.rest)),
+            Reading::Length(left) => {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX);
+                let data = self.rest.split_to(self.rest.len().min(most));
+                *left -= data.len() as u64;
+                if *left == 0 {
+                    self.end();
+                }
+                Frame::data(data)
+            }
+            Reading::Chunked(chunks) => match chunks.next(&mut self.rest) {
+                Err(error) => {
+                    self.connection = None;
+                    return Some(Err(BodyError::Chunks(error)));
+                }
+                Ok(Event::Data(data)) => Frame::data(data),
+                Ok(Event::Trailers(trailers)) => {
+                    self.end();
+                    Frame::trailers(trailers)
+                }
+                Ok(Event::End) => {
+                    self.end();
+                    return Some(Ok(None));
+                }
+                Ok(Event::More) => return None,
+            },
+        };
+        Some(Ok(Some(frame)))
+    }
+}
+
+impl Body for MachineBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(given) = this.given() {
+                return Poll::Ready(given.transpose());
+            }
+            let Some(MachineConnection { stream, buffer }) = &mut this.connection else {
+                return Poll::Ready(None);
+            };
+            buffer.reserve(match &this.reading {
+                // With room for the header of the next answer: then that comes whole.
+                Reading::Length(left) => {
+                    let left = usize::try_from(*left).unwrap_or(usize::MAX);
+                    left.min(limits::HTTP1_READ_BYTES_MAX) + limits::HTTP1_READ_BYTES_MIN
+                }
+                _ => limits::HTTP1_READ_BYTES_MIN,
+            });
+            match ready!(poll_read_buf(Pin::new(stream), cx, buffer)) {
+                Ok(0) => {
+                    this.connection = None;
+                    let is_end = matches!(this.reading, Reading::UntilClose);
+                    this.reading = Reading::Done;
+                    return Poll::Ready((!is_end).then_some(Err(BodyError::CutOff)));
+                }
+                Ok(_) => this.rest = buffer.split().freeze(),
+                Err(error) => {
+                    this.connection = None;
+                    this.reading = Reading::Done;
+                    return Poll::Ready(Some(Err(BodyError::Connection(error))));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.reading, Reading::Length(0) | Reading::Done)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.reading {
+            Reading::Length(left) => SizeHint::with_exact(left),
+            Reading::Done => SizeHint::with_exact(0),
+            Reading::Chunked(_) | Reading::UntilClose => SizeHint::default(),
+        }
+    }
+}
