@@ -5,10 +5,11 @@ use crate::activity::Activity;
 use crate::arrival::Origin;
 use crate::client_stream::ClientStream;
 use crate::exchange::{self, Shared};
+use crate::http1::client::Next;
 use crate::ports::{Door, Way};
 use crate::streams::StreamExecutor;
 use crate::tls::Secured;
-use crate::{late, limits, pg_tls, proxy_protocol, tcp, tls};
+use crate::{http1, late, limits, pg_tls, proxy_protocol, tcp, tls};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use roost_model::machine::PortSharing;
@@ -134,7 +135,7 @@ async fn serve(
 }
 
 async fn plain(shared: Arc<Shared>, mut stream: TcpStream, ends: Ends, activity: Arc<Activity>) {
-    let mut first = Vec::with_capacity(limits::PREFACE_BYTES);
+    let mut first = Vec::with_capacity(limits::HTTP1_HEAD_BYTES);
     let read = tokio::select! {
         read = timeout(shared.config.timeouts.header, read_preface(&mut stream, &mut first)) => read,
         () = shared.graceful.cancelled() => return,
@@ -147,7 +148,7 @@ async fn plain(shared: Arc<Shared>, mut stream: TcpStream, ends: Ends, activity:
         }
         Ok(Err(_)) | Err(_) => return,
     }
-    let is_http2 = first.as_slice() == PREFACE;
+    let is_http2 = first.starts_with(PREFACE);
     let stream = ClientStream::new(stream, first, activity.clone());
     drive(shared, stream, ends, activity, is_http2).await;
 }
@@ -203,8 +204,7 @@ fn keep_alive(stream: &TcpStream) {
 /// Reads until the bytes are the HTTP/2 preface or can no longer become it.
 async fn read_preface(stream: &mut TcpStream, first: &mut Vec<u8>) -> std::io::Result<()> {
     while first.len() < PREFACE.len() && PREFACE.starts_with(first) {
-        let mut rest = (&mut *stream).take((PREFACE.len() - first.len()) as u64);
-        if rest.read_buf(first).await? == 0 {
+        if stream.read_buf(first).await? == 0 {
             break;
         }
     }
@@ -213,7 +213,7 @@ async fn read_preface(stream: &mut TcpStream, first: &mut Vec<u8>) -> std::io::R
 
 async fn drive<S>(
     shared: Arc<Shared>,
-    mut stream: ClientStream<S>,
+    stream: ClientStream<S>,
     ends: Ends,
     activity: Arc<Activity>,
     is_http2: bool,
@@ -221,62 +221,100 @@ async fn drive<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let origin = Origin::new(ends.client.ip(), ends.local, ends.is_tls);
-    let service = service_fn({
-        let (shared, activity) = (shared.clone(), activity.clone());
-        move |request| {
-            let (shared, serving) = (shared.clone(), activity.begin());
-            exchange::handle(shared, ends, origin.clone(), serving, request)
-        }
-    });
     if is_http2 {
-        let io = TokioIo::new(stream);
-        activity.is_http2();
-        let executor = StreamExecutor {
-            tracker: shared.clients.clone(),
-            body_idle: shared.config.timeouts.body_idle,
-        };
-        let connection = hyper::server::conn::http2::Builder::new(executor)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
-            .max_pending_accept_reset_streams(limits::HTTP2_PENDING_RESETS_MAX)
-            .max_local_error_reset_streams(limits::HTTP2_ERROR_RESETS_MAX)
-            .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
-            .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES_MAX)
-            .max_header_list_size(u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX))
-            .enable_connect_protocol()
-            .serve_connection(io, service);
         // On the heap: a connection of HTTP/1 need not be as large.
-        let connection = Box::pin(connection);
-        let connection = pin!(connection);
-        until_closed(&shared, &activity, connection, true, |c| {
-            c.get_mut().as_mut().graceful_shutdown();
-        })
-        .await;
-    } else {
-        let mut late = stream.comes_back();
-        let io = TokioIo::new(stream);
-        let connection = hyper::server::conn::http1::Builder::new()
-            .max_header_size(limits::HEADER_BYTES_MAX + limits::URI_BYTES_MAX)
-            .max_buf_size(limits::HTTP1_BUFFER_BYTES_MAX)
-            .header_read_timeout(None)
-            .serve_connection(io, service)
-            .with_upgrades();
-        {
-            // Dropped at the end of this block: that is how its stream comes back.
-            let connection = pin!(connection);
-            until_closed(&shared, &activity, connection, false, |c| {
-                c.graceful_shutdown();
-            })
-            .await;
+        return Box::pin(by_http2(&shared, stream, ends, &origin, &activity)).await;
+    }
+    let mut stream = stream;
+    let next = {
+        let plain = http1::client::serve(&shared, &mut stream, ends, &origin, &activity);
+        let plain = pin!(plain);
+        until_closed(&shared, &activity, plain, false, |_| activity.close()).await
+    };
+    match next {
+        Some(Next::Other(first)) => {
+            stream.begin_with(first.into());
+            // On the heap as well.
+            Box::pin(by_hyper(&shared, stream, ends, &origin, &activity)).await;
         }
-        if let Ok(stream) = late.try_recv() {
-            Box::pin(late::answer(stream)).await;
+        None if activity.is_late() => {
+            if let Some(stream) = stream.into_inner() {
+                Box::pin(late::answer(stream)).await;
+            }
         }
+        Some(Next::Nothing) | None => {}
     }
 }
 
-/// Runs a connection until it ends, is idle for too long, or the edge ends.
+/// Serves HTTP/1 of all kinds.
+async fn by_hyper<S>(
+    shared: &Arc<Shared>,
+    mut stream: ClientStream<S>,
+    ends: Ends,
+    origin: &Arc<Origin>,
+    activity: &Arc<Activity>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut late = stream.comes_back();
+    let service = service_fn(|request| {
+        exchange::handle(shared.clone(), ends, origin.clone(), activity.begin(), request)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .max_header_size(limits::HEADER_BYTES_MAX + limits::URI_BYTES_MAX)
+        .max_buf_size(limits::HTTP1_BUFFER_BYTES_MAX)
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    {
+        // Dropped at the end of this block: that is how its stream comes back.
+        let connection = pin!(connection);
+        until_closed(shared, activity, connection, false, |c| {
+            c.graceful_shutdown();
+        })
+        .await;
+    }
+    if let Ok(stream) = late.try_recv() {
+        Box::pin(late::answer(stream)).await;
+    }
+}
+
+async fn by_http2<S>(
+    shared: &Arc<Shared>,
+    stream: ClientStream<S>,
+    ends: Ends,
+    origin: &Arc<Origin>,
+    activity: &Arc<Activity>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    activity.is_http2();
+    let service = service_fn({
+        let (shared, origin, activity) = (shared.clone(), origin.clone(), activity.clone());
+        move |request| {
+            exchange::handle(shared.clone(), ends, origin.clone(), activity.begin(), request)
+        }
+    });
+    let executor = StreamExecutor {
+        tracker: shared.clients.clone(),
+        body_idle: shared.config.timeouts.body_idle,
+    };
+    let connection = hyper::server::conn::http2::Builder::new(executor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
+        .max_pending_accept_reset_streams(limits::HTTP2_PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(limits::HTTP2_ERROR_RESETS_MAX)
+        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES_MAX)
+        .max_header_list_size(u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+        .enable_connect_protocol()
+        .serve_connection(TokioIo::new(stream), service);
+    let connection = pin!(connection);
+    until_closed(shared, activity, connection, true, |c| c.graceful_shutdown()).await;
+}
+
+/// Runs a connection until it ends, is idle for too long, or the edge ends; `None` when it is cut.
 ///
 /// When another edge has the sockets, HTTP/2 clients are told at once to ask no
 /// more here (RFC 9113 6.8). HTTP/1 has no word for that but the next response:
@@ -286,9 +324,10 @@ async fn until_closed<C>(
     activity: &Activity,
     mut connection: Pin<&mut C>,
     is_http2: bool,
-    close: fn(Pin<&mut C>),
-) where
-    C: Future<Output = hyper::Result<()>>,
+    close: impl Fn(Pin<&mut C>),
+) -> Option<C::Output>
+where
+    C: Future,
 {
     let timeouts = &shared.config.timeouts;
     let mut closing: Option<Instant> = None;
@@ -297,8 +336,8 @@ async fn until_closed<C>(
         let wake = closing.unwrap_or_else(|| activity.next_look(timeouts));
         tokio::select! {
             // An error here is the client's doing (reset, bad bytes); hyper has answered if it could.
-            _ = connection.as_mut() => return,
-            () = shared.kill.cancelled() => return,
+            end = connection.as_mut() => return Some(end),
+            () = shared.kill.cancelled() => return None,
             () = shared.graceful.cancelled(), if closing.is_none() => {
                 closing = Some(Instant::now() + timeouts.drain);
                 close(connection.as_mut());
@@ -310,15 +349,15 @@ async fn until_closed<C>(
             () = sleep_until(wake) => {
                 // What has come by now counts, however late this task runs.
                 let last = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx)));
-                if last.await.is_ready() {
-                    return;
+                if let Poll::Ready(end) = last.await {
+                    return Some(end);
                 }
                 if closing.is_some() || activity.is_stuck(timeouts) {
-                    return;
+                    return None;
                 }
                 if activity.header_is_late(timeouts) {
                     activity.cut_as_late();
-                    return;
+                    return None;
                 }
                 if activity.is_idle(timeouts) {
                     closing = Some(Instant::now() + limits::CLOSE_GRACE);

@@ -34,6 +34,7 @@ pub(crate) struct Activity {
     stuck_since: AtomicU64,
     multiplexed: AtomicBool,
     late: AtomicBool,
+    closing: AtomicBool,
     /// Whether the header that came last has both a length and a transfer coding.
     two_lengths: AtomicBool,
     /// The place among the edge's connections; a tunnel keeps it until it ends.
@@ -53,6 +54,7 @@ impl Activity {
             stuck_since: AtomicU64::new(NOT_STUCK),
             multiplexed: AtomicBool::new(false),
             late: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             two_lengths: AtomicBool::new(false),
             _place: place,
             visit: OnceLock::new(),
@@ -144,6 +146,16 @@ impl Activity {
     /// Whether that has happened.
     pub(crate) fn is_late(&self) -> bool {
         self.late.load(Ordering::Relaxed)
+    }
+
+    /// The connection is to end with the answer that is under way.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that has been said.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     /// Whether nothing has been asked for too long.

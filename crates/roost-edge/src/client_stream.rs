@@ -40,6 +40,21 @@ impl<S> ClientStream<S> {
         }
     }
 
+    /// The bytes that have been read already.
+    pub(crate) fn take_first(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.first)
+    }
+
+    /// Puts bytes back that have been read, and not noted.
+    pub(crate) fn begin_with(&mut self, first: Vec<u8>) {
+        self.first = first;
+    }
+
+    /// The bare stream.
+    pub(crate) fn into_inner(mut self) -> Option<S> {
+        self.inner.take()
+    }
+
     /// From now on the stream comes back if its header is late.
     pub(crate) fn comes_back(&mut self) -> oneshot::Receiver<S> {
         let (back, stream) = oneshot::channel();
@@ -80,6 +95,17 @@ impl<S> Drop for ClientStream<S> {
             // Whoever began the connection may have ended meanwhile.
             let _ = back.send(inner);
         }
+    }
+}
+
+impl<S: AsyncRead + Unpin> ClientStream<S> {
+    /// Reads from the bare stream, and looks at nothing.
+    pub(crate) fn poll_read_unnoted(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(self.inner()).poll_read(cx, buf)
     }
 }
 

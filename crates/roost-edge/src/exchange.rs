@@ -117,19 +117,20 @@ pub(crate) fn handle(
     serving: Serving,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send {
-    Box::pin(answered(shared, ends, origin, serving, request))
+    let (parts, body) = request.into_parts();
+    Box::pin(answered(shared, ends, origin, serving, parts, Some(body)))
 }
 
 /// Not an `async fn`: its arguments would have a place in its state of their own.
-fn answered(
+pub(crate) fn answered(
     shared: Arc<Shared>,
     ends: Ends,
     origin: Arc<Origin>,
     serving: Serving,
-    request: Request<Incoming>,
+    mut parts: Parts,
+    body: Option<Incoming>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send {
-    let mut exchange = Exchange::new(shared, ends, origin, serving, &request);
-    let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::new(shared, ends, origin, serving, &parts);
     async move {
         let response = exchange.run(&mut parts, body).await;
         let mut response = response.unwrap_or_else(|page| exchange.answer(&page));
@@ -151,9 +152,9 @@ impl Exchange {
         ends: Ends,
         origin: Arc<Origin>,
         serving: Serving,
-        request: &Request<Incoming>,
+        request: &Parts,
     ) -> Self {
-        let version = request.version();
+        let version = request.version;
         let arrived_us = roost_runtime::clock::now().as_ms().saturating_mul(1000);
         let (id, region) = (ulid::Ulid::generate(), &shared.region);
         let started = Instant::now();
@@ -162,11 +163,11 @@ impl Exchange {
             open: None,
             serving: Some(serving),
             trail: Trail::new(started, shared.recent.follows(started)),
-            method: request.method().clone(),
+            method: request.method.clone(),
             version,
-            form: Form::of(request.headers()),
+            form: Form::of(&request.headers),
             path: request
-                .uri()
+                .uri
                 .path_and_query()
                 .cloned()
                 .unwrap_or_else(|| PathAndQuery::from_static("/")),
@@ -175,7 +176,7 @@ impl Exchange {
             app: None,
             attempts: 0,
             picked: None,
-            timings: Timings::of(request.headers()),
+            timings: Timings::of(&request.headers),
             is_settled: false,
             shared,
         }
@@ -184,7 +185,7 @@ impl Exchange {
     async fn run(
         &mut self,
         parts: &mut Parts,
-        body: Incoming,
+        body: Option<Incoming>,
     ) -> Result<Response<ResponseBody>, Page> {
         if self.shared.overload.is_on() {
             return Err(route::overloaded());
@@ -218,8 +219,8 @@ impl Exchange {
         }
         let wish = upgrade::take_wish(parts);
         // The body of an extended CONNECT is the tunnel itself.
-        let slot = (wish.is_none() && !body.is_end_stream())
-            .then(|| BodySlot::new(body, &self.shared.kept));
+        let body = body.filter(|body| wish.is_none() && !body.is_end_stream());
+        let slot = body.map(|body| BodySlot::new(body, &self.shared.kept));
         let mut headers = std::mem::take(&mut parts.headers);
         headers::towards_app(&mut headers);
         self.trail.trace = arrival::trace(&headers).cloned();
@@ -584,11 +585,11 @@ fn broken(app: &str, target: &Target, failure: SendFailure) -> Page {
 #[cfg(test)]
 mod tests {
     use super::{Ends, Origin, Serving, Shared, answered};
-    use http::Request;
+    use http::request::Parts;
     use hyper::body::Incoming;
     use std::sync::Arc;
 
-    type Handler<F> = fn(Arc<Shared>, Ends, Arc<Origin>, Serving, Request<Incoming>) -> F;
+    type Handler<F> = fn(Arc<Shared>, Ends, Arc<Origin>, Serving, Parts, Option<Incoming>) -> F;
 
     fn size_of_state<F>(_of: Handler<F>) -> usize {
         size_of::<F>()

@@ -1,8 +1,12 @@
-//! HTTP/1 as bytes, where a codec for every case costs more than the work: requests without a
-//! body to machines, and their answers.
+//! HTTP/1 as bytes, where a codec for every case costs more than the work: clients that send
+//! plain requests ([`request`]), and machines that get them.
 //!
-//! hyper has the clients' side, and requests with a body or an upgrade.
+//! Whatever is not plain goes to hyper as it came: requests with a body, upgrades, old versions,
+//! headers in pieces, and all that has to be refused.
 
 pub(crate) mod answer;
 pub(crate) mod chunks;
+pub(crate) mod client;
 pub(crate) mod machine;
+mod request;
+mod response;

@@ -21,6 +21,10 @@ pub const BACKEND_BUFFER_BYTES_MAX: usize = 128 * 1024;
 pub const HTTP1_READ_BYTES_MIN: usize = 8 * 1024;
 /// The most of a body that is read at once.
 pub const HTTP1_READ_BYTES_MAX: usize = 64 * 1024;
+/// Room for the header of most responses and a small body.
+pub const HTTP1_HEAD_BYTES: usize = 2 * 1024;
+/// A longer piece of a body is written from where it is.
+pub const HTTP1_COPY_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of the trailers of an answer.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Lines of the trailers of an answer.

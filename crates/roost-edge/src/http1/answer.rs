@@ -98,8 +98,8 @@ fn framing(
         if !is_1_1 {
             return Err(BadAnswer::Lines("HTTP/1.0 knows no transfer coding"));
         }
-        let codings = last.as_bytes().split(|byte| *byte == b',');
-        let last = codings.last().unwrap_or_default().trim_ascii();
+        let mut codings = last.as_bytes().split(|byte| *byte == b',');
+        let last = codings.next_back().unwrap_or_default().trim_ascii();
         let is_chunked = last.eq_ignore_ascii_case(b"chunked");
         return Ok(if is_chunked {
             Framing::Chunked

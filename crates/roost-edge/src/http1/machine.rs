@@ -62,7 +62,7 @@ impl MachineConnection {
             }
             let piece = buffer.split();
             // Part of a line says nothing new.
-            let is_new = held.is_empty() || piece.contains(&b'\n');
+            let mut says_more = held.is_empty() || piece.contains(&b'\n');
             held = if held.is_empty() {
                 piece.freeze()
             } else {
@@ -70,16 +70,17 @@ impl MachineConnection {
                 all.unsplit(piece);
                 all.freeze()
             };
-            while is_new {
-                let head = answer::read(&held, method).map_err(broken)?;
-                let Some(head) = head else { break };
+            while says_more {
+                let Some(head) = answer::read(&held, method).map_err(broken)? else {
+                    break;
+                };
                 held.advance(head.length);
                 let status = head.response.status();
-                if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-                    continue;
+                if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                    self.buffer = buffer;
+                    return Ok(self.answered(head, held, pool));
                 }
-                self.buffer = buffer;
-                return Ok(self.answered(head, held, pool));
+                says_more = !held.is_empty();
             }
             if held.len() >= limits::BACKEND_BUFFER_BYTES_MAX {
                 let why = "its answer has too long a header".to_owned();
