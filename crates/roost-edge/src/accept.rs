@@ -258,7 +258,13 @@ async fn by_hyper<S>(
 {
     let mut late = stream.comes_back();
     let service = service_fn(|request| {
-        exchange::handle(shared.clone(), ends, origin.clone(), activity.begin(), request)
+        exchange::handle(
+            shared.clone(),
+            ends,
+            origin.clone(),
+            activity.begin(),
+            request,
+        )
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .max_header_size(limits::HEADER_BYTES_MAX + limits::URI_BYTES_MAX)
@@ -292,7 +298,13 @@ async fn by_http2<S>(
     let service = service_fn({
         let (shared, origin, activity) = (shared.clone(), origin.clone(), activity.clone());
         move |request| {
-            exchange::handle(shared.clone(), ends, origin.clone(), activity.begin(), request)
+            exchange::handle(
+                shared.clone(),
+                ends,
+                origin.clone(),
+                activity.begin(),
+                request,
+            )
         }
     });
     let executor = StreamExecutor {
@@ -311,7 +323,10 @@ async fn by_http2<S>(
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(stream), service);
     let connection = pin!(connection);
-    until_closed(shared, activity, connection, true, |c| c.graceful_shutdown()).await;
+    until_closed(shared, activity, connection, true, |c| {
+        c.graceful_shutdown()
+    })
+    .await;
 }
 
 /// Runs a connection until it ends, is idle for too long, or the edge ends; `None` when it is cut.

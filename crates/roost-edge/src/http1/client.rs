@@ -65,7 +65,8 @@ where
         let method = plain.parts.method.clone();
         let response = {
             let (shared, serving) = (shared.clone(), activity.begin());
-            let answered = exchange::answered(shared, ends, origin.clone(), serving, plain.parts, None);
+            let answered =
+                exchange::answered(shared, ends, origin.clone(), serving, plain.parts, None);
             let mut answered = pin!(answered);
             poll_fn(|cx| match answered.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
@@ -208,7 +209,11 @@ where
             io::IoSlice::new(first.get(n_written..).unwrap_or_default()),
             io::IoSlice::new(rest.unwrap_or_default()),
         ];
-        let slices = if slices[0].is_empty() { &slices[1..] } else { &slices[..] };
+        let slices = if slices[0].is_empty() {
+            &slices[1..]
+        } else {
+            &slices[..]
+        };
         let n = stream.write_vectored(slices).await?;
         if n == 0 {
             return Err(Gone);

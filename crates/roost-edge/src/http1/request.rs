@@ -90,8 +90,14 @@ mod tests {
         for (text, expected) in [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Some(false)),
             ("GET /a?b HTTP/1.1\r\nHost: a\r\nX: 1\r\n\r\n", Some(false)),
-            ("HEAD / HTTP/1.1\r\nconnection: Keep-Alive\r\n\r\n", Some(false)),
-            ("OPTIONS /a HTTP/1.1\r\nConnection: close\r\n\r\n", Some(true)),
+            (
+                "HEAD / HTTP/1.1\r\nconnection: Keep-Alive\r\n\r\n",
+                Some(false),
+            ),
+            (
+                "OPTIONS /a HTTP/1.1\r\nConnection: close\r\n\r\n",
+                Some(true),
+            ),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", None),
             ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", None),
             ("GET / HTTP/1.1\r\nHost: a\r\n", None),

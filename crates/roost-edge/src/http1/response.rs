@@ -123,12 +123,22 @@ mod tests {
     use http::{Method, Response};
     use http_body::SizeHint;
 
-    fn written(status: u16, lines: &[(&'static str, &str)], method: &Method, size: Option<u64>) -> String {
+    fn written(
+        status: u16,
+        lines: &[(&'static str, &str)],
+        method: &Method,
+        size: Option<u64>,
+    ) -> String {
         let mut response = Response::builder().status(status);
         for (name, value) in lines {
             response = response.header(*name, *value);
         }
-        let mut parts = response.header("date", "now").body(()).unwrap().into_parts().0;
+        let mut parts = response
+            .header("date", "now")
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0;
         let size = size.map_or_else(SizeHint::default, SizeHint::with_exact);
         let mut bytes = Vec::new();
         let coding = write_head(&mut parts, method, &size, false, &mut bytes);
@@ -141,17 +151,59 @@ mod tests {
         let length = [("content-length", "2")];
         let chunked = "transfer-encoding: chunked\r\n";
         for (status, lines, method, size, expected) in [
-            (200, &length[..], Method::GET, Some(2), "200 OK\r\ncontent-length: 2\r\ndate: now\r\n\r\nab"),
-            (200, &[], Method::GET, Some(2), "200 OK\r\ndate: now\r\ncontent-length: 2\r\n\r\nab"),
-            (200, &length, Method::HEAD, Some(0), "200 OK\r\ncontent-length: 2\r\ndate: now\r\n\r\nab"),
-            (304, &length, Method::GET, Some(0), "304 Not Modified\r\ncontent-length: 2\r\ndate: now\r\n\r\nab"),
-            (204, &length, Method::GET, Some(0), "204 No Content\r\ndate: now\r\n\r\nab"),
-            (799, &[], Method::GET, Some(0), "799 \r\ndate: now\r\ncontent-length: 0\r\n\r\nab"),
+            (
+                200,
+                &length[..],
+                Method::GET,
+                Some(2),
+                "200 OK\r\ncontent-length: 2\r\ndate: now\r\n\r\nab",
+            ),
+            (
+                200,
+                &[],
+                Method::GET,
+                Some(2),
+                "200 OK\r\ndate: now\r\ncontent-length: 2\r\n\r\nab",
+            ),
+            (
+                200,
+                &length,
+                Method::HEAD,
+                Some(0),
+                "200 OK\r\ncontent-length: 2\r\ndate: now\r\n\r\nab",
+            ),
+            (
+                304,
+                &length,
+                Method::GET,
+                Some(0),
+                "304 Not Modified\r\ncontent-length: 2\r\ndate: now\r\n\r\nab",
+            ),
+            (
+                204,
+                &length,
+                Method::GET,
+                Some(0),
+                "204 No Content\r\ndate: now\r\n\r\nab",
+            ),
+            (
+                799,
+                &[],
+                Method::GET,
+                Some(0),
+                "799 \r\ndate: now\r\ncontent-length: 0\r\n\r\nab",
+            ),
         ] {
-            assert_eq!(written(status, lines, &method, size), format!("HTTP/1.1 {expected}"));
+            assert_eq!(
+                written(status, lines, &method, size),
+                format!("HTTP/1.1 {expected}")
+            );
         }
         let text = written(200, &length, &Method::GET, None);
-        assert_eq!(text, format!("HTTP/1.1 200 OK\r\ndate: now\r\n{chunked}\r\n2\r\nab\r\n"));
+        assert_eq!(
+            text,
+            format!("HTTP/1.1 200 OK\r\ndate: now\r\n{chunked}\r\n2\r\nab\r\n")
+        );
         assert_ne!(Coding::Empty, Coding::Length(0));
     }
 }
