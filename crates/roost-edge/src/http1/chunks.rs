@@ -155,8 +155,10 @@ mod tests {
     use bytes::Bytes;
     use http::HeaderMap;
 
-    /// The content, the trailers, and what is left behind the end; an error as text.
-    fn read(text: &[u8], size: usize) -> Result<(Vec<u8>, HeaderMap, Option<Vec<u8>>), String> {
+    /// The content, the trailers, and what is left behind the end.
+    type Read = (Vec<u8>, HeaderMap, Option<Vec<u8>>);
+
+    fn read(text: &[u8], size: usize) -> Result<Read, String> {
         let (mut content, mut trailers) = (Vec::new(), HeaderMap::new());
         let mut chunks = Chunks::new();
         let mut at = 0;
