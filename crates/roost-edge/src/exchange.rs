@@ -277,6 +277,21 @@ impl Exchange {
         self.picked.as_ref().map(|picked| picked.target.clone())
     }
 
+    /// Begins an attempt: picks its machine.
+    async fn pick(&mut self, asked: Asked<'_>, tried: &mut Tried) -> Result<Arc<Target>, Page> {
+        self.picked = None;
+        self.trail.begin_attempt();
+        let picked = pick::pick(&self.shared, asked, tried).await;
+        self.timings.picked(tried);
+        let target = picked.as_ref().ok().map(|picked| &picked.target);
+        let version = self.shared.router.version();
+        self.trail.picked(target, tried.looked.take(), version);
+        let picked = picked?;
+        let target = picked.target.clone();
+        self.picked = Some(picked);
+        Ok(target)
+    }
+
     /// Sends the request to one machine after another until one answers or no more attempt is safe.
     pub(crate) async fn attempt(
         &mut self,
@@ -289,16 +304,7 @@ impl Exchange {
         let shared = self.shared.clone();
         let mut tried = Tried::new(self.trail.is_followed);
         loop {
-            self.picked = None;
-            self.trail.begin_attempt();
-            let picked = pick::pick(&shared, asked, &mut tried).await;
-            self.timings.picked(&tried);
-            let target = picked.as_ref().ok().map(|picked| &picked.target);
-            let version = shared.router.version();
-            self.trail.picked(target, tried.looked.take(), version);
-            let picked = picked?;
-            let target = picked.target.clone();
-            self.picked = Some(picked);
+            let target = self.pick(asked, &mut tried).await?;
             headers::note_preference(&mut head.headers, asked.wants.unavailable(&target));
             let kept_max = self.kept_max();
             let carries = Carries::of(slot, alone);

@@ -45,12 +45,12 @@ pub(crate) async fn handle(
         external: block.port,
     };
     let origin = Origin::new(block.client.ip(), block.local, block.is_tls);
-    let mut exchange = Exchange::new(shared, ends, origin.clone(), serving, &request);
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::new(shared, ends, origin.clone(), serving, &parts);
     let region = HeaderValue::from_str(&block.region);
     let region = region.unwrap_or(HeaderValue::from_static("unknown"));
     exchange.arrival = Arrival::new(origin, block.version, &region, block.id, block.at_us);
     exchange.arrival.leg = block.leg;
-    let (mut parts, body) = request.into_parts();
     let answered = exchange.relay_to_machine(&block, &mut parts, body).await;
     answered.unwrap_or_else(|verdict| exchange.refuse(&verdict))
 }
@@ -135,16 +135,9 @@ impl Exchange {
             wants: &wants,
         };
         loop {
-            self.picked = None;
-            self.trail.begin_attempt();
             let mut tried = Tried::waits_at_most(block.leg.wait);
-            let picked = pick::pick(&shared, asked, &mut tried).await;
-            let target = picked.as_ref().ok().map(|picked| &picked.target);
-            let version = shared.router.version();
-            self.trail.picked(target, tried.looked.take(), version);
-            let picked = picked.map_err(|page| refusal(&page, app, block))?;
-            let target = picked.target.clone();
-            self.picked = Some(picked);
+            let target = self.pick(asked, &mut tried).await;
+            let target = target.map_err(|page| refusal(&page, app, block))?;
             if target.endpoint.node.is_some() && block.leg.hop + 1 >= limits::RELAY_EDGES_MAX {
                 return Err(elsewhere(Reason::Loop));
             }
