@@ -166,6 +166,8 @@ pub struct EdgeTimeouts {
     pub body_idle: Duration,
     /// Silence on an upgraded connection.
     pub tunnel_idle: Duration,
+    /// A flow of datagrams through which nothing goes in either direction.
+    pub flow_idle: Duration,
     /// A kept connection to a machine without a request.
     pub pool_idle: Duration,
     /// For requests under way to end when the edge itself ends.
@@ -184,6 +186,7 @@ impl Default for EdgeTimeouts {
             response_header: Duration::from_secs(60),
             body_idle: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),
+            flow_idle: Duration::from_secs(60),
             pool_idle: Duration::from_secs(4),
             drain: Duration::from_secs(30),
         }

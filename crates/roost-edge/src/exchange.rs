@@ -24,6 +24,7 @@ use crate::sockets::Sockets;
 use crate::table::{AppRoute, Router, Target};
 use crate::timings::Timings;
 use crate::tls::Tls;
+use crate::udp::Datagrams;
 use crate::trail::Trail;
 use crate::wake::Control;
 use crate::{connect, forward, limits, pick, route, upgrade};
@@ -65,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) peers: Arc<Peers>,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) waiters: Semaphore,
+    /// Bounds and counts of flows.
+    pub(crate) datagrams: Datagrams,
     /// Bytes of request bodies that are kept.
     pub(crate) kept: Arc<AtomicUsize>,
     /// Requests that have ended.

@@ -65,6 +65,7 @@ mod timings;
 mod tls;
 mod trail;
 mod tunnel;
+mod udp;
 mod upgrade;
 mod wake;
 mod wants;
@@ -75,7 +76,7 @@ pub use config::{EdgeConfig, EdgeTimeouts, Network};
 pub use gauge::TrafficCounter;
 pub use rates::EdgeRates;
 pub use relay::RelayConfig;
-pub use sockets::listen;
+pub use sockets::{Listening, listen};
 
 use crate::exchange::Shared;
 use crate::meter::Series;
@@ -89,6 +90,7 @@ use crate::relay::peers::Peers;
 use crate::sockets::Sockets;
 use crate::table::Router;
 use crate::tls::Tls;
+use crate::udp::Datagrams;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use roost_auth::cluster::IdentityError;
@@ -168,7 +170,7 @@ impl Edge {
         certificates: Arc<dyn CertificateSource>,
         tasks: &Tasks,
     ) -> Result<Self, BindError> {
-        Self::take_over(config, feed, counter, certificates, tasks, Vec::new()).await
+        Self::take_over(config, feed, counter, certificates, tasks, Listening::default()).await
     }
 
     /// Begins to serve with the sockets of an edge before this one
@@ -180,7 +182,7 @@ impl Edge {
         counter: Arc<TrafficCounter>,
         certificates: Arc<dyn CertificateSource>,
         tasks: &Tasks,
-        given: Vec<std::net::TcpListener>,
+        given: Listening,
     ) -> Result<Self, BindError> {
         let sockets = Sockets::new(given);
         let http = listen_all(&sockets, &config.http, "HTTP")?;
@@ -206,6 +208,7 @@ impl Edge {
             overload: Overload::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             waiters: Semaphore::new(limits::WAITERS_MAX),
+            datagrams: Datagrams::default(),
             kept: Arc::default(),
             recent: Recent::new(),
             nobody: Series::new(config.region.clone(), None),
@@ -259,14 +262,15 @@ impl Edge {
     }
 
     /// The listening sockets, for the edge of another process.
-    pub fn listeners(&self) -> io::Result<Vec<std::net::TcpListener>> {
+    pub fn listeners(&self) -> io::Result<Listening> {
         self.shared.sockets.shared()
     }
 
     /// Leaves the sockets to the edge that has them as well. What is connected
     /// is served on: HTTP/1 until its next response, HTTP/2 until the requests
     /// under way have ended, tunnels until they end; what is left after `limit`
-    /// is cut. `false` when something was.
+    /// is cut; flows of datagrams end at once, and go on in the other edge.
+    /// `false` when something was cut.
     pub async fn retire(&self, limit: Duration) -> bool {
         self.shared.retired.cancel();
         self.shared.finish(limit).await

@@ -106,6 +106,16 @@ pub const TUNNEL_BUFFER_BYTES: usize = 16 * 1024;
 pub const EARLY_BYTES_MAX: usize = 16 * 1024;
 /// The longest PROXY header that is read: addresses, and extensions that are not used.
 pub const PROXY_HEADER_BYTES_MAX: usize = 1024;
+/// Flows of datagrams at once, of all clients and apps.
+pub const FLOWS_MAX: usize = 8192;
+/// The longest datagram that UDP can carry.
+pub const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
+/// Datagrams that are taken from one socket before others have their turn.
+pub const DATAGRAMS_IN_A_ROW: usize = 32;
+/// Datagrams of one flow that wait for a machine.
+pub const EARLY_DATAGRAMS_MAX: usize = 16;
+/// Bytes of datagrams of all flows that wait for a machine.
+pub const EARLY_DATAGRAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Times that a PostgreSQL client may ask for an encryption that is not TLS, and then for TLS.
 pub const PG_REQUESTS_MAX: usize = 3;
 /// Settings of TLS that services have of their own and that are kept.

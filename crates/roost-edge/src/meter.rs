@@ -64,6 +64,74 @@ pub(crate) struct Series {
     /// Answers of machines, by class.
     app: [Histogram; CLASSES],
     unanswered: AtomicU64,
+    pub(crate) datagrams: DatagramMeter,
+}
+
+/// Counts of datagrams.
+#[derive(Debug, Default)]
+pub(crate) struct DatagramMeter {
+    flows: AtomicU64,
+    in_count: AtomicU64,
+    in_bytes: AtomicU64,
+    out_count: AtomicU64,
+    out_bytes: AtomicU64,
+}
+
+impl DatagramMeter {
+    /// A flow has got a machine.
+    pub(crate) fn begins(&self) {
+        self.flows.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client's datagram of this length went to a machine.
+    pub(crate) fn came(&self, n_bytes: usize) {
+        self.in_count.fetch_add(1, Ordering::Relaxed);
+        self.in_bytes.fetch_add(n_bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A machine's datagram of this length went to its client.
+    pub(crate) fn answered(&self, n_bytes: usize) {
+        self.out_count.fetch_add(1, Ordering::Relaxed);
+        self.out_bytes.fetch_add(n_bytes as u64, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> DatagramCounts {
+        DatagramCounts {
+            flows: self.flows.load(Ordering::Relaxed),
+            in_count: self.in_count.load(Ordering::Relaxed),
+            in_bytes: self.in_bytes.load(Ordering::Relaxed),
+            out_count: self.out_count.load(Ordering::Relaxed),
+            out_bytes: self.out_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn add(&self, counts: &DatagramCounts) {
+        self.flows.fetch_add(counts.flows, Ordering::Relaxed);
+        self.in_count.fetch_add(counts.in_count, Ordering::Relaxed);
+        self.in_bytes.fetch_add(counts.in_bytes, Ordering::Relaxed);
+        self.out_count.fetch_add(counts.out_count, Ordering::Relaxed);
+        self.out_bytes.fetch_add(counts.out_bytes, Ordering::Relaxed);
+    }
+}
+
+/// A reading of a [`DatagramMeter`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DatagramCounts {
+    pub(crate) flows: u64,
+    pub(crate) in_count: u64,
+    pub(crate) in_bytes: u64,
+    pub(crate) out_count: u64,
+    pub(crate) out_bytes: u64,
+}
+
+impl DatagramCounts {
+    fn add(&mut self, other: &Self) {
+        self.flows += other.flows;
+        self.in_count += other.in_count;
+        self.in_bytes += other.in_bytes;
+        self.out_count += other.out_count;
+        self.out_bytes += other.out_bytes;
+    }
 }
 
 impl Series {
@@ -75,6 +143,7 @@ impl Series {
             edge: Default::default(),
             app: Default::default(),
             unanswered: AtomicU64::new(0),
+            datagrams: DatagramMeter::default(),
         }
     }
 
@@ -99,6 +168,7 @@ impl Series {
             edge: self.edge.each_ref().map(Histogram::read),
             app: self.app.each_ref().map(Histogram::read),
             unanswered: self.unanswered.load(Ordering::Relaxed),
+            datagrams: self.datagrams.read(),
         }
     }
 
@@ -111,6 +181,7 @@ impl Series {
         }
         self.unanswered
             .fetch_add(counts.unanswered, Ordering::Relaxed);
+        self.datagrams.add(&counts.datagrams);
     }
 }
 
@@ -120,6 +191,7 @@ pub(crate) struct Counts {
     pub(crate) edge: [Latencies; CLASSES],
     pub(crate) app: [Latencies; CLASSES],
     pub(crate) unanswered: u64,
+    pub(crate) datagrams: DatagramCounts,
 }
 
 impl Counts {
@@ -132,6 +204,7 @@ impl Counts {
             to.add(from);
         }
         self.unanswered += other.unanswered;
+        self.datagrams.add(&other.datagrams);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::exchange::Shared;
 use crate::limits;
-use crate::meter::{CLASSES, Counts};
+use crate::meter::{CLASSES, Counts, DatagramCounts};
 use roost_model::name::{AppName, RegionCode};
 use roost_proto::release_traffic::{LATENCY_BOUNDS_US, Latencies, ReleaseTraffic};
 use roost_proto::rest::RequestRecord;
@@ -74,6 +74,26 @@ fn text(shared: &Shared) -> String {
             &format!("{name}{{app=\"{app}\",region=\"{region}\"}} {n}"),
         );
     }
+    for (what, help, of) in DATAGRAMS {
+        let name = format!("roost_edge_{what}_count");
+        head(out, &name, "counter", help);
+        for ((app, region), counts) in &counts {
+            let n = of(&counts.datagrams);
+            if counts.datagrams.flows > 0 {
+                line(
+                    out,
+                    &format!("{name}{{app=\"{app}\",region=\"{region}\"}} {n}"),
+                );
+            }
+        }
+    }
+    let name = "roost_edge_flows";
+    head(out, name, "gauge", "flows of datagrams");
+    line(out, &format!("{name} {}", shared.datagrams.n_flows()));
+    let name = "roost_edge_datagrams_dropped_count";
+    let help = "datagrams for which there was no room or no machine";
+    head(out, name, "counter", help);
+    line(out, &format!("{name} {}", shared.datagrams.n_dropped()));
     let name = "fly_app_concurrency";
     head(
         out,
@@ -103,6 +123,17 @@ fn text(shared: &Shared) -> String {
     }
     text
 }
+
+/// What is counted of the datagrams of an app.
+type OfDatagrams = (&'static str, &'static str, fn(&DatagramCounts) -> u64);
+
+const DATAGRAMS: [OfDatagrams; 5] = [
+    ("flows_begun", "flows of datagrams that got a machine", |of| of.flows),
+    ("datagrams_in", "datagrams to machines", |of| of.in_count),
+    ("datagrams_in_bytes", "bytes of datagrams to machines", |of| of.in_bytes),
+    ("datagrams_out", "datagrams of machines", |of| of.out_count),
+    ("datagrams_out_bytes", "bytes of datagrams of machines", |of| of.out_bytes),
+];
 
 /// Counts and latencies of responses by class of status.
 fn responses(

@@ -14,12 +14,12 @@ use crate::load::{Queue, Waiting};
 use crate::looked::Looked;
 use crate::pages::Page;
 use crate::relay::wire::Elsewhere;
-use crate::table::{PortRoute, Target};
+use crate::table::{AppRoute, PortRoute, Target};
 use crate::wake::{self, Prospect, Stages};
 use crate::wants::{Group, Wants};
 use http::StatusCode;
 use roost_model::id::MachineId;
-use roost_model::machine::MachineState;
+use roost_model::machine::{MachineState, Protocol};
 use roost_proto::traffic::{Endpoint, EndpointHealth};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -120,9 +120,7 @@ impl Tried {
     fn deadline(&mut self, shared: &Shared, asked: Asked<'_>) -> Instant {
         let since = *self.since.get_or_insert_with(Instant::now);
         let routes = shared.router.routes();
-        let port = routes
-            .app(asked.app)
-            .and_then(|app| app.port(asked.external));
+        let port = routes.app(asked.app).and_then(|app| asked.port(app));
         self.is_waking |= port
             .is_some_and(|port| wake::is_one_waking(port, |one| asked.wants.allows_at_all(one)));
         let timeouts = &shared.config.timeouts;
@@ -162,9 +160,18 @@ impl Tried {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) app: &'a str,
+    /// What it came by.
+    pub(crate) protocol: Protocol,
     /// The external port that it came to.
     pub(crate) external: u16,
     pub(crate) wants: &'a Wants,
+}
+
+impl Asked<'_> {
+    /// What is behind the port that it came to.
+    fn port<'r>(&self, app: &'r AppRoute) -> Option<&'r PortRoute> {
+        app.port_of(self.protocol, self.external)
+    }
 }
 
 /// What a look at the machines found.
@@ -185,7 +192,7 @@ pub(crate) async fn pick(
     tried: &mut Tried,
 ) -> Result<Picked, Page> {
     let app = shared.router.routes().app(asked.app).cloned();
-    let port = app.as_ref().and_then(|app| app.port(asked.external));
+    let port = app.as_ref().and_then(|app| asked.port(app));
     let port = port.ok_or_else(|| nothing_runs(asked, None))?;
     let queue = port.queue.clone();
     let beside = !asked.wants.is_anything() || !tried.places.is_empty();
@@ -267,7 +274,7 @@ fn look(shared: &Shared, asked: Asked<'_>, tried: &mut Tried) -> Result<Look, Pa
         let Some(app) = shared.router.routes().app(asked.app).cloned() else {
             return Err(nothing_runs(asked, None));
         };
-        let Some(port) = app.port(asked.external) else {
+        let Some(port) = asked.port(&app) else {
             return Err(nothing_runs(asked, None));
         };
         match choose_wanted(port, asked.wants, tried) {
@@ -364,7 +371,7 @@ pub(crate) fn note(shared: &Shared, asked: Asked<'_>, target: &Target, outcome: 
         return;
     }
     let app = shared.router.routes().app(asked.app).cloned();
-    let port = app.as_ref().and_then(|app| app.port(asked.external));
+    let port = app.as_ref().and_then(|app| asked.port(app));
     let passing = port.map_or(&[][..], |port| &port.passing);
     let ejected = passing
         .iter()
@@ -388,7 +395,7 @@ fn has_passing(port: &PortRoute, asked: Asked<'_>) -> bool {
 
 fn too_late(shared: &Shared, asked: Asked<'_>) -> Page {
     let app = shared.router.routes().app(asked.app).cloned();
-    let port = app.as_ref().and_then(|app| app.port(asked.external));
+    let port = app.as_ref().and_then(|app| asked.port(app));
     match port {
         Some(port) if has_passing(port, asked) => {
             let title = "all machines of this app are at their hard limits";

@@ -11,8 +11,9 @@ use crate::accept;
 use crate::exchange::Shared;
 use crate::limits;
 use crate::table::{PortRoute, Routes};
+use crate::udp;
 use arc_swap::ArcSwap;
-use roost_model::machine::{PortSharing, Service};
+use roost_model::machine::{PortSharing, Protocol, Service};
 use roost_model::name::AppName;
 use roost_proto::traffic::{PortStatus, PortTable};
 use roost_runtime::tasks::Tasks;
@@ -68,28 +69,33 @@ impl Door {
     }
 }
 
+/// An external port: each protocol has its own.
+type Key = (Protocol, u16);
+
 /// What the apps of the table get of the ports that they ask for.
 #[derive(Default)]
 struct Division {
-    ways: BTreeMap<u16, Way>,
+    ways: BTreeMap<Key, Way>,
     /// Whoever asks for a port, and why it does not get it.
-    asked: Vec<(AppName, u16, Option<String>)>,
+    asked: Vec<(AppName, Key, Option<String>)>,
 }
 
 /// Divides the ports among the apps; who has one already goes before others.
-fn divide(routes: &Routes, held: impl Fn(u16) -> Option<Way>) -> Division {
-    let mut asked: BTreeMap<u16, BTreeMap<&AppName, Way>> = BTreeMap::new();
+fn divide(routes: &Routes, held: impl Fn(Key) -> Option<Way>) -> Division {
+    let mut asked: BTreeMap<Key, BTreeMap<&AppName, Way>> = BTreeMap::new();
+    let shared = [Service::HTTP_PORT, Service::HTTPS_PORT];
     let is_own =
-        |port: &&PortRoute| port.number != Service::HTTP_PORT && port.number != Service::HTTPS_PORT;
+        |port: &&PortRoute| port.protocol != Protocol::Tcp || !shared.contains(&port.number);
     for app in routes.apps() {
         for port in app.ports().filter(is_own) {
             let way = Way::new(port.rule.handler.sharing(), &app.name);
-            asked.entry(port.number).or_default().insert(&app.name, way);
+            let key = (port.protocol, port.number);
+            asked.entry(key).or_default().insert(&app.name, way);
         }
     }
     let mut division = Division::default();
-    for (number, asked) in asked {
-        let held = held(number).filter(|held| asked.values().any(|way| way == held));
+    for (key, asked) in asked {
+        let held = held(key).filter(|held| asked.values().any(|way| way == held));
         let Some(way) = held.or_else(|| asked.values().next().cloned()) else {
             continue;
         };
@@ -97,15 +103,15 @@ fn divide(routes: &Routes, held: impl Fn(u16) -> Option<Way>) -> Division {
         for (&app, theirs) in &asked {
             let why = holder.filter(|_| *theirs != way);
             let why = why.map(|(holder, _)| format!("the app {holder} has this port"));
-            division.asked.push((app.clone(), number, why));
+            division.asked.push((app.clone(), key, why));
         }
-        division.ways.insert(number, way);
+        division.ways.insert(key, way);
     }
     division
 }
 
 /// The open ports: each is closed when its guard is dropped.
-type OpenPorts = BTreeMap<u16, (Door, DropGuard)>;
+type OpenPorts = BTreeMap<Key, (Door, DropGuard)>;
 
 /// Opens what is asked for now; then opens and closes ports until the edge ends.
 pub(crate) fn follow(shared: Arc<Shared>, tasks: Tasks) -> impl Future<Output = ()> + Send {
@@ -132,33 +138,43 @@ pub(crate) fn follow(shared: Arc<Shared>, tasks: Tasks) -> impl Future<Output = 
 /// Brings the open ports in line with the routes, and publishes what became of
 /// each. Whether all could be opened.
 fn apply(shared: &Arc<Shared>, tasks: &Tasks, open: &mut OpenPorts) -> bool {
-    let division = divide(&shared.router.routes(), |number| {
-        let (door, _) = open.get(&number)?;
+    let division = divide(&shared.router.routes(), |key| {
+        let (door, _) = open.get(&key)?;
         Some(Way::clone(&door.way.load()))
     });
-    open.retain(|number, _| division.ways.contains_key(number));
-    let mut failed: BTreeMap<u16, String> = BTreeMap::new();
-    for (number, way) in division.ways {
-        if let Some((door, _)) = open.get(&number) {
+    open.retain(|key, _| division.ways.contains_key(key));
+    let mut failed: BTreeMap<Key, String> = BTreeMap::new();
+    for (key, way) in division.ways {
+        if let Some((door, _)) = open.get(&key) {
             door.way.store(Arc::new(way));
             continue;
         }
+        let (protocol, number) = key;
         let door = Door::new(number, way);
-        match open_port(shared, tasks, &door) {
+        let opened = match protocol {
+            Protocol::Tcp => open_port(shared, tasks, &door),
+            Protocol::Udp => open_datagrams(shared, tasks, &door),
+        };
+        match opened {
             Ok(()) => {
                 let guard = door.closed.clone().drop_guard();
-                open.insert(number, (door, guard));
+                open.insert(key, (door, guard));
             }
             Err(problem) => {
-                failed.insert(number, problem);
+                failed.insert(key, problem);
             }
         }
     }
     let mut table = PortTable::new();
-    for (app, port, refused) in division.asked {
-        let problem = refused.or_else(|| failed.get(&port).cloned());
+    for (app, key, refused) in division.asked {
+        let problem = refused.or_else(|| failed.get(&key).cloned());
         let statuses = table.entry(app).or_default();
-        statuses.push(PortStatus { port, problem });
+        let (protocol, port) = key;
+        statuses.push(PortStatus {
+            protocol,
+            port,
+            problem,
+        });
     }
     shared.ports.send_if_modified(|published| {
         let is_new = **published != table;
@@ -177,7 +193,7 @@ fn open_port(shared: &Arc<Shared>, tasks: &Tasks, door: &Door) -> Result<(), Str
     let listeners: Result<Vec<_>, String> = addresses
         .map(|address| {
             let listener = shared.sockets.listen(address);
-            listener.map_err(|error| problem(address, &error))
+            listener.map_err(|error| problem(Protocol::Tcp, address, &error))
         })
         .collect();
     for listener in listeners? {
@@ -187,10 +203,31 @@ fn open_port(shared: &Arc<Shared>, tasks: &Tasks, door: &Door) -> Result<(), Str
     Ok(())
 }
 
-fn problem(address: SocketAddr, error: &io::Error) -> String {
+/// The same for datagrams.
+fn open_datagrams(shared: &Arc<Shared>, tasks: &Tasks, door: &Door) -> Result<(), String> {
+    let addresses = shared.config.port_ips.iter();
+    let addresses = addresses.map(|&ip| SocketAddr::new(ip, door.external));
+    let sockets: Result<Vec<_>, String> = addresses
+        .map(|address| {
+            let socket = shared.sockets.take_datagrams(address);
+            socket.map_err(|error| problem(Protocol::Udp, address, &error))
+        })
+        .collect();
+    for socket in sockets? {
+        let receiving = udp::receive_loop(shared.clone(), socket, door.clone());
+        tasks.spawn("edge-datagrams", receiving);
+    }
+    Ok(())
+}
+
+fn problem(protocol: Protocol, address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("another program listens on {address} (`ss -ltnp` shows it)")
+            let shows = match protocol {
+                Protocol::Tcp => "ss -ltnp",
+                Protocol::Udp => "ss -lunp",
+            };
+            format!("another program listens on {address} (`{shows}` shows it)")
         }
         io::ErrorKind::PermissionDenied => format!("roostd may not listen on {address}"),
         _ => format!("roostd cannot listen on {address}: {error}"),

@@ -15,6 +15,7 @@ use crate::table::{AppRoute, Target};
 use crate::wants::Wants;
 use http::{HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use roost_model::machine::Protocol;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::time::timeout;
@@ -221,6 +222,7 @@ impl Exchange {
         self.count_open(app)?;
         let asked = Asked {
             app: app.name.as_str(),
+            protocol: Protocol::Tcp,
             external: self.external(),
             wants,
         };

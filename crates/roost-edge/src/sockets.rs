@@ -2,32 +2,45 @@
 //!
 //! Two edges may accept from the same socket; each connection goes to one of
 //! them. So a new edge takes over by accepting as well, and then the old one
-//! stops: at no time is the socket closed, or without somebody who accepts.
+//! stops: at no time is the socket closed, or without somebody who accepts. It is
+//! the same with datagrams.
 
-use crate::limits;
+use crate::{limits, udp};
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Weak};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
+
+/// The sockets at which an edge takes traffic, as it gives them to another.
+#[derive(Debug, Default)]
+pub struct Listening {
+    /// Those that accept connections.
+    pub streams: Vec<std::net::TcpListener>,
+    /// Those that take datagrams.
+    pub datagrams: Vec<std::net::UdpSocket>,
+}
 
 /// The sockets of one edge.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     /// Those of the edge before that nobody has asked for yet.
-    given: Mutex<Vec<std::net::TcpListener>>,
+    given: Mutex<Listening>,
     /// Those that are accepted from, and some that no longer are.
     open: Mutex<Vec<Weak<TcpListener>>>,
+    /// The same for datagrams.
+    open_datagrams: Mutex<Vec<Weak<UdpSocket>>>,
 }
 
 impl Sockets {
     /// None yet but the given ones.
-    pub(crate) fn new(given: Vec<std::net::TcpListener>) -> Self {
+    pub(crate) fn new(given: Listening) -> Self {
         Self {
             given: Mutex::new(given),
             open: Mutex::default(),
+            open_datagrams: Mutex::default(),
         }
     }
 
@@ -44,29 +57,61 @@ impl Sockets {
         Ok(listener)
     }
 
-    fn take_given(&self, address: SocketAddr) -> Option<std::net::TcpListener> {
-        let mut given = self.given.lock();
-        let is_it = |socket: &std::net::TcpListener| {
-            socket.local_addr().is_ok_and(|local| local == address)
+    /// The same for datagrams.
+    pub(crate) fn take_datagrams(&self, address: SocketAddr) -> io::Result<Arc<UdpSocket>> {
+        let given = {
+            let datagrams = &mut self.given.lock().datagrams;
+            take_of(datagrams, address, std::net::UdpSocket::local_addr)
         };
-        let idx = given.iter().position(is_it)?;
-        Some(given.swap_remove(idx))
+        let socket = match given {
+            Some(socket) => socket,
+            None => udp::open(address)?,
+        };
+        let socket = Arc::new(UdpSocket::from_std(socket)?);
+        let mut open = self.open_datagrams.lock();
+        open.retain(|socket| socket.strong_count() > 0);
+        open.push(Arc::downgrade(&socket));
+        Ok(socket)
+    }
+
+    fn take_given(&self, address: SocketAddr) -> Option<std::net::TcpListener> {
+        let streams = &mut self.given.lock().streams;
+        take_of(streams, address, std::net::TcpListener::local_addr)
     }
 
     /// Closes those that were given and that nobody has asked for.
     pub(crate) fn close_unused(&self) {
-        self.given.lock().clear();
+        *self.given.lock() = Listening::default();
     }
 
-    /// Each that is accepted from, for the edge after this one.
-    pub(crate) fn shared(&self) -> io::Result<Vec<std::net::TcpListener>> {
-        let open: Vec<_> = self.open.lock().iter().filter_map(Weak::upgrade).collect();
-        let share = |listener: &Arc<TcpListener>| {
+    /// Each at which traffic is taken, for the edge after this one.
+    pub(crate) fn shared(&self) -> io::Result<Listening> {
+        let streams: Vec<_> = self.open.lock().iter().filter_map(Weak::upgrade).collect();
+        let datagrams = self.open_datagrams.lock();
+        let datagrams: Vec<_> = datagrams.iter().filter_map(Weak::upgrade).collect();
+        let stream = |listener: &Arc<TcpListener>| {
             let socket = listener.as_fd().try_clone_to_owned()?;
             Ok(std::net::TcpListener::from(socket))
         };
-        open.iter().map(share).collect()
+        let datagram = |socket: &Arc<UdpSocket>| {
+            let socket = socket.as_fd().try_clone_to_owned()?;
+            Ok(std::net::UdpSocket::from(socket))
+        };
+        Ok(Listening {
+            streams: streams.iter().map(stream).collect::<io::Result<_>>()?,
+            datagrams: datagrams.iter().map(datagram).collect::<io::Result<_>>()?,
+        })
     }
+}
+
+fn take_of<T>(
+    sockets: &mut Vec<T>,
+    address: SocketAddr,
+    address_of: fn(&T) -> io::Result<SocketAddr>,
+) -> Option<T> {
+    let is_it = |socket: &T| address_of(socket).is_ok_and(|local| local == address);
+    let idx = sockets.iter().position(is_it)?;
+    Some(sockets.swap_remove(idx))
 }
 
 /// Opens a listening socket as the edge has them.

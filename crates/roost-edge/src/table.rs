@@ -15,7 +15,7 @@ use crate::replay_cache::ReplayCache;
 use crate::retry::RetryBudget;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use roost_model::machine::{HttpOptions, ServicePort};
+use roost_model::machine::{HttpOptions, Protocol, ServicePort};
 use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
 use std::collections::{BTreeSet, HashMap};
@@ -38,9 +38,14 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// What its service does at an external port.
+    /// What its service does at an external port of its protocol.
     pub(crate) fn port(&self, external: u16) -> Option<&ServicePort> {
         self.endpoint.service.port(external)
+    }
+
+    fn port_of(&self, protocol: Protocol, external: u16) -> Option<&ServicePort> {
+        let service = &self.endpoint.service;
+        (service.protocol == protocol).then(|| service.port(external))?
     }
 
     /// How its service speaks HTTP at an external port.
@@ -85,16 +90,22 @@ pub(crate) struct AppRoute {
     pub(crate) meter: Arc<Meter>,
     /// All endpoints.
     targets: Vec<Arc<Target>>,
-    /// By number: the external ports that lead to one of them.
+    /// By protocol and number: the external ports that lead to one of them.
     ports: Vec<PortRoute>,
 }
 
 impl AppRoute {
-    /// What is behind an external port of the app.
+    /// What is behind an external TCP port of the app.
     pub(crate) fn port(&self, external: u16) -> Option<&PortRoute> {
+        self.port_of(Protocol::Tcp, external)
+    }
+
+    /// What is behind an external port of the app.
+    pub(crate) fn port_of(&self, protocol: Protocol, external: u16) -> Option<&PortRoute> {
+        let key = (protocol, external);
         let idx = self
             .ports
-            .binary_search_by_key(&external, |port| port.number);
+            .binary_search_by_key(&key, |port| (port.protocol, port.number));
         Some(&self.ports[idx.ok()?])
     }
 
@@ -112,6 +123,7 @@ impl AppRoute {
 /// What is behind one external port of an app.
 #[derive(Debug)]
 pub(crate) struct PortRoute {
+    pub(crate) protocol: Protocol,
     pub(crate) number: u16,
     /// What is done there: as the first machine that takes traffic has it. A
     /// redirect to HTTPS is wanted as soon as one machine wants it.
@@ -136,13 +148,15 @@ impl PortRoute {
     }
 
     fn new(
-        number: u16,
+        (protocol, number): (Protocol, u16),
         of_app: &[Arc<Target>],
         region: &RegionCode,
         queue: Arc<Queue>,
         old: Option<&Self>,
     ) -> Option<Self> {
-        let targets = of_app.iter().filter(|t| t.port(number).is_some());
+        let targets = of_app
+            .iter()
+            .filter(|t| t.port_of(protocol, number).is_some());
         let targets: Vec<Arc<Target>> = targets.cloned().collect();
         let is_passing = |t: &&Arc<Target>| t.endpoint.health == EndpointHealth::Passing;
         let is_near = |t: &Arc<Target>| t.endpoint.region == *region;
@@ -155,6 +169,7 @@ impl PortRoute {
         let mut rules = targets.iter().filter_map(|target| target.port(number));
         rule.force_https = rules.any(|rule| rule.force_https);
         Some(Self {
+            protocol,
             number,
             rule,
             targets,
@@ -323,6 +338,7 @@ impl Router {
                     && target.endpoint.address == endpoint.address
                     // Two services may lead to the same port of the machine.
                     && target.endpoint.service.ports == endpoint.service.ports
+                    && target.endpoint.service.protocol == endpoint.service.protocol
             };
             let old = old.and_then(|old| old.targets.iter().find(same));
             let load = old.map_or_else(|| Load::new(&freed), |old| old.load.clone());
@@ -341,19 +357,24 @@ impl Router {
         };
         let targets: Vec<Arc<Target>> = traffic.endpoints.iter().map(target).collect();
         let services = traffic.endpoints.iter().map(|endpoint| &endpoint.service);
-        let numbers: BTreeSet<u16> = services
-            .flat_map(|service| service.ports.iter().flat_map(|port| port.ports.iter()))
+        let numbers: BTreeSet<(Protocol, u16)> = services
+            .flat_map(|service| {
+                let numbers = service.ports.iter().flat_map(|port| port.ports.iter());
+                numbers.map(|number| (service.protocol, number))
+            })
             .collect();
         // Ports of one service share a queue: whoever came first is served first by either.
         let mut queues: HashMap<*const Target, Arc<Queue>> = HashMap::new();
-        let route = |number| {
-            let old = old.and_then(|old| old.port(number));
-            let first = targets.iter().find(|t| t.port(number).is_some())?;
+        let route = |(protocol, number)| {
+            let old = old.and_then(|old| old.port_of(protocol, number));
+            let first = targets
+                .iter()
+                .find(|t| t.port_of(protocol, number).is_some())?;
             let queue = queues
                 .entry(Arc::as_ptr(first))
                 .or_insert_with(|| old.map_or_else(|| Queue::new(&freed), |old| old.queue.clone()));
             let queue = old.map_or(&*queue, |old| &old.queue).clone();
-            PortRoute::new(number, &targets, &self.region, queue, old)
+            PortRoute::new((protocol, number), &targets, &self.region, queue, old)
         };
         AppRoute {
             name: name.clone(),

@@ -12,6 +12,7 @@ use crate::relay::{self, client::Tunnel, client::TunnelError, wire::Leg};
 use crate::table::Target;
 use crate::wants::Wants;
 use crate::{limits, tunnel};
+use roost_model::machine::Protocol;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -104,6 +105,7 @@ async fn reach(
 ) -> Result<(Picked, Machine), String> {
     let asked = Asked {
         app,
+        protocol: Protocol::Tcp,
         external: ends.external,
         wants: &Wants::default(),
     };

@@ -54,6 +54,13 @@ impl InstanceTag {
         format!("{NFT_TABLE_PREFIX}{self}")
     }
 
+    /// The mark of packets that a machine sends to a client in whose name the
+    /// edge speaks to it; also the number of the routing table for them.
+    pub fn edge_mark(self) -> u32 {
+        // `ro`, and the tag: far from the small numbers that other programs take.
+        0x726f_0000 | u32::from(self.0)
+    }
+
     /// What the names of all its network interfaces begin with: `r1a2b-`.
     pub fn interface_prefix(self) -> String {
         format!("r{self}-")

@@ -27,6 +27,7 @@ pub mod linux;
 pub mod sysctl;
 pub mod tap;
 
+mod edge_routes;
 mod netlink;
 #[cfg(test)]
 mod testing;

@@ -31,8 +31,8 @@ pub use check::{
 pub use guest::{CpuKind, CpuTime, Guest, SizeError, UnknownSize};
 pub use service::{
     Autostop, Concurrency, ConcurrencyDraft, ConcurrencyKind, HttpOptions, PortDraft, PortHandler,
-    PortRange, PortSharing, ProxyVersion, ReplayCacheDraft, ReplayCacheRule, Service, ServiceDraft,
-    ServiceFault, ServicePort, SessionKey, TlsOptions, TlsVersion, service_conflicts,
+    PortRange, PortSharing, Protocol, ProxyVersion, ReplayCacheDraft, ReplayCacheRule, Service,
+    ServiceDraft, ServiceFault, ServicePort, SessionKey, TlsOptions, TlsVersion, service_conflicts,
 };
 
 use crate::id::MachineId;

@@ -100,11 +100,18 @@ pub struct App {
 /// An external port that an app asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AppPort {
+    /// What carries its traffic, `tcp` or `udp`.
+    #[serde(default = "tcp")]
+    pub protocol: String,
     /// The number.
     pub port: u16,
     /// Why the app is not served there, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+fn tcp() -> String {
+    "tcp".into()
 }
 
 /// `GET /v1/apps`.

@@ -7,7 +7,7 @@
 use crate::release_traffic::ReleaseTraffic;
 use crate::rest::RequestRecord;
 use roost_model::id::{MachineId, NodeId};
-use roost_model::machine::Service;
+use roost_model::machine::{Protocol, Service};
 use roost_model::name::{AppName, RegionCode};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -74,6 +74,8 @@ pub type TrafficFeed = tokio::sync::watch::Receiver<Arc<TrafficTable>>;
 /// An external port that an app asks for, besides 80 and 443, which all apps share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortStatus {
+    /// What carries its traffic.
+    pub protocol: Protocol,
     /// The number.
     pub port: u16,
     /// Why the edge does not serve the app there, if it does not.

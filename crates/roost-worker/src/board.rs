@@ -7,7 +7,7 @@
 
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
-use roost_model::machine::{Check, MachineSpec, MachineState, Service};
+use roost_model::machine::{Check, MachineSpec, MachineState, Protocol, Service};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
@@ -110,9 +110,10 @@ impl Entry {
                     None => CheckResult::Passing,
                     Some(_) => CheckResult::Waiting,
                 },
-                output: fault
-                    .clone()
-                    .unwrap_or_else(|| "the port accepts connections".into()),
+                output: fault.clone().unwrap_or_else(|| match service.protocol {
+                    Protocol::Tcp => "the port accepts connections".into(),
+                    Protocol::Udp => "a socket takes the port's datagrams".into(),
+                }),
                 updated_at: now,
             })
             .collect();

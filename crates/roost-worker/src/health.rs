@@ -24,9 +24,9 @@ use crate::limits;
 use crate::store::row::Row;
 use crate::worker::Inner;
 use ask::{Answer, Target};
-use roost_model::machine::{Check, CheckPurpose, MachineSpec};
+use roost_model::machine::{Check, CheckPurpose, MachineSpec, Protocol};
 use roost_model::time::Timestamp;
-use roost_proto::worker::{CheckResult, CheckStatus};
+use roost_proto::worker::{CheckResult, CheckStatus, ListeningSocket};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,9 +145,9 @@ pub(crate) fn spawn(
     for (service_idx, service) in row.spec.services.iter().enumerate() {
         if service.checks.is_empty() {
             let (watch, stop) = (Arc::clone(&watch), stop.clone());
-            let port = service.internal_port;
+            let (protocol, port) = (service.protocol, service.internal_port);
             inner.tasks.spawn("port probe", async move {
-                stop.run_until_cancelled(watch.probe(service_idx, port))
+                stop.run_until_cancelled(watch.probe(service_idx, protocol, port))
                     .await;
             });
         }
@@ -169,19 +169,19 @@ struct Watch {
 }
 
 impl Watch {
-    /// Tries a port until it accepts a connection.
-    async fn probe(&self, service_idx: usize, port: u16) {
-        let address = SocketAddr::from((self.target.ipv4, port));
+    /// Tries a port until it accepts a connection, or until a socket takes its datagrams.
+    async fn probe(&self, service_idx: usize, protocol: Protocol, port: u16) {
         let mut interval = limits::PROBE_INTERVAL_FIRST;
         loop {
             // Not counted among the bounded checks: it must find a ready
             // machine soon, and a refused connection costs next to nothing.
-            match ask::tcp(address, limits::PROBE_TIMEOUT).await {
+            let probed = match protocol {
+                Protocol::Tcp => self.probe_tcp(port).await,
+                Protocol::Udp => self.probe_udp(port).await,
+            };
+            match probed {
                 Ok(()) => break,
-                Err(problem) => {
-                    let fault = format!("port {port} does not accept connections: {problem}");
-                    self.set_port(service_idx, Some(fault)).await;
-                }
+                Err(fault) => self.set_port(service_idx, Some(fault)).await,
             }
             let interval_max = if self.began.elapsed() < limits::PROBE_FAST_PERIOD {
                 limits::PROBE_INTERVAL
@@ -192,6 +192,33 @@ impl Watch {
             interval = (interval * 2).min(interval_max);
         }
         self.set_port(service_idx, None).await;
+    }
+
+    async fn probe_tcp(&self, port: u16) -> Result<(), String> {
+        let address = SocketAddr::from((self.target.ipv4, port));
+        let asked = ask::tcp(address, limits::PROBE_TIMEOUT).await;
+        asked.map_err(|problem| format!("port {port} does not accept connections: {problem}"))
+    }
+
+    /// An app need not answer a datagram that it does not understand: so its sockets are looked at.
+    async fn probe_udp(&self, port: u16) -> Result<(), String> {
+        let Target { id, driver, .. } = &self.target;
+        let sockets = match driver {
+            Ok(driver) => driver.listening_sockets(id).await,
+            Err(_) => return Err("its sockets cannot be seen: it has no driver".to_owned()),
+        };
+        let sockets = sockets.map_err(|error| format!("its sockets cannot be seen: {error}"))?;
+        let takes = |socket: &ListeningSocket| {
+            socket.protocol.starts_with("udp")
+                && socket.address.port() == port
+                && !socket.address.ip().is_loopback()
+        };
+        let is_there = sockets.iter().any(takes);
+        is_there.then_some(()).ok_or_else(|| {
+            format!(
+                "no socket takes datagrams at port {port}; it has to be bound to 0.0.0.0:{port}"
+            )
+        })
     }
 
     async fn set_port(&self, service_idx: usize, fault: Option<String>) {

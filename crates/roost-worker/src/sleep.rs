@@ -12,7 +12,7 @@ use crate::board::Entry;
 use crate::limits;
 use crate::worker::{Inner, Worker};
 use roost_model::id::MachineId;
-use roost_model::machine::{Autostop, MachineState};
+use roost_model::machine::{Autostop, MachineState, Protocol};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::sleep::{Awake, to_sleep};
 use roost_proto::traffic::{SleepControl, WakeError, Waking};
@@ -38,7 +38,7 @@ struct Seen {
 }
 
 /// The machines that are alike: of an app, a region, and the same external ports.
-type Alike = (AppName, RegionCode, Vec<u16>);
+type Alike = (AppName, RegionCode, Vec<(Protocol, u16)>);
 
 /// Looks again and again until shutdown.
 pub(crate) async fn run(inner: Arc<Inner>) {
@@ -103,8 +103,11 @@ fn may_sleep(entry: &Entry) -> bool {
 
 fn alike(entry: &Entry) -> Alike {
     let services = entry.services.iter();
-    let ports = services.flat_map(|service| service.ports.iter().map(|port| port.ports.first));
-    let mut ports: Vec<u16> = ports.collect();
+    let ports = services.flat_map(|service| {
+        let ports = service.ports.iter();
+        ports.map(|port| (service.protocol, port.ports.first))
+    });
+    let mut ports: Vec<(Protocol, u16)> = ports.collect();
     ports.sort_unstable();
     (entry.app.clone(), entry.region.clone(), ports)
 }

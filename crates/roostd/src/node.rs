@@ -21,7 +21,9 @@ use crate::serve::{self, ClientLimits};
 use crate::takeover::{self, BothEdges, Door, Given, Successor};
 use anyhow::{Context as _, Result};
 use roost_auth::authority::LocalAuthority;
-use roost_edge::{Edge, EdgeConfig, LocalCertificates, RelayConfig, TrafficCounter};
+use roost_edge::{
+    Edge, EdgeConfig, Listening, LocalCertificates, RelayConfig, TrafficCounter,
+};
 use roost_proto::names::{NameFeed, NameTable};
 use roost_proto::traffic::TrafficFeed;
 use roost_runtime::fs::ensure_dir;
@@ -118,16 +120,17 @@ impl Node {
         let https = serve::bind_edge(&config.https, "HTTPS", "--https-port", &mut given)?;
         let (what, flag) = ("edges of other nodes", "--edge-peers-listen");
         let peers = serve::bind_edge(config.edge_peers.as_slice(), what, flag, &mut given)?;
+        let [http_addresses, https_addresses, peer_addresses] =
+            [addresses(&http)?, addresses(&https)?, addresses(&peers)?];
+        let mut given = given.ports();
+        given
+            .streams
+            .extend(http.into_iter().chain(https).chain(peers));
         let sockets = EdgeSockets {
-            http: addresses(&http)?,
-            https: addresses(&https)?,
-            peers: addresses(&peers)?,
-            given: http
-                .into_iter()
-                .chain(https)
-                .chain(peers)
-                .chain(given.ports())
-                .collect(),
+            http: http_addresses,
+            https: https_addresses,
+            peers: peer_addresses,
+            given,
         };
         let facts = facts(&config, &sockets);
         databases::refuse_damaged(&config.paths)?;
@@ -266,7 +269,7 @@ impl Node {
             http: self.edge.http_addrs().to_vec(),
             https: self.edge.https_addrs().to_vec(),
             peers: self.edge.peer_addrs().to_vec(),
-            given: Vec::new(),
+            given: Listening::default(),
         };
         let facts = facts(config, &sockets);
         let api = machines
@@ -324,7 +327,7 @@ struct EdgeSockets {
     /// For edges of other nodes.
     peers: Vec<SocketAddr>,
     /// Those, and the ports of apps that were given.
-    given: Vec<TcpListener>,
+    given: Listening,
 }
 
 fn addresses(sockets: &[TcpListener]) -> Result<Vec<SocketAddr>> {

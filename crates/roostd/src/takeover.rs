@@ -95,4 +95,5 @@ enum SocketOwner {
 #[serde(rename_all = "snake_case")]
 enum Protocol {
     Tcp,
+    Udp,
 }

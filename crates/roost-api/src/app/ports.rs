@@ -6,7 +6,7 @@
 
 use crate::error::ApiError;
 use crate::state::ApiState;
-use roost_model::machine::{MachineState, PortSharing, Service, ServicePort};
+use roost_model::machine::{MachineState, PortSharing, Protocol, Service, ServicePort};
 use roost_model::name::AppName;
 use roost_proto::rest::AppPort;
 
@@ -16,7 +16,7 @@ pub(crate) async fn refuse_taken(
     app: &AppName,
     services: &[Service],
 ) -> Result<(), ApiError> {
-    let wanted: Vec<&ServicePort> = own(services).collect();
+    let wanted: Vec<_> = own(services).collect();
     if wanted.is_empty() {
         return Ok(());
     }
@@ -29,28 +29,44 @@ pub(crate) async fn refuse_taken(
             continue;
         }
         for taken in own(&machine.spec.services) {
-            if let Some(port) = wanted.iter().find(|port| exclude_each_other(port, taken)) {
-                let holder = &machine.spec.app;
-                let message = format!("port {} is the app `{holder}`'s", port.ports);
-                return Err(ApiError::conflict("port-taken", message).with_hint(
+            let mut wanted = wanted.iter();
+            let Some(port) = wanted.find(|port| exclude_each_other(**port, taken)) else {
+                continue;
+            };
+            let (holder, (protocol, port)) = (&machine.spec.app, port);
+            let (what, hint) = match protocol {
+                Protocol::Tcp => (
+                    "port",
                     "choose another port; with the same of the handlers tls, pg_tls or http apps share one",
-                ));
-            }
+                ),
+                Protocol::Udp => ("udp port", "choose another port"),
+            };
+            let message = format!("{what} {} is the app `{holder}`'s", port.ports);
+            return Err(ApiError::conflict("port-taken", message).with_hint(hint));
         }
     }
     Ok(())
 }
 
 /// The ports that are not the shared ones.
-fn own(services: &[Service]) -> impl Iterator<Item = &ServicePort> {
+fn own(services: &[Service]) -> impl Iterator<Item = (Protocol, &ServicePort)> {
     let shared = [Service::HTTP_PORT, Service::HTTPS_PORT];
-    let ports = services.iter().flat_map(|service| &service.ports);
-    ports.filter(move |port| !port.ports.iter().all(|number| shared.contains(&number)))
+    let ports = services.iter().flat_map(|service| {
+        let ports = service.ports.iter();
+        ports.map(|port| (service.protocol, port))
+    });
+    ports.filter(move |(protocol, port)| {
+        let mut numbers = port.ports.iter();
+        *protocol != Protocol::Tcp || !numbers.all(|number| shared.contains(&number))
+    })
 }
 
-fn exclude_each_other(a: &ServicePort, b: &ServicePort) -> bool {
+fn exclude_each_other(a: (Protocol, &ServicePort), b: (Protocol, &ServicePort)) -> bool {
+    let ((protocol_a, a), (protocol_b, b)) = (a, b);
     let (of_a, of_b) = (a.handler.sharing(), b.handler.sharing());
-    a.ports.overlaps(b.ports) && (of_a == PortSharing::Alone || of_a != of_b)
+    protocol_a == protocol_b
+        && a.ports.overlaps(b.ports)
+        && (of_a == PortSharing::Alone || of_a != of_b)
 }
 
 /// What became of the ports of an app.
@@ -61,6 +77,7 @@ pub(crate) fn of_app(state: &ApiState, app: &AppName) -> Vec<AppPort> {
     let table = feed.borrow().clone();
     let ports = table.get(app).map_or(&[][..], Vec::as_slice);
     let view = |status: &roost_proto::traffic::PortStatus| AppPort {
+        protocol: status.protocol.as_str().to_owned(),
         port: status.port,
         problem: status.problem.clone(),
     };

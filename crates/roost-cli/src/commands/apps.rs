@@ -109,11 +109,20 @@ fn describe(app: &App) -> String {
     for url in &app.urls {
         text.push_str(&format!("\nurl       {url}"));
     }
-    for AppPort { port, problem } in &app.ports {
+    for port in &app.ports {
+        let AppPort {
+            protocol,
+            port,
+            problem,
+        } = port;
+        let shown = match protocol.as_str() {
+            "tcp" => port.to_string(),
+            other => format!("{port}/{}", printable(other)),
+        };
         let problem = problem.as_deref().map(printable);
         let problem = problem.map(|problem| format!(" is not open: {problem}"));
         text.push_str(&format!(
-            "\nport      {port}{}",
+            "\nport      {shown}{}",
             problem.unwrap_or_default()
         ));
     }

@@ -6,19 +6,29 @@ use roost_proto::worker::ListeningSocket;
 use std::collections::HashMap;
 use std::io::Read as _;
 
+/// The kernel's tables, and the state in which a socket of each takes what comes.
+const TABLES: [(&str, SocketState); 4] = [
+    ("tcp", SocketState::Listening),
+    ("tcp6", SocketState::Listening),
+    ("udp", SocketState::Unconnected),
+    ("udp6", SocketState::Unconnected),
+];
+
 /// Lists them for the network namespace of `pid`, with the one of `pids` that has it. Blocks.
 pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<(Option<u32>, ListeningSocket)>> {
     let mut found = Vec::new();
-    for protocol in ["tcp", "tcp6"] {
+    for (protocol, state) in TABLES {
         let text = match read_table(&format!("/proc/{pid}/net/{protocol}")) {
             Ok(text) => text,
             // A kernel without IPv6.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && protocol == "tcp6" => {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound && protocol.ends_with('6') =>
+            {
                 continue;
             }
             Err(error) => return Err(error),
         };
-        let sockets = procfs::sockets(&text, SocketState::Listening);
+        let sockets = procfs::sockets(&text, state);
         found.extend(sockets.map(|(address, inode)| (protocol, address, inode)));
     }
     found.truncate(SOCKETS_MAX);

@@ -5,6 +5,9 @@
 //! - machine → host: only answers, neighbour discovery, and echo requests;
 //! - machine → machine: nothing, of whichever instance;
 //! - outside → machine: only answers;
+//! - an answer to a client in whose name the edge has sent datagrams: to the
+//!   edge's socket, which is bound to the client's address (TPROXY's way: such
+//!   packets get a mark, and marked ones a route to the host itself);
 //! - machine → outside: yes, with the host's address (NAT) for IPv4 and IPv6;
 //! - to an address of the node's network whose machine has gone: refused. Its
 //!   route went with it, and the packet must not try its luck with the host's
@@ -46,6 +49,7 @@ pub(crate) fn table_script(tag: InstanceTag, network: &NodeNetwork, sources: &So
     let links = format!("\"{}*\"", tag.interface_prefix());
     let (gateway4, gateway6) = (network.gateway_ipv4(), network.gateway_ipv6());
     let (ipv4, ipv6) = (network.ipv4, network.ipv6);
+    let mark = tag.edge_mark();
     let mut script = format!(
         "table inet {table} {{}}
 delete table inet {table}
@@ -65,12 +69,17 @@ table inet {table} {{
     ip6 saddr :: icmpv6 type nd-neighbor-solicit accept
     drop
   }}
+  chain for_edge {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname {links} meta l4proto {{ udp, icmp, ipv6-icmp }} socket wildcard 0 socket transparent 1 meta mark set {mark}
+  }}
   chain input {{
     type filter hook input priority filter; policy accept;
     iifname {links} jump to_host
   }}
   chain to_host {{
     ct state established,related accept
+    meta mark {mark} accept
     icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
     ip daddr {gateway4} icmp type echo-request accept
     ip6 daddr {{ {gateway6}, fe80::1 }} icmpv6 type echo-request accept
@@ -79,6 +88,7 @@ table inet {table} {{
   chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname {links} oifname {links} drop
+    iifname {links} ct direction reply drop
     iifname {links} ip daddr 169.254.0.0/16 meta l4proto {{ tcp, udp }} th dport 53 accept
     iifname {links} ip daddr 169.254.0.0/16 drop
     iifname {links} ip6 daddr {{ {METADATA_IPV6} }} drop

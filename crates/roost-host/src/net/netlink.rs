@@ -267,6 +267,25 @@ impl Netlink {
             .on(|| format!("add {what}"))
     }
 
+    /// All routes of both families in a table of this number.
+    pub(crate) async fn routes_of_table(
+        &self,
+        table: u32,
+    ) -> Result<Vec<RouteMessage>, PlumbError> {
+        let ipv4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+        let ipv6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
+        let mut found = Vec::new();
+        for family in [ipv4, ipv6] {
+            let routes = self.handle.route().get(family).execute();
+            let messages: Vec<RouteMessage> =
+                routes.try_collect().await.on(|| "list routes".to_owned())?;
+            let is_of =
+                |route: &RouteMessage| route.attributes.contains(&RouteAttribute::Table(table));
+            found.extend(messages.into_iter().filter(is_of));
+        }
+        Ok(found)
+    }
+
     /// All routes of both families that have a destination.
     pub(crate) async fn routes(&self) -> Result<Vec<FoundRoute>, PlumbError> {
         let ipv4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();

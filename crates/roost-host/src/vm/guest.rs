@@ -108,6 +108,8 @@ async fn owned_sockets(agent: &mut Agent) -> Result<Vec<(u32, ListeningSocket)>,
         let protocol = match (socket.protocol.as_str(), address) {
             ("tcp", IpAddr::V4(_)) => "tcp",
             ("tcp", IpAddr::V6(_)) => "tcp6",
+            ("udp", IpAddr::V4(_)) => "udp",
+            ("udp", IpAddr::V6(_)) => "udp6",
             _ => return None,
         };
         let listening = ListeningSocket {

@@ -187,7 +187,7 @@ raw_value = "hello"
 fn every_fault_is_named_at_once_with_its_line_and_the_nearest_name() {
     let errors = bad(
         "app = 'Not OK'\nprimary_regoin = 'x'\n[http_service]\ninternal_port = true\ninternl_port = 1\n\
-        [[mounts]]\nsource = 'data'\n[env]\nFLY_X = '1'\n[processes]\nweb = 'a'\n[[services]]\nprotocol = 'udp'\n\
+        [[mounts]]\nsource = 'data'\n[env]\nFLY_X = '1'\n[processes]\nweb = 'a'\n[[services]]\nprotocol = 'sctp'\n\
         [[services.ports]]\nport = 80\nhandlers = ['tls']\n",
     );
     let text = errors.to_string();
@@ -199,7 +199,7 @@ fn every_fault_is_named_at_once_with_its_line_and_the_nearest_name() {
         "roost.toml:6: `mounts` is refused: volumes are not supported yet",
         "roost.toml:9: `env.FLY_X` starts with FLY_",
         "roost.toml:11: `processes` is refused: several process groups",
-        "roost.toml:13: `services[0].protocol` `udp` is not supported yet; use tcp",
+        "roost.toml:13: `services[0].protocol` must be tcp or udp",
         "roost.toml:16: `services[0].ports[0].handlers` port 80 is plain HTTP",
     ] {
         assert!(text.contains(part), "{part}\nin\n{text}");

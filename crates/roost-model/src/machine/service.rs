@@ -18,9 +18,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// A port of a machine that takes traffic through the edge, by TCP.
+/// A port of a machine that takes traffic through the edge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
+    /// What carries the traffic, at the edge and to the machine.
+    pub protocol: Protocol,
     /// The port the app listens on.
     pub internal_port: u16,
     /// The ports of the edge that lead to it; no two overlap.
@@ -47,6 +49,7 @@ impl Service {
     pub fn http(internal_port: u16) -> Self {
         let port = |number, handler| ServicePort::new(PortRange::single(number), handler);
         Self {
+            protocol: Protocol::Tcp,
             internal_port,
             ports: vec![
                 port(Self::HTTP_PORT, PortHandler::Http),
@@ -62,15 +65,38 @@ impl Service {
 
     /// Whether it is HTTP at one of the shared ports, and so has a URL without a port.
     pub fn has_url(&self) -> bool {
+        if self.protocol != Protocol::Tcp {
+            return false;
+        }
         let shared = [Self::HTTP_PORT, Self::HTTPS_PORT];
         let mut ports = shared.iter().filter_map(|&number| self.port(number));
         ports.any(|port| port.handler.is_http())
     }
 
-    /// What it does at a port of the edge; `None` when that port does not lead to it.
+    /// What it does at a port of the edge, of its own protocol; `None` when that port does not lead to it.
     pub fn port(&self, external: u16) -> Option<&ServicePort> {
         let mut ports = self.ports.iter();
         ports.find(|port| port.ports.contains(external))
+    }
+}
+
+/// What carries the traffic of a service. Each has external ports of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Protocol {
+    /// Connections.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// The word in configs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
     }
 }
 

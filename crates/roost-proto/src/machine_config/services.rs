@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceConfig {
-    /// `tcp`.
+    /// `tcp` or `udp`.
     #[serde(default = "default_protocol")]
     pub protocol: String,
     /// The port the app listens on.
@@ -337,7 +337,7 @@ impl From<&ReplayCacheRule> for ReplayCacheConfig {
 impl From<&Service> for ServiceConfig {
     fn from(service: &Service) -> Self {
         Self {
-            protocol: default_protocol(),
+            protocol: service.protocol.as_str().to_owned(),
             internal_port: service.internal_port,
             ports: service.ports.iter().map(PortConfig::from).collect(),
             concurrency: Some(ConcurrencyConfig::from(&service.concurrency)),

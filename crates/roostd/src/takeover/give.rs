@@ -8,11 +8,11 @@ use super::{
 use crate::config::NodePaths;
 use crate::daemon::Lock;
 use anyhow::{Context as _, Result, bail};
-use roost_edge::TrafficCounter;
+use roost_edge::{Listening, TrafficCounter};
 use roost_runtime::points;
 use rustix::process::{Pid, Signal, getuid, kill_process};
 use std::net::TcpListener;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use tokio::net::UnixListener;
 use tokio::time::timeout;
@@ -88,26 +88,13 @@ impl Successor {
         &self,
         lock: &Lock,
         api: &[TcpListener],
-        edge: &[TcpListener],
+        edge: &Listening,
     ) -> Result<()> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let yours = Message::Yours { version };
         self.channel.send(&yours, &[lock.as_fd()]).await?;
-        let api = api.iter().map(|socket| (SocketOwner::Api, socket));
-        let edge = edge.iter().map(|socket| (SocketOwner::Edge, socket));
-        let sockets: Vec<_> = api.chain(edge).collect();
-        for part in sockets.chunks(DESCRIPTORS_MAX) {
-            let label = |&(of, socket): &(SocketOwner, &TcpListener)| {
-                let protocol = Protocol::Tcp;
-                let address = socket.local_addr()?;
-                anyhow::Ok(SocketLabel {
-                    of,
-                    protocol,
-                    address,
-                })
-            };
-            let labels = part.iter().map(label).collect::<Result<_>>()?;
-            let fds: Vec<_> = part.iter().map(|(_, socket)| socket.as_fd()).collect();
+        for part in labelled(api, edge)?.chunks(DESCRIPTORS_MAX) {
+            let (labels, fds): (Vec<_>, Vec<_>) = part.iter().cloned().unzip();
             self.channel.send(&Message::Sockets(labels), &fds).await?;
             match self.expect().await? {
                 Message::Taken => {}
@@ -149,4 +136,32 @@ impl Successor {
         let received = received.context("it says nothing")??;
         received.map(|(message, _)| message).context("it ended")
     }
+}
+
+/// All sockets with what they are.
+fn labelled<'a>(
+    api: &'a [TcpListener],
+    edge: &'a Listening,
+) -> Result<Vec<(SocketLabel, BorrowedFd<'a>)>> {
+    let mut sockets = Vec::new();
+    let api = api.iter().map(|socket| (SocketOwner::Api, socket));
+    let streams = edge.streams.iter();
+    let streams = streams.map(|socket| (SocketOwner::Edge, socket));
+    for (of, socket) in api.chain(streams) {
+        let label = SocketLabel {
+            of,
+            protocol: Protocol::Tcp,
+            address: socket.local_addr()?,
+        };
+        sockets.push((label, socket.as_fd()));
+    }
+    for socket in &edge.datagrams {
+        let label = SocketLabel {
+            of: SocketOwner::Edge,
+            protocol: Protocol::Udp,
+            address: socket.local_addr()?,
+        };
+        sockets.push((label, socket.as_fd()));
+    }
+    Ok(sockets)
 }

@@ -1,16 +1,19 @@
 //! The new `roostd`: what it gets from the one that runs.
 
 use super::channel::Channel;
-use super::{BothEdges, MESSAGE_TIMEOUT, Message, READY_TIMEOUT, SocketLabel, SocketOwner};
+use super::{
+    BothEdges, MESSAGE_TIMEOUT, Message, Protocol, READY_TIMEOUT, SocketLabel, SocketOwner,
+};
 use crate::config::NodePaths;
 use crate::daemon::Lock;
 use anyhow::{Context as _, Result, bail, ensure};
+use roost_edge::Listening;
 use roost_runtime::points;
 use roost_runtime::tasks::Tasks;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::net::UnixStream;
@@ -20,7 +23,7 @@ use tokio::time::timeout;
 #[derive(Debug, Default)]
 pub(crate) struct Given {
     api: Vec<TcpListener>,
-    edge: Vec<TcpListener>,
+    edge: Listening,
 }
 
 impl Given {
@@ -31,26 +34,39 @@ impl Given {
 
     /// The edge's socket of this address, if it was given.
     pub(crate) fn edge(&mut self, address: SocketAddr) -> Option<TcpListener> {
-        take(&mut self.edge, address)
+        take(&mut self.edge.streams, address)
     }
 
     /// The other sockets of the edge: ports of apps. Those of the API are closed.
-    pub(crate) fn ports(self) -> Vec<TcpListener> {
+    pub(crate) fn ports(self) -> Listening {
         self.edge
     }
 
     fn add(&mut self, label: &SocketLabel, fd: OwnedFd) -> Result<()> {
-        let socket = TcpListener::from(fd);
-        let address = socket.local_addr().context("look at a socket")?;
+        let address = match (label.of, label.protocol) {
+            (of, Protocol::Tcp) => {
+                let socket = TcpListener::from(fd);
+                let address = socket.local_addr();
+                match of {
+                    SocketOwner::Api => self.api.push(socket),
+                    SocketOwner::Edge => self.edge.streams.push(socket),
+                }
+                address
+            }
+            (SocketOwner::Edge, Protocol::Udp) => {
+                let socket = UdpSocket::from(fd);
+                let address = socket.local_addr();
+                self.edge.datagrams.push(socket);
+                address
+            }
+            (SocketOwner::Api, Protocol::Udp) => bail!("the API takes no datagrams"),
+        };
+        let address = address.context("look at a socket")?;
         ensure!(
             address == label.address,
             "the socket of {} is of {address}",
             label.address
         );
-        match label.of {
-            SocketOwner::Api => self.api.push(socket),
-            SocketOwner::Edge => self.edge.push(socket),
-        }
         Ok(())
     }
 }

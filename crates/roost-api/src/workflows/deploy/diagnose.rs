@@ -6,7 +6,7 @@ use crate::limits;
 use crate::ports::LogSelection;
 use roost_model::error::{Classify as _, chain};
 use roost_model::id::MachineId;
-use roost_model::machine::MachineExit;
+use roost_model::machine::{MachineExit, Protocol};
 use roost_proto::rest::DeploymentError;
 use roost_proto::worker::{CheckResult, ListeningSocket, MachineStatus, WorkerError};
 
@@ -135,15 +135,18 @@ fn unserved_port(status: &MachineStatus, sockets: &[ListeningSocket]) -> Option<
         .spec
         .services
         .iter()
-        .map(|service| service.internal_port);
-    ports.find(|port| !is_served(*port, sockets))
+        .map(|service| (service.protocol, service.internal_port));
+    let unserved = ports.find(|(protocol, port)| !is_served(*protocol, *port, sockets));
+    unserved.map(|(_, port)| port)
 }
 
 /// Whether something listens on this port at an address that others reach.
-fn is_served(port: u16, sockets: &[ListeningSocket]) -> bool {
-    sockets
-        .iter()
-        .any(|socket| socket.address.port() == port && !socket.address.ip().is_loopback())
+fn is_served(protocol: Protocol, port: u16, sockets: &[ListeningSocket]) -> bool {
+    sockets.iter().any(|socket| {
+        socket.protocol.starts_with(protocol.as_str())
+            && socket.address.port() == port
+            && !socket.address.ip().is_loopback()
+    })
 }
 
 fn where_it_listens(port: u16, sockets: &[ListeningSocket]) -> String {

@@ -1,8 +1,8 @@
 //! From what a config says about a service to the service, or everything that is wrong with it.
 
 use super::{
-    Autostop, Concurrency, ConcurrencyKind, HttpOptions, PortHandler, PortRange, ProxyVersion,
-    ReplayCacheRule, Service, ServicePort, SessionKey, TlsOptions, TlsVersion,
+    Autostop, Concurrency, ConcurrencyKind, HttpOptions, PortHandler, PortRange, Protocol,
+    ProxyVersion, ReplayCacheRule, Service, ServicePort, SessionKey, TlsOptions, TlsVersion,
 };
 use crate::limits;
 use crate::machine::Check;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// A service as a config writes it; what is absent has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServiceDraft {
-    /// `protocol`: tcp.
+    /// `protocol`: tcp or udp.
     pub protocol: Option<String>,
     /// `internal_port`.
     pub internal_port: u16,
@@ -108,11 +108,14 @@ impl ServiceDraft {
     /// The service, or all that is wrong with it.
     pub fn build(self) -> Result<Service, Vec<ServiceFault>> {
         let mut faults = Faults::default();
-        match self.protocol.as_deref() {
-            None | Some("tcp") => {}
-            Some("udp") => faults.add("protocol", "`udp` is not supported yet; use tcp"),
-            Some(_) => faults.add("protocol", "must be tcp"),
-        }
+        let protocol = match self.protocol.as_deref() {
+            None | Some("tcp") => Protocol::Tcp,
+            Some("udp") => Protocol::Udp,
+            Some(_) => {
+                faults.add("protocol", "must be tcp or udp");
+                Protocol::Tcp
+            }
+        };
         if self.internal_port == 0 {
             faults.add("internal_port", "is 0");
         }
@@ -121,16 +124,22 @@ impl ServiceDraft {
             faults.add("ports", format!("more than {most}; use ranges"));
         }
         let usual = Service::http(self.internal_port);
-        let ports = if self.ports.is_empty() {
+        let ports = if self.ports.is_empty() && protocol == Protocol::Udp {
+            faults.add("ports", "are to be named: a udp service has no usual ones");
+            vec![]
+        } else if self.ports.is_empty() {
             usual.ports
         } else {
             let ports = self.ports.iter().take(limits::SERVICE_PORTS_MAX);
             ports
                 .enumerate()
-                .filter_map(|(idx, port)| port.build(&format!("ports[{idx}]"), &mut faults))
+                .filter_map(|(idx, port)| {
+                    port.build(protocol, &format!("ports[{idx}]"), &mut faults)
+                })
                 .collect()
         };
         let service = Service {
+            protocol,
             internal_port: self.internal_port,
             ports,
             concurrency: self.concurrency.build(&mut faults),
@@ -207,9 +216,14 @@ impl PortDraft {
         }
     }
 
-    fn build(&self, path: &str, faults: &mut Faults) -> Option<ServicePort> {
+    fn build(&self, protocol: Protocol, path: &str, faults: &mut Faults) -> Option<ServicePort> {
         let before = faults.0.len();
         let ports = self.range(path, faults);
+        if protocol == Protocol::Udp {
+            self.check_datagrams(path, faults);
+            let port = ServicePort::new(ports?, PortHandler::Raw);
+            return (faults.0.len() == before).then_some(port);
+        }
         let handlers = self.handler(path, faults);
         if let (Some(ports), Some((handler, _))) = (ports, handlers) {
             self.check_shared(ports, handler, path, faults);
@@ -224,6 +238,29 @@ impl PortDraft {
             tls: self.tls_options(handler, path, faults),
         };
         (faults.0.len() == before).then_some(port)
+    }
+
+    /// Datagrams pass as they are: all that is done to streams is refused.
+    fn check_datagrams(&self, path: &str, faults: &mut Faults) {
+        for (key, is_set) in [
+            ("handlers", !self.handlers.is_empty()),
+            ("force_https", self.force_https),
+            (
+                "http_options",
+                self.http.is_some() || !self.replay_cache.is_empty(),
+            ),
+            (
+                "tls_options",
+                self.alpn.is_some() || self.versions.is_some(),
+            ),
+            ("proxy_proto_options", self.proxy_proto_version.is_some()),
+        ] {
+            if is_set {
+                let problem = "is for tcp services; datagrams reach the app as they are, \
+                               from the client's own address";
+                faults.add(format!("{path}.{key}"), problem);
+            }
+        }
     }
 
     fn range(&self, path: &str, faults: &mut Faults) -> Option<PortRange> {
@@ -512,13 +549,16 @@ fn response_headers(
 /// the service, and the fault.
 pub fn service_conflicts(services: &[Service]) -> Vec<(usize, ServiceFault)> {
     let mut faults = vec![];
-    let mut taken: Vec<(usize, PortRange)> = vec![];
+    let mut taken: Vec<(usize, Protocol, PortRange)> = vec![];
     let mut n_ports = 0_usize;
     for (service_idx, service) in services.iter().enumerate() {
         for (idx, port) in service.ports.iter().enumerate() {
             let key = format!("ports[{idx}]");
             n_ports += port.ports.iter().count();
-            if let Some((other, _)) = taken.iter().find(|(_, t)| t.overlaps(port.ports)) {
+            let is_taken = |(_, protocol, ports): &&(usize, Protocol, PortRange)| {
+                *protocol == service.protocol && ports.overlaps(port.ports)
+            };
+            if let Some((other, ..)) = taken.iter().find(is_taken) {
                 let of = if *other == service_idx {
                     "this service has"
                 } else {
@@ -527,7 +567,7 @@ pub fn service_conflicts(services: &[Service]) -> Vec<(usize, ServiceFault)> {
                 let problem = format!("port {}: {of} it already", port.ports);
                 faults.push((service_idx, ServiceFault { key, problem }));
             }
-            taken.push((service_idx, port.ports));
+            taken.push((service_idx, service.protocol, port.ports));
         }
     }
     let most = limits::EXTERNAL_PORTS_MAX;

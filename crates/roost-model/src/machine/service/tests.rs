@@ -1,8 +1,8 @@
 //! Services from what configs say, and what is refused.
 
 use super::{
-    Autostop, ConcurrencyDraft, HttpOptions, PortDraft, PortHandler, PortRange, ProxyVersion,
-    Service, ServiceDraft, TlsVersion, service_conflicts,
+    Autostop, ConcurrencyDraft, HttpOptions, PortDraft, PortHandler, PortRange, Protocol,
+    ProxyVersion, Service, ServiceDraft, TlsVersion, service_conflicts,
 };
 use std::time::Duration;
 
@@ -121,13 +121,58 @@ fn what_contradicts_itself_is_refused_and_says_why() {
             "ports[0].handlers: the http handler tells the app who its client is",
         ),
     ]);
-    let udp = ServiceDraft {
-        protocol: Some("udp".into()),
+    let sctp = ServiceDraft {
+        protocol: Some("sctp".into()),
         ..draft(vec![])
     };
+    assert_eq!(faults(sctp), ["protocol: must be tcp or udp"]);
+}
+
+fn udp(ports: Vec<PortDraft>) -> ServiceDraft {
+    ServiceDraft {
+        protocol: Some("udp".into()),
+        ..draft(ports)
+    }
+}
+
+#[test]
+fn a_udp_service_has_ports_of_its_own_and_nothing_that_is_done_to_streams() {
+    let service = udp(vec![range(79, 81, &[])]).build().unwrap();
+    assert_eq!(service.protocol, Protocol::Udp);
+    assert!(service.port(80).is_some() && !service.has_url());
+    let tcp = draft(vec![PortDraft::single(80, &["http"])])
+        .build()
+        .unwrap();
+    assert!(service_conflicts(&[tcp, service.clone()]).is_empty());
     assert_eq!(
-        faults(udp),
-        ["protocol: `udp` is not supported yet; use tcp"]
+        service_conflicts(&[service.clone(), service]).len(),
+        1,
+        "two at one port"
+    );
+    let all = PortDraft {
+        force_https: true,
+        http: Some(HttpOptions::default()),
+        alpn: Some(vec![]),
+        proxy_proto_version: Some("v2".into()),
+        ..PortDraft::single(53, &["tls"])
+    };
+    let refused = faults(udp(vec![all]));
+    for (fault, key) in refused.iter().zip([
+        "handlers",
+        "force_https",
+        "http_options",
+        "tls_options",
+        "proxy_proto_options",
+    ]) {
+        assert!(
+            fault.starts_with(&format!("ports[0].{key}: is for tcp services")),
+            "{fault}"
+        );
+    }
+    assert_eq!(refused.len(), 5);
+    assert_eq!(
+        faults(udp(vec![])),
+        ["ports: are to be named: a udp service has no usual ones"]
     );
 }
 

@@ -1,0 +1,241 @@
+//! One flow: what a client sends from one address and port to one of the
+//! edge's, and what comes back.
+
+use super::socket::Path;
+use crate::limits;
+use crate::meter::Series;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::UdpSocket;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// The bounds and counts of all flows of an edge.
+#[derive(Debug)]
+pub(crate) struct Datagrams {
+    flows: Arc<Semaphore>,
+    /// Bytes of datagrams that wait until their flow has a machine.
+    early: Arc<Semaphore>,
+    dropped: AtomicU64,
+}
+
+impl Default for Datagrams {
+    fn default() -> Self {
+        Self {
+            flows: Arc::new(Semaphore::new(limits::FLOWS_MAX)),
+            early: Arc::new(Semaphore::new(limits::EARLY_DATAGRAM_BYTES_MAX)),
+            dropped: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Datagrams {
+    /// Room for one more flow, if there is any.
+    pub(super) fn flow(&self) -> Option<OwnedSemaphorePermit> {
+        self.flows.clone().try_acquire_owned().ok()
+    }
+
+    /// Counts datagrams that went nowhere.
+    pub(super) fn drops(&self, count: usize) {
+        self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// How many flows there are.
+    pub(crate) fn n_flows(&self) -> usize {
+        limits::FLOWS_MAX - self.flows.available_permits()
+    }
+
+    /// How many datagrams went nowhere.
+    pub(crate) fn n_dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// A datagram that came before its flow had a machine.
+#[derive(Debug)]
+struct Early {
+    bytes: Box<[u8]>,
+    _room: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// No machine yet.
+    Waits(Vec<Early>),
+    /// There is a socket to the machine.
+    Runs(Machine),
+    /// Nothing more goes through it.
+    Over,
+}
+
+/// Where a flow leads.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    pub(super) socket: Arc<UdpSocket>,
+    /// Where its datagrams are counted.
+    pub(super) series: Arc<Series>,
+}
+
+impl Machine {
+    fn send(&self, bytes: &[u8]) -> Fate {
+        match self.socket.try_send(bytes) {
+            Ok(_) => {
+                self.series.datagrams.came(bytes.len());
+                Fate::Sent
+            }
+            // Of an earlier datagram: nobody listens there.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Fate::Refused,
+            // The kernel's queue is full, or the datagram is larger than what leads there.
+            Err(_) => Fate::Dropped,
+        }
+    }
+}
+
+/// What became of a client's datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is on its way.
+    Sent,
+    /// It waits for a machine.
+    Kept,
+    /// There is no room for it, here or in the kernel.
+    Dropped,
+    /// The flow has ended: another one may take it.
+    Refused,
+}
+
+/// One flow.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) path: Path,
+    stage: Mutex<Stage>,
+    origin: Instant,
+    /// When something last went through it, in milliseconds since the origin.
+    moved: AtomicU64,
+}
+
+impl Flow {
+    pub(super) fn new(path: Path) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            stage: Mutex::new(Stage::Waits(Vec::new())),
+            origin: Instant::now(),
+            moved: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes a datagram of the client.
+    pub(super) fn take(&self, datagrams: &Datagrams, bytes: &[u8]) -> Fate {
+        match &mut *self.stage.lock() {
+            Stage::Waits(early) => {
+                let n_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX).max(1);
+                let room = || datagrams.early.clone().try_acquire_many_owned(n_bytes).ok();
+                if early.len() >= limits::EARLY_DATAGRAMS_MAX {
+                    return Fate::Dropped;
+                }
+                let Some(room) = room() else {
+                    return Fate::Dropped;
+                };
+                early.push(Early {
+                    bytes: bytes.into(),
+                    _room: room,
+                });
+                Fate::Kept
+            }
+            Stage::Runs(machine) => {
+                self.moves();
+                machine.send(bytes)
+            }
+            Stage::Over => Fate::Refused,
+        }
+    }
+
+    /// Gives it a machine, and sends what has waited; how much of it was dropped.
+    pub(super) fn begin(&self, machine: &Machine) -> usize {
+        let mut stage = self.stage.lock();
+        let before = std::mem::replace(&mut *stage, Stage::Runs(machine.clone()));
+        let Stage::Waits(early) = before else {
+            *stage = before;
+            return 0;
+        };
+        self.moves();
+        machine.series.datagrams.begins();
+        // Nobody passes those that have waited: the stage is locked.
+        let fates = early.iter().map(|one| machine.send(&one.bytes));
+        fates.filter(|fate| *fate != Fate::Sent).count()
+    }
+
+    /// How many datagrams wait in it.
+    pub(super) fn n_early(&self) -> usize {
+        match &*self.stage.lock() {
+            Stage::Waits(early) => early.len(),
+            Stage::Runs(_) | Stage::Over => 0,
+        }
+    }
+
+    /// Ends it; whoever holds it still gets no datagram into it.
+    pub(super) fn end(&self) {
+        *self.stage.lock() = Stage::Over;
+    }
+
+    /// Notes that something goes through it now.
+    pub(super) fn moves(&self) {
+        let now = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(now, Ordering::Relaxed);
+    }
+
+    /// When it has been silent for so long.
+    pub(super) fn idle_at(&self, limit: Duration) -> Instant {
+        self.origin + Duration::from_millis(self.moved.load(Ordering::Relaxed)) + limit
+    }
+}
+
+/// The flows of one port.
+#[derive(Debug, Default)]
+pub(super) struct Flows(Mutex<HashMap<Path, Arc<Flow>>>);
+
+impl Flows {
+    pub(super) fn find(&self, path: Path) -> Option<Arc<Flow>> {
+        self.0.lock().get(&path).cloned()
+    }
+
+    /// Adds a flow; it is found until what is returned is dropped.
+    pub(super) fn add(self: &Arc<Self>, flow: &Arc<Flow>) -> Entered {
+        self.0.lock().insert(flow.path, flow.clone());
+        Entered {
+            flows: self.clone(),
+            flow: flow.clone(),
+        }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+/// A flow that can be found; ended when dropped.
+#[derive(Debug)]
+pub(super) struct Entered {
+    flows: Arc<Flows>,
+    flow: Arc<Flow>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.flow.end();
+        let mut flows = self.flows.0.lock();
+        // Another one may have taken its place.
+        let is_it = |found: &Arc<Flow>| Arc::ptr_eq(found, &self.flow);
+        if flows.get(&self.flow.path).is_some_and(is_it) {
+            flows.remove(&self.flow.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
