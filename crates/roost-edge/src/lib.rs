@@ -170,7 +170,15 @@ impl Edge {
         certificates: Arc<dyn CertificateSource>,
         tasks: &Tasks,
     ) -> Result<Self, BindError> {
-        Self::take_over(config, feed, counter, certificates, tasks, Listening::default()).await
+        Self::take_over(
+            config,
+            feed,
+            counter,
+            certificates,
+            tasks,
+            Listening::default(),
+        )
+        .await
     }
 
     /// Begins to serve with the sockets of an edge before this one

@@ -109,8 +109,10 @@ impl DatagramMeter {
         self.flows.fetch_add(counts.flows, Ordering::Relaxed);
         self.in_count.fetch_add(counts.in_count, Ordering::Relaxed);
         self.in_bytes.fetch_add(counts.in_bytes, Ordering::Relaxed);
-        self.out_count.fetch_add(counts.out_count, Ordering::Relaxed);
-        self.out_bytes.fetch_add(counts.out_bytes, Ordering::Relaxed);
+        self.out_count
+            .fetch_add(counts.out_count, Ordering::Relaxed);
+        self.out_bytes
+            .fetch_add(counts.out_bytes, Ordering::Relaxed);
     }
 }
 

@@ -128,11 +128,23 @@ fn text(shared: &Shared) -> String {
 type OfDatagrams = (&'static str, &'static str, fn(&DatagramCounts) -> u64);
 
 const DATAGRAMS: [OfDatagrams; 5] = [
-    ("flows_begun", "flows of datagrams that got a machine", |of| of.flows),
+    (
+        "flows_begun",
+        "flows of datagrams that got a machine",
+        |of| of.flows,
+    ),
     ("datagrams_in", "datagrams to machines", |of| of.in_count),
-    ("datagrams_in_bytes", "bytes of datagrams to machines", |of| of.in_bytes),
+    (
+        "datagrams_in_bytes",
+        "bytes of datagrams to machines",
+        |of| of.in_bytes,
+    ),
     ("datagrams_out", "datagrams of machines", |of| of.out_count),
-    ("datagrams_out_bytes", "bytes of datagrams of machines", |of| of.out_bytes),
+    (
+        "datagrams_out_bytes",
+        "bytes of datagrams of machines",
+        |of| of.out_bytes,
+    ),
 ];
 
 /// Counts and latencies of responses by class of status.

@@ -254,7 +254,10 @@ fn still_serves(shared: &Shared, asked: Asked<'_>, picked: &Picked) -> bool {
     let serves = |now: &roost_proto::traffic::Endpoint| {
         now.machine_id == endpoint.machine_id
             && now.address == endpoint.address
-            && matches!(now.health, EndpointHealth::Passing | EndpointHealth::Draining)
+            && matches!(
+                now.health,
+                EndpointHealth::Passing | EndpointHealth::Draining
+            )
     };
     port.is_some_and(|port| port.targets.iter().any(|target| serves(&target.endpoint)))
 }

@@ -1,7 +1,7 @@
 //! One flow: what a client sends from one address and port to one of the
 //! edge's, and what comes back.
 
-use super::socket::Path;
+use super::socket::{self, Path};
 use crate::limits;
 use crate::meter::Series;
 use parking_lot::Mutex;
@@ -82,8 +82,8 @@ pub(super) struct Machine {
 
 impl Machine {
     fn send(&self, bytes: &[u8]) -> Fate {
-        match self.socket.try_send(bytes) {
-            Ok(_) => {
+        match socket::try_send(&self.socket, bytes) {
+            Ok(()) => {
                 self.series.datagrams.came(bytes.len());
                 Fate::Sent
             }

@@ -7,7 +7,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
     sockopt,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
@@ -106,16 +106,19 @@ fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Path)> {
 fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     let ipv4 = address.as_sockaddr_in().map(|a| SocketAddrV4::from(*a));
     let ipv6 = || address.as_sockaddr_in6().map(|a| SocketAddrV6::from(*a));
-    ipv4.map(SocketAddr::V4).or_else(|| ipv6().map(SocketAddr::V6))
+    ipv4.map(SocketAddr::V4)
+        .or_else(|| ipv6().map(SocketAddr::V6))
 }
 
-/// Sends an answer back on a path.
+/// Sends to the machine that a socket is connected to. The kernel is asked whether it has
+/// room, and nobody else: what it refuses is dropped.
+pub(crate) fn try_send(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
+    SockRef::from(socket).send(bytes).map(drop)
+}
+
+/// Sends an answer back on a path; the same goes for it.
 pub(crate) fn try_answer(socket: &UdpSocket, path: Path, bytes: &[u8]) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
-    socket.try_io(Interest::WRITABLE, || answer(fd, path, bytes))
-}
-
-fn answer(fd: RawFd, path: Path, bytes: &[u8]) -> io::Result<()> {
     let parts = [IoSlice::new(bytes)];
     let client = SockaddrStorage::from(path.client);
     let flags = MsgFlags::MSG_DONTWAIT;

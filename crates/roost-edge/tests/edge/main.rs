@@ -30,5 +30,6 @@ mod rfc9112;
 mod routing;
 mod seeing;
 mod tcp;
+mod udp;
 mod wake;
 mod world;

@@ -61,7 +61,7 @@ pub(crate) async fn end<T: 'static>(request: JoinSet<T>) -> T {
     request.join_all().await.remove(0)
 }
 
-fn sleepy(control: &Arc<Control>) -> impl FnOnce(&mut EdgeConfig) {
+pub(crate) fn sleepy(control: &Arc<Control>) -> impl FnOnce(&mut EdgeConfig) + use<> {
     let control = control.clone();
     |config| config.sleep = Some(control)
 }

@@ -7,12 +7,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use roost_auth::authority::LocalAuthority;
-use roost_edge::{Edge, EdgeConfig, EdgeTimeouts, LocalCertificates, TrafficCounter};
+use roost_edge::{Edge, EdgeConfig, EdgeTimeouts, Listening, LocalCertificates, TrafficCounter};
 use roost_model::{id::MachineId, machine::Service, name::AppName, name::RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficTable};
 use roost_runtime::tasks::Tasks;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -36,12 +36,22 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut EdgeConfig)) -> Self {
-        Self::with_sockets(change, Arc::default(), Vec::new()).await
+        Self::with_sockets(change, Arc::default(), Listening::default()).await
     }
 
     /// An edge beside another one, at its sockets.
     pub(crate) async fn taking_over(old: &Self, endpoints: Vec<Endpoint>) -> Self {
+        Self::taking_over_at(old, endpoints, vec![]).await
+    }
+
+    /// The same, with ports of apps at these addresses.
+    pub(crate) async fn taking_over_at(
+        old: &Self,
+        endpoints: Vec<Endpoint>,
+        port_ips: Vec<IpAddr>,
+    ) -> Self {
         let at = |config: &mut EdgeConfig| {
+            config.port_ips = port_ips;
             config.http = vec![old.http()];
             config.https = vec![old.https()];
         };
@@ -52,7 +62,7 @@ impl World {
     async fn with_sockets(
         change: impl FnOnce(&mut EdgeConfig),
         table: Arc<TrafficTable>,
-        given: Vec<std::net::TcpListener>,
+        given: Listening,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Arc::new(LocalAuthority::open(dir.path()).unwrap());

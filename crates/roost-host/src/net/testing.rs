@@ -152,7 +152,7 @@ pub(super) fn in_fresh_host(test: impl AsyncFnOnce() + Send) {
 /// All that a plumber may change.
 pub(super) fn host_state() -> String {
     shell(
-        "ip -o link | sed 's/ qdisc.*//'; ip route show table all; ip -6 route show table all; nft list ruleset;
+        "ip -o link | sed 's/ qdisc.*//'; ip route show table all; ip -6 route show table all; ip rule; ip -6 rule; nft list ruleset;
          cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding;
          cat /proc/sys/net/ipv6/conf/*/accept_ra",
     )

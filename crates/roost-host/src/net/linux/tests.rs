@@ -6,6 +6,8 @@ use crate::net::addresses::NodeNetwork;
 use crate::net::testing::{Host, LIMIT, Namespace, addresses_of, host_state, in_fresh_host, shell};
 use crate::net::{PacketPlumber as _, PlumbError};
 use roost_model::id::MachineId;
+use socket2::{Domain, Socket, Type};
+use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -106,6 +108,104 @@ fn machines_reach_the_outside_with_the_hosts_address_and_only_as_themselves() {
             b"true",
             "a packet with a false source came through"
         );
+    });
+}
+
+/// A socket of the host that speaks in the name of somebody else, as the edge has them.
+fn in_the_name_of(client: SocketAddr, machine: SocketAddr) -> UdpSocket {
+    let domain = Domain::for_address(client);
+    let socket = Socket::new(domain, Type::DGRAM, None).unwrap();
+    socket.set_ip_transparent_v4(true).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&client.into()).unwrap();
+    socket.connect(&machine.into()).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.into()
+}
+
+#[test]
+fn a_machine_sees_the_client_in_whose_name_the_host_speaks_and_answers_it() {
+    in_fresh_host(async || {
+        let host = Host::new();
+        let outside = Namespace::new();
+        let pid = outside.pid();
+        // The clients are behind the uplink; strict about sources, as some hosts are.
+        shell(&format!(
+            "ip link add up0 type veth peer name eth0 netns {pid}
+             ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad; ip link set up0 up
+             nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set lo up
+             ip addr add 2001:db8::2/64 dev eth0 nodad; ip link set eth0 up'
+             ip route add default via 192.0.2.2; ip route add default via 2001:db8::2
+             echo 1 > /proc/sys/net/ipv4/conf/all/src_valid_mark"
+        ));
+        host.plumber.ensure_node().await.unwrap();
+        let (machine, _, addresses) = host.machine(1).await;
+        // As after a restart of the node.
+        host.restarted().ensure_node().await.unwrap();
+        let clients = ["198.51.100.7:4000", "[2001:db8:7::7]:4000"];
+        for (client, address) in clients.into_iter().zip(addresses_of(addresses)) {
+            let client: SocketAddr = client.parse().unwrap();
+            let app = machine.run(|| UdpSocket::bind((address, 5_000)).unwrap());
+            app.set_read_timeout(Some(LIMIT)).unwrap();
+            let other_app = machine.run(|| UdpSocket::bind((address, 5_001)).unwrap());
+            let socket = in_the_name_of(client, SocketAddr::new(address, 5_000));
+            let other = in_the_name_of(client, SocketAddr::new(address, 5_001));
+            let large = vec![7; 20_000];
+            for question in [&b"hello"[..], b"", &large] {
+                socket.send(question).unwrap();
+                let mut buffer = vec![0; 65_536];
+                let (n_bytes, from) = app.recv_from(&mut buffer).unwrap();
+                assert_eq!((&buffer[..n_bytes], from), (question, client));
+                app.send_to(&buffer[..n_bytes], from).unwrap();
+                let n_bytes = socket.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..n_bytes], question);
+            }
+            // Also when the kernel has no record of the flow, as after a long silence.
+            other_app.send_to(b"news", client).unwrap();
+            let mut buffer = [0; 16];
+            let n_bytes = other.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..n_bytes], b"news");
+            // That nobody listens there any more is told to the socket as well.
+            drop(app);
+            socket.send(b"anybody?").unwrap();
+            let refused = socket.recv(&mut buffer).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }
+    });
+}
+
+#[test]
+fn answers_to_a_client_whose_socket_is_gone_do_not_leave_the_host() {
+    in_fresh_host(async || {
+        let host = Host::new();
+        let outside = Namespace::new();
+        let pid = outside.pid();
+        shell(&format!(
+            "ip link add up0 type veth peer name eth0 netns {pid}
+             ip addr add 192.0.2.1/24 dev up0; ip link set up0 up
+             nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set lo up; ip link set eth0 up
+             ip route add default via 192.0.2.1'"
+        ));
+        host.plumber.ensure_node().await.unwrap();
+        let (machine, _, addresses) = host.machine(1).await;
+        let client: SocketAddr = "192.0.2.2:4000".parse().unwrap();
+        let at_client = outside.run(|| UdpSocket::bind(client).unwrap());
+        at_client.set_read_timeout(Some(LIMIT)).unwrap();
+        let at = SocketAddr::new(addresses.ipv4.into(), 5_000);
+        let app = machine.run(|| UdpSocket::bind(at).unwrap());
+        app.set_read_timeout(Some(LIMIT)).unwrap();
+        let socket = in_the_name_of(client, at);
+        socket.send(b"hello").unwrap();
+        let mut buffer = [0; 16];
+        let (_, from) = app.recv_from(&mut buffer).unwrap();
+        drop(socket);
+        app.send_to(b"from a private address", from).unwrap();
+        // What the machine says to a stranger of its own accord goes out, after it.
+        let own = machine.run(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+        own.send_to(b"own", client).unwrap();
+        let (n_bytes, from) = at_client.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..n_bytes], b"own");
+        assert_eq!(from.ip().to_string(), "192.0.2.1");
     });
 }
 
