@@ -228,6 +228,19 @@ pub fn redis() -> ImageBuilder {
         )
 }
 
+/// Python from its Debian package, which runs this script as its main program.
+pub fn python(script: &str) -> ImageBuilder {
+    ImageBuilder::new()
+        .layer(debian_package_tar("python3-minimal"))
+        .files(&[
+            ("etc/passwd", 0o644, PASSWD),
+            ("etc/group", 0o644, GROUP),
+            ("tmp/", 0o1777, b""),
+            ("srv/main.py", 0o644, script.as_bytes()),
+        ])
+        .config("Cmd", json!(["/usr/bin/python3", "-u", "/srv/main.py"]))
+}
+
 /// The statically linked busybox of its Debian package, with `sh` and friends.
 pub fn busybox() -> ImageBuilder {
     let binary =

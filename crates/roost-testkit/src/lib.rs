@@ -10,6 +10,7 @@
 pub mod faults;
 pub mod images;
 pub mod logs;
+pub mod outside;
 pub mod pebble;
 pub mod platform;
 pub mod program;
