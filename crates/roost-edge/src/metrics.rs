@@ -74,26 +74,7 @@ fn text(shared: &Shared) -> String {
             &format!("{name}{{app=\"{app}\",region=\"{region}\"}} {n}"),
         );
     }
-    for (what, help, of) in DATAGRAMS {
-        let name = format!("roost_edge_{what}_count");
-        head(out, &name, "counter", help);
-        for ((app, region), counts) in &counts {
-            let n = of(&counts.datagrams);
-            if counts.datagrams.flows > 0 {
-                line(
-                    out,
-                    &format!("{name}{{app=\"{app}\",region=\"{region}\"}} {n}"),
-                );
-            }
-        }
-    }
-    let name = "roost_edge_flows";
-    head(out, name, "gauge", "flows of datagrams");
-    line(out, &format!("{name} {}", shared.datagrams.n_flows()));
-    let name = "roost_edge_datagrams_dropped_count";
-    let help = "datagrams for which there was no room or no machine";
-    head(out, name, "counter", help);
-    line(out, &format!("{name} {}", shared.datagrams.n_dropped()));
+    datagrams(out, shared, &counts);
     let name = "fly_app_concurrency";
     head(
         out,
@@ -122,6 +103,30 @@ fn text(shared: &Shared) -> String {
         line(out, &format!("{name} {}", log.n_dropped()));
     }
     text
+}
+
+/// Counts of datagrams, and how many flows there are.
+fn datagrams(out: &mut String, shared: &Shared, counts: &BTreeMap<Of, Counts>) {
+    for (what, help, of) in DATAGRAMS {
+        let name = format!("roost_edge_{what}_count");
+        head(out, &name, "counter", help);
+        for ((app, region), counts) in counts {
+            let n = of(&counts.datagrams);
+            if counts.datagrams.flows > 0 {
+                line(
+                    out,
+                    &format!("{name}{{app=\"{app}\",region=\"{region}\"}} {n}"),
+                );
+            }
+        }
+    }
+    let name = "roost_edge_flows";
+    head(out, name, "gauge", "flows of datagrams");
+    line(out, &format!("{name} {}", shared.datagrams.n_flows()));
+    let name = "roost_edge_datagrams_dropped_count";
+    let help = "datagrams for which there was no room or no machine";
+    head(out, name, "counter", help);
+    line(out, &format!("{name} {}", shared.datagrams.n_dropped()));
 }
 
 /// What is counted of the datagrams of an app.

@@ -122,8 +122,9 @@ impl Port {
         }
         let place = shared.datagrams.flow()?;
         let route = shared.router.routes().app(app.as_str()).cloned();
+        let most = shared.config.rates.app_open;
         let open = match route {
-            Some(route) => Some(route.rates.open(shared.config.rates.app_open)?),
+            Some(route) => Some(Open::new(Some(&visit), &route.rates, most).ok()?),
             // There is nothing to bound; the pick says so.
             None => None,
         };

@@ -48,8 +48,8 @@ pub(crate) fn table_script(tag: InstanceTag, network: &NodeNetwork, sources: &So
     let table = tag.nft_table();
     let links = format!("\"{}*\"", tag.interface_prefix());
     let (gateway4, gateway6) = (network.gateway_ipv4(), network.gateway_ipv6());
-    let (ipv4, ipv6) = (network.ipv4, network.ipv6);
-    let mark = tag.edge_mark();
+    let (ipv4, ipv6, mark) = (network.ipv4, network.ipv6, tag.edge_mark());
+    let for_edge = for_edge(&links, mark);
     let mut script = format!(
         "table inet {table} {{}}
 delete table inet {table}
@@ -69,11 +69,7 @@ table inet {table} {{
     ip6 saddr :: icmpv6 type nd-neighbor-solicit accept
     drop
   }}
-  chain for_edge {{
-    type filter hook prerouting priority mangle; policy accept;
-    iifname {links} meta l4proto {{ udp, icmp, ipv6-icmp }} socket wildcard 0 socket transparent 1 meta mark set {mark}
-  }}
-  chain input {{
+{for_edge}  chain input {{
     type filter hook input priority filter; policy accept;
     iifname {links} jump to_host
   }}
@@ -113,10 +109,23 @@ table inet {table} {{
 }}
 "
     );
-    for (name, addresses) in sources {
-        script.push_str(&element_script(tag, "add", name, *addresses));
-    }
+    let element = |(name, addresses): (&String, &MachineAddresses)| {
+        element_script(tag, "add", name, *addresses)
+    };
+    script.extend(sources.iter().map(element));
     script
+}
+
+/// Marks what is for a socket of the edge that is bound to a client's address. Sockets that
+/// take packets for any address are of other programs.
+fn for_edge(links: &str, mark: u32) -> String {
+    format!(
+        "  chain for_edge {{
+    type filter hook prerouting priority mangle; policy accept;
+    iifname {links} meta l4proto {{ udp, icmp, ipv6-icmp }} socket wildcard 0 socket transparent 1 meta mark set {mark}
+  }}
+"
+    )
 }
 
 fn element_script(tag: InstanceTag, verb: &str, name: &str, addresses: MachineAddresses) -> String {

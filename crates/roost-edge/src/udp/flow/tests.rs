@@ -1,3 +1,5 @@
+//! The bounds of flows, and their ends.
+
 use super::{Datagrams, Fate, Flow, Flows, Machine};
 use crate::limits;
 use crate::meter::Series;

@@ -1,0 +1,111 @@
+//! Routes from tables.
+
+use super::{Router, app_of_host};
+use crate::gauge::{InFlight, TrafficCounter};
+use roost_model::machine::{PortHandler, PortRange, ServicePort};
+use roost_model::{id::MachineId, machine::Service, name::AppName, name::RegionCode};
+use roost_proto::traffic::{
+    AppTraffic, Endpoint, EndpointHealth, TrafficGauge as _, TrafficTable,
+};
+use std::sync::Arc;
+
+fn one(health: EndpointHealth) -> Endpoint {
+    Endpoint {
+        machine_id: MachineId::from_bytes([1; 7]),
+        region: RegionCode::parse("local").unwrap(),
+        release: None,
+        address: "127.0.0.1:1".parse().unwrap(),
+        node: None,
+        health,
+        service: Service::http(1).into(),
+    }
+}
+
+fn table_of(endpoints: Vec<Endpoint>) -> Arc<TrafficTable> {
+    let traffic = AppTraffic { endpoints };
+    Arc::new([(AppName::parse("a").unwrap(), traffic)].into())
+}
+
+fn table(health: EndpointHealth) -> Arc<TrafficTable> {
+    table_of(vec![one(health)])
+}
+
+#[test]
+fn services_have_counts_and_queues_of_their_own_and_keep_them() {
+    let http = one(EndpointHealth::Passing);
+    let mut admin = http.clone();
+    Arc::make_mut(&mut admin.service).ports = vec![ServicePort::new(
+        PortRange {
+            first: 9000,
+            last: 9001,
+        },
+        PortHandler::Raw,
+    )];
+    let (sender, feed) = tokio::sync::watch::channel(table_of(vec![http, admin.clone()]));
+    let counter = TrafficCounter::new();
+    let router = Router::new(RegionCode::parse("local").unwrap(), feed, counter);
+    let before = router.routes().app("a").unwrap().clone();
+    let port = |number| before.port(number).unwrap();
+    let busy = InFlight::begin(&port(80).passing[0]).unwrap();
+    assert_eq!(port(9000).passing[0].load.now(), 0);
+    assert!(Arc::ptr_eq(&port(80).queue, &port(443).queue));
+    assert!(Arc::ptr_eq(&port(9000).queue, &port(9001).queue));
+    assert!(!Arc::ptr_eq(&port(80).queue, &port(9000).queue));
+    // A change, in another order.
+    let failing = one(EndpointHealth::Failing("check".into()));
+    sender.send(table_of(vec![admin, failing])).unwrap();
+    router.refresh();
+    let after = router.routes().app("a").unwrap().clone();
+    for number in [80, 443, 9000, 9001] {
+        let after = after.port(number).unwrap();
+        assert!(Arc::ptr_eq(&after.queue, &port(number).queue));
+        let (old, new) = (&port(number).targets[0].load, &after.targets[0].load);
+        assert!(Arc::ptr_eq(old, new), "{number}");
+    }
+    assert_eq!(after.port(80).unwrap().targets[0].load.now(), 1);
+    drop(busy);
+}
+
+#[test]
+fn only_one_label_under_a_domain_is_an_app() {
+    let domains = ["localhost".to_owned(), "apps.example.com".to_owned()];
+    assert_eq!(app_of_host("a.localhost", &domains), Some("a"));
+    assert_eq!(app_of_host("a-1.apps.example.com", &domains), Some("a-1"));
+    for none in [
+        "localhost",
+        ".localhost",
+        "a.b.localhost",
+        "a.example.com",
+        "a",
+        "",
+        "a/.localhost",
+    ] {
+        assert_eq!(app_of_host(none, &domains), None, "{none}");
+    }
+}
+
+#[test]
+fn a_reading_of_the_gauge_applies_the_newest_table_first() {
+    let (sender, feed) = tokio::sync::watch::channel(table(EndpointHealth::Passing));
+    let counter = TrafficCounter::new();
+    let router = Router::new(RegionCode::parse("local").unwrap(), feed, counter.clone());
+    let app = router.routes().app("a").unwrap().clone();
+    let machine = &app.port(80).unwrap().passing[0];
+    let guard = InFlight::begin(machine).unwrap();
+    assert!(router.is_current(&app));
+    sender.send(table(EndpointHealth::Draining)).unwrap();
+    let machine = MachineId::from_bytes([1; 7]);
+    assert_eq!(counter.in_flight(&machine), 1);
+    assert!(!router.is_current(&app), "the pick has to look again");
+    let now = router.routes().app("a").unwrap().clone();
+    assert!(now.port(80).unwrap().passing.is_empty());
+    drop(now);
+    sender.send(Arc::default()).unwrap();
+    assert_eq!(
+        counter.in_flight(&machine),
+        1,
+        "a machine that left the table still has its request"
+    );
+    drop((guard, app));
+    assert_eq!(counter.in_flight(&machine), 0);
+}
