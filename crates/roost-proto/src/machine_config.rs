@@ -368,7 +368,7 @@ mod tests {
             "guest": {"cpus": 0, "cpu_kind": "huge"},
             "isolation": "firecracker",
             "rootfs": {"size_gb": 0},
-            "services": [{"internal_port": 0, "protocol": "udp", "ports": [{"port": 80}]}],
+            "services": [{"internal_port": 0, "protocol": "sctp", "ports": [{"port": 80}]}],
             "checks": {"c": {"type": "icmp"}, "d": {"type": "tcp", "interval": "1s"},
                 "servicecheck-1": {"type": "tcp", "port": 1}},
             "restart": {"policy": "perhaps"},
