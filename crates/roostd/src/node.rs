@@ -21,9 +21,7 @@ use crate::serve::{self, ClientLimits};
 use crate::takeover::{self, BothEdges, Door, Given, Successor};
 use anyhow::{Context as _, Result};
 use roost_auth::authority::LocalAuthority;
-use roost_edge::{
-    Edge, EdgeConfig, Listening, LocalCertificates, RelayConfig, TrafficCounter,
-};
+use roost_edge::{Edge, EdgeConfig, Listening, LocalCertificates, RelayConfig, TrafficCounter};
 use roost_proto::names::{NameFeed, NameTable};
 use roost_proto::traffic::TrafficFeed;
 use roost_runtime::fs::ensure_dir;

@@ -26,6 +26,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use roost_model::id::MachineId;
+use roost_model::machine::Protocol;
 use roost_proto::traffic::EndpointHealth;
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,6 +131,7 @@ impl Exchange {
         let shared = self.shared.clone();
         let wants = Wants::only(block.machine.as_str());
         let asked = Asked {
+            protocol: Protocol::Tcp,
             app: block.app.as_str(),
             external: block.port,
             wants: &wants,

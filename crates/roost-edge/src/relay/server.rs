@@ -18,6 +18,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use roost_auth::cluster::Role;
+use roost_model::machine::Protocol;
 use roost_proto::traffic::WakeError;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -208,6 +209,7 @@ async fn raw(
     let app = app.ok_or_else(|| gone("there is no such app"))?;
     let wants = Wants::only(block.machine.as_str());
     let asked = Asked {
+        protocol: Protocol::Tcp,
         app: block.app.as_str(),
         external: block.port,
         wants: &wants,

@@ -4,9 +4,7 @@ use super::{Router, app_of_host};
 use crate::gauge::{InFlight, TrafficCounter};
 use roost_model::machine::{PortHandler, PortRange, ServicePort};
 use roost_model::{id::MachineId, machine::Service, name::AppName, name::RegionCode};
-use roost_proto::traffic::{
-    AppTraffic, Endpoint, EndpointHealth, TrafficGauge as _, TrafficTable,
-};
+use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficGauge as _, TrafficTable};
 use std::sync::Arc;
 
 fn one(health: EndpointHealth) -> Endpoint {
