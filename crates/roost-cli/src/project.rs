@@ -11,7 +11,7 @@ use roost_model::name::AppName;
 use roost_model::size::ByteSize;
 use roost_proto::duration::WireDuration;
 use roost_proto::machine_config::{
-    FileConfig, GuestConfig, InitConfig, MachineConfig, RestartConfig, ServiceConfig,
+    FileConfig, GuestConfig, InitConfig, MachineConfig, RestartConfig, ServiceConfig, StaticConfig,
     StopConfigWire,
 };
 use std::path::{Path, PathBuf};
@@ -168,6 +168,7 @@ pub(crate) fn machine_config(
             .map(|(name, check)| (name.clone(), check.into()))
             .collect(),
         files,
+        statics: config.statics.iter().map(StaticConfig::from).collect(),
         restart: config.restart.as_ref().map(|restart| RestartConfig {
             policy: restart.policy.clone(),
             max_retries: restart.retries,

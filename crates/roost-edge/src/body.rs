@@ -8,6 +8,7 @@ use crate::http1::chunks::BadChunks;
 use crate::http1::machine::MachineBody;
 use crate::kept::{Kept, NotKept};
 use crate::settle::Settlement;
+use crate::statics::FileContent;
 use crate::streams;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -42,6 +43,9 @@ pub(crate) enum BodyError {
     /// The body was taken back for another attempt.
     #[error("the body was taken back")]
     TakenBack,
+    /// A file could not be read to its end.
+    #[error("the file could not be read to its end")]
+    File(#[source] std::io::Error),
 }
 
 /// The body of a machine's answer.
@@ -320,6 +324,15 @@ pub(crate) enum ResponseBody {
     },
     /// The machine's body.
     Streamed(Box<StreamedResponse>),
+    /// A file of the machine.
+    File(Box<FileResponse>),
+}
+
+/// A file of a machine on its way to the client.
+#[derive(Debug)]
+pub(crate) struct FileResponse {
+    content: FileContent,
+    settlement: Settlement,
 }
 
 /// A machine's body on its way to the client.
@@ -347,6 +360,23 @@ impl ResponseBody {
         }))
     }
 
+    /// Sends a file, or nothing, which settles at once.
+    pub(crate) fn of_file(content: Option<FileContent>, mut settlement: Settlement) -> Self {
+        match content.filter(|content| content.left() > 0) {
+            Some(content) => Self::File(Box::new(FileResponse {
+                content,
+                settlement,
+            })),
+            None => {
+                settlement.body_ended();
+                Self::Page {
+                    content: None,
+                    settlement: Box::new(settlement),
+                }
+            }
+        }
+    }
+
     fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
@@ -362,6 +392,7 @@ impl ResponseBody {
                 return Poll::Ready(content.map(|content| Ok(Frame::data(content))));
             }
             Self::Streamed(streamed) => streamed,
+            Self::File(file) => return file.poll_piece(cx),
         };
         if let Some(error) = streamed.failed.take() {
             return Poll::Ready(Some(Err(error)));
@@ -397,6 +428,22 @@ impl ResponseBody {
     }
 }
 
+impl FileResponse {
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let piece = ready!(self.content.poll_piece(cx));
+        if let Some(Ok(piece)) = &piece {
+            self.settlement.add_bytes(piece.len());
+        }
+        if self.content.left() == 0 {
+            self.settlement.body_ended();
+        }
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data).map_err(BodyError::File)))
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -414,6 +461,7 @@ impl Body for ResponseBody {
         match self {
             Self::Page { content, .. } => content.is_none(),
             Self::Streamed(streamed) => streamed.body.is_end_stream(),
+            Self::File(file) => file.content.left() == 0,
         }
     }
 
@@ -423,6 +471,7 @@ impl Body for ResponseBody {
                 SizeHint::with_exact(content.as_ref().map_or(0, |c| c.len() as u64))
             }
             Self::Streamed(streamed) => streamed.body.size_hint(),
+            Self::File(file) => SizeHint::with_exact(file.content.left()),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::rates::EdgeRates;
 use crate::relay::RelayConfig;
 use roost_model::name::RegionCode;
 use roost_proto::names::NameFeed;
-use roost_proto::traffic::SleepControl;
+use roost_proto::traffic::{MachineFiles, SleepControl};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub struct EdgeConfig {
     pub sleep: Option<Arc<dyn SleepControl>>,
     /// Edges of other nodes; without it requests stay on this one.
     pub relay: Option<RelayConfig>,
+    /// Opens static files of machines; without it all requests go to the apps.
+    pub files: Option<Arc<dyn MachineFiles>>,
     /// Where access records go, besides the log at debug level.
     pub access_log: Option<Arc<dyn AccessLog>>,
 }
@@ -64,6 +66,7 @@ impl std::fmt::Debug for EdgeConfig {
             .field("rates", &self.rates)
             .field("sleep", &self.sleep.is_some())
             .field("relay", &self.relay)
+            .field("files", &self.files.is_some())
             .field("memory_max", &self.memory_max)
             .field("late_max", &self.late_max)
             .field("access_log", &self.access_log.is_some())
@@ -90,6 +93,7 @@ impl EdgeConfig {
             late_max: limits::LATE_MAX,
             sleep: None,
             relay: None,
+            files: None,
             access_log: None,
         }
     }

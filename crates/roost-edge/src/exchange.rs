@@ -21,20 +21,22 @@ use crate::recent::Recent;
 use crate::relay::peers::Peers;
 use crate::settle::Settlement;
 use crate::sockets::Sockets;
+use crate::statics::{Answered, FileAnswer};
 use crate::table::{AppRoute, Router, Target};
 use crate::timings::Timings;
 use crate::tls::Tls;
 use crate::trail::Trail;
 use crate::udp::Datagrams;
 use crate::wake::Control;
-use crate::{connect, forward, limits, pick, route, upgrade};
+use crate::{connect, forward, limits, pick, route, statics, upgrade};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
-use roost_proto::traffic::PortTable;
+use parking_lot::Mutex;
+use roost_proto::traffic::{MachineFiles, PortTable};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -58,6 +60,9 @@ pub(crate) struct Shared {
     pub(crate) tls: Tls,
     /// Wakes machines that sleep.
     pub(crate) sleep: Control,
+    /// Opens static files of machines: the worker that is there now.
+    pub(crate) files: Mutex<Option<Arc<dyn MachineFiles>>>,
+    pub(crate) file_openings: Semaphore,
     /// What became of the ports that apps ask for.
     pub(crate) ports: watch::Sender<Arc<PortTable>>,
     pub(crate) visitors: Clients,
@@ -238,13 +243,16 @@ impl Exchange {
             arrival: self.arrival.clone(),
         };
         app.budget.request();
-        let (response, sender) = self
+        let answered = self
             .rounds(app, &mut head, slot.as_ref(), wish.is_some())
             .await?;
         if let Some(slot) = &slot {
             slot.forget();
         }
-        self.respond(response, sender, slot, wish)
+        match answered {
+            Answered::App((response, sender)) => self.respond(response, sender, slot, wish),
+            Answered::File(file) => Ok(self.respond_with_file(*file)),
+        }
     }
 
     /// Counts the request as one of this app's, and of the one that had it before no longer.
@@ -303,11 +311,14 @@ impl Exchange {
         head: &mut Head,
         slot: Slot<'_>,
         alone: bool,
-    ) -> Result<forward::Answer, Page> {
+    ) -> Result<Answered, Page> {
         let shared = self.shared.clone();
         let mut tried = Tried::new(self.trail.is_followed);
         loop {
             let target = self.pick(asked, &mut tried).await?;
+            if let Some(file) = self.find_file(&target, head, alone).await? {
+                return Ok(file);
+            }
             headers::note_preference(&mut head.headers, asked.wants.unavailable(&target));
             let kept_max = self.kept_max();
             let carries = Carries::of(slot, alone);
@@ -329,9 +340,7 @@ impl Exchange {
             self.trail.connected();
             self.attempts += 1;
             self.timings.ended("connect");
-            let idle = target
-                .http(asked.external)
-                .and_then(|http| http.idle_timeout);
+            let idle = target.idle_timeout(asked.external);
             let sent = forward::send(
                 connection,
                 head,
@@ -352,7 +361,7 @@ impl Exchange {
                     if target.endpoint.node.is_none() {
                         target.series.answered(status, latency);
                     }
-                    return Ok(answer);
+                    return Ok(Answered::App(answer));
                 }
                 Err(failure) => failure,
             };
@@ -371,6 +380,27 @@ impl Exchange {
                 return Err(broken(asked.app, &target, failure));
             }
         }
+    }
+
+    /// The static file of this machine that the request is for, if there is one.
+    async fn find_file(
+        &mut self,
+        target: &Target,
+        head: &Head,
+        alone: bool,
+    ) -> Result<Option<Answered>, Page> {
+        let endpoint = &target.endpoint;
+        // What another node has, its edge looks for.
+        if alone || endpoint.node.is_some() || endpoint.statics.is_empty() {
+            return Ok(None);
+        }
+        // On the heap: few machines have static files.
+        let found = Box::pin(statics::find(&self.shared, target, head)).await?;
+        Ok(found.map(|file| {
+            self.trail.connected();
+            self.trail.answered(file.status);
+            Answered::File(Box::new(file))
+        }))
     }
 
     /// Whether the request can be sent again: it either reached nobody or does
@@ -444,6 +474,26 @@ impl Exchange {
         let idle = idle.unwrap_or(self.shared.config.timeouts.body_idle);
         let body = ResponseBody::streamed(body, idle, settlement);
         Ok(Response::from_parts(parts, body))
+    }
+
+    /// Answers with a file of the machine.
+    fn respond_with_file(&mut self, mut file: FileAnswer) -> Response<ResponseBody> {
+        let target = self.target();
+        let options = target
+            .as_deref()
+            .and_then(|target| target.http(self.ends.external));
+        let request_id = self.arrival.request_id();
+        headers::towards_client(&mut file.headers, self.version, request_id, options);
+        self.send_file(file)
+    }
+
+    fn send_file(&mut self, file: FileAnswer) -> Response<ResponseBody> {
+        let settlement = self.settlement(file.status, None);
+        let content = file.content.filter(|_| self.method != Method::HEAD);
+        let mut response = Response::new(ResponseBody::of_file(content, settlement));
+        *response.status_mut() = file.status;
+        *response.headers_mut() = file.headers;
+        response
     }
 
     /// Counts an answer of the edge itself.

@@ -58,6 +58,7 @@ mod rounds;
 mod route;
 mod settle;
 mod sockets;
+mod statics;
 mod streams;
 mod table;
 mod tcp;
@@ -95,7 +96,9 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 use roost_auth::cluster::IdentityError;
 use roost_model::machine::Service;
-use roost_proto::traffic::{PortFeed, SleepControl, TrafficFeed, TrafficGauge, TrafficRecords};
+use roost_proto::traffic::{
+    MachineFiles, PortFeed, SleepControl, TrafficFeed, TrafficGauge, TrafficRecords,
+};
 use roost_runtime::tasks::Tasks;
 use std::io;
 use std::net::SocketAddr;
@@ -211,6 +214,8 @@ impl Edge {
             names,
             tls,
             sleep: Mutex::new(config.sleep.clone()),
+            files: Mutex::new(config.files.clone()),
+            file_openings: Semaphore::new(limits::FILE_OPENINGS_MAX),
             ports: watch::Sender::default(),
             visitors: Clients::new(config.rates),
             overload: Overload::default(),
@@ -262,8 +267,14 @@ impl Edge {
     }
 
     /// Takes the tables of another worker from here on; the one before it has ended.
-    pub fn follow(&self, feed: TrafficFeed, sleep: Arc<dyn SleepControl>) {
+    pub fn follow(
+        &self,
+        feed: TrafficFeed,
+        sleep: Arc<dyn SleepControl>,
+        files: Arc<dyn MachineFiles>,
+    ) {
         *self.shared.sleep.lock() = Some(sleep);
+        *self.shared.files.lock() = Some(files);
         self.shared.router.follow(feed);
         let follow = follow_table(self.shared.clone());
         self.tasks.spawn("edge-routes", follow);

@@ -94,6 +94,12 @@ pub const KEPT_SLICE_BYTES_MIN: usize = 4096;
 pub const KEPT_PIECE_COST_BYTES: usize = 128;
 /// Bytes that all request bodies that are kept may cost.
 pub const KEPT_BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Files of machines that are being opened at once; more wait.
+pub const FILE_OPENINGS_MAX: usize = 64;
+/// How long a file of a machine may take to open.
+pub const FILE_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a file that are read at once.
+pub const FILE_PIECE_BYTES: usize = 64 * 1024;
 /// Times one request is replayed.
 pub const REPLAYS_MAX: usize = 10;
 /// How long a replay may be asked to try.

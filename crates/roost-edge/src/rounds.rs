@@ -11,6 +11,7 @@ use crate::pick::Asked;
 use crate::replay::{self, Fallback, Replay, ReplayFault};
 use crate::replay_cache::{self, Asker, Found, Keeping, Kept};
 use crate::route;
+use crate::statics::Answered;
 use crate::table::{AppRoute, Target};
 use crate::wants::Wants;
 use http::{HeaderValue, StatusCode};
@@ -144,7 +145,7 @@ impl Exchange {
         head: &mut Head,
         slot: Slot<'_>,
         alone: bool,
-    ) -> Result<Answer, Page> {
+    ) -> Result<Answered, Page> {
         let mut wants = Wants::of(&head.headers);
         let mut cut = self.short_cut(&mut app, &mut wants, head);
         let mut handover: Option<Handover> = None;
@@ -153,7 +154,8 @@ impl Exchange {
             let from = handover.as_ref();
             // Awaited where it is made: the place of a future that moves is there twice.
             let answer = match self.round(&app, head, &wants, slot, alone, from).await {
-                Ok(answer) => answer,
+                Ok(Answered::App(answer)) => answer,
+                Ok(file @ Answered::File(_)) => return Ok(file),
                 // Nobody got it: the way there leads nowhere any more.
                 Err(page) if cut.is_taken && is_unsent(&page) => {
                     cut.is_taken = false;
@@ -175,7 +177,7 @@ impl Exchange {
                 }
             };
             let replay = match self.replay_in(answer, slot).await? {
-                Outcome::Answer(answer) => return Ok(answer),
+                Outcome::Answer(answer) => return Ok(Answered::App(answer)),
                 Outcome::Replay(replay) => replay,
             };
             if is_last {
@@ -218,7 +220,7 @@ impl Exchange {
         slot: Slot<'_>,
         alone: bool,
         handover: Option<&Handover>,
-    ) -> Result<Answer, Page> {
+    ) -> Result<Answered, Page> {
         self.count_open(app)?;
         let asked = Asked {
             app: app.name.as_str(),

@@ -55,6 +55,11 @@ impl Target {
         Some(&self.port(external)?.http)
     }
 
+    /// How long an exchange there may stand still, if its service says so.
+    pub(crate) fn idle_timeout(&self, external: u16) -> Option<std::time::Duration> {
+        self.http(external)?.idle_timeout
+    }
+
     /// From here on it gets nothing.
     pub(crate) fn hard_limit(&self) -> Option<usize> {
         let limit = self.endpoint.service.concurrency.hard_limit?;

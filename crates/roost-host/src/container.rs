@@ -16,9 +16,11 @@ use roost_model::error::chain;
 use roost_model::id::MachineId;
 use roost_model::machine::{MachineExit, Rung};
 use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket, Process};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 mod exec;
+mod files;
 mod launch;
 mod limits;
 mod processes;
@@ -234,6 +236,30 @@ impl MachineDriver for ContainerDriver {
     async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, DriverError> {
         self.look(id, "list the machine's processes", processes::list)
             .await
+    }
+
+    async fn open_file(
+        &self,
+        id: &MachineId,
+        path: &str,
+    ) -> Result<Option<std::fs::File>, DriverError> {
+        let pid = self.shims.running(id).await;
+        let pid = pid.ok_or_else(|| DriverError::NotRunning(id.clone()))?;
+        let (cgroup, path) = (self.shims.cgroup_path(id), path.to_owned());
+        blocking("open a file of the machine", move || {
+            let root = match files::root(pid) {
+                Ok(root) => root,
+                // It ended under our eyes.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            // Another process may have its number by now.
+            if !Cgroup::at(&cgroup)?.pids().contains(&pid) {
+                return Ok(None);
+            }
+            files::open_below(root.as_fd(), &path)
+        })
+        .await
     }
 
     async fn remove(&self, id: &MachineId) -> Result<(), DriverError> {

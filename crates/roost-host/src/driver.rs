@@ -228,6 +228,15 @@ pub trait MachineDriver: Send + Sync + std::fmt::Debug + 'static {
     async fn processes(&self, id: &MachineId) -> Result<Vec<Process>, DriverError>;
     /// The sockets it listens on.
     async fn listening_sockets(&self, id: &MachineId) -> Result<Vec<ListeningSocket>, DriverError>;
+    /// Opens a regular file of a machine that runs, to read it, by its absolute path there; no
+    /// link is followed. None if there is no such file, or the host cannot look into the machine.
+    async fn open_file(
+        &self,
+        _id: &MachineId,
+        _path: &str,
+    ) -> Result<Option<std::fs::File>, DriverError> {
+        Ok(None)
+    }
     /// Kills what runs and removes every trace but its logs, snapshots as well;
     /// nothing to remove is fine.
     async fn remove(&self, id: &MachineId) -> Result<(), DriverError>;

@@ -14,7 +14,7 @@ mod walk;
 mod tests;
 
 use crate::limits;
-use crate::machine::{Check, Isolation, Service, StopSignal};
+use crate::machine::{Check, Isolation, Service, StaticFolder, StopSignal};
 use crate::size::ByteSize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,6 +56,8 @@ pub struct AppConfig {
     pub restart: Option<RestartSection>,
     /// Files to write into the machine.
     pub files: Vec<FileSection>,
+    /// Folders of the machine whose files the edge serves by itself.
+    pub statics: Vec<StaticFolder>,
     /// Replaces the image's command.
     pub cmd: Option<Vec<String>>,
     /// Replaces the image's entrypoint.

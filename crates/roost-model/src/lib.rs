@@ -30,3 +30,4 @@ pub mod schedule;
 pub mod size;
 pub mod sleep;
 pub mod time;
+pub mod web;

@@ -17,6 +17,10 @@ pub const ENV_VARS_MAX: usize = 1_000;
 pub const APP_CONFIG_BYTES_MAX: usize = 256 * 1024;
 /// Most services in one machine config.
 pub const SERVICES_MAX: usize = 16;
+/// Most static folders of one machine.
+pub const STATICS_MAX: usize = 10;
+/// Most bytes of a static folder's path, and of its prefix.
+pub const STATIC_PATH_BYTES_MAX: usize = 1_024;
 /// Most entries in `ports` of a service, each a port or a range.
 pub const SERVICE_PORTS_MAX: usize = 16;
 /// Most external ports of one machine, those in ranges included.

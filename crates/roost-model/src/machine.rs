@@ -23,6 +23,7 @@
 mod check;
 mod guest;
 mod service;
+mod statics;
 
 pub use check::{
     Check, CheckDraft, CheckFault, CheckKind, CheckPlace, CheckPurpose, CheckTls, GrpcCheck,
@@ -34,6 +35,7 @@ pub use service::{
     PortRange, PortSharing, Protocol, ProxyVersion, ReplayCacheDraft, ReplayCacheRule, Service,
     ServiceDraft, ServiceFault, ServicePort, SessionKey, TlsOptions, TlsVersion, service_conflicts,
 };
+pub use statics::{StaticFault, StaticFolder, statics_conflict};
 
 use crate::id::MachineId;
 use crate::image_ref::ImageRef;
@@ -68,6 +70,8 @@ pub struct MachineSpec {
     pub swap: ByteSize,
     /// Where it takes traffic.
     pub services: Vec<Service>,
+    /// Folders whose files the edge serves by itself.
+    pub statics: Vec<StaticFolder>,
     /// Health checks of the machine as a whole, by name.
     pub checks: BTreeMap<String, Check>,
     /// Files written before start.

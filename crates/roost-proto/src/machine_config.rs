@@ -9,7 +9,8 @@ mod to_spec;
 
 pub use services::{
     AutostopConfig, ConcurrencyConfig, HeaderChange, HttpOptionsConfig, PortConfig,
-    ProxyProtoOptions, ReplayCacheConfig, ResponseOptions, ServiceConfig, TlsOptionsConfig,
+    ProxyProtoOptions, ReplayCacheConfig, ResponseOptions, ServiceConfig, StaticConfig,
+    TlsOptionsConfig,
 };
 
 use crate::duration::WireDuration;
@@ -60,6 +61,9 @@ pub struct MachineConfig {
     /// Files written before start.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileConfig>,
+    /// Folders whose files the edge serves by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub statics: Vec<StaticConfig>,
     /// When to restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartConfig>,
@@ -344,6 +348,8 @@ mod tests {
                 "exec": {"type": "exec", "command": ["true"], "unhealthy": "stop",
                     "success_threshold": 2, "failure_threshold": 5}},
             "files": [{"guest_path": "/etc/x", "raw_value": "aGk="}],
+            "statics": [{"guest_path": "/a", "url_prefix": "/b"},
+                {"guest_path": "/c", "url_prefix": "/", "index_document": "d.html"}],
             "restart": {"policy": "no"},
             "stop_config": {"signal": "SIGTERM", "timeout": "10s"},
             "schedule": "0  4 * * mon",

@@ -7,7 +7,7 @@
 use crate::release_traffic::ReleaseTraffic;
 use crate::rest::RequestRecord;
 use roost_model::id::{MachineId, NodeId};
-use roost_model::machine::{Protocol, Service};
+use roost_model::machine::{Protocol, Service, StaticFolder};
 use roost_model::name::{AppName, RegionCode};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -38,6 +38,8 @@ pub struct Endpoint {
     pub service: Arc<Service>,
     /// The node that has the machine, when it is another one than the edge's own.
     pub node: Option<Arc<PeerNode>>,
+    /// The folders of the machine whose files the edge serves by itself.
+    pub statics: Arc<[StaticFolder]>,
 }
 
 /// Another node, whose edge takes what is for its machines.
@@ -122,6 +124,25 @@ pub enum WakeError {
     #[error("{0}")]
     Refused(String),
 }
+
+/// Opens files of machines, so that the edge can serve them by itself.
+///
+/// The worker implements it; the edge asks for what is in a
+/// [static folder](Endpoint::statics) only.
+pub trait MachineFiles: std::fmt::Debug + Send + Sync + 'static {
+    /// Opens a regular file of a machine that runs, to read it, by its absolute path there.
+    /// No link is followed. None if there is no such file, or nobody can look.
+    fn open(&self, machine_id: MachineId, path: String) -> Opening;
+}
+
+/// What is to come of a wish to open a file.
+pub type Opening =
+    Pin<Box<dyn Future<Output = Result<Option<std::fs::File>, OpenFileError>> + Send>>;
+
+/// Why a file of a machine could not be opened, for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenFileError(pub String);
 
 /// What the edge has seen of the requests that it served.
 ///

@@ -14,8 +14,6 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 /// Largest request head.
 pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Longest path of a request.
-pub(crate) const PATH_BYTES_MAX: usize = 4_096;
 /// Most entity tags that are remembered.
 pub(crate) const ETAGS_MAX: usize = 10_000;
 /// Most threads that read files.

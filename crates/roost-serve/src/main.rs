@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
-mod content_type;
 mod etag;
 mod limits;
 mod log;

@@ -5,7 +5,7 @@
 //! looked up with all symbolic links followed, and refused when it ends up
 //! outside of the root.
 
-use crate::limits;
+use roost_model::web::path;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ pub(crate) enum Target {
 
 /// Looks up `path`, which is still percent-encoded. `root` must be canonical.
 pub(crate) fn resolve(root: &Path, path: &str) -> io::Result<Target> {
-    let Some(parts) = split(path) else {
+    let Some(parts) = path::parts(path) else {
         return Ok(Target::Nothing);
     };
     let mut wanted = root.to_owned();
@@ -70,67 +70,10 @@ fn is_absence(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(40)
 }
 
-/// The decoded parts of a path, or `None` when one of them is not allowed.
-fn split(path: &str) -> Option<Vec<String>> {
-    if path.len() > limits::PATH_BYTES_MAX || !path.starts_with('/') {
-        return None;
-    }
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        let part = decode(part)?;
-        let is_hidden = part.starts_with('.') && part != "." && part != ".well-known";
-        if is_hidden || part.contains('/') || part.contains('\0') {
-            return None;
-        }
-        if !part.is_empty() && part != "." {
-            parts.push(part);
-        }
-    }
-    Some(parts)
-}
-
-/// The text with its `%XX` decoded, once.
-fn decode(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let high = char::from(bytes.next()?).to_digit(16)?;
-            let low = char::from(bytes.next()?).to_digit(16)?;
-            out.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            out.push(byte);
-        }
-    }
-    String::from_utf8(out).ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Target, resolve, split};
+    use super::{Target, resolve};
     use std::os::unix::fs::symlink;
-
-    #[test]
-    fn parts_are_decoded_once_and_parents_are_refused_in_every_spelling() {
-        assert_eq!(split("/a%20b//./c").unwrap(), ["a b", "c"]);
-        assert_eq!(split("/%252e%252e").unwrap(), ["%2e%2e"]);
-        for bad in [
-            "/..",
-            "/a/../b",
-            "/%2e%2e/x",
-            "/.%2E/x",
-            "/a%2fb",
-            "/a%00",
-            "/%f",
-            "/%ff",
-            "/.git/config",
-            "x",
-        ] {
-            assert_eq!(split(bad), None, "{bad}");
-        }
-        assert!(split("/.well-known/acme").is_some());
-        assert!(split(&format!("/{}", "a".repeat(5_000))).is_none());
-    }
 
     #[test]
     fn links_may_point_within_the_root_and_not_out_of_it() {

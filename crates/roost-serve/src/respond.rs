@@ -1,10 +1,7 @@
 //! From a request to its answer: methods, conditions, ranges, variants.
 
 mod body;
-mod date;
-mod range;
 
-use crate::content_type;
 use crate::etag::Etags;
 use crate::log::{self, RequestRecord};
 use crate::resolve::{self, Target};
@@ -14,7 +11,8 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Either;
 use http_body_util::Full;
 use hyper::body::Bytes;
-use range::Slice;
+use roost_model::web::range::{self, Slice};
+use roost_model::web::{content_type, date, names_tag};
 use std::fs::File;
 use std::io::{self, Seek as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -252,13 +250,7 @@ fn is_unchanged(file: &OpenFile, request: &HeaderMap) -> bool {
     if request.contains_key(header::IF_NONE_MATCH) {
         let values = request.get_all(header::IF_NONE_MATCH).into_iter();
         let tag = file.etag_sent();
-        return values
-            .filter_map(|v| v.to_str().ok())
-            .flat_map(|v| v.split(','))
-            .any(|item| {
-                let item = item.trim();
-                item == "*" || item.strip_prefix("W/").unwrap_or(item) == tag
-            });
+        return names_tag(values.filter_map(|value| value.to_str().ok()), &tag);
     }
     // Only the very date that was sent out counts: an older file may replace a newer one.
     match (request.get(header::IF_MODIFIED_SINCE), &file.last_modified) {

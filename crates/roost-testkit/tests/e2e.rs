@@ -34,6 +34,8 @@ mod schedule;
 mod seeing;
 #[path = "e2e/services.rs"]
 mod services;
+#[path = "e2e/statics.rs"]
+mod statics;
 #[path = "e2e/udp.rs"]
 mod udp;
 #[path = "e2e/vm.rs"]

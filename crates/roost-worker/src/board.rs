@@ -7,7 +7,9 @@
 
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
-use roost_model::machine::{Check, MachineSpec, MachineState, Protocol, Service};
+use roost_model::machine::{
+    Check, MachineSpec, MachineState, Protocol, Rung, Service, StaticFolder,
+};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::time::Timestamp;
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
@@ -25,6 +27,7 @@ pub(crate) struct Entry {
     pub(crate) release: Option<u64>,
     pub(crate) ipv4: Ipv4Addr,
     pub(crate) services: Vec<Arc<Service>>,
+    pub(crate) statics: Arc<[StaticFolder]>,
     pub(crate) state: MachineState,
     pub(crate) cordoned: bool,
     /// Whether others start it, when the node of another machine is lost.
@@ -32,6 +35,8 @@ pub(crate) struct Entry {
     /// Whether it is in the app's first region, where some machines may be kept awake.
     pub(crate) is_primary: bool,
     pub(crate) pid: Option<u32>,
+    /// The rung that it was launched on last.
+    pub(crate) rung: Option<Rung>,
     /// By position of the service: what is wrong with its port, if it has no checks.
     /// Empty until it is known that the machine runs.
     pub(crate) ports: Vec<Option<String>>,
@@ -256,6 +261,7 @@ fn as_published(id: &MachineId, entry: &Entry) -> Vec<Endpoint> {
         node: None,
         health: entry.service_health(service_idx),
         service: service.clone(),
+        statics: entry.statics.clone(),
     });
     endpoints.collect()
 }
@@ -280,7 +286,9 @@ mod tests {
             cordoned: false,
             is_standby: false,
             is_primary: true,
+            statics: [].into(),
             pid: None,
+            rung: None,
             ports: vec![None],
             checks: BTreeMap::new(),
         }

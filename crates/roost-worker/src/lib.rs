@@ -35,6 +35,7 @@ mod board;
 mod capacity;
 mod config;
 mod drivers;
+mod files;
 mod health;
 mod housekeeping;
 mod images;

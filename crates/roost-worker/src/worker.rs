@@ -324,6 +324,8 @@ pub(crate) fn entry_of(inner: &Inner, row: &Row) -> Entry {
         release: row.spec.release(),
         ipv4: addresses.map_or(Ipv4Addr::UNSPECIFIED, |addresses| addresses.ipv4),
         services: Entry::services_of(&row.spec),
+        statics: row.spec.statics.as_slice().into(),
+        rung: row.rung,
         state,
         cordoned: row.cordoned,
         is_standby: row.spec.is_standby(),

@@ -147,6 +147,7 @@ impl Node {
         let edge_config = EdgeConfig {
             relay,
             sleep: Some(machines.worker.sleep_control()),
+            files: Some(machines.worker.files()),
             access_log,
             ..edge_config(&config, &sockets, feeds.1)
         };
@@ -274,7 +275,8 @@ impl Node {
             .api(config, facts, &self.names, &self.control)
             .await?;
         let worker = &machines.worker;
-        self.edge.follow(worker.traffic(), worker.sleep_control());
+        self.edge
+            .follow(worker.traffic(), worker.sleep_control(), worker.files());
         self.serve_api(api).await
     }
 

@@ -17,6 +17,7 @@ use crate::pick::{Asked, Tried};
 use crate::relay::client::PeerStream;
 use crate::relay::wire::{Block, Failed, Kind, Leg, RELAY, Reason, Verdict};
 use crate::settle::Settlement;
+use crate::statics::Answered;
 use crate::table::{AppRoute, PortRoute};
 use crate::upgrade::Wish;
 use crate::wants::Wants;
@@ -111,12 +112,18 @@ impl Exchange {
             headers,
             arrival: self.arrival.clone(),
         };
-        let answer = self.ask_machine(&app, block, head, slot.as_ref(), wish.is_some());
-        let answer = answer.await?;
+        let answered = self.ask_machine(&app, block, head, slot.as_ref(), wish.is_some());
+        let answered = answered.await?;
         if let Some(slot) = &slot {
             slot.forget();
         }
-        self.pass_back(answer, slot, wish)
+        match answered {
+            Answered::App(answer) => self.pass_back(answer, slot, wish),
+            Answered::File(mut file) => {
+                file.headers.insert(RELAY, Verdict::Answer.value());
+                Ok(self.send_file(*file))
+            }
+        }
     }
 
     /// Asks the one machine, and waits for it only as long as the other edge says.
@@ -127,7 +134,7 @@ impl Exchange {
         mut head: Head,
         slot: Slot<'_>,
         alone: bool,
-    ) -> Result<Answer, Verdict> {
+    ) -> Result<Answered, Verdict> {
         let shared = self.shared.clone();
         let wants = Wants::only(block.machine.as_str());
         let asked = Asked {
@@ -142,6 +149,11 @@ impl Exchange {
             let target = target.map_err(|page| refusal(&page, app, block))?;
             if target.endpoint.node.is_some() && block.leg.hop + 1 >= limits::RELAY_EDGES_MAX {
                 return Err(elsewhere(Reason::Loop));
+            }
+            let unread = |page: Page| Verdict::Failed(Failed::Broken, page.details.join("; "));
+            let found = self.find_file(&target, &head, alone).await;
+            if let Some(file) = found.map_err(unread)? {
+                return Ok(file);
             }
             let kept_max = self.kept_max();
             let carries = connect::Carries::of(slot, alone);
@@ -159,16 +171,9 @@ impl Exchange {
             }
             self.trail.connected();
             self.attempts += 1;
-            let idle = target.http(block.port).and_then(|http| http.idle_timeout);
-            let sent = forward::send(
-                connection,
-                &head,
-                slot,
-                &target,
-                &shared.config.timeouts,
-                idle,
-            )
-            .await;
+            let idle = target.idle_timeout(block.port);
+            let timeouts = &shared.config.timeouts;
+            let sent = forward::send(connection, &head, slot, &target, timeouts, idle).await;
             if let Some(outcome) = forward::judge(&sent) {
                 pick::note(&shared, asked, &target, outcome);
             }
@@ -179,7 +184,7 @@ impl Exchange {
                     if target.endpoint.node.is_none() {
                         target.series.answered(status, latency);
                     }
-                    return Ok(answer);
+                    return Ok(Answered::App(answer));
                 }
                 Err(failure) => failure,
             };

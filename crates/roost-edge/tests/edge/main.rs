@@ -29,6 +29,7 @@ mod restart;
 mod rfc9112;
 mod routing;
 mod seeing;
+mod statics;
 mod tcp;
 mod udp;
 mod wake;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::duration::parse_go_duration;
 use crate::limits;
-use crate::machine::{Guest, Isolation, StopSignal};
+use crate::machine::{Guest, Isolation, StaticFolder, StopSignal, statics_conflict};
 use crate::name::{AppName, check_env_name};
 use crate::size::ByteSize;
 use std::collections::BTreeMap;
@@ -60,6 +60,7 @@ pub(super) fn app_config(root: &Node, findings: &mut Findings) -> AppConfig {
         vm: vm(root, findings),
         restart: restart(root, findings),
         files: files(root, findings),
+        statics: statics(root, findings),
         cmd: in_experimental("cmd"),
         entrypoint: in_experimental("entrypoint"),
         exec: in_experimental("exec"),
@@ -444,4 +445,36 @@ fn files(root: &Node, findings: &mut Findings) -> Vec<FileSection> {
         files.push(FileSection { guest_path, source });
     }
     files
+}
+
+fn statics(root: &Node, findings: &mut Findings) -> Vec<StaticFolder> {
+    let mut folders = Vec::new();
+    let tables = tables(root, "statics");
+    for (path, table) in &tables {
+        let of_table = |key| text(table, key).unwrap_or_default();
+        let index = text(table, "index_document");
+        let (guest_path, url_prefix) = (of_table("guest_path"), of_table("url_prefix"));
+        match StaticFolder::new(&guest_path, &url_prefix, index.as_deref()) {
+            Ok(folder) => folders.push(folder),
+            // What is in a bucket was refused already.
+            Err(_) if table.get("tigris_bucket").is_some() => {}
+            Err(fault) => {
+                let line = line_of(table, fault.key);
+                findings.error(line, format!("{path}.{}", fault.key), fault.problem);
+            }
+        }
+    }
+    if folders.len() == tables.len()
+        && let Some((idx, problem)) = statics_conflict(&folders)
+    {
+        let (path, table) = &tables[idx];
+        findings.error(table.line, path.clone(), problem);
+    }
+    let is_container = text(root, "isolation").is_some_and(|rung| rung == "container");
+    if let Some((_, first)) = tables.first().filter(|_| !is_container) {
+        let why = "only machines in containers are looked into: in VMs these requests go to the \
+                   app (`isolation = \"container\"` makes sure)";
+        findings.warn(first.line, "statics", why);
+    }
+    folders
 }

@@ -77,6 +77,8 @@ const COMPONENTS: Status = Refused("machines of several containers are not suppo
 const BUILDER: Status =
     Refused("this build method is not supported; use `dockerfile`, `image`, `static` or `binary`");
 const DEDICATED: Status = Warned("dedicated hosts do not exist here");
+const BUCKET: Status =
+    Refused("files of a bucket are not served; put them into the image and name their folder");
 const GPU: Status = Refused("GPUs are not supported");
 const MOUNTS: Status = Refused(
     "volumes are not supported yet, and without one the app's data would be lost at every deploy",
@@ -394,11 +396,11 @@ pub const KEYS: &[KeyRule] = &[
         Any,
         Warned("metrics of apps are not collected yet"),
     ),
-    key(
-        "statics",
-        Any,
-        Warned("static files are not served by the edge yet: these requests go to the app"),
-    ),
+    key("statics", Tables, Honoured),
+    key("statics.guest_path", Text, Honoured),
+    key("statics.url_prefix", Text, Honoured),
+    key("statics.index_document", Text, Honoured),
+    key("statics.tigris_bucket", Any, BUCKET),
     key("files", Tables, Honoured),
     key("files.guest_path", Text, Honoured),
     key("files.raw_value", Text, Honoured),

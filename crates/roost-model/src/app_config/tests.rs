@@ -4,7 +4,7 @@ use super::keys::{ALIASES, KEYS, Status, rule};
 use super::{AppConfig, ConfigErrors, ConfigWarning, FileSource, parse};
 use crate::machine::{
     Autostop, CheckKind, CheckPurpose, CheckTls, ConcurrencyKind, GrpcCheck, Isolation,
-    PortHandler, ProxyVersion, ReplayCacheRule, Rung, SessionKey, TlsVersion,
+    PortHandler, ProxyVersion, ReplayCacheRule, Rung, SessionKey, StaticFolder, TlsVersion,
 };
 use crate::size::ByteSize;
 use proptest::prelude::*;
@@ -54,7 +54,8 @@ mounts
 vm.size vm.memory vm.memory_mb vm.cpus vm.cpu_kind vm.gpu_kind vm.gpus vm.kernel_args vm.host_dedication_id
 vm.persist_rootfs vm.processes
 restart.policy restart.retries restart.processes
-metrics statics
+metrics
+statics.guest_path statics.url_prefix statics.index_document statics.tigris_bucket
 files.guest_path files.raw_value files.local_path files.secret_name files.processes
 experimental.cmd experimental.entrypoint experimental.exec experimental.machine_config experimental.container
 experimental.auto_rollback experimental.enable_consul experimental.enable_etcd experimental.lazy_load_images
@@ -490,6 +491,43 @@ fn sessions_of_replays_are_read_and_their_faults_named() {
         let expected = format!("`http_service.http_options.replay_cache[0].{problem}");
         assert!(text.contains(&expected), "{expected}\nin\n{text}");
     }
+}
+
+#[test]
+fn static_folders_are_read_and_their_faults_named() {
+    let first = "[[statics]]\nguest_path = '/srv/a'\nurl_prefix = '/static/'\n";
+    let second =
+        "[[statics]]\nguest_path = '/b'\nurl_prefix = '/'\nindex_document = 'index.html'\n";
+    let text = format!("isolation = 'container'\n{first}{second}");
+    let (config, warnings) = ok(&text);
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let path = |path| StaticFolder::file_of(&config.statics, path);
+    assert_eq!(path("/static/x").as_deref(), Some("/srv/a/x"));
+    assert_eq!(path("/x/").as_deref(), Some("/b/x/index.html"));
+    for (from, to, problem) in [
+        ("'/srv/a'", "'a'", "statics[0].guest_path` must be"),
+        ("'/static/'", "'static'", "statics[0].url_prefix` must be"),
+        (
+            "'index.html'",
+            "'a/b'",
+            "statics[1].index_document` must be",
+        ),
+        (
+            "'/static/'",
+            "'//'",
+            "statics[1]` has the url_prefix of another one",
+        ),
+        (
+            "'/b'",
+            "'/b'\ntigris_bucket = 'x'",
+            "files of a bucket are not served",
+        ),
+    ] {
+        let text = bad(&text.replace(from, to)).to_string();
+        assert!(text.contains(problem), "{problem}\nin\n{text}");
+    }
+    let (_, warnings) = ok(&text.replace("'container'", "'vm'"));
+    assert_eq!((warnings[0].line, &*warnings[0].path), (2, "statics"));
 }
 
 #[test]

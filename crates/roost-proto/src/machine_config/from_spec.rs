@@ -2,7 +2,7 @@
 
 use super::{
     CheckConfig, CheckHeader, FileConfig, GuestConfig, InitConfig, MachineConfig, ProcessConfig,
-    RestartConfig, RootfsConfig, ServiceConfig, StopConfigWire,
+    RestartConfig, RootfsConfig, ServiceConfig, StaticConfig, StopConfigWire,
 };
 use crate::duration::WireDuration;
 use base64::Engine as _;
@@ -49,6 +49,7 @@ impl From<&MachineSpec> for MachineConfig {
                 .map(|(name, check)| (name.clone(), check.into()))
                 .collect(),
             files: spec.files.iter().map(FileConfig::from).collect(),
+            statics: spec.statics.iter().map(StaticConfig::from).collect(),
             restart: Some(RestartConfig {
                 policy: match spec.restart.when {
                     RestartWhen::No => "no".into(),

@@ -5,13 +5,55 @@ use super::{CheckConfig, MachineConfig};
 use roost_model::limits;
 use roost_model::machine::{
     Autostop, CheckPlace, Concurrency, ConcurrencyDraft, HttpOptions, PortDraft, ProxyVersion,
-    ReplayCacheDraft, ReplayCacheRule, Service, ServiceDraft, ServicePort, SessionKey, TlsOptions,
-    service_conflicts,
+    ReplayCacheDraft, ReplayCacheRule, Service, ServiceDraft, ServicePort, SessionKey,
+    StaticFolder, TlsOptions, service_conflicts, statics_conflict,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use utoipa::ToSchema;
+
+/// A folder of the machine whose files the edge serves by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StaticConfig {
+    /// Absolute path of the folder in the machine.
+    pub guest_path: String,
+    /// What the paths of requests for its files begin with.
+    pub url_prefix: String,
+    /// The file for paths that end with a slash; none by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_document: Option<String>,
+}
+
+impl From<&StaticFolder> for StaticConfig {
+    fn from(folder: &StaticFolder) -> Self {
+        Self {
+            guest_path: folder.guest_path().to_owned(),
+            url_prefix: folder.url_prefix().to_owned(),
+            index_document: folder.index_document().map(str::to_owned),
+        }
+    }
+}
+
+impl MachineConfig {
+    pub(super) fn to_statics(&self, faults: &mut Faults) -> Vec<StaticFolder> {
+        let mut folders = Vec::new();
+        for (idx, config) in self.statics.iter().enumerate() {
+            let index = config.index_document.as_deref();
+            match StaticFolder::new(&config.guest_path, &config.url_prefix, index) {
+                Ok(folder) => folders.push(folder),
+                Err(fault) => faults.add(format!("statics[{idx}].{}", fault.key), fault.problem),
+            }
+        }
+        if folders.len() == self.statics.len()
+            && let Some((idx, problem)) = statics_conflict(&folders)
+        {
+            faults.add(format!("statics[{idx}]"), problem);
+        }
+        folders
+    }
+}
 
 /// A service: a port of the machine that takes traffic through the edge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

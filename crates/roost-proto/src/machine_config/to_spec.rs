@@ -73,6 +73,7 @@ impl MachineConfig {
         let services = self.to_services(&mut faults);
         let checks = self.to_checks(&mut faults);
         let files = self.to_files(&mut faults);
+        let statics = self.to_statics(&mut faults);
         let restart = self.to_restart(&mut faults);
         let stop = self.to_stop(&mut faults);
         let schedule = self.to_schedule(&mut faults);
@@ -100,6 +101,7 @@ impl MachineConfig {
                 services,
                 checks,
                 files,
+                statics,
                 restart,
                 stop,
                 auto_destroy: self.auto_destroy,

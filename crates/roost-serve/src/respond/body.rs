@@ -1,9 +1,9 @@
 //! A part of a file as the body of an answer, read chunk by chunk.
 
-use super::range::Slice;
 use crate::limits::CHUNK_BYTES;
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, SizeHint};
+use roost_model::web::range::Slice;
 use std::fs::File;
 use std::io;
 use std::pin::Pin;

@@ -32,6 +32,8 @@ fn checked() -> (MachineSpec, Entry) {
         cordoned: false,
         is_standby: false,
         is_primary: true,
+        rung: None,
+        statics: [].into(),
         pid: None,
         ports: vec![],
         checks: BTreeMap::new(),

@@ -41,6 +41,7 @@ pub(crate) fn spec(name: &str) -> MachineSpec {
         services: vec![],
         checks: BTreeMap::new(),
         files: vec![],
+        statics: vec![],
         restart: RestartPolicy::DEFAULT,
         stop: StopConfig::DEFAULT,
         auto_destroy: false,

@@ -69,6 +69,7 @@ async fn edge(http: u16, https: u16, back: u16, folder: &Path) {
             machine_id: MachineId::from_bytes([u8::from(h2_backend); 7]),
             region: region.clone(),
             release: None,
+            statics: [].into(),
             address: local(back),
             node: None,
             health: EndpointHealth::Passing,

@@ -6,7 +6,7 @@ const MONTHS: [&str; 12] = [
 ];
 
 /// The date of this many seconds after the epoch.
-pub(crate) fn http_date(seconds: i64) -> String {
+pub fn http_date(seconds: i64) -> String {
     let days = seconds.div_euclid(86_400);
     let time = seconds.rem_euclid(86_400);
     let (year, month, day) = civil(days);

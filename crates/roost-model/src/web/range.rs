@@ -2,16 +2,16 @@
 
 /// A part of a file; never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slice {
+pub struct Slice {
     /// Its first byte.
-    pub(crate) start: u64,
+    pub start: u64,
     /// Its length in bytes.
-    pub(crate) length: u64,
+    pub length: u64,
 }
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Range {
+pub enum Range {
     /// All: no range, or one that may be ignored (several, another unit, malformed).
     Whole,
     /// A part.
@@ -21,7 +21,7 @@ pub(crate) enum Range {
 }
 
 /// Reads the header's value for a file of `size` bytes.
-pub(crate) fn parse(value: Option<&str>, size: u64) -> Range {
+pub fn parse(value: Option<&str>, size: u64) -> Range {
     let Some(spec) = value.and_then(|value| value.trim().strip_prefix("bytes=")) else {
         return Range::Whole;
     };

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The content type of a file with this name.
-pub(crate) fn of(path: &Path) -> &'static str {
+pub fn of(path: &Path) -> &'static str {
     let extension = path
         .extension()
         .and_then(|text| text.to_str())
