@@ -235,3 +235,9 @@ pub const RELAY_WAIT_MAX: Duration = Duration::from_secs(1);
 pub const RELAY_MARGIN: Duration = Duration::from_secs(2);
 /// Times that one request may be told to go elsewhere.
 pub const RELAY_ELSEWHERE_MAX: usize = 90;
+/// Bytes of what the edge of one node tells of its machines: some hundred thousand.
+pub const RELAY_TABLE_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// How long until an edge that tells nothing of its machines is asked again.
+pub const RELAY_TABLE_RETRY: Duration = Duration::from_secs(1);
+/// Between two times that an edge tells of its machines.
+pub const RELAY_TABLE_PAUSE: Duration = Duration::from_millis(50);

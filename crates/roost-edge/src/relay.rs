@@ -11,6 +11,7 @@
 //!   believed between edges only; what a client sends under the name is taken away.
 //! - [`peers`]: the kept connections to edges of other nodes.
 //! - [`client`]: a request, a raw connection or a wish to wake goes out.
+//! - [`tables`]: what edges tell each other of their machines.
 //! - [`server`]: the listener for other edges. What comes there is
 //!   [`crate::exchange`]'s, which for such a request picks one machine and answers at once.
 //!
@@ -21,12 +22,14 @@
 pub(crate) mod client;
 pub(crate) mod peers;
 pub(crate) mod server;
+mod tables;
 pub(crate) mod wire;
 
 use crate::BindError;
 use crate::exchange::Shared;
 use crate::sockets::Sockets;
 use roost_auth::cluster::ClusterIdentity;
+use roost_proto::traffic::PeerNode;
 use roost_runtime::tasks::Tasks;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,12 +43,16 @@ pub struct RelayConfig {
     pub listen: Vec<SocketAddr>,
     /// Who this edge is: of the role `edge`.
     pub identity: Arc<ClusterIdentity>,
+    /// The edges whose machines this one learns of by asking them.
+    pub peers: Vec<PeerNode>,
 }
 
 /// The port for other edges, before anybody is let in.
 pub(crate) struct Door {
     listeners: Vec<Arc<TcpListener>>,
     tls: Option<TlsAcceptor>,
+    /// Whose tables are followed.
+    peers: Vec<PeerNode>,
 }
 
 impl Door {
@@ -55,6 +62,7 @@ impl Door {
         let tls = relay.map(|relay| relay.identity.server_config());
         Ok(Self {
             listeners: crate::listen_all(sockets, addresses, "other edges")?,
+            peers: relay.map(|relay| relay.peers.clone()).unwrap_or_default(),
             tls: tls.transpose()?.map(|tls| TlsAcceptor::from(Arc::new(tls))),
         })
     }
@@ -65,6 +73,9 @@ impl Door {
 
     pub(crate) fn serve(self, shared: &Arc<Shared>, tasks: &Tasks) {
         let Some(tls) = self.tls else { return };
+        for node in self.peers {
+            tasks.spawn("edge-table", tables::follow(shared.clone(), Arc::new(node)));
+        }
         for listener in self.listeners {
             let accept = server::accept_loop(shared.clone(), listener, tls.clone());
             tasks.spawn("edge-relay", accept);

@@ -17,8 +17,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use roost_model::machine::{HttpOptions, Protocol, ServicePort};
 use roost_model::name::{AppName, RegionCode};
-use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
-use std::collections::{BTreeSet, HashMap};
+use roost_proto::traffic::{
+    AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficFeed, TrafficTable,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use tokio::sync::watch;
@@ -217,6 +219,8 @@ pub(crate) struct Router {
     region: RegionCode,
     routes: ArcSwap<Routes>,
     feed: Mutex<TrafficFeed>,
+    /// By node: what edges of other nodes have told.
+    learned: Mutex<BTreeMap<String, TrafficTable>>,
     counter: Arc<TrafficCounter>,
     changes: watch::Sender<u64>,
     /// How many tables have been applied.
@@ -235,6 +239,7 @@ impl Router {
             region,
             routes: ArcSwap::default(),
             feed: Mutex::new(feed),
+            learned: Mutex::default(),
             counter: counter.clone(),
             changes: watch::Sender::new(0),
             n_applied: AtomicU64::new(0),
@@ -295,6 +300,20 @@ impl Router {
             return;
         }
         let table = feed.borrow_and_update().clone();
+        self.apply(table);
+    }
+
+    /// Takes the machines of another node, as its edge tells of them.
+    pub(crate) fn learn(&self, node: &PeerNode, table: TrafficTable) {
+        // Held while they are applied: one writer at a time.
+        let feed = self.feed.lock();
+        self.learned.lock().insert(node.id.to_string(), table);
+        let table = feed.borrow().clone();
+        self.apply(table);
+    }
+
+    fn apply(&self, own: Arc<TrafficTable>) {
+        let table = self.with_learned(own);
         let old = self.routes.load_full();
         let new = Arc::new(self.derive(&old, &table));
         self.routes.store(new.clone());
@@ -320,6 +339,26 @@ impl Router {
         self.counter.prune();
         self.n_applied.fetch_add(1, Ordering::Relaxed);
         self.nudge();
+    }
+
+    /// The machines of this node and of those that edges have told of.
+    fn with_learned(&self, own: Arc<TrafficTable>) -> Arc<TrafficTable> {
+        let learned = self.learned.lock();
+        if learned.is_empty() {
+            return own;
+        }
+        let mut all = (*own).clone();
+        for (app, traffic) in learned.values().flatten() {
+            let known: &mut AppTraffic = all.entry(app.clone()).or_default();
+            // Who has a machine itself knows better.
+            let is_new = |it: &&Endpoint| {
+                let mut own = own.get(app).into_iter().flat_map(|own| &own.endpoints);
+                own.all(|own| own.machine_id != it.machine_id)
+            };
+            let new = traffic.endpoints.iter().filter(is_new).cloned();
+            known.endpoints.extend(new);
+        }
+        Arc::new(all)
     }
 
     fn derive(&self, old: &Routes, table: &TrafficTable) -> Routes {

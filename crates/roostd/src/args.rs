@@ -61,6 +61,14 @@ pub(crate) struct RunArgs {
     /// this cluster; nowhere when absent.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) edge_peers_listen: Option<SocketAddr>,
+    /// An edge of another node, whose machines this edge hands requests to; may be repeated. Needs
+    /// --edge-peers-listen, and both nodes the same authority.
+    #[arg(
+        long = "edge-peer",
+        value_name = "NODE=ADDRESS:PORT",
+        requires = "edge_peers_listen"
+    )]
+    pub(crate) edge_peers: Vec<String>,
     /// A proxy in front of the edge, as an address or a network such as 10.0.0.0/8; may be
     /// repeated. Its connections have to begin with a header of the PROXY protocol, which says
     /// who the client is.

@@ -32,7 +32,7 @@ pub(crate) fn edge_identity(
     config: &NodeConfig,
     tasks: &Tasks,
 ) -> Result<Option<Arc<ClusterIdentity>>> {
-    if config.edge_peers.is_none() {
+    if config.edge_peers_listen.is_none() {
         return Ok(None);
     }
     let key = SealingKey::open_or_create(&config.paths.sealing_key());

@@ -8,9 +8,11 @@ use roost_certs::acme::AcmeSettings;
 use roost_edge::{EdgeRates, Network};
 use roost_host::instance::InstanceTag;
 use roost_model::duration::parse_go_duration;
+use roost_model::id::NodeId;
 use roost_model::name::RegionCode;
 use roost_model::size::ByteSize;
 use roost_observe::access::AccessShare;
+use roost_proto::traffic::PeerNode;
 use roost_worker::NodeProfile;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -36,7 +38,9 @@ pub(crate) struct NodeConfig {
     /// Where the worker answers other nodes.
     pub(crate) worker: Option<SocketAddr>,
     /// Where the edge answers edges of other nodes.
-    pub(crate) edge_peers: Option<SocketAddr>,
+    pub(crate) edge_peers_listen: Option<SocketAddr>,
+    /// Edges of other nodes.
+    pub(crate) edge_peers: Vec<PeerNode>,
     /// Best first: the first one is shown to users.
     pub(crate) domains: Vec<String>,
     pub(crate) runtime: RuntimeChoice,
@@ -169,6 +173,7 @@ impl NodeConfig {
         let mut faults = Vec::new();
         let domains = domains(args, &mut faults);
         let proxies = proxies(&args.proxies, &mut faults);
+        let edge_peers = edge_peers(&args.edge_peers, &mut faults);
         let region = RegionCode::parse(&args.region)
             .map_err(|error| faults.push(error.to_string()))
             .ok();
@@ -216,7 +221,8 @@ impl NodeConfig {
             rates: (&args.rates).into(),
             access_log,
             worker: args.worker_listen,
-            edge_peers: args.edge_peers_listen,
+            edge_peers_listen: args.edge_peers_listen,
+            edge_peers,
             domains,
             runtime,
             shim,
@@ -279,6 +285,24 @@ fn proxies(texts: &[String], faults: &mut Vec<String>) -> Vec<Network> {
         }
     }
     proxies
+}
+
+fn edge_peers(texts: &[String], faults: &mut Vec<String>) -> Vec<PeerNode> {
+    let peer = |text: &String| {
+        let (id, edge) = text.split_once('=')?;
+        let (id, edge) = (NodeId::parse(id).ok()?, edge.parse().ok()?);
+        Some(PeerNode { id, edge })
+    };
+    let mut peers = Vec::new();
+    for text in texts {
+        match peer(text) {
+            Some(peer) => peers.push(peer),
+            None => faults.push(format!(
+                "--edge-peer `{text}` is not a node's id, `=`, an address and a port"
+            )),
+        }
+    }
+    peers
 }
 
 fn duration((flag, text): (&str, &str), faults: &mut Vec<String>) -> Duration {

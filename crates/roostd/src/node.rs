@@ -117,7 +117,7 @@ impl Node {
         let http = serve::bind_edge(&config.http, "HTTP", "--http-port", &mut given)?;
         let https = serve::bind_edge(&config.https, "HTTPS", "--https-port", &mut given)?;
         let (what, flag) = ("edges of other nodes", "--edge-peers-listen");
-        let peers = serve::bind_edge(config.edge_peers.as_slice(), what, flag, &mut given)?;
+        let peers = serve::bind_edge(config.edge_peers_listen.as_slice(), what, flag, &mut given)?;
         let [http_addresses, https_addresses, peer_addresses] =
             [addresses(&http)?, addresses(&https)?, addresses(&peers)?];
         let mut given = given.ports();
@@ -143,6 +143,7 @@ impl Node {
         let relay = identity.map(|identity| RelayConfig {
             listen: sockets.peers.clone(),
             identity,
+            peers: config.edge_peers.clone(),
         });
         let edge_config = EdgeConfig {
             relay,

@@ -7,6 +7,7 @@ use crate::body::ResponseBody;
 use crate::eject::Outcome;
 use crate::exchange::{Shared, relayed};
 use crate::pick::{self, Asked, Tried};
+use crate::relay::tables;
 use crate::relay::wire::{Block, Kind, Reason, Verdict};
 use crate::settle::Settlement;
 use crate::streams::StreamExecutor;
@@ -14,8 +15,10 @@ use crate::wants::Wants;
 use crate::{connect, limits, tcp};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use roost_auth::cluster::Role;
 use roost_model::machine::Protocol;
@@ -141,10 +144,14 @@ async fn drive(shared: Arc<Shared>, stream: TlsStream<TcpStream>, activity: Arc<
 async fn answer(
     shared: Arc<Shared>,
     serving: Serving,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     if request.method() == Method::OPTIONS && !request.headers().contains_key(super::wire::RELAY) {
         // Another edge that finds out whether this one takes it.
+        return say(&Verdict::Answer);
+    }
+    if let Some(upgrade) = wants_tables(&mut request) {
+        shared.clients.spawn(tables::tell(shared.clone(), upgrade));
         return say(&Verdict::Answer);
     }
     let block = match Block::of(request.headers()) {
@@ -164,6 +171,13 @@ async fn answer(
             .unwrap_or_else(|verdict| say(&verdict)),
         Kind::Wake => say(&wake(&shared, &block).await),
     }
+}
+
+/// Whether another edge asks for the machines of this node.
+fn wants_tables(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+    let protocol = request.extensions().get::<Protocol>()?;
+    let is_it = protocol.as_str() == tables::PROTOCOL;
+    is_it.then(|| request.extensions_mut().remove::<OnUpgrade>())?
 }
 
 fn say(verdict: &Verdict) -> Response<ResponseBody> {
@@ -201,9 +215,7 @@ async fn raw(
     if shared.overload.is_on() {
         return Err(Verdict::Elsewhere(Reason::Overloaded, String::new()));
     }
-    let upgrade = request
-        .extensions_mut()
-        .remove::<hyper::upgrade::OnUpgrade>();
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let upgrade = upgrade.ok_or(Verdict::Elsewhere(Reason::Version, String::new()))?;
     let app = shared.router.routes().app(block.app.as_str()).cloned();
     let app = app.ok_or_else(|| gone("there is no such app"))?;

@@ -65,6 +65,7 @@ async fn edge_as(
         config.relay = Some(RelayConfig {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             identity,
+            peers: Vec::new(),
         });
         change(config);
     })
@@ -506,5 +507,41 @@ async fn a_peer_that_says_nothing_is_passed_over() {
     }
     while let Some(answer) = requests.join_next().await {
         assert_eq!(answer.unwrap(), (200, "here".into()));
+    }
+}
+
+#[tokio::test]
+async fn an_edge_learns_of_the_machines_of_another_and_of_each_change() {
+    let cluster = Cluster::new();
+    let far = cluster.edge(2).await;
+    let peer = PeerNode {
+        id: node(2),
+        edge: peers_of(&far),
+    };
+    let near = cluster
+        .edge_with(1, |config| {
+            config.relay.as_mut().unwrap().peers = vec![peer];
+        })
+        .await;
+    let (one, two) = (says(&far.tasks, "one").await, says(&far.tasks, "two").await);
+    let client = near.client();
+    let until = async |said: &str| {
+        let begun = std::time::Instant::now();
+        while get(client.clone(), near.url("/")).await.1 != said {
+            assert!(begun.elapsed() < crate::world::LIMIT, "not in time: {said}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    far.publish(vec![endpoint(1, one)]);
+    until("one").await;
+    far.publish(vec![endpoint(2, two)]);
+    until("two").await;
+    // Its own machines are not forgotten when the other edge tells of others.
+    near.publish(vec![endpoint(3, says(&near.tasks, "three").await)]);
+    until("three").await;
+    far.publish(vec![]);
+    until("three").await;
+    for _ in 0..4 {
+        assert_eq!(get(client.clone(), near.url("/")).await.0, 200);
     }
 }

@@ -255,6 +255,13 @@ impl MachineConfig {
 }
 
 impl ServiceConfig {
+    /// The service of a config that was accepted once.
+    pub(crate) fn of_record(&self) -> Result<Service, String> {
+        let mut faults = Faults::of_record();
+        let service = self.to_service("service", &mut faults);
+        service.ok_or_else(|| "its service is none".to_owned())
+    }
+
     fn to_service(&self, path: &str, faults: &mut Faults) -> Option<Service> {
         let place = CheckPlace::Service {
             port: self.internal_port,

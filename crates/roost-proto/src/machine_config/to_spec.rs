@@ -27,6 +27,13 @@ pub(super) struct Faults {
 }
 
 impl Faults {
+    pub(super) fn of_record() -> Self {
+        Self {
+            of_record: true,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.found.len()
     }

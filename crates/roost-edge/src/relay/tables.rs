@@ -1,0 +1,115 @@
+//! How edges learn of each other's machines: each follows the tables of those
+//! that its configuration names, by a stream of the connection that carries the
+//! requests. A table that stops coming stays: traffic needs nothing but the
+//! machines and the edges before them.
+
+use crate::body::RequestBody;
+use crate::exchange::Shared;
+use crate::limits;
+use http::{Method, Request, Version};
+use hyper::ext::Protocol;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use roost_proto::peer_table;
+use roost_proto::traffic::PeerNode;
+use std::sync::Arc;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::time::{sleep, timeout};
+
+/// What a stream of tables is asked for by.
+pub(crate) const PROTOCOL: &str = "table";
+
+/// Tells another edge of the machines of this node, until either side ends.
+pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade) {
+    let limit = shared.config.timeouts.header;
+    let Ok(Ok(stream)) = timeout(limit, upgrade).await else {
+        return;
+    };
+    let mut stream = TokioIo::new(stream);
+    let mut feed = shared.router.feed();
+    feed.mark_changed();
+    let mut age = std::pin::pin!(sleep(limits::RELAY_AGE_MAX));
+    loop {
+        tokio::select! {
+            // When the worker is gone there is another feed, or none: the other edge asks again.
+            changed = feed.changed() => if changed.is_err() { return },
+            () = shared.graceful.cancelled() => return,
+            () = shared.retired.cancelled() => return,
+            () = &mut age => return,
+            // The other edge says nothing; this is its end.
+            _ = stream.read_u8() => return,
+        }
+        let line = peer_table::to_line(&feed.borrow_and_update());
+        let written = async {
+            stream.write_all(line.as_bytes()).await?;
+            stream.flush().await
+        };
+        match timeout(shared.config.timeouts.body_idle, written).await {
+            Ok(Ok(())) => sleep(limits::RELAY_TABLE_PAUSE).await,
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// Follows the tables of an edge as long as this one runs.
+pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>) {
+    loop {
+        let read = async {
+            let error = read(&shared, &node).await;
+            let (node, address) = (node.id.as_str(), node.edge);
+            tracing::debug!(node, %address, error, "the table of another edge ended; asking again");
+            sleep(limits::RELAY_TABLE_RETRY).await;
+        };
+        tokio::select! {
+            () = read => {}
+            () = shared.graceful.cancelled() => return,
+            () = shared.retired.cancelled() => return,
+        }
+    }
+}
+
+async fn read(shared: &Shared, node: &Arc<PeerNode>) -> String {
+    let stream = match open(shared, node).await {
+        Ok(stream) => stream,
+        Err(error) => return error,
+    };
+    let mut stream = BufReader::new(TokioIo::new(stream));
+    loop {
+        let mut line = String::new();
+        let most = limits::RELAY_TABLE_BYTES_MAX;
+        match (&mut stream).take(most).read_line(&mut line).await {
+            Ok(_) if line.ends_with('\n') => {}
+            Ok(_) => return "it ended".to_owned(),
+            Err(error) => return error.to_string(),
+        }
+        match peer_table::from_line(&line, node) {
+            Ok(table) => shared.router.learn(node, table),
+            Err(error) => {
+                let node = node.id.as_str();
+                tracing::warn!(node, error, "the table of another edge is not understood");
+                return error;
+            }
+        }
+    }
+}
+
+async fn open(shared: &Shared, node: &Arc<PeerNode>) -> Result<Upgraded, String> {
+    let taken = shared.peers.take(node).await;
+    let (mut sender, place) = taken.map_err(|error| error.to_string())?;
+    let mut request = Request::new(RequestBody::Empty);
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = http::Uri::from_static("http://edge/");
+    *request.version_mut() = Version::HTTP_2;
+    let protocol = Protocol::from_static(PROTOCOL);
+    request.extensions_mut().insert(protocol);
+    let upgraded = async {
+        let response = sender.send_request(request).await?;
+        hyper::upgrade::on(response).await
+    };
+    let upgraded = timeout(limits::RELAY_CONNECT_TIMEOUT, upgraded).await;
+    // Not counted among the streams: it is one for each connection at most.
+    upgraded
+        .map_err(|_| "no answer in time".to_owned())?
+        .inspect_err(|_| place.blame())
+        .map_err(|error| roost_model::error::chain(&error))
+}

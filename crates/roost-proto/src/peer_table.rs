@@ -1,0 +1,164 @@
+//! What an edge tells those of other nodes of the machines of its own: a line
+//! of JSON, the whole at every change.
+
+use crate::machine_config::ServiceConfig;
+use crate::traffic::{AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficTable};
+use roost_model::id::MachineId;
+use roost_model::name::{AppName, RegionCode};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// One endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    app: AppName,
+    machine: MachineId,
+    region: RegionCode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    release: Option<u64>,
+    address: SocketAddr,
+    health: Health,
+    service: ServiceConfig,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Health {
+    Passing,
+    Failing(String),
+    Draining,
+    Asleep(String),
+    Down(String),
+}
+
+impl From<&EndpointHealth> for Health {
+    fn from(health: &EndpointHealth) -> Self {
+        match health {
+            EndpointHealth::Passing => Self::Passing,
+            EndpointHealth::Failing(why) => Self::Failing(why.clone()),
+            EndpointHealth::Draining => Self::Draining,
+            EndpointHealth::Asleep(state) => Self::Asleep(state.clone()),
+            EndpointHealth::Down(state) => Self::Down(state.clone()),
+        }
+    }
+}
+
+impl From<Health> for EndpointHealth {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Passing => Self::Passing,
+            Health::Failing(why) => Self::Failing(why),
+            Health::Draining => Self::Draining,
+            Health::Asleep(state) => Self::Asleep(state),
+            Health::Down(state) => Self::Down(state),
+        }
+    }
+}
+
+/// The line of a table: of its machines those of the own node.
+pub fn to_line(table: &TrafficTable) -> String {
+    let own = |endpoint: &&Endpoint| endpoint.node.is_none();
+    let rows = table.iter().flat_map(|(app, traffic)| {
+        let endpoints = traffic.endpoints.iter().filter(own);
+        endpoints.map(|endpoint| Row {
+            app: app.clone(),
+            machine: endpoint.machine_id.clone(),
+            region: endpoint.region.clone(),
+            release: endpoint.release,
+            address: endpoint.address,
+            health: (&endpoint.health).into(),
+            service: (&*endpoint.service).into(),
+        })
+    });
+    let rows: Vec<Row> = rows.collect();
+    let mut line = serde_json::to_string(&rows).expect("rows have text keys only");
+    line.push('\n');
+    line
+}
+
+/// The table of such a line; its machines are this node's.
+pub fn from_line(line: &str, node: &Arc<PeerNode>) -> Result<TrafficTable, String> {
+    let rows: Vec<Row> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let mut table = TrafficTable::new();
+    for row in rows {
+        let service = row.service.of_record();
+        let service = service.map_err(|why| format!("machine {}: {why}", row.machine))?;
+        let traffic: &mut AppTraffic = table.entry(row.app).or_default();
+        traffic.endpoints.push(Endpoint {
+            machine_id: row.machine,
+            region: row.region,
+            release: row.release,
+            address: row.address,
+            health: row.health.into(),
+            service: Arc::new(service),
+            node: Some(node.clone()),
+        });
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{from_line, to_line};
+    use crate::traffic::{AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficTable};
+    use roost_model::id::{MachineId, NodeId};
+    use roost_model::machine::{PortHandler, PortRange, Service, ServicePort};
+    use roost_model::name::{AppName, RegionCode};
+    use std::sync::Arc;
+
+    const NODE: &str = "node_00000000000000000000000001";
+
+    #[test]
+    fn a_table_arrives_as_it_was_but_for_machines_of_others() {
+        let node = Arc::new(PeerNode {
+            id: NodeId::parse(NODE).unwrap(),
+            edge: "192.0.2.1:4282".parse().unwrap(),
+        });
+        let raw = ServicePort::new(PortRange::single(5432), PortHandler::Raw);
+        let mut service = Service::http(8080);
+        service.ports.push(raw);
+        service.concurrency.hard_limit = Some(30);
+        let healths = [
+            EndpointHealth::Passing,
+            EndpointHealth::Failing("no".into()),
+            EndpointHealth::Draining,
+            EndpointHealth::Asleep("stopped".into()),
+            EndpointHealth::Down("failed".into()),
+        ];
+        let endpoints = healths.into_iter().map(|health| Endpoint {
+            machine_id: MachineId::from_bytes([1; 7]),
+            region: RegionCode::parse("fra").unwrap(),
+            release: Some(3),
+            address: "10.0.0.1:8080".parse().unwrap(),
+            health,
+            service: Arc::new(service.clone()),
+            node: None,
+        });
+        let endpoints: Vec<Endpoint> = endpoints.collect();
+        let app = AppName::parse("web").unwrap();
+        let table = |endpoints: &[Endpoint]| {
+            let endpoints = endpoints.to_vec();
+            TrafficTable::from([(app.clone(), AppTraffic { endpoints })])
+        };
+        let read = from_line(&to_line(&table(&endpoints)), &node).unwrap();
+        let theirs = |mut it: Endpoint| {
+            it.node = Some(node.clone());
+            it
+        };
+        let theirs: Vec<Endpoint> = endpoints.into_iter().map(theirs).collect();
+        assert_eq!(read, table(&theirs));
+        assert_eq!(to_line(&table(&theirs)), "[]\n");
+    }
+
+    #[test]
+    fn a_line_that_is_none_is_refused() {
+        let node = Arc::new(PeerNode {
+            id: NodeId::parse(NODE).unwrap(),
+            edge: "192.0.2.1:4282".parse().unwrap(),
+        });
+        for line in ["", "{}", "[{}]", "[1]"] {
+            assert!(from_line(line, &node).is_err(), "{line}");
+        }
+    }
+}
