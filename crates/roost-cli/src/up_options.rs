@@ -32,6 +32,12 @@ pub(crate) struct Options {
     /// Proxies in front of the edge that say who its clients are.
     #[serde(default)]
     pub(crate) proxies: Vec<String>,
+    /// Where the edge takes requests from edges of other nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) edge_peers_listen: Option<String>,
+    /// Edges of other nodes.
+    #[serde(default)]
+    pub(crate) edge_peers: Vec<String>,
     /// The region of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) region: Option<String>,
@@ -140,6 +146,8 @@ impl Options {
             domains: list(&args.domains, |last| &last.domains),
             public_ip: text(&args.public_ip, |last| &last.public_ip),
             proxies: list(&args.proxies, |last| &last.proxies),
+            edge_peers_listen: text(&args.edge_peers_listen, |last| &last.edge_peers_listen),
+            edge_peers: list(&args.edge_peers, |last| &last.edge_peers),
             region: text(&args.region, |last| &last.region),
             runtime: text(&runtime, |last| &last.runtime),
             insecure_registries: list(&args.insecure_registries, |last| &last.insecure_registries),
@@ -173,6 +181,7 @@ impl Options {
         for (flag, value) in [
             ("--listen", &self.listen),
             ("--public-ip", &self.public_ip),
+            ("--edge-peers-listen", &self.edge_peers_listen),
             ("--region", &self.region),
             ("--runtime", &self.runtime),
             ("--images-max", &self.images_max),
@@ -190,6 +199,7 @@ impl Options {
         for (flag, values) in [
             ("--domain", &self.domains),
             ("--proxy", &self.proxies),
+            ("--edge-peer", &self.edge_peers),
             ("--insecure-registry", &self.insecure_registries),
         ] {
             values.iter().for_each(|value| add(flag, value));

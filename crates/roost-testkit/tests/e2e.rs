@@ -26,6 +26,8 @@ mod first_run;
 mod isolation;
 #[path = "e2e/operations.rs"]
 mod operations;
+#[path = "e2e/relay.rs"]
+mod relay;
 #[path = "e2e/restart.rs"]
 mod restart;
 #[path = "e2e/schedule.rs"]

@@ -31,6 +31,12 @@ pub(crate) struct UpArgs {
     /// A proxy in front of the edge, an address or a network such as 10.0.0.0/8, that says who its clients are by the PROXY protocol; may be repeated, an empty one takes them back
     #[arg(long = "proxy", value_name = "NETWORK")]
     pub(crate) proxies: Vec<String>,
+    /// Address and port where the edge takes requests from edges of other nodes; an empty one takes it back
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) edge_peers_listen: Option<String>,
+    /// An edge of another node, whose machines this edge hands requests to; may be repeated, an empty one takes them back
+    #[arg(long = "edge-peer", value_name = "NODE=ADDRESS:PORT")]
+    pub(crate) edge_peers: Vec<String>,
     /// The region of this machine; that of the last `up`, or `local`
     #[arg(short, long, value_name = "NAME")]
     pub(crate) region: Option<String>,

@@ -1,0 +1,77 @@
+//! Two nodes with one authority: what comes to the edge of one is answered by
+//! a machine of the other.
+
+use roost_testkit::images::nginx;
+use roost_testkit::platform::{Platform, free_port};
+use roost_testkit::program::run;
+use roost_testkit::skip_unless_possible;
+use roost_testkit::wait::wait_until;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+/// Longer than anything here takes on a busy machine.
+const MOMENT: Duration = Duration::from_secs(120);
+
+/// Gives the second node the first one's authority.
+fn share_authority(first: &Platform, second: &Platform) {
+    let (from, to) = (first.data_dir(), second.data_dir());
+    fs::create_dir_all(to.join("cluster")).unwrap();
+    for file in ["sealing.key", "cluster/root.pem", "cluster/root.key"] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+}
+
+fn answers(platform: &Platform, said: &str) {
+    wait_until("the machine's answer", MOMENT, || {
+        let answer = platform.get("web", "/");
+        (answer == (200, said.to_owned()))
+            .then_some(())
+            .ok_or(answer)
+    });
+}
+
+#[test]
+fn a_request_to_one_node_is_answered_by_a_machine_of_the_other() {
+    skip_unless_possible!();
+    let address = || format!("127.0.0.1:{}", free_port());
+    let (of_far, of_near) = (address(), address());
+    let far = Platform::up_with(&["--edge-peers-listen", &of_far]);
+    far.push(&nginx("far"), "web:1");
+    let config = "app = 'web'\n[build]\nimage = 'web:1'\n[http_service]\ninternal_port = 80\n";
+    fs::write(far.scratch().join("roost.toml"), config).unwrap();
+    far.roost(&["deploy", far.scratch().to_str().unwrap(), "--yes"]);
+
+    let near = Platform::prepare();
+    share_authority(&far, &near);
+    let node = fs::read_to_string(far.data_dir().join("node-id")).unwrap();
+    let peer = format!("{node}={of_far}");
+    let mut up = near.up_command();
+    run(up.args(["--edge-peers-listen", &of_near, "--edge-peer", &peer]));
+    answers(&near, "far");
+
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--output", "/dev/null", "--max-time", "60"]);
+    curl.args(["--write-out", "%header{roost-request-id}"]);
+    curl.args(["--header", "Host: web.localhost"]);
+    let id = run(curl.arg(near.edge_url("/"))).stdout;
+    let id = String::from_utf8(id).unwrap();
+    let why = wait_until("the record", MOMENT, || {
+        let output = near.cli(&["why", "request", &id]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(text).ok_or(output)
+    });
+    assert!(why.contains(&format!("by the edge of {node}")), "{why}");
+
+    // A machine that sleeps there is woken by a request that comes here.
+    let machines = far.roost_json(&["machines", "list", "-a", "web"]);
+    let machine = machines[0]["id"].as_str().unwrap();
+    far.roost(&["machines", "stop", machine]);
+    far.roost(&["machines", "wait", machine, "--state", "stopped"]);
+    answers(&near, "far");
+
+    // A node that was killed is found again.
+    far.kill_roostd();
+    run(&mut far.up_command());
+    answers(&near, "far");
+}
