@@ -177,13 +177,7 @@ impl NodeConfig {
         let region = RegionCode::parse(&args.region)
             .map_err(|error| faults.push(error.to_string()))
             .ok();
-        let images_max = ByteSize::parse(&args.images_max);
-        if images_max.is_none() {
-            faults.push(format!(
-                "--images-max `{}` is not a size such as 20GiB",
-                args.images_max
-            ));
-        }
+        let images_max = images_max(&args.images_max, &mut faults);
         let runtime = match args.runtime.as_str() {
             "library" => RuntimeChoice::Library,
             path => RuntimeChoice::External(find_program(path, "--runtime", &mut faults)),
@@ -285,6 +279,15 @@ fn proxies(texts: &[String], faults: &mut Vec<String>) -> Vec<Network> {
         }
     }
     proxies
+}
+
+fn images_max(text: &str, faults: &mut Vec<String>) -> Option<ByteSize> {
+    let size = ByteSize::parse(text);
+    if size.is_none() {
+        let fault = format!("--images-max `{text}` is not a size such as 20GiB");
+        faults.push(fault);
+    }
+    size
 }
 
 fn edge_peers(texts: &[String], faults: &mut Vec<String>) -> Vec<PeerNode> {
