@@ -15,7 +15,7 @@ use crate::wants::Wants;
 use crate::{connect, limits, tcp};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use hyper::ext::Protocol;
+use hyper::ext::Protocol as StreamProtocol;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -175,7 +175,7 @@ async fn answer(
 
 /// Whether another edge asks for the machines of this node.
 fn wants_tables(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
-    let protocol = request.extensions().get::<Protocol>()?;
+    let protocol = request.extensions().get::<StreamProtocol>()?;
     let is_it = protocol.as_str() == tables::PROTOCOL;
     is_it.then(|| request.extensions_mut().remove::<OnUpgrade>())?
 }
