@@ -3,6 +3,7 @@
 
 use crate::activity::Activity;
 use crate::arrival::Origin;
+use crate::aside::Aside;
 use crate::client_stream::ClientStream;
 use crate::exchange::{self, Shared};
 use crate::http1::client::Next;
@@ -349,19 +350,25 @@ where
     let mut awaits_retirement = is_http2;
     loop {
         let wake = closing.unwrap_or_else(|| activity.next_look(timeouts));
-        tokio::select! {
+        let signal = pin!(signal(shared, closing.is_none(), awaits_retirement, wake));
+        let mut signal = Aside::new(signal);
+        let next = poll_fn(|cx| match connection.as_mut().poll(cx) {
             // An error here is the client's doing (reset, bad bytes); hyper has answered if it could.
-            end = connection.as_mut() => return Some(end),
-            () = shared.kill.cancelled() => return None,
-            () = shared.graceful.cancelled(), if closing.is_none() => {
+            Poll::Ready(end) => Poll::Ready(Err(end)),
+            Poll::Pending => signal.poll(cx).map(Ok),
+        });
+        match next.await {
+            Err(end) => return Some(end),
+            Ok(Signal::Kill) => return None,
+            Ok(Signal::Graceful) => {
                 closing = Some(Instant::now() + timeouts.drain);
                 close(connection.as_mut());
             }
-            () = shared.retired.cancelled(), if awaits_retirement => {
+            Ok(Signal::Retired) => {
                 awaits_retirement = false;
                 close(connection.as_mut());
             }
-            () = sleep_until(wake) => {
+            Ok(Signal::Look) => {
                 // What has come by now counts, however late this task runs.
                 let last = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx)));
                 if let Poll::Ready(end) = last.await {
@@ -380,5 +387,23 @@ where
                 }
             }
         }
+    }
+}
+
+/// What a connection is told.
+enum Signal {
+    Kill,
+    Graceful,
+    Retired,
+    /// It is time to look at it.
+    Look,
+}
+
+async fn signal(shared: &Shared, is_open: bool, awaits_retirement: bool, look: Instant) -> Signal {
+    tokio::select! {
+        () = shared.kill.cancelled() => Signal::Kill,
+        () = shared.graceful.cancelled(), if is_open => Signal::Graceful,
+        () = shared.retired.cancelled(), if awaits_retirement => Signal::Retired,
+        () = sleep_until(look) => Signal::Look,
     }
 }

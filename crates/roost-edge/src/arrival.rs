@@ -2,16 +2,22 @@
 //! which id. The values are made once, in one piece of memory, and shared from then on.
 
 use crate::headers::{
-    CLIENT_IP, FLY_REQUEST_ID, FORWARDED_PORT, REGION, ROOST_REQUEST_ID, TRACEPARENT, TRACESTATE,
+    CLIENT_IP, FORWARDED_PORT, HeaderPair, REGION, REQUEST_ID, TRACEPARENT, TRACESTATE,
     X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_FORWARDED_SSL, X_REQUEST_START, via,
 };
+use crate::http1::response::write_line;
 use crate::relay::wire::Leg;
 use bytes::{Bytes, BytesMut};
 use http::header::VIA;
-use http::{HeaderMap, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+static HTTP: HeaderValue = HeaderValue::from_static("http");
+static HTTPS: HeaderValue = HeaderValue::from_static("https");
+static ON: HeaderValue = HeaderValue::from_static("on");
+static OFF: HeaderValue = HeaderValue::from_static("off");
 
 /// The most lines that [`Arrival::tell`] adds.
 pub(crate) const LINES: usize = 16;
@@ -127,27 +133,66 @@ impl Arrival {
     /// Adds it to the headers of a request, from which [`crate::headers::towards_app`] has
     /// taken what only the platform may say.
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
-        let origin = &*self.origin;
-        append_forwarded_for(headers, &origin.way);
-        CLIENT_IP.set(headers, &origin.client);
-        let (proto, ssl) = if origin.is_tls {
-            ("https", "on")
-        } else {
-            ("http", "off")
-        };
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-        headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(ssl));
-        headers.insert(X_FORWARDED_PORT, origin.port.clone());
-        FORWARDED_PORT.set(headers, &origin.port);
-        REGION.set(headers, &self.region);
-        headers.insert(FLY_REQUEST_ID, self.request_id.clone());
-        headers.insert(ROOST_REQUEST_ID, self.request_id.clone());
-        headers.insert(X_REQUEST_START, self.start.clone());
+        let way = forwarded_for(headers, &self.origin.way);
+        headers.insert(&X_FORWARDED_FOR, way);
+        for (name, value) in self.lines() {
+            headers.insert(name.clone(), value.clone());
+        }
         headers.append(VIA, via(self.version));
         if trace(headers).is_none() {
-            headers.insert(TRACEPARENT, self.trace.clone());
-            headers.remove(TRACESTATE);
+            headers.insert(&TRACEPARENT, self.trace.clone());
+            headers.remove(&TRACESTATE);
         }
+    }
+
+    /// Writes the headers of a request as lines, with the same added.
+    pub(crate) fn write(&self, headers: &HeaderMap, bytes: &mut Vec<u8>) {
+        let has_trace = trace(headers).is_some();
+        for (name, value) in headers {
+            let is_replaced = *name == X_FORWARDED_FOR
+                || (!has_trace && (*name == TRACEPARENT || *name == TRACESTATE));
+            if !is_replaced {
+                write_line(name.as_str(), value.as_bytes(), bytes);
+            }
+        }
+        let way = forwarded_for(headers, &self.origin.way);
+        write_line(X_FORWARDED_FOR.as_str(), way.as_bytes(), bytes);
+        for (name, value) in self.lines() {
+            write_line(name.as_str(), value.as_bytes(), bytes);
+        }
+        write_line(VIA.as_str(), via(self.version).as_bytes(), bytes);
+        if !has_trace {
+            write_line(TRACEPARENT.as_str(), self.trace.as_bytes(), bytes);
+        }
+    }
+
+    /// Those that do not depend on what the client sent.
+    fn lines(&self) -> [(&HeaderName, &HeaderValue); 12] {
+        let origin = &*self.origin;
+        let (proto, ssl) = if origin.is_tls {
+            (&HTTPS, &ON)
+        } else {
+            (&HTTP, &OFF)
+        };
+        let both = |pair: &'static HeaderPair| [&pair.stock, &pair.neutral];
+        let [fly_client, client] = both(&CLIENT_IP);
+        let [fly_port, port] = both(&FORWARDED_PORT);
+        let [fly_region, region] = both(&REGION);
+        let [fly_id, id] = both(&REQUEST_ID);
+        [
+            (fly_client, &origin.client),
+            (client, &origin.client),
+            (&X_FORWARDED_PROTO, proto),
+            (&X_FORWARDED_SSL, ssl),
+            (&X_FORWARDED_PORT, &origin.port),
+            (fly_port, &origin.port),
+            (port, &origin.port),
+            (fly_region, &self.region),
+            (region, &self.region),
+            (fly_id, &self.request_id),
+            (id, &self.request_id),
+            (&X_REQUEST_START, &self.start),
+        ]
     }
 }
 
@@ -186,20 +231,19 @@ fn is_trace_parent(value: &[u8]) -> bool {
     }
 }
 
-fn append_forwarded_for(headers: &mut HeaderMap, way: &HeaderValue) {
-    if !headers.contains_key(X_FORWARDED_FOR) {
-        headers.insert(X_FORWARDED_FOR, way.clone());
-        return;
+/// What the client sent, and the way behind it.
+fn forwarded_for(headers: &HeaderMap, way: &HeaderValue) -> HeaderValue {
+    if !headers.contains_key(&X_FORWARDED_FOR) {
+        return way.clone();
     }
     // One line, whatever the client sent: apps differ in how they read several.
     let mut list = Vec::new();
-    for value in headers.get_all(X_FORWARDED_FOR) {
+    for value in headers.get_all(&X_FORWARDED_FOR) {
         list.extend_from_slice(value.as_bytes());
         list.extend_from_slice(b", ");
     }
     list.extend_from_slice(way.as_bytes());
-    let value = HeaderValue::from_bytes(&list).unwrap_or_else(|_| way.clone());
-    headers.insert(X_FORWARDED_FOR, value);
+    HeaderValue::from_bytes(&list).unwrap_or_else(|_| way.clone())
 }
 
 #[cfg(test)]

@@ -582,8 +582,7 @@ impl Exchange {
             HeaderValue::from_static("no-store"),
         );
         headers.insert(http::header::SERVER, headers::OWN_NAME);
-        headers.insert(headers::FLY_REQUEST_ID, self.arrival.request_id().clone());
-        headers.insert(headers::ROOST_REQUEST_ID, self.arrival.request_id().clone());
+        headers::REQUEST_ID.set(&mut headers, self.arrival.request_id());
         let mut settlement = self.settlement(status, error);
         // The machine, if one was picked, has nothing to do with this answer.
         settlement.in_flight = None;

@@ -6,6 +6,8 @@ use crate::body::{AppBody, RequestBody, Slot};
 use crate::config::EdgeTimeouts;
 use crate::connect::Connection;
 use crate::eject::Outcome;
+use crate::http1::response::write_line;
+use crate::http1::spare;
 use crate::pool::Http1Sender;
 use crate::relay::{self, wire::Elsewhere};
 use crate::table::Target;
@@ -15,7 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::client::conn::TrySendError;
 use std::pin::{Pin, pin};
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 /// The request as it goes to the app, without its body.
 #[derive(Debug, Clone)]
@@ -46,26 +48,20 @@ impl Head {
     }
 
     /// The same as bytes, for a request without a body.
-    fn http1_bytes(&self) -> Vec<u8> {
-        let headers = self.all_headers();
-        let mut bytes = Vec::with_capacity(1024);
-        let mut line =
-            |parts: [&[u8]; 4]| parts.iter().for_each(|part| bytes.extend_from_slice(part));
-        let path = self.path.as_str().as_bytes();
-        line([
-            self.method.as_str().as_bytes(),
-            b" ",
-            path,
-            b" HTTP/1.1\r\n",
-        ]);
-        if !headers.contains_key(HOST) {
-            line([b"host", b": ", self.host.as_bytes(), b"\r\n"]);
+    fn write_http1(&self, bytes: &mut Vec<u8>) {
+        for part in [
+            self.method.as_str(),
+            " ",
+            self.path.as_str(),
+            " HTTP/1.1\r\n",
+        ] {
+            bytes.extend_from_slice(part.as_bytes());
         }
-        for (name, value) in &headers {
-            line([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        if !self.headers.contains_key(HOST) {
+            write_line(HOST.as_str(), self.host.as_bytes(), bytes);
         }
-        line([b"\r\n", b"", b"", b""]);
-        bytes
+        self.arrival.write(&self.headers, bytes);
+        bytes.extend_from_slice(b"\r\n");
     }
 
     fn http2(&self, body: RequestBody) -> Request<RequestBody> {
@@ -128,11 +124,12 @@ pub(crate) async fn send(
     });
     match connection {
         Connection::Plain(connection) => {
-            let request = head.http1_bytes();
-            let answer = connection.ask(&request, &head.method, &target.pool);
-            let response = timeout(patience, answer).await;
-            let response = response.map_err(|_| SendFailure::TooLate)??;
-            Ok((response.map(AppBody::Http1), None))
+            let mut request = spare::take();
+            head.write_http1(&mut request);
+            let answer = connection.ask(&request, &head.method, &target.pool, patience);
+            let answer = answer.await;
+            spare::give(request);
+            Ok((answer?.map(AppBody::Http1), None))
         }
         Connection::Http1(mut sender) => {
             let response = pin!(sender.try_send_request(head.http1(body)));

@@ -8,10 +8,8 @@ use http::{HeaderMap, Version};
 use roost_model::machine::HttpOptions;
 use std::collections::BTreeMap;
 
-/// Request id, under the stock name and the neutral one.
-pub(crate) const FLY_REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
-/// Request id, neutral name.
-pub(crate) const ROOST_REQUEST_ID: HeaderName = HeaderName::from_static("roost-request-id");
+/// Request id.
+pub(crate) static REQUEST_ID: HeaderPair = HeaderPair::new("fly-request-id", "roost-request-id");
 /// Address of the client.
 pub(crate) static CLIENT_IP: HeaderPair = HeaderPair::new("fly-client-ip", "roost-client-ip");
 /// Port that the client has come to.
@@ -23,13 +21,13 @@ static PREFERENCE_UNAVAILABLE: HeaderPair = HeaderPair::new(
     "fly-preferred-instance-unavailable",
     "roost-preferred-instance-unavailable",
 );
-pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(crate) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub(crate) const X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
-pub(crate) const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
+pub(crate) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(crate) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(crate) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) static X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
+pub(crate) static X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
 /// What answers say of who served them, unless the app says something.
 pub(crate) const OWN_NAME: HeaderValue = HeaderValue::from_static("roost");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -56,15 +54,15 @@ pub(crate) fn is_fixed(name: &HeaderName) -> bool {
     ];
     frames.contains(name)
         || *name == KEEP_ALIVE
-        || *name == X_FORWARDED_FOR
+        || name == X_FORWARDED_FOR
         || is_reserved(name.as_str())
 }
 
 /// A header under its stock name and the neutral one.
 #[derive(Debug)]
 pub(crate) struct HeaderPair {
-    stock: HeaderName,
-    neutral: HeaderName,
+    pub(crate) stock: HeaderName,
+    pub(crate) neutral: HeaderName,
 }
 
 impl HeaderPair {
@@ -242,8 +240,7 @@ pub(crate) fn towards_client(
             headers.insert(SERVER, OWN_NAME);
         }
         headers.append(VIA, via(version));
-        headers.insert(FLY_REQUEST_ID, request_id.clone());
-        headers.insert(ROOST_REQUEST_ID, request_id.clone());
+        REQUEST_ID.set(headers, request_id);
     }
     if let Some(options) = options.filter(|options| !options.response_headers.is_empty()) {
         replace(headers, &options.response_headers);

@@ -9,4 +9,5 @@ pub(crate) mod chunks;
 pub(crate) mod client;
 pub(crate) mod machine;
 mod request;
-mod response;
+pub(crate) mod response;
+pub(crate) mod spare;

@@ -20,6 +20,7 @@ pub mod access;
 mod activity;
 mod areas;
 mod arrival;
+mod aside;
 mod body;
 mod certificates;
 mod choose;

@@ -68,6 +68,8 @@ impl Trail {
         if self.attempts.len() >= limits::ATTEMPTS_NOTED_MAX {
             self.attempts.pop();
         }
+        // Nearly always there is one.
+        self.attempts.reserve_exact(1);
         self.attempts.push(Attempt {
             began: self.started.elapsed(),
             picked: None,

@@ -2,6 +2,7 @@
 
 use super::request;
 use super::response::{self, Coding};
+use super::spare;
 use crate::accept::Ends;
 use crate::activity::Activity;
 use crate::arrival::Origin;
@@ -148,7 +149,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut parts, mut body) = response.into_parts();
-    let mut bytes = Vec::with_capacity(limits::HTTP1_HEAD_BYTES);
+    let mut bytes = spare::take();
     let size = body.size_hint();
     let coding = response::write_head(&mut parts, method, &size, is_last, &mut bytes);
     let is_last = is_last || parts.headers.contains_key(CONNECTION);
@@ -190,6 +191,7 @@ where
     }
     write(stream, &mut bytes, &Bytes::new()).await?;
     stream.flush().await?;
+    spare::give(bytes);
     Ok(!is_last)
 }
 

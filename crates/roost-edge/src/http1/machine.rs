@@ -10,14 +10,54 @@ use crate::pool::Pool;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::AsyncWriteExt as _;
+use std::time::Duration;
+use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
+
+/// A timer that many waits use, one after the other. It is set anew only when it has gone off
+/// too early, not for each wait: most are over long before.
+#[derive(Debug)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    fn poll_over(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let new = || Box::pin(sleep_until(deadline));
+        let sleep = self.0.get_or_insert_with(new);
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+/// Waits for something, no longer than until a deadline.
+async fn within<T>(
+    timer: &mut Timer,
+    deadline: Instant,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Result<T, SendFailure> {
+    poll_fn(|cx| match poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => {
+            ready!(timer.poll_over(deadline, cx));
+            Poll::Ready(Err(SendFailure::TooLate))
+        }
+    })
+    .await
+}
 
 /// A connection on which nothing is under way.
 #[derive(Debug)]
@@ -25,6 +65,7 @@ pub(crate) struct MachineConnection {
     stream: TcpStream,
     /// What is read comes into it; it grows with the answers.
     buffer: BytesMut,
+    timer: Timer,
 }
 
 impl MachineConnection {
@@ -33,6 +74,7 @@ impl MachineConnection {
         Self {
             stream,
             buffer: BytesMut::new(),
+            timer: Timer(None),
         }
     }
 
@@ -48,14 +90,19 @@ impl MachineConnection {
         request: &[u8],
         method: &Method,
         pool: &Arc<Pool>,
+        patience: Duration,
     ) -> Result<Response<MachineBody>, SendFailure> {
-        self.say(request).await?;
+        let deadline = Instant::now() + patience;
+        self.say(request, deadline).await?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut held = Bytes::new();
         loop {
             buffer.reserve(limits::HTTP1_READ_BYTES_MIN);
-            let read = poll_fn(|cx| poll_read_buf(Pin::new(&mut self.stream), cx, &mut buffer));
-            match read.await {
+            let Self { stream, timer, .. } = &mut self;
+            let read = within(timer, deadline, |cx| {
+                poll_read_buf(Pin::new(&mut *stream), cx, &mut buffer)
+            });
+            match read.await? {
                 Ok(0) => return Err(SendFailure::Broken(ENDED.to_owned())),
                 Err(error) => return Err(SendFailure::Broken(error.to_string())),
                 Ok(_) => {}
@@ -89,10 +136,14 @@ impl MachineConnection {
         }
     }
 
-    async fn say(&mut self, request: &[u8]) -> Result<(), SendFailure> {
+    async fn say(&mut self, request: &[u8], deadline: Instant) -> Result<(), SendFailure> {
+        let Self { stream, timer, .. } = self;
         let mut rest = request;
         while !rest.is_empty() {
-            match self.stream.write(rest).await {
+            let written = within(timer, deadline, |cx| {
+                Pin::new(&mut *stream).poll_write(cx, rest)
+            });
+            match written.await? {
                 Ok(n) => rest = &rest[n..],
                 // Nobody does anything about a part of a header.
                 Err(error) => return Err(SendFailure::Unsent(error.to_string())),
@@ -211,7 +262,7 @@ impl Body for MachineBody {
             if let Some(given) = this.given() {
                 return Poll::Ready(given.transpose());
             }
-            let Some(MachineConnection { stream, buffer }) = &mut this.connection else {
+            let Some(MachineConnection { stream, buffer, .. }) = &mut this.connection else {
                 return Poll::Ready(None);
             };
             buffer.reserve(match &this.reading {
