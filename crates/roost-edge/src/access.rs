@@ -6,8 +6,8 @@
 
 use crate::accept::Ends;
 use crate::arrival::Arrival;
-use crate::exchange::Shared;
 use crate::limits;
+use crate::shared::Shared;
 use crate::table::Target;
 use crate::trail::{Trail, micros};
 use http::uri::PathAndQuery;

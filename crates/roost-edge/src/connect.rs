@@ -1,11 +1,11 @@
 //! Phase 5, connect: a kept connection to the machine, or a new one.
 
 use crate::body::Slot;
-use crate::exchange::Shared;
 use crate::http1::machine::MachineConnection;
 use crate::limits;
 use crate::pool::{Http1Sender, Http2Sender};
 use crate::relay::{self, client::PeerStream, peers::PeerError};
+use crate::shared::Shared;
 use crate::table::Target;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::io;

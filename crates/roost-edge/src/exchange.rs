@@ -6,28 +6,19 @@ use crate::access::PendingRecord;
 use crate::activity::Serving;
 use crate::arrival::{self, Arrival, Origin};
 use crate::body::{AppBody, BodySlot, ResponseBody, Slot};
-use crate::config::EdgeConfig;
 use crate::connect::{Carries, Connection};
 use crate::eject::Outcome;
 use crate::forward::{Head, SendFailure};
 use crate::headers;
-use crate::meter::Series;
-use crate::names::Names;
-use crate::overload::Overload;
 use crate::pages::{Form, Page};
 use crate::pick::{Asked, Picked, Tried};
-use crate::rates::{Clients, Open};
-use crate::recent::Recent;
-use crate::relay::peers::Peers;
+use crate::rates::Open;
 use crate::settle::Settlement;
-use crate::sockets::Sockets;
+use crate::shared::Shared;
 use crate::statics::{Answered, FileAnswer};
-use crate::table::{AppRoute, Router, Target};
+use crate::table::{AppRoute, Target};
 use crate::timings::Timings;
-use crate::tls::Tls;
 use crate::trail::Trail;
-use crate::udp::Datagrams;
-use crate::wake::Control;
 use crate::{connect, forward, limits, pick, route, statics, upgrade};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -35,64 +26,11 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
-use parking_lot::Mutex;
-use roost_proto::traffic::{MachineFiles, PortTable};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 pub(crate) mod relayed;
-
-/// What all exchanges of an edge share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) config: EdgeConfig,
-    /// The configured domains in lower case.
-    pub(crate) domains: Vec<String>,
-    pub(crate) region: HeaderValue,
-    pub(crate) https_port: Option<u16>,
-    pub(crate) router: Arc<Router>,
-    pub(crate) names: Arc<Names>,
-    pub(crate) tls: Tls,
-    /// Wakes machines that sleep.
-    pub(crate) sleep: Control,
-    /// Opens static files of machines: the worker that is there now.
-    pub(crate) files: Mutex<Option<Arc<dyn MachineFiles>>>,
-    pub(crate) file_openings: Semaphore,
-    /// What became of the ports that apps ask for.
-    pub(crate) ports: watch::Sender<Arc<PortTable>>,
-    pub(crate) visitors: Clients,
-    pub(crate) overload: Overload,
-    /// Edges of other nodes.
-    pub(crate) peers: Arc<Peers>,
-    pub(crate) connections: Arc<Semaphore>,
-    pub(crate) waiters: Semaphore,
-    /// Bounds and counts of flows.
-    pub(crate) datagrams: Datagrams,
-    /// Bytes of request bodies that are kept.
-    pub(crate) kept: Arc<AtomicUsize>,
-    /// Requests that have ended.
-    pub(crate) recent: Arc<Recent>,
-    /// Counts of requests that are for no app.
-    pub(crate) nobody: Series,
-    /// Client connections, their streams and tunnels.
-    pub(crate) clients: TaskTracker,
-    /// Connections to machines.
-    pub(crate) backends: TaskTracker,
-    pub(crate) sockets: Sockets,
-    /// What accepts connections.
-    pub(crate) accepting: TaskTracker,
-    /// Fires when another edge has the sockets: what is connected goes on here.
-    pub(crate) retired: CancellationToken,
-    /// Fires when no new work should be taken.
-    pub(crate) graceful: CancellationToken,
-    /// Fires when the time for that is over.
-    pub(crate) kill: CancellationToken,
-}
 
 /// One request on its way.
 pub(crate) struct Exchange {

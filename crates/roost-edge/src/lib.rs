@@ -58,6 +58,7 @@ mod retry;
 mod rounds;
 mod route;
 mod settle;
+mod shared;
 mod sockets;
 mod statics;
 mod streams;
@@ -80,21 +81,11 @@ pub use rates::EdgeRates;
 pub use relay::RelayConfig;
 pub use sockets::{Listening, listen};
 
-use crate::exchange::Shared;
-use crate::meter::Series;
 use crate::metrics::Records;
-use crate::names::Names;
-use crate::overload::Overload;
 use crate::ports::{Door, Way};
-use crate::rates::Clients;
-use crate::recent::Recent;
-use crate::relay::peers::Peers;
+use crate::shared::Shared;
 use crate::sockets::Sockets;
 use crate::table::Router;
-use crate::tls::Tls;
-use crate::udp::Datagrams;
-use http::HeaderValue;
-use parking_lot::Mutex;
 use roost_auth::cluster::IdentityError;
 use roost_model::machine::Service;
 use roost_proto::traffic::{
@@ -106,9 +97,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// The edge could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -200,41 +188,11 @@ impl Edge {
         let http = listen_all(&sockets, &config.http, "HTTP")?;
         let https = listen_all(&sockets, &config.https, "HTTPS")?;
         let relay_door = relay::Door::open(config.relay.as_ref(), &sockets)?;
-        let names = Names::new(config.names.clone());
-        let tls = Tls::new(names.clone(), certificates).map_err(BindError::Tls)?;
         let (http_addrs, https_addrs) = (addresses(&http), addresses(&https));
         let peer_addrs = relay_door.addresses();
-        let backends = TaskTracker::new();
-        let shared = Arc::new(Shared {
-            peers: Peers::new(config.relay.as_ref(), backends.clone())?,
-            domains: lower_case(&config.domains),
-            region: HeaderValue::from_str(config.region.as_str())
-                .unwrap_or(HeaderValue::from_static("unknown")),
-            https_port: https_addrs.first().map(SocketAddr::port),
-            router: Router::new(config.region.clone(), feed, counter.clone()),
-            names,
-            tls,
-            sleep: Mutex::new(config.sleep.clone()),
-            files: Mutex::new(config.files.clone()),
-            file_openings: Semaphore::new(limits::FILE_OPENINGS_MAX),
-            ports: watch::Sender::default(),
-            visitors: Clients::new(config.rates),
-            overload: Overload::default(),
-            connections: Arc::new(Semaphore::new(config.connections_max)),
-            waiters: Semaphore::new(limits::WAITERS_MAX),
-            datagrams: Datagrams::default(),
-            kept: Arc::default(),
-            recent: Recent::new(),
-            nobody: Series::new(config.region.clone(), None),
-            clients: TaskTracker::new(),
-            backends,
-            sockets,
-            accepting: TaskTracker::new(),
-            retired: CancellationToken::new(),
-            graceful: tasks.stopping().child_token(),
-            kill: CancellationToken::new(),
-            config,
-        });
+        let https_port = https_addrs.first().map(SocketAddr::port);
+        let router = Router::new(config.region.clone(), feed, counter.clone());
+        let shared = Shared::new(config, router, certificates, sockets, https_port, tasks)?;
         let listen = |name, listeners: Vec<Arc<TcpListener>>, door: Door| {
             for listener in listeners {
                 tasks.spawn(
@@ -367,11 +325,6 @@ impl Shared {
         }
         in_time
     }
-}
-
-fn lower_case(domains: &[String]) -> Vec<String> {
-    let domains = domains.iter().map(|domain| domain.trim_matches('.'));
-    domains.map(str::to_ascii_lowercase).collect()
 }
 
 /// Where these listen.

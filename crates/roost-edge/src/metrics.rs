@@ -4,9 +4,9 @@
 //! class of a status instead of the status. Labels are apps and regions, both of a
 //! number that the platform bounds, never ids.
 
-use crate::exchange::Shared;
 use crate::limits;
 use crate::meter::{CLASSES, Counts, DatagramCounts};
+use crate::shared::Shared;
 use roost_model::name::{AppName, RegionCode};
 use roost_proto::release_traffic::{LATENCY_BOUNDS_US, Latencies, ReleaseTraffic};
 use roost_proto::rest::RequestRecord;

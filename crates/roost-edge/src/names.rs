@@ -3,7 +3,7 @@
 //! A key is parsed at the first handshake that needs it, and the outcome is kept as long as the
 //! certificate stays the same.
 
-use crate::exchange::Shared;
+use crate::shared::Shared;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use roost_model::host_name::after_first_label;

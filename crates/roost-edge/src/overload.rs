@@ -5,8 +5,8 @@
 //! The kernel's own figures of pressure are none: on virtual machines they can stand near 100 %
 //! at rest.
 
-use crate::exchange::Shared;
 use crate::limits;
+use crate::shared::Shared;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -7,13 +7,13 @@
 
 use crate::choose::{Choice, choose};
 use crate::eject::Outcome;
-use crate::exchange::Shared;
 use crate::gauge::InFlight;
 use crate::limits;
 use crate::load::{Queue, Waiting};
 use crate::looked::Looked;
 use crate::pages::Page;
 use crate::relay::wire::Elsewhere;
+use crate::shared::Shared;
 use crate::table::{AppRoute, PortRoute, Target};
 use crate::wake::{self, Prospect, Stages};
 use crate::wants::{Group, Wants};

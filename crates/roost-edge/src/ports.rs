@@ -8,8 +8,8 @@
 //! given here, but it may be asked twice at once: so the edge decides too.
 
 use crate::accept;
-use crate::exchange::Shared;
 use crate::limits;
+use crate::shared::Shared;
 use crate::table::{PortRoute, Routes};
 use crate::udp;
 use arc_swap::ArcSwap;

@@ -26,7 +26,7 @@ mod tables;
 pub(crate) mod wire;
 
 use crate::BindError;
-use crate::exchange::Shared;
+use crate::shared::Shared;
 use crate::sockets::Sockets;
 use roost_auth::cluster::ClusterIdentity;
 use roost_proto::traffic::PeerNode;

@@ -1,11 +1,11 @@
 //! Phase 3, route: is the request well-formed, and which app is it for?
 
 use crate::accept::Ends;
-use crate::exchange::Shared;
 use crate::headers;
 use crate::limits;
 use crate::pages::Page;
 use crate::rates::TooManyOpen;
+use crate::shared::Shared;
 use crate::table::{AppRoute, app_of_host};
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::request::Parts;

@@ -4,10 +4,10 @@
 //! it has to run, and counts as busy until they are sent. A path that leads to no file is the
 //! app's, as if there were no rule. Symbolic links are nowhere followed.
 
-use crate::exchange::Shared;
 use crate::forward::{Answer, Head};
 use crate::limits;
 use crate::pages::Page;
+use crate::shared::Shared;
 use crate::table::Target;
 use bytes::{Bytes, BytesMut};
 use http::header::{

@@ -4,11 +4,11 @@
 use crate::accept::Ends;
 use crate::connect;
 use crate::eject::Outcome;
-use crate::exchange::Shared;
 use crate::pick::{self, Asked, Picked, Tried};
 use crate::proxy_protocol::{self, Told};
 use crate::rates::{Open, Visit};
 use crate::relay::{self, client::Tunnel, client::TunnelError, wire::Leg};
+use crate::shared::Shared;
 use crate::table::Target;
 use crate::wants::Wants;
 use crate::{limits, tunnel};

@@ -2,8 +2,8 @@
 //! TLS is spoken by what the service of that name wants.
 
 use crate::certificates::CertificateSource;
-use crate::exchange::Shared;
 use crate::names::Names;
+use crate::shared::Shared;
 use crate::table::AppRoute;
 use crate::{limits, pg_tls, route};
 use parking_lot::Mutex;

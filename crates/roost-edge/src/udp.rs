@@ -15,11 +15,11 @@ pub(crate) use flow::Datagrams;
 pub(crate) use socket::open;
 
 use crate::eject::Outcome;
-use crate::exchange::Shared;
 use crate::limits;
 use crate::pick::{self, Asked, Picked, Tried};
 use crate::ports::{Door, Way};
 use crate::rates::{Open, Visit};
+use crate::shared::Shared;
 use crate::wants::Wants;
 use flow::{Entered, Fate, Flow, Flows, Machine};
 use roost_model::machine::Protocol;

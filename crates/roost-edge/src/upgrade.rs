@@ -2,8 +2,8 @@
 //! CONNECT (RFC 8441). Towards the app it is always the HTTP/1.1 form. Other
 //! upgrades are dropped: the request goes on without them.
 
-use crate::exchange::Shared;
 use crate::settle::Settlement;
+use crate::shared::Shared;
 use crate::tunnel;
 use base64::Engine as _;
 use http::header::{

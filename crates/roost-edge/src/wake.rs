@@ -4,9 +4,9 @@
 //! became of it is kept beside the machine's load until the next one. The machine
 //! is awake once the table says so, and not when the worker has taken the wish.
 
-use crate::exchange::Shared;
 use crate::limits;
 use crate::relay;
+use crate::shared::Shared;
 use crate::table::{PortRoute, Target};
 use parking_lot::Mutex;
 use roost_model::machine::MachineState;

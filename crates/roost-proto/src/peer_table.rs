@@ -92,6 +92,8 @@ pub fn from_line(line: &str, node: &Arc<PeerNode>) -> Result<TrafficTable, Strin
             address: row.address,
             health: row.health.into(),
             service: Arc::new(service),
+            // The edge of the machine's node answers for its files.
+            statics: Arc::default(),
             node: Some(node.clone()),
         });
     }
@@ -133,6 +135,7 @@ mod tests {
             address: "10.0.0.1:8080".parse().unwrap(),
             health,
             service: Arc::new(service.clone()),
+            statics: Arc::default(),
             node: None,
         });
         let endpoints: Vec<Endpoint> = endpoints.collect();

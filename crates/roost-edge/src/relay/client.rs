@@ -4,11 +4,11 @@
 use crate::accept::Ends;
 use crate::arrival::{Arrival, Origin};
 use crate::body::{AppBody, RequestBody, Slot};
-use crate::exchange::Shared;
 use crate::forward::{self, Answer, Head, SendFailure};
 use crate::limits;
 use crate::relay::peers::{PeerError, PeerSender, Peers, Place};
 use crate::relay::wire::{Block, Elsewhere, Failed, Kind, Leg, RELAY, Reason, Verdict};
+use crate::shared::Shared;
 use crate::table::Target;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};

@@ -4,8 +4,8 @@
 //! machines and the edges before them.
 
 use crate::body::RequestBody;
-use crate::exchange::Shared;
 use crate::limits;
+use crate::shared::Shared;
 use http::{Method, Request, Version};
 use hyper::ext::Protocol;
 use hyper::upgrade::{OnUpgrade, Upgraded};

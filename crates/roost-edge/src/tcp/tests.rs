@@ -2,8 +2,8 @@
 
 use super::{Outcome, reach};
 use crate::accept::Ends;
-use crate::exchange::Shared;
 use crate::limits;
+use crate::shared::Shared;
 use crate::{Edge, EdgeConfig, LocalCertificates, TrafficCounter};
 use roost_auth::authority::LocalAuthority;
 use roost_model::id::MachineId;

@@ -1,0 +1,124 @@
+//! What all exchanges of an edge share.
+
+use crate::BindError;
+use crate::certificates::CertificateSource;
+use crate::config::EdgeConfig;
+use crate::limits;
+use crate::meter::Series;
+use crate::names::Names;
+use crate::overload::Overload;
+use crate::rates::Clients;
+use crate::recent::Recent;
+use crate::relay::peers::Peers;
+use crate::sockets::Sockets;
+use crate::table::Router;
+use crate::tls::Tls;
+use crate::udp::Datagrams;
+use crate::wake::Control;
+use http::HeaderValue;
+use parking_lot::Mutex;
+use roost_proto::traffic::{MachineFiles, PortTable};
+use roost_runtime::tasks::Tasks;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What all exchanges of an edge share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: EdgeConfig,
+    /// The configured domains in lower case.
+    pub(crate) domains: Vec<String>,
+    pub(crate) region: HeaderValue,
+    pub(crate) https_port: Option<u16>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) names: Arc<Names>,
+    pub(crate) tls: Tls,
+    /// Wakes machines that sleep.
+    pub(crate) sleep: Control,
+    /// Opens static files of machines: the worker that is there now.
+    pub(crate) files: Mutex<Option<Arc<dyn MachineFiles>>>,
+    pub(crate) file_openings: Semaphore,
+    /// What became of the ports that apps ask for.
+    pub(crate) ports: watch::Sender<Arc<PortTable>>,
+    pub(crate) visitors: Clients,
+    pub(crate) overload: Overload,
+    /// Edges of other nodes.
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) waiters: Semaphore,
+    /// Bounds and counts of flows.
+    pub(crate) datagrams: Datagrams,
+    /// Bytes of request bodies that are kept.
+    pub(crate) kept: Arc<AtomicUsize>,
+    /// Requests that have ended.
+    pub(crate) recent: Arc<Recent>,
+    /// Counts of requests that are for no app.
+    pub(crate) nobody: Series,
+    /// Client connections, their streams and tunnels.
+    pub(crate) clients: TaskTracker,
+    /// Connections to machines.
+    pub(crate) backends: TaskTracker,
+    pub(crate) sockets: Sockets,
+    /// What accepts connections.
+    pub(crate) accepting: TaskTracker,
+    /// Fires when another edge has the sockets: what is connected goes on here.
+    pub(crate) retired: CancellationToken,
+    /// Fires when no new work should be taken.
+    pub(crate) graceful: CancellationToken,
+    /// Fires when the time for that is over.
+    pub(crate) kill: CancellationToken,
+}
+
+impl Shared {
+    /// That of an edge that begins with these sockets.
+    pub(crate) fn new(
+        config: EdgeConfig,
+        router: Arc<Router>,
+        certificates: Arc<dyn CertificateSource>,
+        sockets: Sockets,
+        https_port: Option<u16>,
+        tasks: &Tasks,
+    ) -> Result<Arc<Self>, BindError> {
+        let names = Names::new(config.names.clone());
+        let tls = Tls::new(names.clone(), certificates).map_err(BindError::Tls)?;
+        let backends = TaskTracker::new();
+        Ok(Arc::new(Self {
+            peers: Peers::new(config.relay.as_ref(), backends.clone())?,
+            domains: lower_case(&config.domains),
+            region: HeaderValue::from_str(config.region.as_str())
+                .unwrap_or(HeaderValue::from_static("unknown")),
+            https_port,
+            router,
+            names,
+            tls,
+            sleep: Mutex::new(config.sleep.clone()),
+            files: Mutex::new(config.files.clone()),
+            file_openings: Semaphore::new(limits::FILE_OPENINGS_MAX),
+            ports: watch::Sender::default(),
+            visitors: Clients::new(config.rates),
+            overload: Overload::default(),
+            connections: Arc::new(Semaphore::new(config.connections_max)),
+            waiters: Semaphore::new(limits::WAITERS_MAX),
+            datagrams: Datagrams::default(),
+            kept: Arc::default(),
+            recent: Recent::new(),
+            nobody: Series::new(config.region.clone(), None),
+            clients: TaskTracker::new(),
+            backends,
+            sockets,
+            accepting: TaskTracker::new(),
+            retired: CancellationToken::new(),
+            graceful: tasks.stopping().child_token(),
+            kill: CancellationToken::new(),
+            config,
+        }))
+    }
+}
+
+fn lower_case(domains: &[String]) -> Vec<String> {
+    let domains = domains.iter().map(|domain| domain.trim_matches('.'));
+    domains.map(str::to_ascii_lowercase).collect()
+}
