@@ -28,7 +28,7 @@ help:
 	@echo "make test-load  500 clients while releases roll, roostd restarts, a machine is killed and the API is away"
 	@echo "make test-kvm tests of VMs on KVM, inside an emulated machine (needs no KVM here)"
 	@echo "make lint     format, tidy, clippy, docs: warnings are errors"
-	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory placement orchestrator edge)"
+	@echo "make bench    ratios against named peers (PARTS='vm memory' for some of: idle start pull vm memory placement orchestrator edge; ROWS='HTTP/2,idle' for some of edge)"
 	@echo "make kernel   build a slim kernel for VMs from Debian's source (half an hour)"
 	@echo "make release  an archive with the programs in dist/"
 

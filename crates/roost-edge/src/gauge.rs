@@ -6,6 +6,7 @@
 //! those it picked from: either the reader sees the count, or the pick sees
 //! the new routes. Both sides have a full fence between their two steps.
 
+use crate::limits;
 use crate::load::Serving;
 use crate::relay::peers::Place;
 use crate::table::{Router, Target};
@@ -35,6 +36,8 @@ impl Busy {
 #[derive(Debug, Default)]
 pub struct TrafficCounter {
     machines: Mutex<HashMap<MachineId, Arc<Busy>>>,
+    /// With so many machines it is time to look which are gone.
+    prune_at: AtomicUsize,
     router: OnceLock<Weak<Router>>,
 }
 
@@ -67,11 +70,17 @@ impl TrafficCounter {
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Forgets machines that no route and no request holds.
+    /// Forgets machines that no route and no request holds, once they may be half of all.
     pub(crate) fn prune(&self) {
-        self.machines
-            .lock()
-            .retain(|_, count| Arc::strong_count(count) > 1);
+        let mut machines = self.machines.lock();
+        let most = self
+            .prune_at
+            .load(Ordering::Relaxed)
+            .max(limits::PRUNE_MACHINES_MIN);
+        if machines.len() >= most {
+            machines.retain(|_, count| Arc::strong_count(count) > 1);
+            self.prune_at.store(machines.len() * 2, Ordering::Relaxed);
+        }
     }
 }
 

@@ -58,6 +58,8 @@ pub const POOL_IDLE_MAX: usize = 256;
 pub const KEPT_FOR_ONCE_MAX: Duration = Duration::from_secs(1);
 /// Longest time that a 408 may take to be written.
 pub const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// With fewer machines than these nobody looks for those that are gone.
+pub const PRUNE_MACHINES_MIN: usize = 1024;
 /// Requests to one service of an app that wait for a machine.
 pub const QUEUE_MAX: usize = 1000;
 /// Regions that one request may ask for.

@@ -10,8 +10,8 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use roost_model::name::RegionCode;
 use roost_proto::release_traffic::{LATENCY_BUCKETS, Latencies, ReleaseTraffic, latency_bucket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Counts of latencies.
@@ -50,6 +50,20 @@ impl Histogram {
 /// How many classes of status there are, 1xx to 5xx.
 pub(crate) const CLASSES: usize = 5;
 
+/// A histogram that is made when something is noted: of most apps an edge sees little.
+#[derive(Debug, Default)]
+struct Lazy(OnceLock<Box<Histogram>>);
+
+impl Lazy {
+    fn get(&self) -> &Histogram {
+        self.0.get_or_init(Box::default)
+    }
+
+    fn read(&self) -> Latencies {
+        self.0.get().map(|it| it.read()).unwrap_or_default()
+    }
+}
+
 fn class(status: StatusCode) -> usize {
     usize::from(status.as_u16() / 100).clamp(1, CLASSES) - 1
 }
@@ -60,9 +74,9 @@ pub(crate) struct Series {
     pub(crate) region: RegionCode,
     pub(crate) release: Option<u64>,
     /// Responses to clients, by class.
-    edge: [Histogram; CLASSES],
+    edge: [Lazy; CLASSES],
     /// Answers of machines, by class.
-    app: [Histogram; CLASSES],
+    app: [Lazy; CLASSES],
     unanswered: AtomicU64,
     pub(crate) datagrams: DatagramMeter,
 }
@@ -151,12 +165,12 @@ impl Series {
 
     /// A client gets a response's header, so long after its request's.
     pub(crate) fn responded(&self, status: StatusCode, latency: Duration) {
-        self.edge[class(status)].note(latency);
+        self.edge[class(status)].get().note(latency);
     }
 
     /// A machine has answered, so long after it was sent the request.
     pub(crate) fn answered(&self, status: StatusCode, latency: Duration) {
-        self.app[class(status)].note(latency);
+        self.app[class(status)].get().note(latency);
     }
 
     /// A machine has not answered.
@@ -167,8 +181,8 @@ impl Series {
     /// What has been counted.
     pub(crate) fn read(&self) -> Counts {
         Counts {
-            edge: self.edge.each_ref().map(Histogram::read),
-            app: self.app.each_ref().map(Histogram::read),
+            edge: self.edge.each_ref().map(Lazy::read),
+            app: self.app.each_ref().map(Lazy::read),
             unanswered: self.unanswered.load(Ordering::Relaxed),
             datagrams: self.datagrams.read(),
         }
@@ -176,10 +190,10 @@ impl Series {
 
     fn add(&self, counts: &Counts) {
         for (to, from) in self.edge.iter().zip(&counts.edge) {
-            to.add(from);
+            to.get().add(from);
         }
         for (to, from) in self.app.iter().zip(&counts.app) {
-            to.add(from);
+            to.get().add(from);
         }
         self.unanswered
             .fetch_add(counts.unanswered, Ordering::Relaxed);

@@ -10,10 +10,10 @@
 use crate::accept;
 use crate::limits;
 use crate::shared::Shared;
-use crate::table::{PortRoute, Routes};
+use crate::table::Routes;
 use crate::udp;
 use arc_swap::ArcSwap;
-use roost_model::machine::{PortSharing, Protocol, Service};
+use roost_model::machine::{PortSharing, Protocol};
 use roost_model::name::AppName;
 use roost_proto::traffic::{PortStatus, PortTable};
 use roost_runtime::tasks::Tasks;
@@ -83,11 +83,8 @@ struct Division {
 /// Divides the ports among the apps; who has one already goes before others.
 fn divide(routes: &Routes, held: impl Fn(Key) -> Option<Way>) -> Division {
     let mut asked: BTreeMap<Key, BTreeMap<&AppName, Way>> = BTreeMap::new();
-    let shared = [Service::HTTP_PORT, Service::HTTPS_PORT];
-    let is_own =
-        |port: &&PortRoute| port.protocol != Protocol::Tcp || !shared.contains(&port.number);
-    for app in routes.apps() {
-        for port in app.ports().filter(is_own) {
+    for app in routes.with_ports() {
+        for port in app.own_ports() {
             let way = Way::new(port.rule.handler.sharing(), &app.name);
             let key = (port.protocol, port.number);
             asked.entry(key).or_default().insert(&app.name, way);

@@ -15,7 +15,8 @@ use crate::replay_cache::ReplayCache;
 use crate::retry::RetryBudget;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use roost_model::machine::{HttpOptions, Protocol, ServicePort};
+use roost_model::app_map::AppMap;
+use roost_model::machine::{HttpOptions, Protocol, Service, ServicePort};
 use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{
     AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficFeed, TrafficTable,
@@ -123,9 +124,13 @@ impl AppRoute {
         self.targets.iter()
     }
 
-    /// What is behind each external port of the app.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = &PortRoute> {
-        self.ports.iter()
+    /// What is behind each external port that the app does not share with all others.
+    pub(crate) fn own_ports(&self) -> impl Iterator<Item = &PortRoute> {
+        let shared = [Service::HTTP_PORT, Service::HTTPS_PORT];
+        let is_own = move |port: &&PortRoute| {
+            port.protocol != Protocol::Tcp || !shared.contains(&port.number)
+        };
+        self.ports.iter().filter(is_own)
     }
 }
 
@@ -192,9 +197,11 @@ impl PortRoute {
 }
 
 /// All routes at one moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Routes {
-    apps: HashMap<String, Arc<AppRoute>>,
+    apps: AppMap<Arc<AppRoute>>,
+    /// Those of them that ask for ports of their own.
+    with_ports: AppMap<Arc<AppRoute>>,
 }
 
 impl Routes {
@@ -208,8 +215,53 @@ impl Routes {
         self.apps.values().map(AsRef::as_ref)
     }
 
+    /// The apps that ask for ports of their own.
+    pub(crate) fn with_ports(&self) -> impl Iterator<Item = &AppRoute> {
+        self.with_ports.values().map(AsRef::as_ref)
+    }
+
     fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.apps.values().flat_map(|app| &app.targets)
+    }
+
+    /// Routes an app in another way, or not at all; how it was routed.
+    fn set(&mut self, name: &AppName, app: Option<Arc<AppRoute>>) -> Option<Arc<AppRoute>> {
+        let has_ports = |app: &&Arc<AppRoute>| app.own_ports().next().is_some();
+        match app.as_ref().filter(has_ports) {
+            Some(app) => self.with_ports.insert(name.clone(), app.clone()),
+            None => self.with_ports.remove(name.as_str()),
+        };
+        match app {
+            Some(app) => self.apps.insert(name.clone(), app),
+            None => self.apps.remove(name.as_str()),
+        }
+    }
+}
+
+/// What is known of machines.
+#[derive(Debug, Default)]
+struct Tables {
+    own: Arc<TrafficTable>,
+    /// By node: what edges of other nodes have told.
+    learned: BTreeMap<String, TrafficTable>,
+}
+
+impl Tables {
+    /// All machines of an app.
+    fn traffic(&self, name: &AppName) -> Option<AppTraffic> {
+        let own = self.own.get(name.as_str());
+        let mut all = own.cloned();
+        let learned = self.learned.values();
+        for traffic in learned.filter_map(|table| table.get(name.as_str())) {
+            // Who has a machine itself knows better.
+            let is_new = |it: &&Endpoint| {
+                let mut own = own.into_iter().flat_map(|own| &own.endpoints);
+                own.all(|own| own.machine_id != it.machine_id)
+            };
+            let new = traffic.endpoints.iter().filter(is_new).cloned();
+            all.get_or_insert_default().endpoints.extend(new);
+        }
+        all
     }
 }
 
@@ -219,8 +271,8 @@ pub(crate) struct Router {
     region: RegionCode,
     routes: ArcSwap<Routes>,
     feed: Mutex<TrafficFeed>,
-    /// By node: what edges of other nodes have told.
-    learned: Mutex<BTreeMap<String, TrafficTable>>,
+    /// What the routes are made of. Who changes them holds it.
+    tables: Mutex<Tables>,
     counter: Arc<TrafficCounter>,
     changes: watch::Sender<u64>,
     /// How many tables have been applied.
@@ -239,7 +291,7 @@ impl Router {
             region,
             routes: ArcSwap::default(),
             feed: Mutex::new(feed),
-            learned: Mutex::default(),
+            tables: Mutex::default(),
             counter: counter.clone(),
             changes: watch::Sender::new(0),
             n_applied: AtomicU64::new(0),
@@ -300,79 +352,55 @@ impl Router {
             return;
         }
         let table = feed.borrow_and_update().clone();
-        self.apply(table);
+        let mut tables = self.tables.lock();
+        let before = std::mem::replace(&mut tables.own, table.clone());
+        self.apply(&tables, &before.changed(&table));
     }
 
     /// Takes the machines of another node, as its edge tells of them.
     pub(crate) fn learn(&self, node: &PeerNode, table: TrafficTable) {
-        // Held while they are applied: one writer at a time.
-        let feed = self.feed.lock();
-        self.learned.lock().insert(node.id.to_string(), table);
-        let table = feed.borrow().clone();
-        self.apply(table);
+        let mut tables = self.tables.lock();
+        let before = tables.learned.insert(node.id.to_string(), table.clone());
+        self.apply(&tables, &before.unwrap_or_default().changed(&table));
     }
 
-    fn apply(&self, own: Arc<TrafficTable>) {
-        let table = self.with_learned(own);
-        let old = self.routes.load_full();
-        let new = Arc::new(self.derive(&old, &table));
-        self.routes.store(new.clone());
+    /// Derives the routes of these apps anew.
+    fn apply(&self, tables: &Tables, changed: &[&AppName]) {
+        let mut routes = Routes::clone(&self.routes.load());
+        let mut replaced = Vec::new();
+        for &name in changed {
+            let old = routes.app(name.as_str());
+            let traffic = tables.traffic(name);
+            // A table may change in what others know better.
+            if old.map(|old| &old.traffic) == traffic.as_ref() {
+                continue;
+            }
+            let new = traffic
+                .map(|traffic| Arc::new(self.derive_app(name, &traffic, old.map(AsRef::as_ref))));
+            let old = routes.set(name, new.clone());
+            replaced.push((old, new));
+        }
+        self.routes.store(Arc::new(routes));
         fence(Ordering::SeqCst);
-        for target in new.targets() {
-            let takes_nothing_new = matches!(
-                target.endpoint.health,
-                EndpointHealth::Draining | EndpointHealth::Asleep(_)
-            );
-            target.pool.set_open(!takes_nothing_new);
+        for (old, new) in &replaced {
+            let new = new.iter().flat_map(|app| &app.targets);
+            for target in new.clone() {
+                let takes_nothing_new = matches!(
+                    target.endpoint.health,
+                    EndpointHealth::Draining | EndpointHealth::Asleep(_)
+                );
+                target.pool.set_open(!takes_nothing_new);
+            }
+            for gone in old.iter().flat_map(|app| &app.targets) {
+                if !new.clone().any(|new| Arc::ptr_eq(&new.pool, &gone.pool)) {
+                    gone.pool.set_open(false);
+                }
+            }
         }
-        let kept: std::collections::HashSet<*const Pool> = new
-            .targets()
-            .map(|target| Arc::as_ptr(&target.pool))
-            .collect();
-        for gone in old
-            .targets()
-            .filter(|target| !kept.contains(&Arc::as_ptr(&target.pool)))
-        {
-            gone.pool.set_open(false);
-        }
-        drop(old);
+        drop(replaced);
         self.counter.prune();
         self.n_applied.fetch_add(1, Ordering::Relaxed);
         self.nudge();
-    }
-
-    /// The machines of this node and of those that edges have told of.
-    fn with_learned(&self, own: Arc<TrafficTable>) -> Arc<TrafficTable> {
-        let learned = self.learned.lock();
-        if learned.is_empty() {
-            return own;
-        }
-        let mut all = (*own).clone();
-        for (app, traffic) in learned.values().flatten() {
-            let known: &mut AppTraffic = all.entry(app.clone()).or_default();
-            // Who has a machine itself knows better.
-            let is_new = |it: &&Endpoint| {
-                let mut own = own.get(app).into_iter().flat_map(|own| &own.endpoints);
-                own.all(|own| own.machine_id != it.machine_id)
-            };
-            let new = traffic.endpoints.iter().filter(is_new).cloned();
-            known.endpoints.extend(new);
-        }
-        Arc::new(all)
-    }
-
-    fn derive(&self, old: &Routes, table: &TrafficTable) -> Routes {
-        let apps = table.iter().map(|(name, traffic)| {
-            let old = old.apps.get(name.as_str());
-            let route = match old {
-                Some(old) if old.traffic == *traffic => old.clone(),
-                _ => Arc::new(self.derive_app(name, traffic, old.map(AsRef::as_ref))),
-            };
-            (name.as_str().to_owned(), route)
-        });
-        Routes {
-            apps: apps.collect(),
-        }
     }
 
     fn derive_app(&self, name: &AppName, traffic: &AppTraffic, old: Option<&AppRoute>) -> AppRoute {

@@ -10,6 +10,7 @@
 
 pub mod account;
 pub mod app_config;
+pub mod app_map;
 pub mod digest;
 pub mod duration;
 pub mod error;

@@ -84,7 +84,7 @@ pub fn from_line(line: &str, node: &Arc<PeerNode>) -> Result<TrafficTable, Strin
     for row in rows {
         let service = row.service.of_record();
         let service = service.map_err(|why| format!("machine {}: {why}", row.machine))?;
-        let traffic: &mut AppTraffic = table.entry(row.app).or_default();
+        let traffic: &mut AppTraffic = table.get_or_default(row.app);
         traffic.endpoints.push(Endpoint {
             machine_id: row.machine,
             region: row.region,

@@ -6,6 +6,7 @@
 
 use crate::release_traffic::ReleaseTraffic;
 use crate::rest::RequestRecord;
+use roost_model::app_map::AppMap;
 use roost_model::id::{MachineId, NodeId};
 use roost_model::machine::{Protocol, Service, StaticFolder};
 use roost_model::name::{AppName, RegionCode};
@@ -68,7 +69,7 @@ pub enum EndpointHealth {
 }
 
 /// All that the edge needs to route, by app.
-pub type TrafficTable = BTreeMap<AppName, AppTraffic>;
+pub type TrafficTable = AppMap<AppTraffic>;
 
 /// The edge's subscription: the newest table, and a wake-up at each change.
 pub type TrafficFeed = tokio::sync::watch::Receiver<Arc<TrafficTable>>;

@@ -1,7 +1,7 @@
 //! Finding and running the real programs.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Output};
+use std::process::{Child, ChildStdin, Command, Output};
 
 /// The folder with the programs of this build: `target/debug`.
 pub fn build_dir() -> PathBuf {
@@ -86,6 +86,11 @@ impl Running {
     /// Its process id.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.0.id()).expect("process ids are positive")
+    }
+
+    /// Its standard input, once, if it was started with a pipe.
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.0.stdin.take()
     }
 
     /// Kills it and waits until it is gone.

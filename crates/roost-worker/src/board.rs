@@ -244,7 +244,7 @@ fn build_table(entries: &BTreeMap<MachineId, Entry>) -> TrafficTable {
         if entry.services.is_empty() {
             continue;
         }
-        let app: &mut AppTraffic = table.entry(entry.app.clone()).or_default();
+        let app: &mut AppTraffic = table.get_or_default(entry.app.clone());
         app.endpoints.extend(as_published(id, entry));
     }
     table

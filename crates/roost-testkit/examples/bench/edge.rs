@@ -4,15 +4,19 @@
 //! one back end that they share are on core 1. They run together and are
 //! measured in turns of [`WINDOW`]; shown is the median of [`ROUNDS`] turns, as
 //! a ratio to nginx. A proxy's time is what the scheduler gave it:
-//! strangers on the cores make turns longer, not dearer. Nobody writes a log.
+//! strangers on the cores make turns longer, not dearer. The edge logs one request in a
+//! hundred; the peers write no log. `ROWS` chooses rows: those whose name has one of its words,
+//! parted by commas.
 
 mod clients;
 mod peers;
+mod routes;
 mod serve;
 
 pub(crate) use serve::role;
 
 use crate::process;
+use clients::Loaded;
 use peers::{Bench, Proxy};
 use roost_testkit::program::run;
 use std::process::Command;
@@ -25,17 +29,20 @@ const WINDOW: Duration = Duration::from_secs(2);
 /// Idle connections whose memory is measured.
 const IDLE_CONNECTIONS: usize = 2_000;
 
+/// The most of p99 at saturation beside nginx.
+const P99_TARGET: f64 = 1.5;
+
 /// One kind of work.
 struct Row {
     name: &'static str,
     /// Loads a proxy for [`WINDOW`]; how many requests were answered.
-    load: fn(&Bench, &Proxy) -> u64,
+    load: fn(&Bench, &Proxy) -> Loaded,
     /// The most CPU per request beside nginx.
     target: f64,
 }
 
 /// A row of plain or encrypted GETs.
-const fn row(name: &'static str, target: f64, load: fn(&Bench, &Proxy) -> u64) -> Row {
+const fn row(name: &'static str, target: f64, load: fn(&Bench, &Proxy) -> Loaded) -> Row {
     Row { name, load, target }
 }
 
@@ -77,7 +84,10 @@ pub(crate) fn beside_peers() {
     }
     pin_self("1");
     let bench = Bench::start();
-    for row in ROWS {
+    let words = std::env::var("ROWS").unwrap_or_default();
+    let is_chosen =
+        |name: &str| words.is_empty() || words.split(',').any(|word| name.contains(word));
+    for row in ROWS.into_iter().filter(|row| is_chosen(row.name)) {
         let mut samples = vec![Vec::new(); bench.proxies.len()];
         for round in 0..ROUNDS {
             for turn in 0..bench.proxies.len() {
@@ -85,10 +95,18 @@ pub(crate) fn beside_peers() {
                 samples[number].push(sample(&bench, &row, &bench.proxies[number]));
             }
         }
-        show(&bench, &row, samples.into_iter().map(median).collect());
+        show(&bench, &row, &samples);
     }
-    idle_memory(&bench, "plain", 15.0, false);
-    idle_memory(&bench, "TLS", 24.0, true);
+    drop(bench);
+    // Each on proxies that have served nobody: memory that was given back would be used first.
+    for (kind, target, is_tls) in [("plain", 15.0, false), ("TLS", 24.0, true)] {
+        if is_chosen("idle") {
+            idle_memory(&Bench::start(), kind, target, is_tls);
+        }
+    }
+    if is_chosen("routes") {
+        routes::many();
+    }
     pin_self(&format!("0-{}", cores - 1));
 }
 
@@ -98,10 +116,10 @@ fn pin_self(cores: &str) {
     run(Command::new("taskset").args(["-a", "-c", "-p", cores, &pid]));
 }
 
-/// CPU and p99 of one turn.
-fn sample(bench: &Bench, row: &Row, proxy: &Proxy) -> f64 {
+/// One turn: CPU per request, in microseconds, and the p99 of its latency, if known.
+fn sample(bench: &Bench, row: &Row, proxy: &Proxy) -> (f64, Option<f64>) {
     let before = process::scheduled(proxy.pid);
-    let requests = (row.load)(bench, proxy);
+    let Loaded { requests, p99 } = (row.load)(bench, proxy);
     let used = process::scheduled(proxy.pid) - before;
     assert!(
         requests > 0,
@@ -109,16 +127,19 @@ fn sample(bench: &Bench, row: &Row, proxy: &Proxy) -> f64 {
         row.name,
         proxy.name
     );
-    used.as_secs_f64() * 1e6 / requests as f64
+    (used.as_secs_f64() * 1e6 / requests as f64, p99)
 }
 
-fn median(mut samples: Vec<f64>) -> f64 {
+fn median(samples: impl Iterator<Item = f64>) -> f64 {
+    let mut samples: Vec<f64> = samples.collect();
     samples.sort_by(f64::total_cmp);
     samples[samples.len() / 2]
 }
 
 /// One line: microseconds of each proxy, and the ratio of the first to the second, nginx.
-fn show(bench: &Bench, row: &Row, medians: Vec<f64>) {
+fn show(bench: &Bench, row: &Row, samples: &[Vec<(f64, Option<f64>)>]) {
+    let cpu = |turns: &Vec<(f64, Option<f64>)>| median(turns.iter().map(|turn| turn.0));
+    let medians: Vec<f64> = samples.iter().map(cpu).collect();
     let of_each: Vec<String> = bench
         .proxies
         .iter()
@@ -133,6 +154,16 @@ fn show(bench: &Bench, row: &Row, medians: Vec<f64>) {
         of_each.join(", "),
         row.target,
     );
+    let p99 = |turns: &Vec<(f64, Option<f64>)>| median(turns.iter().filter_map(|turn| turn.1));
+    if samples[0].iter().all(|turn| turn.1.is_some()) {
+        let p99s: Vec<f64> = samples.iter().map(p99).collect();
+        let ratio = p99s[0] / p99s[1];
+        let verdict = if ratio <= P99_TARGET { "ok" } else { "MISSED" };
+        println!(
+            "edge, {}: p99 to nginx's {ratio:.2} (target ≤ {P99_TARGET}) {verdict}",
+            row.name
+        );
+    }
 }
 
 /// What each of many connections costs that has been answered once and is idle.

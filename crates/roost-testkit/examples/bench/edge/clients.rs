@@ -31,24 +31,68 @@ fn number_before(text: &str, word: &str) -> u64 {
         .unwrap_or_else(|| panic!("no number before `{word}` in:\n{text}"))
 }
 
+/// What a load has got.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Loaded {
+    /// Requests that were answered.
+    pub(crate) requests: u64,
+    /// What 99 of 100 were faster than, in microseconds, if the tool tells.
+    pub(crate) p99: Option<f64>,
+}
+
+impl From<u64> for Loaded {
+    fn from(requests: u64) -> Self {
+        Self {
+            requests,
+            p99: None,
+        }
+    }
+}
+
+/// The latency behind `99%`, in microseconds.
+fn p99(text: &str) -> Option<f64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("99%"))?;
+    let number = line.trim().trim_end_matches(char::is_alphabetic);
+    let micros = match line.trim().strip_prefix(number)? {
+        "us" => 1.0,
+        "ms" => 1e3,
+        _ => 1e6,
+    };
+    Some(number.parse::<f64>().ok()? * micros)
+}
+
 /// Plain HTTP/1.1.
-pub(crate) fn wrk(proxy: &Proxy, connections: usize, path: &str, more: &[&str]) -> u64 {
+pub(crate) fn wrk(proxy: &Proxy, connections: usize, path: &str, more: &[&str]) -> Loaded {
+    wrk_to(proxy.http, "plain", connections, path, more)
+}
+
+/// The same to an app at a port.
+pub(crate) fn wrk_to(
+    port: u16,
+    app: &str,
+    connections: usize,
+    path: &str,
+    more: &[&str],
+) -> Loaded {
     let output = run(Command::new("wrk")
-        .args([
-            "-t1",
-            &format!("-c{connections}"),
-            &format!("-d{}s", WINDOW.as_secs()),
-        ])
-        .args(["-H", "Host: plain.localhost"])
+        .args(["-t1", "--latency"])
+        .arg(format!("-c{connections}"))
+        .arg(format!("-d{}s", WINDOW.as_secs()))
+        .args(["-H", &format!("Host: {app}.localhost")])
         .args(more)
-        .arg(format!("http://127.0.0.1:{}{path}", proxy.http)));
+        .arg(format!("http://127.0.0.1:{port}{path}")));
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(!text.contains("Non-2xx"), "{}: {text}", proxy.name);
-    number_before(&text, " requests in")
+    assert!(!text.contains("Non-2xx"), "{app} at port {port}: {text}");
+    Loaded {
+        requests: number_before(&text, " requests in"),
+        p99: p99(&text),
+    }
 }
 
 /// HTTP/1.1 or HTTP/2 over TLS.
-pub(crate) fn h2load(proxy: &Proxy, app: &str, more: &[&str]) -> u64 {
+pub(crate) fn h2load(proxy: &Proxy, app: &str, more: &[&str]) -> Loaded {
     let output = run(Command::new("h2load")
         .args(["-t1", &format!("-D{}", WINDOW.as_secs())])
         .arg(format!("--connect-to=127.0.0.1:{}", proxy.https))
@@ -61,14 +105,16 @@ pub(crate) fn h2load(proxy: &Proxy, app: &str, more: &[&str]) -> u64 {
     );
     // Peers lose a few requests when they change connections to the back end.
     assert!(bad * 100 <= good, "{}: {text}", proxy.name);
-    good + bad
+    (good + bad).into()
 }
 
 fn connector(bench: &Bench) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(bench.certificate.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // The same work for all: the peers' OpenSSL knows no ML-KEM.
+    provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots)
@@ -99,7 +145,7 @@ fn body_length(answer: &[u8]) -> usize {
 }
 
 /// Runs this many loops side by side until the window is over; how many turns they made.
-fn for_window<F, Fut>(clients: usize, client: F) -> u64
+fn for_window<F, Fut>(clients: usize, client: F) -> Loaded
 where
     F: Fn(Instant) -> Fut,
     Fut: Future<Output = u64> + Send + 'static,
@@ -107,12 +153,12 @@ where
     Runtime::new().unwrap().block_on(async {
         let end = Instant::now() + WINDOW;
         let loops: JoinSet<u64> = (0..clients).map(|_| client(end)).collect();
-        loops.join_all().await.into_iter().sum()
+        loops.join_all().await.into_iter().sum::<u64>().into()
     })
 }
 
 /// A connection with a full handshake and one GET, again and again.
-pub(crate) fn handshakes(bench: &Bench, proxy: &Proxy) -> u64 {
+pub(crate) fn handshakes(bench: &Bench, proxy: &Proxy) -> Loaded {
     let (connector, port) = (connector(bench), proxy.https);
     for_window(HANDSHAKES, |end| {
         let connector = connector.clone();
@@ -128,7 +174,7 @@ pub(crate) fn handshakes(bench: &Bench, proxy: &Proxy) -> u64 {
 }
 
 /// One message in flight on each WebSocket.
-pub(crate) fn echoes(_bench: &Bench, proxy: &Proxy) -> u64 {
+pub(crate) fn echoes(_bench: &Bench, proxy: &Proxy) -> Loaded {
     let (name, port) = (proxy.name, proxy.http);
     for_window(WEBSOCKETS, |end| async move {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();

@@ -51,7 +51,8 @@ impl Bench {
         let program = std::env::current_exe().unwrap();
         let back = free_port();
         let mut command = Command::new(&program);
-        let back_end = start(command.args(["edge-back-end", &back.to_string()]), &[back]);
+        command.args(["edge-back-end", &back.to_string()]);
+        let back_end = start(command.stdin(Stdio::null()), &[back]);
         let proxies = vec![
             proxy("roost", |http, https| {
                 let mut command = on_core_0(&program);
@@ -87,7 +88,7 @@ impl Bench {
 
 fn proxy(name: &'static str, command: impl FnOnce(u16, u16) -> Command) -> Proxy {
     let (http, https) = (free_port(), free_port());
-    let running = start(&mut command(http, https), &[http, https]);
+    let running = start(command(http, https).stdin(Stdio::null()), &[http, https]);
     Proxy {
         name,
         http,
@@ -98,15 +99,15 @@ fn proxy(name: &'static str, command: impl FnOnce(u16, u16) -> Command) -> Proxy
 }
 
 /// `taskset` becomes the program, so that the process is the proxy's own.
-fn on_core_0(program: &Path) -> Command {
+pub(super) fn on_core_0(program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", "0"]).arg(program);
     command
 }
 
 /// Starts a server and waits until it listens.
-fn start(command: &mut Command, ports: &[u16]) -> Running {
-    let running = Running::start(command.stdin(Stdio::null()));
+pub(super) fn start(command: &mut Command, ports: &[u16]) -> Running {
+    let running = Running::start(command);
     for port in ports {
         wait_until("a server listens", START_LIMIT, || {
             TcpStream::connect(("127.0.0.1", *port)).map(drop)
@@ -115,7 +116,7 @@ fn start(command: &mut Command, ports: &[u16]) -> Running {
     running
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -8,10 +8,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use roost_edge::{CertificateSource, Edge, EdgeConfig, TrafficCounter};
+use roost_edge::{AccessLog, CertificateSource, Edge, EdgeConfig, TrafficCounter};
 use roost_model::id::MachineId;
 use roost_model::machine::Service;
 use roost_model::name::{AppName, RegionCode};
+use roost_observe::access::{AccessFile, AccessShare};
+use roost_proto::rest::RequestRecord;
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficTable};
 use roost_runtime::tasks::Tasks;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -32,6 +34,10 @@ pub(crate) fn role(arguments: &[String]) -> bool {
             let (http, https, back) = (port(http), port(https), port(back));
             runtime().block_on(edge(http, https, back, Path::new(folder)));
         }
+        ["edge-routes", http, back, count] => {
+            let count = count.parse().expect("a number");
+            runtime().block_on(routes(port(http), port(back), count));
+        }
         ["edge-back-end", listen] => runtime().block_on(back_end(port(listen))),
         _ => return false,
     }
@@ -51,42 +57,106 @@ impl CertificateSource for OneCertificate {
     }
 }
 
+/// The access log, as `--access-log 1%` has it.
+struct OneInHundred(AccessFile);
+
+impl AccessLog for OneInHundred {
+    fn wants(&self, is_failure: bool, random: u64) -> bool {
+        AccessShare::PerMillion(10_000).wants(is_failure, random)
+    }
+
+    fn record(&self, record: &Arc<RequestRecord>) {
+        self.0.record(record);
+    }
+
+    fn n_dropped(&self) -> u64 {
+        self.0.n_dropped()
+    }
+}
+
 async fn edge(http: u16, https: u16, back: u16, folder: &Path) {
     let chain = vec![CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap()];
     let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
     let certificates = Arc::new(OneCertificate(Arc::new(CertifiedKey::new(chain, key))));
-    let region = RegionCode::parse("local").unwrap();
-    let mut config = EdgeConfig::new(region.clone());
+    let mut config = EdgeConfig::new(region());
     config.http = vec![local(http)];
     config.https = vec![local(https)];
-    let app = |name: &str, h2_backend| {
-        let mut service = Service::http(back);
-        for port in &mut service.ports {
-            port.http.h2_backend = h2_backend;
-        }
-        let endpoint = Endpoint {
-            machine_id: MachineId::from_bytes([u8::from(h2_backend); 7]),
-            region: region.clone(),
-            release: None,
-            statics: [].into(),
-            address: local(back),
-            node: None,
-            health: EndpointHealth::Passing,
-            service: service.into(),
-        };
-        let traffic = AppTraffic {
-            endpoints: vec![endpoint],
-        };
-        (AppName::parse(name).unwrap(), traffic)
-    };
-    let table: TrafficTable = [app("plain", false), app("grpc", true)].into();
+    let tasks = Tasks::new();
+    let log = AccessFile::open(&folder.join("access"), &tasks).unwrap();
+    config.access_log = Some(Arc::new(OneInHundred(log)));
+    let mut h2c = Service::http(back);
+    for port in &mut h2c.ports {
+        port.http.h2_backend = true;
+    }
+    let plain = app("plain", 0, Service::http(back), back);
+    let table: TrafficTable = [plain, app("grpc", 1, h2c, back)].into();
     let (_table, feed) = tokio::sync::watch::channel(Arc::new(table));
     let counter = TrafficCounter::new();
-    let tasks = Tasks::new();
     let edge = Edge::bind(config, feed, counter, certificates, &tasks).await;
     let _edge = edge.unwrap();
     std::future::pending::<()>().await;
+}
+
+fn region() -> RegionCode {
+    RegionCode::parse("local").unwrap()
+}
+
+/// An app with one machine, which is the back end.
+fn app(name: &str, number: u64, service: Service, back: u16) -> (AppName, AppTraffic) {
+    let [_, id @ ..] = number.to_be_bytes();
+    let endpoint = Endpoint {
+        machine_id: MachineId::from_bytes(id),
+        region: region(),
+        release: None,
+        statics: [].into(),
+        address: local(back),
+        node: None,
+        health: EndpointHealth::Passing,
+        service: service.into(),
+    };
+    let traffic = AppTraffic {
+        endpoints: vec![endpoint],
+    };
+    (AppName::parse(name).unwrap(), traffic)
+}
+
+/// An edge with so many apps. Each number on its standard input is one more, or one that
+/// has a new release.
+async fn routes(http: u16, back: u16, count: u64) {
+    let route = move |number: u64| app(&format!("app-{number}"), number, Service::http(back), back);
+    let mut table: TrafficTable = (0..count).map(route).collect();
+    let mut config = EdgeConfig::new(region());
+    config.http = vec![local(http)];
+    let (sender, feed) = tokio::sync::watch::channel(Arc::new(table.clone()));
+    let (counter, tasks) = (TrafficCounter::new(), Tasks::new());
+    let certificates = Arc::new(NoCertificate);
+    let _edge = Edge::bind(config, feed, counter, certificates, &tasks)
+        .await
+        .unwrap();
+    let changes = std::thread::spawn(move || {
+        for (release, line) in std::io::stdin().lines().enumerate() {
+            let number = line.unwrap().trim().parse().expect("a number");
+            let (name, mut traffic) = route(number);
+            traffic.endpoints[0].release = Some(release as u64);
+            table.insert(name, traffic);
+            sender.send_replace(Arc::new(table.clone()));
+        }
+    });
+    // Ends with the standard input, or by being killed.
+    tokio::task::spawn_blocking(|| changes.join())
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl CertificateSource for NoCertificate {
+    fn certificate(&self, _name: &str) -> Option<Arc<CertifiedKey>> {
+        None
+    }
 }
 
 type AnyBody = BoxBody<Bytes, Infallible>;

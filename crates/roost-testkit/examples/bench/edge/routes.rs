@@ -1,0 +1,168 @@
+//! Many routes: what 100,000 apps cost the edge beside ten, and what one change costs.
+
+use super::clients::wrk_to;
+use super::peers::{free_port, on_core_0, start};
+use super::{ROUNDS, median};
+use crate::process;
+use roost_testkit::program::Running;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Few and many.
+const COUNTS: [u64; 2] = [10, 100_000];
+/// Changes that are measured, and the time between two: 1,000 in a minute.
+const CHANGES: u64 = 200;
+const PAUSE: Duration = Duration::from_millis(60);
+/// Connections of the load.
+const CONNECTIONS: usize = 64;
+
+/// An edge with some apps.
+struct Routes {
+    count: u64,
+    port: u16,
+    running: Running,
+    changes: ChildStdin,
+}
+
+impl Routes {
+    fn start(count: u64, back: u16) -> Self {
+        let port = free_port();
+        let mut command = on_core_0(&std::env::current_exe().unwrap());
+        command
+            .args(["edge-routes", &port.to_string(), &back.to_string()])
+            .arg(count.to_string());
+        let mut running = start(command.stdin(Stdio::piped()), &[port]);
+        let changes = running.take_stdin().expect("its standard input");
+        Self {
+            count,
+            port,
+            running,
+            changes,
+        }
+    }
+
+    fn change(&mut self, number: u64) {
+        writeln!(self.changes, "{number}").unwrap();
+    }
+
+    /// CPU per request to the last app, in microseconds, and the p99.
+    fn load(&self) -> (f64, f64) {
+        let before = process::scheduled(self.running.pid());
+        let app = format!("app-{}", self.count - 1);
+        let loaded = wrk_to(self.port, &app, CONNECTIONS, "/1k", &[]);
+        let used = process::scheduled(self.running.pid()) - before;
+        let p99 = loaded.p99.expect("wrk tells it");
+        (used.as_secs_f64() * 1e6 / loaded.requests as f64, p99)
+    }
+
+    /// CPU of some time with a change in each pause, or none.
+    fn cpu_of_changes(&mut self, is_changing: bool) -> Duration {
+        let before = process::scheduled(self.running.pid());
+        for turn in 0..CHANGES {
+            if is_changing {
+                self.change(turn * 7 % self.count);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        process::scheduled(self.running.pid()) - before
+    }
+
+    /// How long after its line a new app answers.
+    fn effect_of_new(&mut self, number: u64) -> Duration {
+        let since = Instant::now();
+        self.change(number);
+        while !self.answers(number) {
+            assert!(
+                since.elapsed() < Duration::from_secs(10),
+                "app-{number} never answers"
+            );
+        }
+        since.elapsed()
+    }
+
+    fn answers(&self, number: u64) -> bool {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let host = format!("app-{number}.localhost");
+        write!(
+            stream,
+            "GET /1k HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line.contains(" 200 ")
+    }
+}
+
+/// All of it.
+pub(super) fn many() {
+    let back = free_port();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let _back_end = start(
+        command
+            .args(["edge-back-end", &back.to_string()])
+            .stdin(Stdio::null()),
+        &[back],
+    );
+    let [few, mut many] = COUNTS.map(|count| Routes::start(count, back));
+    let megabytes = process::memory(many.running.pid(), 0).own_kib as f64 * 1.024 / 1e3;
+    tell("memory, MB", megabytes, 100.0);
+    let mut turns = Vec::new();
+    for _ in 0..ROUNDS {
+        turns.push((few.load(), many.load()));
+    }
+    let of = |side: fn(&((f64, f64), (f64, f64))) -> f64| median(turns.iter().map(side));
+    tell(
+        "CPU per request to that with 10",
+        of(|turn| turn.1.0) / of(|turn| turn.0.0),
+        1.05,
+    );
+    let quiet = many.cpu_of_changes(false);
+    let changing = many.cpu_of_changes(true).saturating_sub(quiet);
+    tell(
+        "CPU of a change, ms",
+        changing.as_secs_f64() * 1e3 / CHANGES as f64,
+        1.0,
+    );
+    let new = 0..50;
+    let effects = new.map(|idx| many.effect_of_new(COUNTS[1] + idx).as_secs_f64() * 1e3);
+    tell(
+        "a change takes effect within, ms",
+        effects.fold(0.0, f64::max),
+        50.0,
+    );
+    let mut p99s = Vec::new();
+    for _ in 0..ROUNDS {
+        let still = many.load().1;
+        let moving = p99_beside_changes(&mut many);
+        p99s.push(moving / still);
+    }
+    tell(
+        "p99 with 1,000 changes a minute to that without",
+        median(p99s.into_iter()),
+        1.1,
+    );
+}
+
+/// The p99 while routes change.
+fn p99_beside_changes(routes: &mut Routes) -> f64 {
+    let app = format!("app-{}", routes.count - 1);
+    let port = routes.port;
+    std::thread::scope(|scope| {
+        let load = scope.spawn(move || wrk_to(port, &app, CONNECTIONS, "/1k", &[]));
+        let mut number = 0;
+        while !load.is_finished() {
+            routes.change(number % routes.count);
+            number += 7;
+            std::thread::sleep(PAUSE);
+        }
+        load.join().unwrap().p99.expect("wrk tells it")
+    })
+}
+
+fn tell(what: &str, figure: f64, target: f64) {
+    let verdict = if figure <= target { "ok" } else { "MISSED" };
+    println!("edge, 100,000 routes: {what} {figure:.2} (target ≤ {target}) {verdict}");
+}
