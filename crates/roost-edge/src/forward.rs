@@ -49,12 +49,10 @@ impl Head {
 
     /// The same as bytes, for a request without a body.
     fn write_http1(&self, bytes: &mut Vec<u8>) {
-        for part in [
-            self.method.as_str(),
-            " ",
-            self.path.as_str(),
-            " HTTP/1.1\r\n",
-        ] {
+        // A client that asks for `http://name?query` has left the slash out (RFC 9112 3.2.1).
+        let path = self.path.as_str();
+        let slash = if path.starts_with('?') { "/" } else { "" };
+        for part in [self.method.as_str(), " ", slash, path, " HTTP/1.1\r\n"] {
             bytes.extend_from_slice(part.as_bytes());
         }
         if !self.headers.contains_key(HOST) {

@@ -36,6 +36,15 @@ pub(crate) struct AnswerHead {
     pub(crate) length: usize,
 }
 
+/// Whether all of a head has come.
+pub(crate) fn is_whole(bytes: &[u8]) -> Result<bool, BadAnswer> {
+    let mut lines = [MaybeUninit::uninit(); limits::HEADER_LINES_MAX];
+    let mut head = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut head, bytes, &mut lines);
+    Ok(parsed.map_err(BadAnswer::Syntax)?.is_complete())
+}
+
 /// Reads a head, if all of it has come.
 pub(crate) fn read(bytes: &Bytes, method: &Method) -> Result<Option<AnswerHead>, BadAnswer> {
     let mut lines = [MaybeUninit::uninit(); limits::HEADER_LINES_MAX];

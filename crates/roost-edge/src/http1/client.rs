@@ -155,6 +155,7 @@ where
     let coding = response::write_head(&mut parts, method, &size, is_last, &mut bytes);
     let is_last = is_last || parts.headers.contains_key(CONNECTION);
     drop(parts);
+    let mut left = coding.length();
     let mut is_whole = body.is_end_stream() || coding == Coding::Empty;
     while !is_whole {
         let frame = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
@@ -163,29 +164,39 @@ where
             Poll::Pending if !bytes.is_empty() => Poll::Ready(Ok(None)),
             Poll::Pending => poll_gone(stream, ahead, cx).map(Err),
         });
-        match frame.await? {
-            None => write(stream, &mut bytes, &Bytes::new()).await?,
-            // The client sees by what is missing that it is not whole.
-            Some(Some(Err(_))) => {
+        let frame = match frame.await? {
+            None => {
                 write(stream, &mut bytes, &Bytes::new()).await?;
-                return Err(Gone);
+                // Also out of the buffers of TLS: the app may say nothing more for long.
+                stream.flush().await?;
+                continue;
             }
-            Some(None) => is_whole = true,
-            Some(Some(Ok(frame))) => {
-                // Trailers are for clients that ask for them, and their requests are not plain.
-                if let Ok(piece) = frame.into_data() {
-                    is_whole = body.is_end_stream();
-                    if coding == Coding::Chunked || piece.len() < limits::HTTP1_COPY_BYTES_MAX {
-                        response::write_piece(coding, &piece, &mut bytes);
-                        if bytes.len() >= limits::HTTP1_READ_BYTES_MAX {
-                            write(stream, &mut bytes, &Bytes::new()).await?;
-                        }
-                    } else {
-                        write(stream, &mut bytes, &piece).await?;
-                    }
-                }
+            Some(None) => break,
+            Some(Some(Err(_))) => return cut(stream, bytes).await,
+            Some(Some(Ok(frame))) => frame,
+        };
+        is_whole = body.is_end_stream();
+        // Trailers are for clients that ask for them, and their requests are not plain. A piece
+        // without bytes would be the end of a chunked body.
+        let Some(piece) = frame.into_data().ok().filter(|piece| !piece.is_empty()) else {
+            continue;
+        };
+        left = match left.map(|left| left.checked_sub(piece.len() as u64)) {
+            Some(None) => return cut(stream, bytes).await,
+            left => left.flatten(),
+        };
+        if coding == Coding::Chunked || piece.len() < limits::HTTP1_COPY_BYTES_MAX {
+            response::write_piece(coding, &piece, &mut bytes);
+            if bytes.len() >= limits::HTTP1_READ_BYTES_MAX {
+                write(stream, &mut bytes, &Bytes::new()).await?;
             }
+        } else {
+            write(stream, &mut bytes, &piece).await?;
         }
+    }
+    // An app may end a body that is shorter than it said as if it were whole.
+    if left.is_some_and(|left| left > 0) {
+        return cut(stream, bytes).await;
     }
     if coding == Coding::Chunked {
         bytes.extend_from_slice(b"0\r\n\r\n");
@@ -194,6 +205,17 @@ where
     stream.flush().await?;
     spare::give(bytes);
     Ok(!is_last)
+}
+
+/// Writes what there is of a response that breaks off; the client sees by the end of the
+/// connection that it is not whole.
+async fn cut<S>(stream: &mut ClientStream<S>, mut bytes: Vec<u8>) -> Result<bool, Gone>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    write(stream, &mut bytes, &Bytes::new()).await?;
+    stream.flush().await?;
+    Err(Gone)
 }
 
 /// Writes both; the first is empty then.

@@ -95,7 +95,8 @@ impl MachineConnection {
         let deadline = Instant::now() + patience;
         self.say(request, deadline).await?;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let mut held = Bytes::new();
+        // How much of the buffer was no whole head at the last look.
+        let mut n_seen = 0;
         loop {
             buffer.reserve(limits::HTTP1_READ_BYTES_MIN);
             let Self { stream, timer, .. } = &mut self;
@@ -107,29 +108,26 @@ impl MachineConnection {
                 Err(error) => return Err(SendFailure::Broken(error.to_string())),
                 Ok(_) => {}
             }
-            let piece = buffer.split();
-            // Part of a line says nothing new.
-            let mut says_more = held.is_empty() || piece.contains(&b'\n');
-            held = if held.is_empty() {
-                piece.freeze()
-            } else {
-                let mut all = BytesMut::from(held);
-                all.unsplit(piece);
-                all.freeze()
-            };
-            while says_more {
-                let Some(head) = answer::read(&held, method).map_err(broken)? else {
-                    break;
-                };
-                held.advance(head.length);
-                let status = head.response.status();
-                if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
-                    self.buffer = buffer;
-                    return Ok(self.answered(head, held, pool));
+            // Nearly always the first piece has all of it. Else part of a line says nothing new.
+            let ends_line = buffer[n_seen..].contains(&b'\n');
+            if n_seen == 0 || (ends_line && answer::is_whole(&buffer).map_err(broken)?) {
+                let mut piece = buffer.split().freeze();
+                while let Some(head) = answer::read(&piece, method).map_err(broken)? {
+                    piece.advance(head.length);
+                    let status = head.response.status();
+                    if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                        self.buffer = buffer;
+                        return Ok(self.answered(head, piece, pool));
+                    }
+                    if piece.is_empty() {
+                        break;
+                    }
                 }
-                says_more = !held.is_empty();
+                // In memory of its own, so that it grows without a copy at each piece.
+                buffer = BytesMut::from(&piece[..]);
             }
-            if held.len() >= limits::BACKEND_BUFFER_BYTES_MAX {
+            n_seen = buffer.len();
+            if n_seen >= limits::BACKEND_BUFFER_BYTES_MAX {
                 let why = "its answer has too long a header".to_owned();
                 return Err(SendFailure::Broken(why));
             }

@@ -43,8 +43,9 @@ pub(crate) fn read(bytes: &Bytes) -> Option<PlainRequest> {
             if !line.name.eq_ignore_ascii_case("connection") {
                 return None;
             }
-            is_last = line.value.eq_ignore_ascii_case(b"close");
-            if !is_last && !line.value.eq_ignore_ascii_case(b"keep-alive") {
+            let is_close = line.value.eq_ignore_ascii_case(b"close");
+            is_last |= is_close;
+            if !is_close && !line.value.eq_ignore_ascii_case(b"keep-alive") {
                 return None;
             }
             continue;
@@ -96,6 +97,10 @@ mod tests {
             ),
             (
                 "OPTIONS /a HTTP/1.1\r\nConnection: close\r\n\r\n",
+                Some(true),
+            ),
+            (
+                "GET / HTTP/1.1\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n",
                 Some(true),
             ),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", None),

@@ -31,6 +31,16 @@ impl Coding {
     }
 }
 
+impl Coding {
+    /// The length, if it is told.
+    pub(crate) fn length(self) -> Option<u64> {
+        match self {
+            Self::Length(length) => Some(length),
+            Self::Empty | Self::Chunked => None,
+        }
+    }
+}
+
 /// Writes a head; the coding of the body that is to follow. The app's transfer coding has been
 /// taken off already.
 pub(crate) fn write_head(

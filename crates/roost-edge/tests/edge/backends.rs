@@ -454,3 +454,43 @@ async fn a_machine_that_does_not_speak_http2_well_gets_a_502() {
     })
     .await;
 }
+
+/// What a body of HTTP/2 says of its end has no place in HTTP/1 (RFC 9112 7.1, RFC 9113 8.1).
+#[tokio::test]
+async fn the_end_of_an_http2_body_is_the_end_of_the_http1_body() {
+    use crate::raw::{DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, field, frame};
+    let head = |fields: &[u8]| frame(HEADERS, END_HEADERS, 1, fields);
+    let length = [&[0x88], &field("content-length", "5")[..]].concat();
+    let data = |flags, bytes: &[u8]| frame(DATA, flags, 1, bytes);
+    let no_error = frame(RST_STREAM, 0, 1, &[0; 4]);
+    let get = "GET / HTTP/1.1\r\nHost: app.localhost\r\n";
+    let cases = [
+        (
+            "an empty last frame",
+            format!("{get}Connection: close\r\n\r\n"),
+            [head(&[0x88]), data(0, b"ab"), data(END_STREAM, b"")],
+            "2\r\nab\r\n0\r\n\r\n",
+        ),
+        (
+            "a reset without an error, too early: the connection ends",
+            format!("{get}\r\n"),
+            [head(&length), data(0, b"ab"), no_error],
+            "ab",
+        ),
+    ];
+    let world = hasty().await;
+    let open = Arc::<AtomicUsize>::default();
+    for (number, (what, request, frames, expected)) in (1..).zip(cases) {
+        let hello = say(frame(SETTINGS, 0, 0, &[]));
+        let address = acts(&world, vec![hello, Hear, say(frames.concat())], &open).await;
+        let mut machine = endpoint(number, address);
+        for port in &mut Arc::make_mut(&mut machine.service).ports {
+            port.http.h2_backend = true;
+        }
+        world.publish(vec![machine]);
+        let answer = world.raw(request).await;
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        assert_eq!(body, expected, "{what}: {answer:?}");
+        nothing_is_left(&world, number).await;
+    }
+}

@@ -202,6 +202,11 @@ async fn what_may_be_written_in_several_ways_reaches_the_app_in_one() {
             "",
         ),
         (
+            format!("GET http://app.localhost?x HTTP/1.1\r\n{HOST}\r\n"),
+            "GET /?x",
+            "",
+        ),
+        (
             format!(
                 "POST /twice HTTP/1.1\r\n{HOST}Content-Length: 2\r\nContent-Length: 2\r\n\r\nab"
             ),

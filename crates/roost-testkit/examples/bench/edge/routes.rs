@@ -18,6 +18,13 @@ const PAUSE: Duration = Duration::from_millis(60);
 /// Connections of the load.
 const CONNECTIONS: usize = 64;
 
+/// What requests cost, in microseconds.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    cpu: f64,
+    p99: f64,
+}
+
 /// An edge with some apps.
 struct Routes {
     count: u64,
@@ -47,14 +54,15 @@ impl Routes {
         writeln!(self.changes, "{number}").unwrap();
     }
 
-    /// CPU per request to the last app, in microseconds, and the p99.
-    fn load(&self) -> (f64, f64) {
+    /// Requests to the last app.
+    fn load(&self) -> Cost {
         let before = process::scheduled(self.running.pid());
         let app = format!("app-{}", self.count - 1);
         let loaded = wrk_to(self.port, &app, CONNECTIONS, "/1k", &[]);
         let used = process::scheduled(self.running.pid()) - before;
         let p99 = loaded.p99.expect("wrk tells it");
-        (used.as_secs_f64() * 1e6 / loaded.requests as f64, p99)
+        let cpu = used.as_secs_f64() * 1e6 / loaded.requests as f64;
+        Cost { cpu, p99 }
     }
 
     /// CPU of some time with a change in each pause, or none.
@@ -113,12 +121,9 @@ pub(super) fn many() {
     for _ in 0..ROUNDS {
         turns.push((few.load(), many.load()));
     }
-    let of = |side: fn(&((f64, f64), (f64, f64))) -> f64| median(turns.iter().map(side));
-    tell(
-        "CPU per request to that with 10",
-        of(|turn| turn.1.0) / of(|turn| turn.0.0),
-        1.05,
-    );
+    let of_few = median(turns.iter().map(|turn| turn.0.cpu));
+    let of_many = median(turns.iter().map(|turn| turn.1.cpu));
+    tell("CPU per request to that with 10", of_many / of_few, 1.05);
     let quiet = many.cpu_of_changes(false);
     let changing = many.cpu_of_changes(true).saturating_sub(quiet);
     tell(
@@ -135,7 +140,7 @@ pub(super) fn many() {
     );
     let mut p99s = Vec::new();
     for _ in 0..ROUNDS {
-        let still = many.load().1;
+        let still = many.load().p99;
         let moving = p99_beside_changes(&mut many);
         p99s.push(moving / still);
     }
