@@ -80,7 +80,7 @@ impl PendingRecord {
         let handshake = self.ends.is_tls.then_some(self.ends.handshake);
         let spans = self.trail.spans(handshake, self.first_byte, total);
         RequestRecord {
-            request_id: self.arrival.id().to_string(),
+            request_id: self.arrival.request_id_text().to_owned(),
             trace_id: self.arrival.trace_id(self.trail.trace.as_ref()),
             at: self.arrival.arrived_ms(),
             edge: config.node.clone(),

@@ -107,9 +107,9 @@ impl Arrival {
         &self.request_id
     }
 
-    /// The request's id.
-    pub(crate) fn id(&self) -> ulid::Ulid {
-        self.id
+    /// The same as text.
+    pub(crate) fn request_id_text(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
     }
 
     /// When it came, in milliseconds since the epoch.

@@ -68,11 +68,12 @@ impl Recent {
 
     /// The record of a request, while it is kept; by its id, which may have a region behind it.
     pub(crate) fn find(&self, now: Instant, id: &str) -> Option<Arc<RequestRecord>> {
-        let id = id.split_once('-').map_or(id, |(id, _region)| id);
+        let without_region = |id: &str| id.split('-').next().unwrap_or_default().to_owned();
+        let id = without_region(id);
         [&self.failed, &self.rest].into_iter().find_map(|ring| {
             let ring = ring.lock();
             let kept = ring.iter().rev().take_while(|(at, _)| !is_old(*at, now));
-            let mut found = kept.filter(|(_, record)| record.request_id == id);
+            let mut found = kept.filter(|(_, record)| without_region(&record.request_id) == id);
             found.next().map(|(_, record)| record.clone())
         })
     }

@@ -43,6 +43,11 @@ fn a_machine_answers_on_its_private_addresses() {
 }
 
 async fn answers_within_the_namespace() {
+    // A host has it up; routes of answers to the edge lead there.
+    let lo = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status();
+    assert!(lo.unwrap().success());
     let host = Host::library().unwrap();
     let tag = InstanceTag::of_data_dir(host.dir.path());
     let network = NodeNetwork::choose(tag, &[]).unwrap();
