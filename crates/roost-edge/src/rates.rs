@@ -28,8 +28,8 @@ pub struct EdgeRates {
     pub app_requests: u32,
     /// TLS handshakes with the names of one app a second.
     pub app_handshakes: u32,
-    /// Requests, WebSockets and raw connections of one app at once. One client
-    /// may have half as many.
+    /// Requests, WebSockets, raw connections and flows of datagrams of one app at once. One
+    /// client may have half as many.
     pub app_open: usize,
 }
 
@@ -161,7 +161,7 @@ struct Client {
     connections: AtomicUsize,
     requests: Bucket,
     handshakes: Bucket,
-    /// Requests, WebSockets and raw connections.
+    /// Requests, WebSockets, raw connections and flows of datagrams.
     open: Arc<AtomicUsize>,
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) sleep: Control,
     /// Opens static files of machines: the worker that is there now.
     pub(crate) files: Mutex<Option<Arc<dyn MachineFiles>>>,
-    pub(crate) file_openings: Semaphore,
+    pub(crate) file_openings: Arc<Semaphore>,
     /// What became of the ports that apps ask for.
     pub(crate) ports: watch::Sender<Arc<PortTable>>,
     pub(crate) visitors: Clients,
@@ -96,7 +96,7 @@ impl Shared {
             tls,
             sleep: Mutex::new(config.sleep.clone()),
             files: Mutex::new(config.files.clone()),
-            file_openings: Semaphore::new(limits::FILE_OPENINGS_MAX),
+            file_openings: Arc::new(Semaphore::new(limits::FILE_OPENINGS_MAX)),
             ports: watch::Sender::default(),
             visitors: Clients::new(config.rates),
             overload: Overload::default(),

@@ -71,9 +71,16 @@ pub(crate) async fn find(
     };
     let opened = async {
         // It is never closed; who waits does so no longer than the limit below.
-        let _place = shared.file_openings.acquire().await;
+        let place = shared.file_openings.clone().acquire_owned().await;
         let opening = files.open(target.endpoint.machine_id.clone(), path.clone());
-        opening.await.map_err(|error| error.to_string())
+        // It holds a thread until it ends, and its place as long, whoever still waits for it.
+        let opening = shared.backends.spawn(async move {
+            let opened = opening.await;
+            drop(place);
+            opened
+        });
+        let opened = opening.await.map_err(|error| error.to_string())?;
+        opened.map_err(|error| error.to_string())
     };
     let opened = timeout(limits::FILE_OPEN_TIMEOUT, opened).await;
     let file = opened.unwrap_or_else(|_| Err("it takes too long".to_owned()));

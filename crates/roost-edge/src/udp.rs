@@ -141,24 +141,32 @@ impl Port {
         Some(fate)
     }
 
-    /// Sends on what a machine has answered. An error is the end of the flow.
-    fn answer_some(&self, flow: &Flow, machine: &UdpSocket, picked: &Picked) -> io::Result<()> {
+    /// Sends on what a machine has answered, if it has: whether it did. An error is the end of
+    /// the flow.
+    fn answer_some(&self, flow: &Flow, machine: &UdpSocket, picked: &Picked) -> io::Result<bool> {
         let series = &picked.target.series;
+        let address = picked.target.endpoint.address;
+        let mut has_answered = false;
         BUFFER.with_borrow_mut(|buffer| {
             for _ in 0..limits::DATAGRAMS_IN_A_ROW {
-                match machine.try_recv(buffer) {
-                    Ok(n_bytes) => {
-                        flow.moves();
+                match socket::try_receive_from(machine, address, buffer) {
+                    Ok(Some(n_bytes)) => {
+                        has_answered = true;
                         match socket::try_answer(&self.socket, flow.path, &buffer[..n_bytes]) {
-                            Ok(()) => series.datagrams.answered(n_bytes),
+                            Ok(()) => {
+                                flow.moves();
+                                series.datagrams.answered(n_bytes);
+                            }
                             Err(_) => self.shared.datagrams.drops(1),
                         }
                     }
+                    // Of somebody else, who has no part in this flow.
+                    Ok(None) => self.shared.datagrams.drops(1),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error),
                 }
             }
-            Ok(())
+            Ok(has_answered)
         })
     }
 }
@@ -191,6 +199,8 @@ async fn carried(port: &Port, flow: &Flow, app: &AppName) {
         wants: &Wants::default(),
     };
     let client = flow.path.client;
+    // Before the pick: no change between the two is missed.
+    let mut changes = shared.router.changes();
     let picked = match pick::pick(shared, asked, &mut Tried::default()).await {
         Ok(picked) => picked,
         Err(page) => {
@@ -212,18 +222,17 @@ async fn carried(port: &Port, flow: &Flow, app: &AppName) {
     });
     shared.datagrams.drops(n_dropped);
     let limit = shared.config.timeouts.flow_idle;
-    let mut changes = shared.router.changes();
     let mut idle = pin!(sleep_until(flow.idle_at(limit)));
     let mut has_answered = false;
     loop {
         tokio::select! {
-            readable = machine.readable() => {
-                match readable.and_then(|()| port.answer_some(flow, &machine, &picked)) {
-                    Ok(()) if has_answered => {}
-                    Ok(()) => {
+            answers = socket::answers(&machine) => {
+                match answers.and_then(|()| port.answer_some(flow, &machine, &picked)) {
+                    Ok(true) if !has_answered => {
                         has_answered = true;
                         pick::note(shared, asked, &picked.target, Outcome::Answered);
                     }
+                    Ok(_) => {}
                     // Nobody listens there: the next datagram may find another machine.
                     Err(_) => {
                         pick::note(shared, asked, &picked.target, Outcome::NoAnswer);
@@ -231,6 +240,10 @@ async fn carried(port: &Port, flow: &Flow, app: &AppName) {
                     }
                 }
                 tokio::task::yield_now().await;
+            }
+            () = flow.is_refused() => {
+                pick::note(shared, asked, &picked.target, Outcome::NoAnswer);
+                return;
             }
             changed = changes.changed() => if changed.is_err() || !still_serves(shared, asked, &picked) {
                 return;

@@ -257,6 +257,9 @@ impl MachineDriver for ContainerDriver {
             if !Cgroup::at(&cgroup)?.pids().contains(&pid) {
                 return Ok(None);
             }
+            if !files::is_of_machine(root.as_fd())? {
+                return Ok(None);
+            }
             files::open_below(root.as_fd(), &path)
         })
         .await

@@ -217,6 +217,9 @@ pub struct ExecOutcome {
     pub truncated: bool,
 }
 
+/// Most listening sockets of a machine that are listed; so many may be the first of more.
+pub const LISTENING_SOCKETS_MAX: usize = 256;
+
 /// A socket that a machine listens on: for "wrong port" diagnoses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListeningSocket {

@@ -171,7 +171,7 @@ pub(crate) struct RateArgs {
     /// TLS handshakes with the names of one app a second.
     #[arg(long, value_name = "N", default_value_t = EdgeRates::default().app_handshakes)]
     app_handshakes: u32,
-    /// Requests, WebSockets and raw connections of one app at once.
+    /// Requests, WebSockets, raw connections and flows of datagrams of one app at once.
     #[arg(long, value_name = "N", default_value_t = EdgeRates::default().app_open)]
     app_open: usize,
 }

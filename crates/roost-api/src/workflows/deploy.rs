@@ -410,7 +410,12 @@ async fn retire(progress: &Progress, old: MachineId, ran: bool) -> Result<(), St
 async fn stop_woken(progress: &Progress, old: &MachineId) -> Result<(), WorkerError> {
     let (worker, asker) = (&progress.state.worker, progress.asker());
     let cordon = || worker.set_cordoned(old, true, &asker);
-    let state = progress.insist(cordon).await?.state;
+    let state = match progress.insist(cordon).await {
+        Ok(status) => status.state,
+        // Somebody else has removed it.
+        Err(WorkerError::NotFound(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
     if state.is_settled() && state != MachineState::Started {
         return Ok(());
     }

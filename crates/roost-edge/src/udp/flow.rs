@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::UdpSocket;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// The bounds and counts of all flows of an edge.
@@ -113,6 +113,8 @@ pub(super) enum Fate {
 pub(super) struct Flow {
     pub(super) path: Path,
     stage: Mutex<Stage>,
+    /// Told when the machine has refused.
+    refused: Notify,
     origin: Instant,
     /// When something last went through it, in milliseconds since the origin.
     moved: AtomicU64,
@@ -123,6 +125,7 @@ impl Flow {
         Arc::new(Self {
             path,
             stage: Mutex::new(Stage::Waits(Vec::new())),
+            refused: Notify::new(),
             origin: Instant::now(),
             moved: AtomicU64::new(0),
         })
@@ -130,7 +133,8 @@ impl Flow {
 
     /// Takes a datagram of the client.
     pub(super) fn take(&self, datagrams: &Datagrams, bytes: &[u8]) -> Fate {
-        match &mut *self.stage.lock() {
+        let mut stage = self.stage.lock();
+        match &mut *stage {
             Stage::Waits(early) => {
                 let n_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX).max(1);
                 let room = || datagrams.early.clone().try_acquire_many_owned(n_bytes).ok();
@@ -147,8 +151,13 @@ impl Flow {
                 Fate::Kept
             }
             Stage::Runs(machine) => {
-                self.moves();
-                machine.send(bytes)
+                let fate = machine.send(bytes);
+                match fate {
+                    Fate::Sent => self.moves(),
+                    Fate::Refused => self.refuse(&mut stage),
+                    Fate::Kept | Fate::Dropped => {}
+                }
+                fate
             }
             Stage::Over => Fate::Refused,
         }
@@ -166,7 +175,22 @@ impl Flow {
         machine.series.datagrams.begins();
         // Nobody passes those that have waited: the stage is locked.
         let fates = early.iter().map(|one| machine.send(&one.bytes));
-        fates.filter(|fate| *fate != Fate::Sent).count()
+        let fates: Vec<_> = fates.filter(|fate| *fate != Fate::Sent).collect();
+        if fates.contains(&Fate::Refused) {
+            self.refuse(&mut stage);
+        }
+        fates.len()
+    }
+
+    /// The kernel tells of a refusal once: who hears of it tells the others.
+    fn refuse(&self, stage: &mut Stage) {
+        *stage = Stage::Over;
+        self.refused.notify_one();
+    }
+
+    /// Waits until a datagram of the client has found that nobody listens at the machine.
+    pub(super) async fn is_refused(&self) {
+        self.refused.notified().await;
     }
 
     /// How many datagrams wait in it.

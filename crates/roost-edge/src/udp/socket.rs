@@ -42,6 +42,11 @@ pub(crate) fn towards(machine: SocketAddr, client: SocketAddr) -> io::Result<Udp
     if has_name {
         match in_the_name_of(client, machine) {
             Ok(socket) => return UdpSocket::from_std(socket.into()),
+            // A client on the host itself has its port bound already.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => tracing::debug!(
+                %client, %machine,
+                "datagrams of a client on the host go to a machine with the host's address"
+            ),
             Err(error) => tracing::warn!(
                 %client, %machine, %error,
                 "datagrams of a client go to a machine with the host's address"
@@ -114,6 +119,37 @@ fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
 /// room, and nobody else: what it refuses is dropped.
 pub(crate) fn try_send(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
     SockRef::from(socket).send(bytes).map(drop)
+}
+
+/// Waits until there is something to receive from a machine, or it has refused.
+pub(crate) async fn answers(machine: &UdpSocket) -> io::Result<()> {
+    // Of a refusal the kernel says only that there is an error, not that there is something to read.
+    let ready = machine.ready(Interest::READABLE | Interest::ERROR).await?;
+    if !ready.is_error() {
+        return Ok(());
+    }
+    machine
+        .try_io(Interest::ERROR, || match machine.take_error()? {
+            Some(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(error),
+            // Others, such as of a datagram that was too large, say nothing about the machine.
+            Some(_) | None => Err(io::ErrorKind::WouldBlock.into()),
+        })
+        .or_else(|error: io::Error| match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(()),
+            _ => Err(error),
+        })
+}
+
+/// The next datagram from the machine at this address, if there is one. Until the socket was
+/// connected it took those of others too.
+pub(crate) fn try_receive_from(
+    socket: &UdpSocket,
+    machine: SocketAddr,
+    buffer: &mut [u8],
+) -> io::Result<Option<usize>> {
+    let (n_bytes, from) = socket.try_recv_from(buffer)?;
+    let is_it = (from.ip(), from.port()) == (machine.ip(), machine.port());
+    Ok(is_it.then_some(n_bytes))
 }
 
 /// Sends an answer back on a path; the same goes for it.

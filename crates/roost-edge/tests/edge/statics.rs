@@ -1,8 +1,9 @@
 //! Static files of machines, which the edge serves without the app.
 
 use crate::relay::{Cluster, at, peers_of};
-use crate::world::{World, backend, endpoint, full, machine, says};
+use crate::world::{World, backend, endpoint, full, machine, says, wait_until};
 use http::{Response, StatusCode};
+use roost_edge::limits;
 use roost_model::id::MachineId;
 use roost_model::machine::StaticFolder;
 use roost_proto::traffic::{AppTraffic, Endpoint, MachineFiles, OpenFileError, Opening};
@@ -10,6 +11,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// Machines whose files are in a folder each, named by the machine.
 #[derive(Debug)]
@@ -23,6 +26,24 @@ impl MachineFiles for Folders {
                 return Err(OpenFileError("the disk is gone".to_owned()));
             }
             Ok(File::open(file).ok())
+        })
+    }
+}
+
+/// Machines whose files take as long to open as there is somebody who holds them up.
+#[derive(Debug, Clone, Default)]
+struct Slow {
+    begun: Arc<AtomicUsize>,
+    go_on: CancellationToken,
+}
+
+impl MachineFiles for Slow {
+    fn open(&self, _: MachineId, _: String) -> Opening {
+        let slow = self.clone();
+        Box::pin(async move {
+            slow.begun.fetch_add(1, Ordering::SeqCst);
+            slow.go_on.cancelled().await;
+            Ok(None)
         })
     }
 }
@@ -272,4 +293,31 @@ async fn the_files_of_a_machine_of_another_node_come_from_that_nodes_edge() {
     assert_eq!(head.headers()["content-length"], "8");
     assert!(!head.headers().contains_key("roost-relay"), "{head:?}");
     assert_eq!(get(&near, "/static/broken").await.0, 502);
+}
+
+#[tokio::test]
+async fn an_opening_has_its_place_until_it_ends_even_if_nobody_waits_for_it() {
+    let slow = Slow::default();
+    let files = Arc::new(slow.clone());
+    let world = World::with(|config| config.files = Some(files)).await;
+    let app = says(&world.tasks, "app").await;
+    world.publish(vec![with_statics(endpoint(1, app))]);
+    let mut requests = JoinSet::new();
+    for _ in 0..limits::FILE_OPENINGS_MAX {
+        let request = world.client().get(world.url("/static/a"));
+        requests.spawn(request.send());
+    }
+    let begun = || slow.begun.load(Ordering::SeqCst);
+    wait_until("all places are taken", || {
+        begun() == limits::FILE_OPENINGS_MAX
+    })
+    .await;
+    let gauge = world.edge.gauge();
+    requests.shutdown().await;
+    wait_until("nobody waits", || gauge.in_flight(&machine(1)) == 0).await;
+    let waits = get(&world, "/static/a").await;
+    assert_eq!(waits.0, StatusCode::BAD_GATEWAY, "{}", waits.1);
+    assert_eq!(begun(), limits::FILE_OPENINGS_MAX);
+    slow.go_on.cancel();
+    assert_eq!(get(&world, "/static/a").await.1, "app");
 }

@@ -203,6 +203,62 @@ async fn a_machine_where_nobody_listens_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_flow_ends_when_its_machine_refuses() {
+    let (world, ip) = world(|_| {}).await;
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let closed = nobody.local_addr().unwrap();
+    drop(nobody);
+    world.open(vec![at_udp(1, closed)]).await;
+    let client = client(ip, PORT).await;
+    let gauge = world.edge.gauge();
+    let flows = |count: usize| {
+        let metrics = world.edge.records().metrics();
+        metrics.contains(&format!("roost_edge_flows {count}\n"))
+    };
+    client.send(b"alone").await.unwrap();
+    // Of one datagram only the kernel tells, of more the next one too.
+    wait_until("the only datagram's flow has ended", || {
+        gauge.n_begun(&machine(1)) == 1 && gauge.in_flight(&machine(1)) == 0 && flows(0)
+    })
+    .await;
+    for _ in 0..20 {
+        client.send(b"x").await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    wait_until("all flows have ended", || {
+        gauge.n_begun(&machine(1)) > 1 && gauge.in_flight(&machine(1)) == 0 && flows(0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_machine_that_refuses_again_and_again_is_ejected() {
+    let (world, ip) = world(|_| {}).await;
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let closed = nobody.local_addr().unwrap();
+    drop(nobody);
+    let (address, _) = echo(&world.tasks, "").await;
+    world
+        .open(vec![at_udp(1, closed), at_udp(2, address)])
+        .await;
+    let gauge = world.edge.gauge();
+    let asking = async {
+        loop {
+            let before = gauge.n_begun(&machine(1));
+            for _ in 0..20 {
+                until_answered(&client(ip, PORT).await, b"x", b"x").await;
+            }
+            // It has nothing under way, so that each flow would lead there. Now and then one
+            // does, to find out.
+            if gauge.n_begun(&machine(1)) < before + 5 {
+                return;
+            }
+        }
+    };
+    timeout(LIMIT, asking).await.expect("it is ejected");
+}
+
+#[tokio::test]
 async fn a_flow_without_datagrams_ends_and_begins_anew() {
     let idle = Duration::from_secs(1);
     let (world, ip) = world(|config| config.timeouts.flow_idle = idle).await;

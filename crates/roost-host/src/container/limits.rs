@@ -18,8 +18,6 @@ pub(super) const EXEC_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const EXEC_DRAIN_TIMEOUT: Duration = Duration::from_millis(250);
 /// Most name servers that resolvers look at (`MAXNS`).
 pub(super) const NAMESERVERS_MAX: usize = 3;
-/// Most listening sockets that are reported.
-pub(super) const SOCKETS_MAX: usize = 256;
 /// Most processes of a machine whose descriptors are searched for a socket's owner.
 pub(super) const SOCKET_OWNERS_MAX: usize = 256;
 /// Most descriptors of all of them that are looked at.

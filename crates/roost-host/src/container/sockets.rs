@@ -1,8 +1,8 @@
 //! The sockets that a machine listens on, read from the host's `/proc`.
 
-use super::limits::{DESCRIPTORS_MAX, SOCKET_OWNERS_MAX, SOCKET_TABLE_BYTES_MAX, SOCKETS_MAX};
+use super::limits::{DESCRIPTORS_MAX, SOCKET_OWNERS_MAX, SOCKET_TABLE_BYTES_MAX};
 use roost_model::procfs::{self, SocketState};
-use roost_proto::worker::ListeningSocket;
+use roost_proto::worker::{LISTENING_SOCKETS_MAX, ListeningSocket};
 use std::collections::HashMap;
 use std::io::Read as _;
 
@@ -31,7 +31,7 @@ pub(super) fn list(pid: u32, pids: &[u32]) -> std::io::Result<Vec<(Option<u32>, 
         let sockets = procfs::sockets(&text, state);
         found.extend(sockets.map(|(address, inode)| (protocol, address, inode)));
     }
-    found.truncate(SOCKETS_MAX);
+    found.truncate(LISTENING_SOCKETS_MAX);
     let owners = owners(pids);
     Ok(found
         .into_iter()

@@ -2,7 +2,7 @@
 
 use super::limits::{
     AGENT_TIMEOUT, EXEC_ARGS_MAX, EXEC_REPORT_TIMEOUT, PROCESS_NAME_CHARS_MAX,
-    PROCESS_TEXT_CHARS_MAX, PROCESSES_MAX, SOCKETS_MAX, STDIN_PART_BYTES, STDIN_PARTS_MAX,
+    PROCESS_TEXT_CHARS_MAX, PROCESSES_MAX, STDIN_PART_BYTES, STDIN_PARTS_MAX,
 };
 use crate::driver::DriverError;
 use crate::shim::{Shims, host};
@@ -17,7 +17,9 @@ use roost_agent::proto::{
 use roost_model::id::MachineId;
 use roost_model::limits::EXEC_OUTPUT_BYTES_MAX;
 use roost_proto::vm::agent_path;
-use roost_proto::worker::{ExecCommand, ExecOutcome, ListeningSocket, Process};
+use roost_proto::worker::{
+    ExecCommand, ExecOutcome, LISTENING_SOCKETS_MAX, ListeningSocket, Process,
+};
 use rustix::fs::{Mode, OFlags};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -119,7 +121,7 @@ async fn owned_sockets(agent: &mut Agent) -> Result<Vec<(u32, ListeningSocket)>,
         };
         Some((socket.pid, listening))
     });
-    Ok(sockets.take(SOCKETS_MAX).collect())
+    Ok(sockets.take(LISTENING_SOCKETS_MAX).collect())
 }
 
 /// Runs a command; its output is cut at [`EXEC_OUTPUT_BYTES_MAX`] per stream.

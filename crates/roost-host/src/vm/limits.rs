@@ -19,8 +19,6 @@ pub(super) const EXEC_ARGS_MAX: usize = 1_000;
 pub(super) const STDIN_PART_BYTES: usize = 32 * 1024;
 /// Messages of standard input that wait for the guest.
 pub(super) const STDIN_PARTS_MAX: usize = 4;
-/// Most listening sockets that are reported.
-pub(super) const SOCKETS_MAX: usize = 256;
 /// Most processes of a guest that are reported.
 pub(super) const PROCESSES_MAX: usize = 1_024;
 /// Longest command or directory of one, in characters.
