@@ -77,27 +77,70 @@ pub fn to_line(table: &TrafficTable) -> String {
     line
 }
 
-/// The table of such a line; its machines are this node's.
-pub fn from_line(line: &str, node: &Arc<PeerNode>) -> Result<TrafficTable, String> {
-    let rows: Vec<Row> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+/// Endpoints of a line that this edge does not understand: that of a newer node may say more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// How many there are.
+    pub endpoints: usize,
+    /// What is not understood of the first one.
+    pub why: String,
+}
+
+/// The table of such a line, and what of it had to be left out; its machines are this node's.
+/// A line of which nothing is understood is none.
+pub fn from_line(
+    line: &str,
+    node: &Arc<PeerNode>,
+) -> Result<(TrafficTable, Option<LeftOut>), String> {
     let mut table = TrafficTable::new();
-    for row in rows {
-        let service = row.service.of_record();
-        let service = service.map_err(|why| format!("machine {}: {why}", row.machine))?;
-        let traffic: &mut AppTraffic = table.get_or_default(row.app);
-        traffic.endpoints.push(Endpoint {
-            machine_id: row.machine,
-            region: row.region,
-            release: row.release,
-            address: row.address,
-            health: row.health.into(),
-            service: Arc::new(service),
-            // The edge of the machine's node answers for its files.
-            statics: Arc::default(),
-            node: Some(node.clone()),
-        });
+    let mut left_out = None::<LeftOut>;
+    let mut n_read = 0;
+    for row in rows(line)? {
+        match row.and_then(|row| endpoint(row, node)) {
+            Ok((app, endpoint)) => {
+                n_read += 1;
+                let traffic: &mut AppTraffic = table.get_or_default(app);
+                traffic.endpoints.push(endpoint);
+            }
+            Err(why) => {
+                let first = LeftOut { endpoints: 0, why };
+                left_out.get_or_insert(first).endpoints += 1;
+            }
+        }
     }
-    Ok(table)
+    match left_out {
+        Some(left_out) if n_read == 0 => Err(left_out.why),
+        left_out => Ok((table, left_out)),
+    }
+}
+
+/// The rows of a line, each for itself.
+fn rows(line: &str) -> Result<Vec<Result<Row, String>>, String> {
+    // Nearly always all are understood: then nothing is held twice.
+    if let Ok(rows) = serde_json::from_str::<Vec<Row>>(line) {
+        return Ok(rows.into_iter().map(Ok).collect());
+    }
+    let rows: Vec<serde_json::Value> =
+        serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let row = |row| serde_json::from_value(row).map_err(|error| error.to_string());
+    Ok(rows.into_iter().map(row).collect())
+}
+
+fn endpoint(row: Row, node: &Arc<PeerNode>) -> Result<(AppName, Endpoint), String> {
+    let service = row.service.of_record();
+    let service = service.map_err(|why| format!("machine {}: {why}", row.machine))?;
+    let endpoint = Endpoint {
+        machine_id: row.machine,
+        region: row.region,
+        release: row.release,
+        address: row.address,
+        health: row.health.into(),
+        service: Arc::new(service),
+        // The edge of the machine's node answers for its files.
+        statics: Arc::default(),
+        node: Some(node.clone()),
+    };
+    Ok((row.app, endpoint))
 }
 
 #[cfg(test)]
@@ -144,7 +187,9 @@ mod tests {
             let endpoints = endpoints.to_vec();
             TrafficTable::from([(app.clone(), AppTraffic { endpoints })])
         };
-        let read = from_line(&to_line(&table(&endpoints)), &node).unwrap();
+        let line = to_line(&table(&endpoints));
+        let (read, left_out) = from_line(&line, &node).unwrap();
+        assert_eq!(left_out, None);
         let theirs = |mut it: Endpoint| {
             it.node = Some(node.clone());
             it
@@ -152,6 +197,17 @@ mod tests {
         let theirs: Vec<Endpoint> = endpoints.into_iter().map(theirs).collect();
         assert_eq!(read, table(&theirs));
         assert_eq!(to_line(&table(&theirs)), "[]\n");
+        // A newer node may know of more: what is understood is taken, the rest counted.
+        let mut rows: Vec<serde_json::Value> = serde_json::from_str(&line).unwrap();
+        rows[0]["service"]["unheard-of"] = true.into();
+        rows[2]["health"] = "dreaming".into();
+        let newer = serde_json::to_string(&rows).unwrap();
+        let (read, left_out) = from_line(&newer, &node).unwrap();
+        let known = [1, 3, 4].map(|n| theirs[n].clone());
+        assert_eq!(read, table(&known));
+        let left_out = left_out.unwrap();
+        assert_eq!(left_out.endpoints, 2);
+        assert!(left_out.why.contains("unheard-of"), "{}", left_out.why);
     }
 
     #[test]

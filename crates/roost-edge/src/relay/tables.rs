@@ -53,9 +53,10 @@ pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade) {
 
 /// Follows the tables of an edge as long as this one runs.
 pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>) {
+    let mut told = None;
     loop {
         let read = async {
-            let error = read(&shared, &node).await;
+            let error = read(&shared, &node, &mut told).await;
             let (node, address) = (node.id.as_str(), node.edge);
             tracing::debug!(node, %address, error, "the table of another edge ended; asking again");
             sleep(limits::RELAY_TABLE_RETRY).await;
@@ -68,7 +69,8 @@ pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>) {
     }
 }
 
-async fn read(shared: &Shared, node: &Arc<PeerNode>) -> String {
+/// `told` is what was last said of what is not understood.
+async fn read(shared: &Shared, node: &Arc<PeerNode>, told: &mut Option<String>) -> String {
     let stream = match open(shared, node).await {
         Ok(stream) => stream,
         Err(error) => return error,
@@ -82,14 +84,20 @@ async fn read(shared: &Shared, node: &Arc<PeerNode>) -> String {
             Ok(_) => return "it ended".to_owned(),
             Err(error) => return error.to_string(),
         }
-        match peer_table::from_line(&line, node) {
-            Ok(table) => shared.router.learn(node, table),
-            Err(error) => {
-                let node = node.id.as_str();
-                tracing::warn!(node, error, "the table of another edge is not understood");
-                return error;
+        let left_out = match peer_table::from_line(&line, node) {
+            Ok((table, left_out)) => {
+                shared.router.learn(node, table);
+                left_out.map(|it| format!("{} of its machines: {}", it.endpoints, it.why))
             }
+            // The next one may be better; to ask for the same again would not be.
+            Err(error) => Some(error),
+        };
+        // Once for each change, however often the table comes.
+        if let Some(error) = left_out.as_ref().filter(|_| left_out != *told) {
+            let node = node.id.as_str();
+            tracing::warn!(node, error, "the table of another edge is not understood");
         }
+        *told = left_out;
     }
 }
 
