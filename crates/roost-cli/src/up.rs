@@ -26,6 +26,7 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Resul
     }
     let remembered = Options::read(&data_dir)?;
     let options = Options::choose(args, remembered.as_ref());
+    options.check()?;
     // Also one that does not answer.
     let is_restart = args.restart && data_dir.join("roostd.pid").is_file();
     let is_new = match running(&data_dir).await {

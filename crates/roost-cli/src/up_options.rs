@@ -170,6 +170,19 @@ impl Options {
         }
     }
 
+    /// What `roostd` would refuse of how they go together.
+    pub(crate) fn check(&self) -> Result<(), CliError> {
+        if self.edge_peers.is_empty() || self.edge_peers_listen.is_some() {
+            return Ok(());
+        }
+        let peers = self.edge_peers.join(" ");
+        let problem = format!("--edge-peer {peers} needs --edge-peers-listen");
+        Err(CliError::usage(problem).hint(
+            "say with --edge-peers-listen ADDRESS:PORT where this edge takes requests of others, \
+             or take the peers back with --edge-peer ''",
+        ))
+    }
+
     /// The flags of `roostd`, with `--flag value` as two texts.
     fn flags(&self) -> Vec<[String; 2]> {
         let mut flags = vec![
@@ -330,6 +343,20 @@ mod tests {
     }
 
     #[test]
+    fn edges_of_other_nodes_need_a_port_for_them() {
+        let alone = Options::choose(&args("--edge-peer n=192.0.2.1:1"), None);
+        let error = alone.check().unwrap_err().to_string();
+        assert!(error.contains("needs --edge-peers-listen"), "{error}");
+        let both = "--edge-peer n=192.0.2.1:1 --edge-peers-listen 192.0.2.2:1";
+        let both = Options::choose(&args(both), None);
+        both.check().unwrap();
+        let half = Options::choose(&args("--edge-peers-listen="), Some(&both));
+        half.check().unwrap_err();
+        let neither = args("--edge-peers-listen= --edge-peer=");
+        Options::choose(&neither, Some(&both)).check().unwrap();
+    }
+
+    #[test]
     fn programs_are_kept_with_absolute_paths() {
         let first = Options::choose(&args("--firecracker fc/firecracker --guest /g"), None);
         let here = std::env::current_dir().unwrap();
@@ -353,13 +380,13 @@ mod tests {
     fn an_empty_value_takes_an_option_back() {
         let set = "--domain a.example --domain b.example --insecure-registry r:5000 \
             --public-ip 192.0.2.1 --images-max 20GiB --runtime library --region fra --listen 0.0.0.0 \
-            --memory 8GiB --access-log full --drain-timeout 5m --autostop-after 1m --overcommit-cpu 100 --overcommit-memory 100 \
+            --memory 8GiB --access-log full --drain-timeout 5m --autostop-after 1m --edge-peers-listen 192.0.2.2:1 --edge-peer n=192.0.2.1:1 --overcommit-cpu 100 --overcommit-memory 100 \
             --acme-directory https://a/d --acme-email a@b.example --acme-root /a \
             --shim /s --vm /v --guest /g --qemu /q --firecracker /f --jailer /j";
         let set = Options::choose(&args(set), None);
         assert_eq!(set.domains, ["a.example", "b.example"]);
         let taken_back = "--domain= --insecure-registry= --public-ip= --images-max= --runtime= \
-            --memory= --access-log= --drain-timeout= --autostop-after= --overcommit-cpu= --overcommit-memory= --region= --listen= --acme-directory= --acme-email= --acme-root= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
+            --memory= --access-log= --drain-timeout= --autostop-after= --overcommit-cpu= --overcommit-memory= --region= --listen= --edge-peers-listen= --edge-peer= --acme-directory= --acme-email= --acme-root= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
         assert_eq!(
             Options::choose(&args(taken_back), Some(&set)),
             Options::choose(&args(""), None)

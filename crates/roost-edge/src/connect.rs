@@ -47,6 +47,13 @@ pub(crate) enum ConnectError {
     Peer(#[from] PeerError),
 }
 
+impl ConnectError {
+    /// Whether it says something of the machine, or of the edge of its node.
+    pub(crate) fn blames_machine(&self) -> bool {
+        !matches!(self, Self::Peer(error) if !error.blames_them())
+    }
+}
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Carries {

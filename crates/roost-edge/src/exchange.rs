@@ -7,7 +7,6 @@ use crate::activity::Serving;
 use crate::arrival::{self, Arrival, Origin};
 use crate::body::{AppBody, BodySlot, ResponseBody, Slot};
 use crate::connect::{Carries, Connection};
-use crate::eject::Outcome;
 use crate::forward::{Head, SendFailure};
 use crate::headers;
 use crate::pages::{Form, Page};
@@ -214,7 +213,8 @@ impl Exchange {
     /// soon says nothing about it.
     pub(crate) fn note_silence(&self) {
         let waited = self.trail.waits_for_answer();
-        if let Some(target) = self.target()
+        // The edge of its node counts that as well.
+        if let Some(target) = self.target().filter(|it| it.endpoint.node.is_none())
             && waited.is_some_and(|waited| waited >= limits::SLOW)
         {
             target.series.unanswered();
@@ -260,21 +260,19 @@ impl Exchange {
             headers::note_preference(&mut head.headers, asked.wants.unavailable(&target));
             let kept_max = self.kept_max();
             let carries = Carries::of(slot, alone);
-            let mut connection =
+            let connection =
                 match connect::connect(&shared, &target, asked.external, carries, kept_max).await {
                     Ok(connection) => connection,
                     Err(error) => {
-                        let why = error.to_string();
-                        self.trail.unreached(&why);
-                        target.series.unanswered();
-                        pick::note(&shared, asked, &target, Outcome::NoAnswer);
+                        let why = self.unreached(asked, &target, &error);
                         tried.refused(&shared, &target.endpoint, why);
                         continue;
                     }
                 };
-            if let Connection::Peer(stream) = &mut connection {
-                self.take_leg(head, &tried, stream);
-            }
+            let place = match &connection {
+                Connection::Peer(stream) => Some(self.take_leg(head, &tried, stream)),
+                _ => None,
+            };
             self.trail.connected();
             self.attempts += 1;
             self.timings.ended("connect");
@@ -311,7 +309,8 @@ impl Exchange {
                     continue;
                 }
             }
-            if matches!(failure, SendFailure::Broken(_) | SendFailure::TooLate) {
+            let is_silence = matches!(failure, SendFailure::Broken(_) | SendFailure::TooLate);
+            if is_silence && !place.is_some_and(|place| place.is_counted()) {
                 target.series.unanswered();
             }
             if !self.may_repeat(app, &failure, slot) {

@@ -193,6 +193,8 @@ impl Edge {
         let https_port = https_addrs.first().map(SocketAddr::port);
         let router = Router::new(config.region.clone(), feed, counter.clone());
         let shared = Shared::new(config, router, certificates, sockets, https_port, tasks)?;
+        // Before clients are: until then their connections wait in the sockets' queues.
+        relay_door.serve(&shared, tasks).await;
         let listen = |name, listeners: Vec<Arc<TcpListener>>, door: Door| {
             for listener in listeners {
                 tasks.spawn(
@@ -207,7 +209,6 @@ impl Edge {
             https,
             Door::new(Service::HTTPS_PORT, Way::Tls),
         );
-        relay_door.serve(&shared, tasks);
         tasks.spawn("edge-ports", ports::follow(shared.clone(), tasks.clone()));
         shared.sockets.close_unused();
         tasks.spawn("edge-routes", follow_table(shared.clone()));

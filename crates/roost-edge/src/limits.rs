@@ -212,6 +212,11 @@ pub const RELAY_STREAMS_MAX: u32 = 256;
 pub const RELAY_LINES_MAX: usize = 16;
 /// Connections of other edges at once.
 pub const RELAY_CONNECTIONS_MAX: usize = 1024;
+/// Connections from one address that are at the handshake of edges at once: an edge begins one
+/// at a time.
+pub const RELAY_HANDSHAKES_MAX: usize = 16;
+/// Between two lines in the log of who was refused as an edge.
+pub const RELAY_COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 /// Flow-control window of one stream between two edges.
 pub const RELAY_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Flow-control window of a connection between two edges: that of all its streams, so that

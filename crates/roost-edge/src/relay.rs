@@ -26,6 +26,7 @@ mod tables;
 pub(crate) mod wire;
 
 use crate::BindError;
+use crate::limits;
 use crate::shared::Shared;
 use crate::sockets::Sockets;
 use roost_auth::cluster::ClusterIdentity;
@@ -34,6 +35,8 @@ use roost_runtime::tasks::Tasks;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 /// How an edge and those of other nodes hand requests to each other.
@@ -71,14 +74,24 @@ impl Door {
         crate::addresses(&self.listeners)
     }
 
-    pub(crate) fn serve(self, shared: &Arc<Shared>, tasks: &Tasks) {
+    /// Serves other edges. Ends when each that is followed has told of its machines or was not
+    /// reached, after [`limits::RELAY_CONNECT_TIMEOUT`] at the latest: before that, apps that
+    /// have machines only there would be unknown here.
+    pub(crate) async fn serve(self, shared: &Arc<Shared>, tasks: &Tasks) {
         let Some(tls) = self.tls else { return };
-        for node in self.peers {
-            tasks.spawn("edge-table", tables::follow(shared.clone(), Arc::new(node)));
-        }
+        // First, for edges that begin at the same time and wait for each other's tables.
         for listener in self.listeners {
             let accept = server::accept_loop(shared.clone(), listener, tls.clone());
             tasks.spawn("edge-relay", accept);
         }
+        // Nothing is sent: it is closed when all have dropped their ends.
+        let (first, mut all_heard) = mpsc::channel::<()>(1);
+        for node in self.peers {
+            let follow = tables::follow(shared.clone(), Arc::new(node), first.clone());
+            tasks.spawn("edge-table", follow);
+        }
+        drop(first);
+        // What is late then comes when it comes.
+        let _ = timeout(limits::RELAY_CONNECT_TIMEOUT, all_heard.recv()).await;
     }
 }

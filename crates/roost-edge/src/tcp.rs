@@ -137,6 +137,7 @@ async fn reach(
                     pick::note(shared, asked, &picked.target, Outcome::NoAnswer);
                     tried.refused(shared, endpoint, why);
                 }
+                Err(TunnelError::NoRoom(why)) => tried.refused(shared, endpoint, why),
                 Err(TunnelError::Elsewhere(elsewhere)) => {
                     if !tried.elsewhere(shared, endpoint, &elsewhere) {
                         return Err(elsewhere.to_string());

@@ -34,7 +34,7 @@ pub(crate) struct UpArgs {
     /// Address and port where the edge takes requests from edges of other nodes; an empty one takes it back
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) edge_peers_listen: Option<String>,
-    /// An edge of another node, whose machines this edge hands requests to; may be repeated, an empty one takes them back
+    /// An edge of another node, whose machines this edge hands requests to; needs --edge-peers-listen, may be repeated, an empty one takes them back
     #[arg(long = "edge-peer", value_name = "NODE=ADDRESS:PORT")]
     pub(crate) edge_peers: Vec<String>,
     /// The region of this machine; that of the last `up`, or `local`

@@ -10,15 +10,17 @@ use crate::accept::Ends;
 use crate::activity::Serving;
 use crate::arrival::{Arrival, Origin};
 use crate::body::{BodySlot, ResponseBody, Slot};
+use crate::connect::ConnectError;
 use crate::eject::Outcome;
 use crate::forward::{Answer, Head, SendFailure};
 use crate::pages::Page;
 use crate::pick::{Asked, Tried};
 use crate::relay::client::PeerStream;
+use crate::relay::peers::Place;
 use crate::relay::wire::{Block, Failed, Kind, Leg, RELAY, Reason, Verdict};
 use crate::settle::Settlement;
 use crate::statics::Answered;
-use crate::table::{AppRoute, PortRoute};
+use crate::table::{AppRoute, PortRoute, Target};
 use crate::upgrade::Wish;
 use crate::wants::Wants;
 use crate::{connect, forward, headers, limits, pick};
@@ -59,7 +61,12 @@ pub(crate) async fn handle(
 
 impl Exchange {
     /// Notes what an attempt by another edge takes, and what that edge hears of it.
-    pub(super) fn take_leg(&mut self, head: &mut Head, tried: &Tried, stream: &PeerStream) {
+    pub(super) fn take_leg(
+        &mut self,
+        head: &mut Head,
+        tried: &Tried,
+        stream: &PeerStream,
+    ) -> Arc<Place> {
         let attempt = u8::try_from(self.attempts + 1).unwrap_or(u8::MAX);
         head.arrival.leg = Leg {
             hop: self.arrival.leg.hop,
@@ -69,6 +76,23 @@ impl Exchange {
         if let Some(picked) = &mut self.picked {
             picked.in_flight.takes(stream.place());
         }
+        stream.place()
+    }
+
+    /// Notes a machine that could not be reached, and says why.
+    pub(super) fn unreached(
+        &mut self,
+        asked: Asked<'_>,
+        target: &Target,
+        error: &ConnectError,
+    ) -> String {
+        let why = error.to_string();
+        self.trail.unreached(&why);
+        if error.blames_machine() {
+            target.series.unanswered();
+            pick::note(&self.shared, asked, target, Outcome::NoAnswer);
+        }
+        why
     }
 
     async fn relay_to_machine(
@@ -159,14 +183,12 @@ impl Exchange {
             let carries = connect::Carries::of(slot, alone);
             let connected = connect::connect(&shared, &target, block.port, carries, kept_max).await;
             let connection = connected.map_err(|error| {
-                let why = error.to_string();
-                self.trail.unreached(&why);
-                target.series.unanswered();
-                pick::note(&shared, asked, &target, Outcome::NoAnswer);
+                let why = self.unreached(asked, &target, &error);
                 Verdict::Elsewhere(Reason::Unreachable, why)
             })?;
+            let mut place = None;
             if let connect::Connection::Peer(stream) = &connection {
-                self.take_leg(&mut head, &tried, stream);
+                place = Some(self.take_leg(&mut head, &tried, stream));
                 head.arrival.leg.wait = block.leg.wait;
             }
             self.trail.connected();
@@ -194,7 +216,10 @@ impl Exchange {
             let may_repeat = is_unsent && self.attempts < limits::ATTEMPTS_MAX;
             if !may_repeat || slot.is_some_and(|slot| slot.take_back().is_err()) {
                 let verdict = verdict_of(failure);
-                if matches!(verdict, Verdict::Failed(Failed::Broken | Failed::Late, _)) {
+                let is_counted = place.is_some_and(|place| place.is_counted());
+                let is_silence =
+                    matches!(verdict, Verdict::Failed(Failed::Broken | Failed::Late, _));
+                if is_silence && !is_counted {
                     target.series.unanswered();
                 }
                 return Err(verdict);

@@ -118,11 +118,14 @@ impl PeerStream {
                 Ok(())
             }
             Ok(Verdict::Elsewhere(reason, why)) => Err(self.elsewhere(reason, why)),
-            Ok(Verdict::Failed(how, why)) => Err(match how {
-                Failed::Broken => SendFailure::Broken(format!("at {node}: {why}")),
-                Failed::Late => SendFailure::TooLate,
-                Failed::Body => SendFailure::ClientBody,
-            }),
+            Ok(Verdict::Failed(how, why)) => {
+                self.place.count_there();
+                Err(match how {
+                    Failed::Broken => SendFailure::Broken(format!("at {node}: {why}")),
+                    Failed::Late => SendFailure::TooLate,
+                    Failed::Body => SendFailure::ClientBody,
+                })
+            }
             Err(error) => Err(SendFailure::Broken(format!(
                 "the edge of {node} gave an answer that is not understood: {error}"
             ))),
@@ -181,6 +184,8 @@ pub(crate) type Tunnel = TokioIo<Upgraded>;
 #[derive(Debug)]
 pub(crate) enum TunnelError {
     Unreached(String),
+    /// This edge had nothing left to reach the other one with.
+    NoRoom(String),
     Elsewhere(Box<Elsewhere>),
 }
 
@@ -195,7 +200,13 @@ pub(crate) async fn open(
     let unreached = |why: String| TunnelError::Unreached(why);
     let mut stream = connect(&shared.peers, target, node, ends.external)
         .await
-        .map_err(|error| unreached(error.to_string()))?;
+        .map_err(|error| {
+            if error.blames_them() {
+                unreached(error.to_string())
+            } else {
+                TunnelError::NoRoom(error.to_string())
+            }
+        })?;
     let block = Block {
         kind: Kind::Raw,
         app: stream.app.clone(),

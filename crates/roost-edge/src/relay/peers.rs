@@ -34,6 +34,15 @@ pub(crate) struct PeerError {
     node: String,
     address: std::net::SocketAddr,
     why: String,
+    /// Whether it is this edge that had nothing left to reach it with.
+    is_ours: bool,
+}
+
+impl PeerError {
+    /// Whether it says something of the other edge or of the machine behind it.
+    pub(crate) fn blames_them(&self) -> bool {
+        !self.is_ours
+    }
 }
 
 /// What is known of a connection beside it.
@@ -47,18 +56,32 @@ struct State {
 
 /// One of the streams of a connection; free again when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<State>);
+pub(crate) struct Place {
+    state: Arc<State>,
+    /// Whether the other edge has counted the request as one that was not answered.
+    is_counted: AtomicBool,
+}
 
 impl Place {
     /// The connection gets no more requests.
     pub(crate) fn blame(&self) {
-        self.0.is_bad.store(true, Ordering::Relaxed);
+        self.state.is_bad.store(true, Ordering::Relaxed);
+    }
+
+    /// The other edge has counted the request as one that was not answered.
+    pub(crate) fn count_there(&self) {
+        self.is_counted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.is_counted.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.state.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -81,7 +104,10 @@ impl Line {
 
     fn take(&mut self) -> Option<(PeerSender, Place)> {
         let n_before = self.state.taken.fetch_add(1, Ordering::Relaxed);
-        let place = Place(self.state.clone());
+        let place = Place {
+            state: self.state.clone(),
+            is_counted: AtomicBool::new(false),
+        };
         if n_before >= limits::RELAY_STREAMS_MAX as usize {
             // The place that was one too many is given back.
             return None;
@@ -149,9 +175,14 @@ impl Peers {
             node: node.id.to_string(),
             address: node.edge,
             why: why.to_owned(),
+            is_ours: false,
+        };
+        let ours = |why: &str| PeerError {
+            is_ours: true,
+            ..error(why)
         };
         let tls = self.tls.as_ref();
-        let tls = tls.ok_or_else(|| error("this edge has no identity to show to others"))?;
+        let tls = tls.ok_or_else(|| ours("this edge has no identity to show to others"))?;
         let edge = self.edge(node);
         if let Some(taken) = edge.take() {
             return Ok(taken);
@@ -166,7 +197,7 @@ impl Peers {
             return Err(error.clone());
         }
         if edge.lines.lock().len() >= limits::RELAY_LINES_MAX {
-            return Err(error("all streams of all connections to it are taken"));
+            return Err(ours("all streams of all connections to it are taken"));
         }
         match timeout(limits::RELAY_CONNECT_TIMEOUT, open(tls, node, &self.tasks)).await {
             Ok(Ok(sender)) => {

@@ -7,6 +7,7 @@ use crate::body::ResponseBody;
 use crate::eject::Outcome;
 use crate::exchange::relayed;
 use crate::pick::{self, Asked, Tried};
+use crate::rates::{Clients, EdgeRates};
 use crate::relay::tables;
 use crate::relay::wire::{Block, Kind, Reason, Verdict};
 use crate::settle::Settlement;
@@ -21,6 +22,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use roost_auth::cluster::Role;
 use roost_model::machine::Protocol;
 use roost_proto::traffic::WakeError;
@@ -30,14 +32,52 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+/// What is let in before it has shown who it is.
+struct Gate {
+    /// Those that are at the handshake, by address.
+    knocking: Clients,
+    /// When somebody was last refused aloud.
+    complained: Mutex<Option<Instant>>,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let rates = EdgeRates {
+            client_connections: limits::RELAY_HANDSHAKES_MAX,
+            ..EdgeRates::default()
+        };
+        Self {
+            knocking: Clients::new(rates),
+            complained: Mutex::default(),
+        }
+    }
+
+    /// Anybody may come to the port as often as he likes: not each refusal gets a line.
+    fn may_complain(&self) -> bool {
+        let mut complained = self.complained.lock();
+        let may = complained.is_none_or(|at| at.elapsed() >= limits::RELAY_COMPLAINT_INTERVAL);
+        if may {
+            *complained = Some(Instant::now());
+        }
+        may
+    }
+
+    fn refuse(&self, from: SocketAddr, why: &str) {
+        if self.may_complain() {
+            tracing::warn!(%from, why, "a peer was refused at the port for other edges");
+        }
+    }
+}
 
 /// Accepts until another edge has the socket or this one ends.
 pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: Arc<TcpListener>, tls: TlsAcceptor) {
     let _accepting = shared.accepting.token();
+    let gate = Arc::new(Gate::new());
     let places = Arc::new(Semaphore::new(limits::RELAY_CONNECTIONS_MAX));
     loop {
         let accept = async {
@@ -53,36 +93,49 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: Arc<TcpListener>,
         let Ok(place) = place else { return };
         match accepted {
             Ok((stream, from)) => {
-                let serve = serve(shared.clone(), stream, from, tls.clone(), place);
-                shared.clients.spawn(serve);
+                let (shared, gate, tls) = (shared.clone(), gate.clone(), tls.clone());
+                let clients = shared.clients.clone();
+                clients.spawn(async move {
+                    if let Some(stream) = let_in(&shared, &gate, stream, from, tls).await {
+                        Box::pin(drive(shared, stream, Activity::new(place))).await;
+                    }
+                });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection of another edge could not be accepted");
+                if gate.may_complain() {
+                    tracing::warn!(%error, "a connection of another edge could not be accepted");
+                }
                 sleep(limits::ACCEPT_ERROR_PAUSE).await;
             }
         }
     }
 }
 
-async fn serve(
-    shared: Arc<Shared>,
+/// The handshake: `None` for whoever is no edge of the cluster.
+async fn let_in(
+    shared: &Shared,
+    gate: &Gate,
     stream: TcpStream,
     from: SocketAddr,
     tls: TlsAcceptor,
-    place: OwnedSemaphorePermit,
-) {
+) -> Option<TlsStream<TcpStream>> {
+    // Until the handshake is done: one address with silent sockets must not hold all places.
+    let Some(_knocking) = gate.knocking.enter(from.ip()) else {
+        gate.refuse(from, "its address has too many handshakes under way");
+        return None;
+    };
     // Only a performance hint: a socket that refuses it still works.
     let _ = stream.set_nodelay(true);
     let limit = shared.config.timeouts.handshake;
     let stream = match timeout(limit, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::warn!(%from, %error, "a peer was refused at the port for other edges");
-            return;
+            gate.refuse(from, &error.to_string());
+            return None;
         }
         Err(_) => {
-            tracing::warn!(%from, "a peer said nothing at the port for other edges");
-            return;
+            gate.refuse(from, "it said nothing in time");
+            return None;
         }
     };
     let certificates = stream.get_ref().1.peer_certificates();
@@ -91,10 +144,10 @@ async fn serve(
         .and_then(Role::of);
     if role != Some(Role::Edge) {
         let role = role.map_or("none", Role::as_str);
-        tracing::warn!(%from, role, "a peer that is no edge was refused at the port for other edges");
-        return;
+        gate.refuse(from, &format!("it is no edge: its role is {role}"));
+        return None;
     }
-    Box::pin(drive(shared, stream, Activity::new(place))).await;
+    Some(stream)
 }
 
 /// Serves one connection until either side leaves, or it is old.

@@ -14,6 +14,7 @@ use roost_proto::peer_table;
 use roost_proto::traffic::PeerNode;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 /// What a stream of tables is asked for by.
@@ -51,12 +52,17 @@ pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade) {
     }
 }
 
-/// Follows the tables of an edge as long as this one runs.
-pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>) {
-    let mut told = None;
+/// Follows the tables of an edge as long as this one runs. `first` is dropped with the first
+/// table, or when there is none to be had yet.
+pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>, first: mpsc::Sender<()>) {
+    let mut heard = Heard {
+        first: Some(first),
+        not_understood: None,
+    };
     loop {
         let read = async {
-            let error = read(&shared, &node, &mut told).await;
+            let error = read(&shared, &node, &mut heard).await;
+            heard.first = None;
             let (node, address) = (node.id.as_str(), node.edge);
             tracing::debug!(node, %address, error, "the table of another edge ended; asking again");
             sleep(limits::RELAY_TABLE_RETRY).await;
@@ -69,8 +75,15 @@ pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>) {
     }
 }
 
-/// `told` is what was last said of what is not understood.
-async fn read(shared: &Shared, node: &Arc<PeerNode>, told: &mut Option<String>) -> String {
+/// What has come of another edge so far.
+struct Heard {
+    /// Held until its first table is there.
+    first: Option<mpsc::Sender<()>>,
+    /// What of its last table was not.
+    not_understood: Option<String>,
+}
+
+async fn read(shared: &Shared, node: &Arc<PeerNode>, heard: &mut Heard) -> String {
     let stream = match open(shared, node).await {
         Ok(stream) => stream,
         Err(error) => return error,
@@ -87,17 +100,21 @@ async fn read(shared: &Shared, node: &Arc<PeerNode>, told: &mut Option<String>) 
         let left_out = match peer_table::from_line(&line, node) {
             Ok((table, left_out)) => {
                 shared.router.learn(node, table);
+                heard.first = None;
                 left_out.map(|it| format!("{} of its machines: {}", it.endpoints, it.why))
             }
             // The next one may be better; to ask for the same again would not be.
             Err(error) => Some(error),
         };
         // Once for each change, however often the table comes.
-        if let Some(error) = left_out.as_ref().filter(|_| left_out != *told) {
+        if let Some(error) = left_out
+            .as_ref()
+            .filter(|_| left_out != heard.not_understood)
+        {
             let node = node.id.as_str();
             tracing::warn!(node, error, "the table of another edge is not understood");
         }
-        *told = left_out;
+        heard.not_understood = left_out;
     }
 }
 

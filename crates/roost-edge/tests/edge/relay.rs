@@ -539,9 +539,30 @@ async fn an_edge_learns_of_the_machines_of_another_and_of_each_change() {
     // Its own machines are not forgotten when the other edge tells of others.
     near.publish(vec![endpoint(3, says(&near.tasks, "three").await)]);
     until("three").await;
+    until("two").await;
+    // And the other's leave with its table: when its own are gone nobody is left to answer.
+    near.publish(vec![]);
+    until("two").await;
     far.publish(vec![]);
-    until("three").await;
-    for _ in 0..4 {
-        assert_eq!(get(client.clone(), near.url("/")).await.0, 200);
+    let begun = std::time::Instant::now();
+    while get(client.clone(), near.url("/")).await.0 == 200 {
+        assert!(begun.elapsed() < crate::world::LIMIT, "they stay");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn an_edge_knows_the_machines_of_another_before_it_serves_its_first_client() {
+    let cluster = Cluster::new();
+    let far = cluster.edge(2).await;
+    far.publish(vec![endpoint(1, says(&far.tasks, "there").await)]);
+    // One that nobody answers at holds up nothing for long.
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peers = [(2, peers_of(&far)), (3, gone.local_addr().unwrap())];
+    drop(gone);
+    let peers = peers.map(|(n, edge)| PeerNode { id: node(n), edge });
+    let change = |config: &mut EdgeConfig| config.relay.as_mut().unwrap().peers = peers.into();
+    let near = cluster.edge_with(1, change).await;
+    let answer = get(near.client(), near.url("/")).await;
+    assert_eq!(answer, (200, "there".into()));
 }
