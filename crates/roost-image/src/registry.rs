@@ -31,6 +31,7 @@ use axum::routing::any;
 use base64::Engine as _;
 use error::{RegistryCode, RegistryError};
 use path::Route;
+use roost_model::web::path::decode;
 use std::sync::Arc;
 use uploads::Uploads;
 
@@ -197,7 +198,7 @@ impl Query {
     fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (path::decode(key), path::decode(value))
+            (decode(key), decode(value))
         });
         Self(
             pairs

@@ -4,6 +4,7 @@ use super::error::{RegistryCode, RegistryError};
 use crate::store::ManifestReference;
 use roost_model::digest::Digest;
 use roost_model::image_ref::{is_repository, is_tag};
+use roost_model::web::path::decode;
 
 /// A thing in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,22 +97,6 @@ fn reference(text: &str) -> Result<ManifestReference, RegistryError> {
     let shown: String = text.chars().take(80).collect();
     let message = format!("`{shown}` is neither a tag nor a digest");
     Err(RegistryError::new(RegistryCode::ManifestInvalid, message))
-}
-
-/// The text with its `%XX` decoded; `None` when it is not valid.
-pub(super) fn decode(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let high = char::from(bytes.next()?).to_digit(16)?;
-            let low = char::from(bytes.next()?).to_digit(16)?;
-            out.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            out.push(byte);
-        }
-    }
-    String::from_utf8(out).ok()
 }
 
 #[cfg(test)]

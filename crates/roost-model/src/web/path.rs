@@ -24,8 +24,8 @@ pub fn parts(path: &str) -> Option<Vec<String>> {
     Some(parts)
 }
 
-/// The text with its `%XX` decoded, once.
-fn decode(text: &str) -> Option<String> {
+/// The text with its `%XX` decoded, once; none when it is not valid, or not UTF-8 then.
+pub fn decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
