@@ -23,7 +23,7 @@ use crate::statics::Answered;
 use crate::table::{AppRoute, PortRoute, Target};
 use crate::upgrade::Wish;
 use crate::wants::Wants;
-use crate::{connect, forward, headers, limits, pick};
+use crate::{connect, headers, limits, pick};
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
@@ -191,26 +191,10 @@ impl Exchange {
                 place = Some(self.take_leg(&mut head, &tried, stream));
                 head.arrival.leg.wait = block.leg.wait;
             }
-            self.trail.connected();
-            self.attempts += 1;
-            let idle = target.idle_timeout(block.port);
-            let timeouts = &shared.config.timeouts;
-            let sent = forward::send(connection, &head, slot, &target, timeouts, idle).await;
-            if let Some(outcome) = forward::judge(&sent) {
-                pick::note(&shared, asked, &target, outcome);
-            }
-            let failure = match sent {
-                Ok(answer) => {
-                    let status = answer.0.status();
-                    let latency = self.trail.answered(status);
-                    if target.endpoint.node.is_none() {
-                        target.series.answered(status, latency);
-                    }
-                    return Ok(Answered::App(answer));
-                }
+            let failure = match self.ask(connection, &head, slot, asked, &target).await {
+                Ok(answer) => return Ok(Answered::App(answer)),
                 Err(failure) => failure,
             };
-            self.trail.failed(&failure);
             // A kept connection that the app has closed meanwhile.
             let is_unsent = matches!(failure, SendFailure::Unsent(_));
             let may_repeat = is_unsent && self.attempts < limits::ATTEMPTS_MAX;
