@@ -68,7 +68,6 @@ impl Recent {
 
     /// The record of a request, while it is kept; by its id, which may have a region behind it.
     pub(crate) fn find(&self, now: Instant, id: &str) -> Option<Arc<RequestRecord>> {
-        let without_region = |id: &str| id.split('-').next().unwrap_or_default().to_owned();
         let id = without_region(id);
         [&self.failed, &self.rest].into_iter().find_map(|ring| {
             let ring = ring.lock();
@@ -77,6 +76,11 @@ impl Recent {
             found.next().map(|(_, record)| record.clone())
         })
     }
+}
+
+/// The id of a request without the region behind it.
+fn without_region(id: &str) -> &str {
+    id.split_once('-').map_or(id, |(id, _region)| id)
 }
 
 fn is_old(at: Instant, now: Instant) -> bool {
