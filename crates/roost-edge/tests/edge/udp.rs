@@ -187,12 +187,16 @@ async fn a_flow_stays_with_its_machine_until_that_is_gone() {
     .await;
 }
 
+/// An address where nobody takes datagrams.
+async fn nobody() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.local_addr().unwrap()
+}
+
 #[tokio::test]
 async fn a_machine_where_nobody_listens_is_passed_over() {
     let (world, ip) = world(|_| {}).await;
-    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let closed = nobody.local_addr().unwrap();
-    drop(nobody);
+    let closed = nobody().await;
     let (address, _) = echo(&world.tasks, "").await;
     world
         .open(vec![at_udp(1, closed), at_udp(2, address)])
@@ -205,9 +209,7 @@ async fn a_machine_where_nobody_listens_is_passed_over() {
 #[tokio::test]
 async fn a_flow_ends_when_its_machine_refuses() {
     let (world, ip) = world(|_| {}).await;
-    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let closed = nobody.local_addr().unwrap();
-    drop(nobody);
+    let closed = nobody().await;
     world.open(vec![at_udp(1, closed)]).await;
     let client = client(ip, PORT).await;
     let gauge = world.edge.gauge();
@@ -234,9 +236,7 @@ async fn a_flow_ends_when_its_machine_refuses() {
 #[tokio::test]
 async fn a_machine_that_refuses_again_and_again_is_ejected() {
     let (world, ip) = world(|_| {}).await;
-    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let closed = nobody.local_addr().unwrap();
-    drop(nobody);
+    let closed = nobody().await;
     let (address, _) = echo(&world.tasks, "").await;
     world
         .open(vec![at_udp(1, closed), at_udp(2, address)])

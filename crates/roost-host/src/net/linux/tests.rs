@@ -47,18 +47,27 @@ fn the_host_reaches_machines_and_machines_reach_neither_host_nor_each_other() {
     });
 }
 
+/// A cable from the host, `up0`, to the namespace of this process, `eth0`; they have the
+/// addresses 1 and 2 of 192.0.2.0/24 and 2001:db8::/64.
+fn uplink(pid: u32) {
+    shell(&format!(
+        "ip link add up0 type veth peer name eth0 netns {pid}
+         ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad; ip link set up0 up
+         nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set lo up
+         ip addr add 2001:db8::2/64 dev eth0 nodad; ip link set eth0 up'"
+    ));
+}
+
 #[test]
 fn machines_reach_the_outside_with_the_hosts_address_and_only_as_themselves() {
     in_fresh_host(async || {
         let host = Host::new();
         let outside = Namespace::new();
         let pid = outside.pid();
+        uplink(pid);
         shell(&format!(
-            "ip link add up0 type veth peer name eth0 netns {pid}
-             ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad; ip link set up0 up
-             nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set lo up
-             ip addr add 2001:db8::2/64 dev eth0 nodad; ip link set eth0 up
-             ip route add default via 192.0.2.1; ip route add default via 2001:db8::1'"
+            "nsenter -t {pid} -n sh -ec 'ip route add default via 192.0.2.1
+             ip route add default via 2001:db8::1'"
         ));
         host.plumber.ensure_node().await.unwrap();
         let (machine, _, addresses) = host.machine(1).await;
@@ -130,14 +139,11 @@ fn a_machine_sees_the_client_in_whose_name_the_host_speaks_and_answers_it() {
         let outside = Namespace::new();
         let pid = outside.pid();
         // The clients are behind the uplink; strict about sources, as some hosts are.
-        shell(&format!(
-            "ip link add up0 type veth peer name eth0 netns {pid}
-             ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8::1/64 dev up0 nodad; ip link set up0 up
-             nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set lo up
-             ip addr add 2001:db8::2/64 dev eth0 nodad; ip link set eth0 up'
-             ip route add default via 192.0.2.2; ip route add default via 2001:db8::2
-             echo 1 > /proc/sys/net/ipv4/conf/all/src_valid_mark"
-        ));
+        uplink(pid);
+        shell(
+            "ip route add default via 192.0.2.2; ip route add default via 2001:db8::2
+             echo 1 > /proc/sys/net/ipv4/conf/all/src_valid_mark",
+        );
         host.plumber.ensure_node().await.unwrap();
         let (machine, _, addresses) = host.machine(1).await;
         // As after a restart of the node.
@@ -180,11 +186,9 @@ fn answers_to_a_client_whose_socket_is_gone_do_not_leave_the_host() {
         let host = Host::new();
         let outside = Namespace::new();
         let pid = outside.pid();
+        uplink(pid);
         shell(&format!(
-            "ip link add up0 type veth peer name eth0 netns {pid}
-             ip addr add 192.0.2.1/24 dev up0; ip link set up0 up
-             nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set lo up; ip link set eth0 up
-             ip route add default via 192.0.2.1'"
+            "nsenter -t {pid} -n ip route add default via 192.0.2.1"
         ));
         host.plumber.ensure_node().await.unwrap();
         let (machine, _, addresses) = host.machine(1).await;
@@ -218,12 +222,9 @@ fn a_machine_that_has_gone_is_not_answered_for_by_the_outside() {
         host.plumber.ensure_node().await.unwrap();
         let (_machine, id, addresses) = host.machine(1).await;
         // An uplink that answers for every address, as some networks do.
+        uplink(pid);
         shell(&format!(
-            "ip link add up0 type veth peer name eth0 netns {pid}
-             ip addr add 192.0.2.1/24 dev up0; ip link set up0 up
-             nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev eth0; ip link set lo up
-             ip addr add {}/32 dev lo; ip link set eth0 up'
-             ip route add default via 192.0.2.2",
+            "nsenter -t {pid} -n ip addr add {}/32 dev lo; ip route add default via 192.0.2.2",
             addresses.ipv4
         ));
         let _answers = outside.listen(80);
