@@ -4,6 +4,7 @@ use crate::access::AccessLog;
 use crate::limits;
 use crate::rates::EdgeRates;
 use crate::relay::RelayConfig;
+use roost_auth::tickets::TicketKeys;
 use roost_model::name::RegionCode;
 use roost_proto::names::NameFeed;
 use roost_proto::traffic::{MachineFiles, SleepControl};
@@ -27,6 +28,9 @@ pub struct EdgeConfig {
     pub domains: Vec<String>,
     /// Host names besides those, as the control plane publishes them; none at first.
     pub names: NameFeed,
+    /// The keys of session tickets, shared by all edges that a client may come to; without them
+    /// each handshake is a full one.
+    pub tickets: Option<Arc<TicketKeys>>,
     /// The node of this edge, as records of requests name it.
     pub node: String,
     /// The region of this edge, told to apps.
@@ -59,6 +63,7 @@ impl std::fmt::Debug for EdgeConfig {
             .field("port_ips", &self.port_ips)
             .field("proxies", &self.proxies)
             .field("domains", &self.domains)
+            .field("tickets", &self.tickets)
             .field("node", &self.node)
             .field("region", &self.region)
             .field("timeouts", &self.timeouts)
@@ -84,6 +89,7 @@ impl EdgeConfig {
             proxies: Vec::new(),
             domains: vec!["localhost".to_owned()],
             names: tokio::sync::watch::channel(Arc::default()).1,
+            tickets: None,
             node: "local".to_owned(),
             region,
             timeouts: EdgeTimeouts::default(),

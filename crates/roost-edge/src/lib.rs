@@ -64,6 +64,7 @@ mod statics;
 mod streams;
 mod table;
 mod tcp;
+mod tickets;
 mod timings;
 mod tls;
 mod trail;

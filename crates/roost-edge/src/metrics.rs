@@ -92,6 +92,12 @@ fn text(shared: &Shared) -> String {
     head(out, name, "gauge", "requests that wait for a machine");
     let n_queued = limits::WAITERS_MAX - shared.waiters.available_permits();
     line(out, &format!("{name} {n_queued}"));
+    let name = "roost_edge_tls_handshakes_count";
+    let help = "TLS handshakes with clients that came to their end";
+    head(out, name, "counter", help);
+    for (kind, n) in shared.tls.handshakes.read() {
+        line(out, &format!("{name}{{kind=\"{kind}\"}} {n}"));
+    }
     if let Some(log) = &shared.config.access_log {
         let name = "roost_edge_access_log_dropped_count";
         head(

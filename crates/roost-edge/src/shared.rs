@@ -83,7 +83,8 @@ impl Shared {
         tasks: &Tasks,
     ) -> Result<Arc<Self>, BindError> {
         let names = Names::new(config.names.clone());
-        let tls = Tls::new(names.clone(), certificates).map_err(BindError::Tls)?;
+        let tls = Tls::new(names.clone(), certificates, config.tickets.clone())
+            .map_err(BindError::Tls)?;
         let backends = TaskTracker::new();
         Ok(Arc::new(Self {
             peers: Peers::new(config.relay.as_ref(), backends.clone())?,

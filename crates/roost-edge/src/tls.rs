@@ -5,13 +5,15 @@ use crate::certificates::CertificateSource;
 use crate::names::Names;
 use crate::shared::Shared;
 use crate::table::AppRoute;
+use crate::tickets::{Handshakes, Tickets};
 use crate::{limits, pg_tls, route};
 use parking_lot::Mutex;
+use roost_auth::tickets::TicketKeys;
 use roost_model::machine::{
     PortHandler, PortSharing, Service, ServicePort, TlsOptions, TlsVersion,
 };
 use rustls::ServerConfig;
-use rustls::server::{Acceptor, ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::io;
@@ -68,8 +70,8 @@ fn is_asked_to_validate(hello: &ClientHello<'_>) -> bool {
 #[derive(Debug)]
 pub(crate) struct Tls {
     certificates: Arc<BySni>,
-    /// Stateless tickets: the edge keeps nothing per client.
-    tickets: Arc<dyn ProducesTickets>,
+    tickets: Tickets,
+    pub(crate) handshakes: Handshakes,
     http: Arc<ServerConfig>,
     nobody: Arc<ServerConfig>,
     /// Those that services have of their own.
@@ -88,14 +90,16 @@ impl Tls {
     pub(crate) fn new(
         names: Arc<Names>,
         local: Arc<dyn CertificateSource>,
+        ticket_keys: Option<Arc<TicketKeys>>,
     ) -> Result<Self, rustls::Error> {
         let certificates = Arc::new(BySni { names, local });
-        let tickets = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        let http = config(&http_options(), certificates.clone(), tickets.clone())?;
-        let nobody = config(&TlsOptions::default(), Arc::new(Nobody), tickets.clone())?;
+        let tickets = Tickets(ticket_keys);
+        let http = config(&http_options(), certificates.clone(), &tickets)?;
+        let nobody = config(&TlsOptions::default(), Arc::new(Nobody), &Tickets(None))?;
         Ok(Self {
             certificates,
             tickets,
+            handshakes: Handshakes::default(),
             http,
             nobody,
             others: Mutex::default(),
@@ -123,7 +127,7 @@ impl Tls {
             // They are made anew when they are wanted.
             others.clear();
         }
-        let made = config(&options, self.certificates.clone(), self.tickets.clone())?;
+        let made = config(&options, self.certificates.clone(), &self.tickets)?;
         others.insert(options, made.clone());
         Ok(made)
     }
@@ -160,8 +164,10 @@ impl Tls {
             None => self.nobody.clone(),
         };
         let is_http = rule.is_none_or(|rule| rule.handler.is_http());
+        let stream = begun.into_stream(config).await?;
+        self.handshakes.count(stream.get_ref().1);
         Ok(Secured {
-            stream: begun.into_stream(config).await?,
+            stream,
             app: app.filter(|_| !is_http),
         })
     }
@@ -180,7 +186,7 @@ fn http_options() -> TlsOptions {
 fn config(
     options: &TlsOptions,
     certificates: Arc<dyn ResolvesServerCert>,
-    tickets: Arc<dyn ProducesTickets>,
+    tickets: &Tickets,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let versions: &[_] = match options.only {
@@ -194,8 +200,7 @@ fn config(
         .with_cert_resolver(certificates);
     let names = options.alpn.iter();
     config.alpn_protocols = names.map(|name| name.clone().into_bytes()).collect();
-    config.ticketer = tickets;
-    config.send_tls13_tickets = 1;
+    tickets.use_in(&mut config);
     Ok(Arc::new(config))
 }
 

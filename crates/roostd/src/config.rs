@@ -124,6 +124,9 @@ impl NodePaths {
     pub(crate) fn cluster(&self) -> PathBuf {
         self.data.join("cluster")
     }
+    pub(crate) fn session_tickets(&self) -> PathBuf {
+        self.cluster().join("tickets")
+    }
     pub(crate) fn sealing_key(&self) -> PathBuf {
         self.data.join("sealing.key")
     }

@@ -150,6 +150,7 @@ impl Node {
             sleep: Some(machines.worker.sleep_control()),
             files: Some(machines.worker.files()),
             access_log,
+            tickets: cluster::ticket_keys(&config, &edge_tasks),
             ..edge_config(&config, &sockets, feeds.1)
         };
         let edge = bind_edge(

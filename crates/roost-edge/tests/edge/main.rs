@@ -31,6 +31,7 @@ mod routing;
 mod seeing;
 mod statics;
 mod tcp;
+mod tickets;
 mod udp;
 mod wake;
 mod world;

@@ -59,7 +59,7 @@ impl World {
         Self::with_sockets(at, Arc::new([app].into()), old.edge.listeners().unwrap()).await
     }
 
-    async fn with_sockets(
+    pub(crate) async fn with_sockets(
         change: impl FnOnce(&mut EdgeConfig),
         table: Arc<TrafficTable>,
         given: Listening,

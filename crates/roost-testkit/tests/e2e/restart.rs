@@ -144,3 +144,46 @@ fn the_edge_serves_while_nobody_looks_after_machines() {
     drop(nobody);
     until_api_answers(&platform);
 }
+
+/// One request by a program that keeps its TLS session in this file; whether the session was
+/// resumed. TLS 1.3 gives the ticket after the handshake, so the answer is waited for.
+fn resumes(platform: &Platform, version: &str, session: &Path) -> bool {
+    use std::io::Write as _;
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-ign_eof", "-servername", "web.localhost"]);
+    let address = format!("127.0.0.1:{}", platform.https_port);
+    command.args([version, "-connect", &address]);
+    command.arg("-sess_out").arg(session);
+    if session.exists() {
+        command.arg("-sess_in").arg(session);
+    }
+    let pipe = std::process::Stdio::piped;
+    command.stdin(pipe()).stdout(pipe()).stderr(pipe());
+    let mut client = command.spawn().unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: web.localhost\r\nconnection: close\r\n\r\n";
+    client.stdin.as_mut().unwrap().write_all(request).unwrap();
+    let output = client.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("HTTP/1.1 200"), "{output:?}");
+    text.contains("\nReused, ")
+}
+
+#[test]
+fn tls_sessions_are_resumed_after_a_restart() {
+    skip_unless_possible!();
+    let platform = platform();
+    let session = |version: &str| platform.scratch().join(version);
+    for version in ["-tls1_2", "-tls1_3"] {
+        assert!(!resumes(&platform, version, &session(version)));
+        assert!(resumes(&platform, version, &session(version)));
+    }
+    assert!(restart(&platform));
+    for version in ["-tls1_2", "-tls1_3"] {
+        assert!(resumes(&platform, version, &session(version)), "{version}");
+    }
+    platform.kill_roostd();
+    run(&mut up_mortal(&platform));
+    for version in ["-tls1_2", "-tls1_3"] {
+        assert!(resumes(&platform, version, &session(version)), "{version}");
+    }
+}

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use roost_auth::tickets::TicketKeys;
 use roost_edge::{AccessLog, CertificateSource, Edge, EdgeConfig, TrafficCounter};
 use roost_model::id::MachineId;
 use roost_model::machine::Service;
@@ -82,6 +83,8 @@ async fn edge(http: u16, https: u16, back: u16, folder: &Path) {
     let mut config = EdgeConfig::new(region());
     config.http = vec![local(http)];
     config.https = vec![local(https)];
+    let keys = TicketKeys::of_this_process(roost_runtime::clock::now());
+    config.tickets = Some(Arc::new(keys.unwrap()));
     let tasks = Tasks::new();
     let log = AccessFile::open(&folder.join("access"), &tasks).unwrap();
     config.access_log = Some(Arc::new(OneInHundred(log)));
