@@ -124,13 +124,13 @@ async fn serve(
         return;
     }
     activity.belongs_to(visit);
-    // On the heap: most connections are of one kind, and need not be as large as all.
     match &*way {
         Way::Http => plain(shared, stream, ends, activity).await,
-        Way::Tls | Way::PgTls => Box::pin(secured(shared, stream, ends, &way, activity)).await,
+        Way::Tls | Way::PgTls => secured(shared, stream, ends, &way, activity).await,
         Way::Raw(app) => {
             keep_alive(&stream);
             let visit = activity.visit();
+            // On the heap: a connection of HTTP need not be as large.
             Box::pin(tcp::serve(&shared, stream, ends, visit, app.as_str())).await;
         }
     }
@@ -175,8 +175,10 @@ async fn secured(
             .accept(&shared, stream, ends.external, sharing)
             .await
     };
+    // On the heap and gone afterwards: the connection need not be as large as its handshake.
+    let agreed = Box::pin(timeout(shared.config.timeouts.handshake, agree)).await;
     // What failed, the client was told by an alert or in PostgreSQL's words.
-    let Ok(Ok(secured)) = timeout(shared.config.timeouts.handshake, agree).await else {
+    let Ok(Ok(secured)) = agreed else {
         return;
     };
     (ends.is_tls, ends.handshake) = (true, begun.elapsed());
@@ -188,7 +190,8 @@ async fn secured(
     }
     if let Some(app) = app {
         keep_alive(stream.get_ref().0);
-        return tcp::serve(&shared, stream, ends, activity.visit(), app.name.as_str()).await;
+        let served = tcp::serve(&shared, stream, ends, activity.visit(), app.name.as_str());
+        return Box::pin(served).await;
     }
     let is_http2 = tls::is_http2(&stream);
     let stream = ClientStream::new(stream, Vec::new(), activity.clone());

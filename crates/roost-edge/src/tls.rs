@@ -80,7 +80,8 @@ pub(crate) struct Tls {
 
 /// A client that TLS was agreed with.
 pub(crate) struct Secured {
-    pub(crate) stream: TlsStream<TcpStream>,
+    /// On the heap: what holds it is moved, and is as large as all that it may become.
+    pub(crate) stream: Box<TlsStream<TcpStream>>,
     /// The app that the bytes in it are for; none when they are HTTP, which says so itself.
     pub(crate) app: Option<Arc<AppRoute>>,
 }
@@ -164,7 +165,7 @@ impl Tls {
             None => self.nobody.clone(),
         };
         let is_http = rule.is_none_or(|rule| rule.handler.is_http());
-        let stream = begun.into_stream(config).await?;
+        let stream = Box::new(begun.into_stream(config).await?);
         self.handshakes.count(stream.get_ref().1);
         Ok(Secured {
             stream,
