@@ -1,3 +1,5 @@
+//! Tickets with the clock moved, files damaged, and bytes of strangers.
+
 use super::{EPOCH, TicketKeys, TicketKeysError};
 use crate::seal::SealingKey;
 use proptest::prelude::*;
