@@ -23,6 +23,11 @@ use clap::Parser as _;
 use roost_runtime::telemetry::{self, LogFormat};
 use std::process::ExitCode;
 
+/// The edge allots and frees much of little size: this costs a tenth less of the time of a
+/// request than the C library's (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {

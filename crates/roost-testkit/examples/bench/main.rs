@@ -52,6 +52,10 @@ enum Part {
     On(fn(&Platform)),
 }
 
+/// As in `roostd`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     if let Some(reason) = why_not() {
         println!("skipped: {reason}");
