@@ -1,5 +1,5 @@
 //! What an app is told of a request besides the request: who asks, where, when, and under
-//! which id. The values are made once, in one piece of memory, and shared from then on.
+//! which id. What is the same for all requests of a connection is made once for it.
 
 use crate::headers::{
     CLIENT_IP, FORWARDED_PORT, HeaderPair, REGION, REQUEST_ID, TRACEPARENT, TRACESTATE,
@@ -7,10 +7,9 @@ use crate::headers::{
 };
 use crate::http1::response::write_line;
 use crate::relay::wire::Leg;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::VIA;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -62,9 +61,6 @@ pub(crate) struct Arrival {
     pub(crate) arrived_us: u64,
     /// What another edge hears of it besides.
     pub(crate) leg: Leg,
-    /// For a request that comes without a trace context.
-    trace: HeaderValue,
-    start: HeaderValue,
 }
 
 impl Arrival {
@@ -76,30 +72,29 @@ impl Arrival {
         id: ulid::Ulid,
         arrived_us: u64,
     ) -> Self {
-        let number = u128::from(id);
-        let low = number & u128::from(u64::MAX);
-        let mut text = BytesMut::with_capacity(128);
-        text.extend_from_slice(id.array_to_str(&mut [0; ulid::ULID_LEN]).as_bytes());
-        text.extend_from_slice(b"-");
-        text.extend_from_slice(region.as_bytes());
-        let id_end = text.len();
-        // A trace that is not sampled, whose id is the request's (W3C Trace Context 3.2).
-        // Writing to memory that grows does not fail.
-        let _ = write!(text, "00-{number:032x}-{low:016x}-00");
-        let trace_end = text.len();
-        let _ = write!(text, "t={arrived_us}");
-        let text = text.freeze();
         Self {
             origin,
             version,
             region: region.clone(),
-            request_id: value(text.slice(..id_end)),
+            request_id: value(IdText::new(id, region.as_bytes())),
             id,
             arrived_us,
             leg: Leg::default(),
-            trace: value(text.slice(id_end..trace_end)),
-            start: value(text.slice(trace_end..)),
         }
+    }
+
+    /// For a request that comes without a trace context: a trace that is not sampled, whose id
+    /// is the request's (W3C Trace Context 3.2).
+    fn trace(&self) -> [u8; TRACE_BYTES] {
+        let number = u128::from(self.id);
+        let mut text = *b"00-________________________________-________________-00";
+        write_hex(number, &mut text[3..35]);
+        write_hex(number, &mut text[36..52]);
+        text
+    }
+
+    fn start(&self) -> StartText {
+        StartText::new(self.arrived_us)
     }
 
     /// The request's id and the region of the edge, as Fly.io has it.
@@ -138,9 +133,10 @@ impl Arrival {
         for (name, value) in self.lines() {
             headers.insert(name.clone(), value.clone());
         }
+        headers.insert(&X_REQUEST_START, value(self.start()));
         headers.append(VIA, via(self.version));
         if trace(headers).is_none() {
-            headers.insert(&TRACEPARENT, self.trace.clone());
+            headers.insert(&TRACEPARENT, value(self.trace()));
             headers.remove(&TRACESTATE);
         }
     }
@@ -160,14 +156,15 @@ impl Arrival {
         for (name, value) in self.lines() {
             write_line(name.as_str(), value.as_bytes(), bytes);
         }
+        write_line(X_REQUEST_START.as_str(), self.start().as_ref(), bytes);
         write_line(VIA.as_str(), via(self.version).as_bytes(), bytes);
         if !has_trace {
-            write_line(TRACEPARENT.as_str(), self.trace.as_bytes(), bytes);
+            write_line(TRACEPARENT.as_str(), &self.trace(), bytes);
         }
     }
 
     /// Those that do not depend on what the client sent.
-    fn lines(&self) -> [(&HeaderName, &HeaderValue); 12] {
+    fn lines(&self) -> [(&HeaderName, &HeaderValue); 11] {
         let origin = &*self.origin;
         let (proto, ssl) = if origin.is_tls {
             (&HTTPS, &ON)
@@ -191,14 +188,82 @@ impl Arrival {
             (region, &self.region),
             (fly_id, &self.request_id),
             (id, &self.request_id),
-            (&X_REQUEST_START, &self.start),
         ]
     }
 }
 
+const TRACE_BYTES: usize = 55;
+
+/// Id and region of a request, in one piece of memory with its count of owners.
+struct IdText {
+    text: [u8; 64],
+    length: usize,
+}
+
+impl IdText {
+    fn new(id: ulid::Ulid, region: &[u8]) -> Self {
+        let mut text = [0; 64];
+        let (start, rest) = text.split_at_mut(ulid::ULID_LEN);
+        let mut array = [0; ulid::ULID_LEN];
+        start.copy_from_slice(id.array_to_str(&mut array).as_bytes());
+        // A region's code is short.
+        let region = &region[..region.len().min(rest.len() - 1)];
+        rest[0] = b'-';
+        rest[1..=region.len()].copy_from_slice(region);
+        let length = start.len() + 1 + region.len();
+        Self { text, length }
+    }
+}
+
+impl AsRef<[u8]> for IdText {
+    fn as_ref(&self) -> &[u8] {
+        &self.text[..self.length]
+    }
+}
+
+/// `t=` and a number in decimal digits.
+struct StartText {
+    text: [u8; 22],
+    /// Where it begins.
+    from: usize,
+}
+
+impl StartText {
+    fn new(mut number: u64) -> Self {
+        let mut text = [0; 22];
+        let mut from = text.len();
+        loop {
+            from -= 1;
+            text[from] = b"0123456789"[usize::try_from(number % 10).unwrap_or(0)];
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        from -= 2;
+        text[from..from + 2].copy_from_slice(b"t=");
+        Self { text, from }
+    }
+}
+
+impl AsRef<[u8]> for StartText {
+    fn as_ref(&self) -> &[u8] {
+        &self.text[self.from..]
+    }
+}
+
+/// Writes the last digits of a number, as many as there is room for.
+fn write_hex(mut number: u128, digits: &mut [u8]) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[usize::try_from(number & 15).unwrap_or(0)];
+        number >>= 4;
+    }
+}
+
 /// The bytes are digits, letters and `=-`.
-fn value(bytes: Bytes) -> HeaderValue {
-    HeaderValue::from_maybe_shared(bytes).expect("numbers and ids are valid header values")
+fn value(bytes: impl AsRef<[u8]> + Send + 'static) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from_owner(bytes))
+        .expect("numbers and ids are valid header values")
 }
 
 /// The trace context of a request that comes with one (W3C Trace Context 3.2), which goes on as it is.
@@ -212,23 +277,20 @@ pub(crate) fn trace(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 /// Version, trace, parent, flags: `00-<32 hex>-<16 hex>-<2 hex>`; ids are not all zeros.
 fn is_trace_parent(value: &[u8]) -> bool {
-    let fields: Vec<&[u8]> = value.split(|byte| *byte == b'-').collect();
+    let mut fields = value.split(|byte| *byte == b'-');
+    let mut next = || fields.next().unwrap_or_default();
+    let (version, trace, parent, flags) = (next(), next(), next(), next());
     let is_hex = |field: &[u8], length: usize| {
         let is_digit = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
         field.len() == length && field.iter().all(is_digit)
     };
     let is_id = |field: &[u8], length| is_hex(field, length) && field.iter().any(|b| *b != b'0');
-    match fields.as_slice() {
-        [b"ff", ..] => false,
-        [version, trace, parent, flags, rest @ ..] => {
-            is_hex(version, 2)
-                && is_id(trace, 32)
-                && is_id(parent, 16)
-                && is_hex(flags, 2)
-                && (rest.is_empty() || *version != b"00")
-        }
-        _ => false,
-    }
+    version != b"ff"
+        && is_hex(version, 2)
+        && is_id(trace, 32)
+        && is_id(parent, 16)
+        && is_hex(flags, 2)
+        && (version != b"00" || fields.next().is_none())
 }
 
 /// What the client sent, and the way behind it.

@@ -72,9 +72,12 @@ pub(crate) fn choose(
         // The usual case, without a look at all of them.
         let (first, second) = two_of(class.len(), turn);
         let (first, second) = (class.start + first, class.start + second);
-        let best = better(first, second, &look);
-        if look(best).is_liked() && !(look(first).is_out || look(second).is_out) {
-            return Choice::Machine(best);
+        let one = look(first);
+        let other = if second == first { one } else { look(second) };
+        let is_other = one.is_busier_than(&other);
+        let best = if is_other { other } else { one };
+        if best.is_liked() && !one.is_out && !other.is_out {
+            return Choice::Machine(if is_other { second } else { first });
         }
         let open: Vec<usize> = class.clone().filter(|i| look(*i).is_open()).collect();
         let liked: Vec<usize> = open

@@ -26,7 +26,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 mod attempt;
 pub(crate) mod relayed;
@@ -44,7 +44,8 @@ pub(crate) struct Exchange {
     path: PathAndQuery,
     arrival: Arrival,
     pub(crate) host: String,
-    pub(crate) app: Option<String>,
+    /// The app that has it.
+    pub(crate) app: Option<Arc<AppRoute>>,
     attempts: usize,
     picked: Option<Picked>,
     timings: Timings,
@@ -100,8 +101,10 @@ impl Exchange {
         request: &Parts,
     ) -> Self {
         let version = request.version;
-        let arrived_us = roost_runtime::clock::now().as_ms().saturating_mul(1000);
-        let (id, region) = (ulid::Ulid::generate(), &shared.region);
+        let arrived_ms = roost_runtime::clock::now().as_ms();
+        let arrived_us = arrived_ms.saturating_mul(1000);
+        let id = ulid::Ulid::from_datetime(UNIX_EPOCH + Duration::from_millis(arrived_ms));
+        let region = &shared.region;
         let started = Instant::now();
         Self {
             ends,
@@ -141,15 +144,15 @@ impl Exchange {
         let has_two_lengths = self.serving.as_ref().is_some_and(Serving::has_two_lengths);
         let is_websocket = upgrade::is_websocket_over_http2(parts);
         let authority = route::admit(parts, is_websocket, has_two_lengths)?;
-        self.host.clone_from(&authority.host);
+        self.host = authority.host;
         let names = &self.shared.names;
         if let Some(answer) = names.key_authorization(&self.host, self.path.path()) {
             let content_type = HeaderValue::from_static("application/octet-stream");
             let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type)]);
             return Ok(self.own(StatusCode::OK, None, headers, answer.into()));
         }
-        let app = route::find(&self.shared, &authority.host, self.ends.external)?;
-        self.app = Some(app.name.as_str().to_owned());
+        let app = route::find(&self.shared, &self.host, self.ends.external)?;
+        self.app = Some(app.clone());
         self.trail.routed();
         if !app
             .rates
@@ -160,7 +163,7 @@ impl Exchange {
         }
         self.count_open(&app)?;
         if route::wants_https(&app, self.ends) {
-            route::force_https(&self.shared, parts, &authority.host)?;
+            route::force_https(&self.shared, parts, &self.host)?;
         }
         let wish = upgrade::take_wish(parts);
         // The body of an extended CONNECT is the tunnel itself.
@@ -296,9 +299,8 @@ impl Exchange {
     }
 
     /// Counts an answer of the edge itself.
-    fn count_own(&self, app: Option<&str>, status: StatusCode, latency: Duration) {
-        let routes = self.shared.router.routes();
-        match app.and_then(|app| routes.app(app)) {
+    fn count_own(&self, status: StatusCode, latency: Duration) {
+        match &self.app {
             Some(app) => {
                 let series = app.meter.series(&self.shared.config.region, None);
                 series.responded(status, latency);
@@ -313,12 +315,13 @@ impl Exchange {
         // Of an answer of the edge itself the attempts say which machine was asked.
         let target = self.target().filter(|_| error.is_none());
         let started = self.trail.started;
-        let first_byte = started.elapsed();
-        match (&target, self.app.as_deref()) {
+        let answered = self.trail.answered_at().filter(|_| error.is_none());
+        let first_byte = answered.unwrap_or_else(|| started.elapsed());
+        match &target {
             // Counted where the client is.
             _ if self.arrival.leg.hop > 0 => {}
-            (Some(target), _) => target.series.responded(status, first_byte),
-            (None, app) => self.count_own(app, status, first_byte),
+            Some(target) => target.series.responded(status, first_byte),
+            None => self.count_own(status, first_byte),
         }
         let record = Box::new(PendingRecord {
             shared: self.shared.clone(),

@@ -1,8 +1,8 @@
 //! Header rules: what is taken away and what is put in, on both ways.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, SERVER, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, SERVER, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 use roost_model::machine::HttpOptions;
@@ -31,7 +31,6 @@ pub(crate) static X_REQUEST_START: HeaderName = HeaderName::from_static("x-reque
 /// What answers say of who served them, unless the app says something.
 pub(crate) const OWN_NAME: HeaderValue = HeaderValue::from_static("roost");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Neutral names with which a client asks for something.
 fn is_request_of_client(name: &str) -> bool {
@@ -138,29 +137,37 @@ fn is_reserved(name: &str) -> bool {
     }
 }
 
+/// Whether a header ends at this hop (RFC 9110 7.6.1, and what `Connection` was before it).
+fn ends_here(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
 /// Takes away what ends at this hop: the fixed names and those that `Connection` lists.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let listed: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .collect();
-        for name in listed {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
+    // Most messages have none of them: one look at each name is less than one for each.
+    if !headers.keys().any(ends_here) {
+        return;
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
+    let listed: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+    while let Some(name) = headers.keys().find(|name| ends_here(name)).cloned() {
         headers.remove(name);
     }
 }
@@ -219,7 +226,11 @@ pub(crate) fn towards_app(headers: &mut HeaderMap) {
 pub(crate) fn note_preference(headers: &mut HeaderMap, unavailable: Option<HeaderValue>) {
     match unavailable {
         Some(id) => PREFERENCE_UNAVAILABLE.set(headers, &id),
-        None => PREFERENCE_UNAVAILABLE.remove(headers),
+        // Both were set together.
+        None if headers.contains_key(&PREFERENCE_UNAVAILABLE.stock) => {
+            PREFERENCE_UNAVAILABLE.remove(headers);
+        }
+        None => {}
     }
 }
 

@@ -2,12 +2,16 @@
 //! machines are all full.
 
 use crate::eject::{Ejection, Outcome};
+use crate::limits;
 use crate::wake::LastWake;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+/// It has taken traffic for longer than it counts as new.
+const LONG_AGO: u64 = u64::MAX;
 
 /// Says to the fronts of an app's queues that a machine has given up a request.
 ///
@@ -96,7 +100,7 @@ pub(crate) struct Load {
     count: AtomicUsize,
     freed: Arc<Freed>,
     origin: Instant,
-    /// When it began to take traffic, in milliseconds since the origin.
+    /// When it began to take traffic, in milliseconds since the origin; or [`LONG_AGO`].
     began: AtomicU64,
     ejection: Mutex<Ejection>,
     /// Whether the ejection has to be asked at all.
@@ -129,10 +133,20 @@ impl Load {
         self.began.store(self.now_ms(), Ordering::Relaxed);
     }
 
-    /// Whether it began to take traffic less than this long ago.
-    pub(crate) fn is_younger_than(&self, age: Duration) -> bool {
-        let began = Duration::from_millis(self.began.load(Ordering::Relaxed));
-        self.origin.elapsed() < began + age
+    /// Whether it began to take traffic only now ([`limits::SLOW_START`]).
+    pub(crate) fn is_new(&self) -> bool {
+        let began = self.began.load(Ordering::Relaxed);
+        // Asked for each request: the clock is not.
+        if began == LONG_AGO {
+            return false;
+        }
+        let is_new = self.origin.elapsed() < Duration::from_millis(began) + limits::SLOW_START;
+        if !is_new {
+            let order = Ordering::Relaxed;
+            // It may have begun anew meanwhile.
+            let _ = self.began.compare_exchange(began, LONG_AGO, order, order);
+        }
+        is_new
     }
 
     fn now_ms(&self) -> u64 {

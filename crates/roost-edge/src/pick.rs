@@ -14,7 +14,7 @@ use crate::looked::Looked;
 use crate::pages::Page;
 use crate::relay::wire::Elsewhere;
 use crate::shared::Shared;
-use crate::table::{AppRoute, PortRoute, Target};
+use crate::table::{AppRoute, PortRoute, Router, Target};
 use crate::wake::{self, Prospect, Stages};
 use crate::wants::{Group, Wants};
 use http::StatusCode;
@@ -150,6 +150,11 @@ impl Tried {
         }
     }
 
+    /// Whether the request had to wait for a machine.
+    pub(crate) fn has_waited(&self) -> bool {
+        self.since.is_some()
+    }
+
     fn is_over(&self) -> bool {
         self.again_until
             .is_some_and(|until| Instant::now() >= until)
@@ -192,9 +197,9 @@ pub(crate) async fn pick(
     tried: &mut Tried,
 ) -> Result<Picked, Page> {
     let app = shared.router.routes().app(asked.app).cloned();
-    let port = app.as_ref().and_then(|app| asked.port(app));
-    let port = port.ok_or_else(|| nothing_runs(asked, None))?;
-    let queue = port.queue.clone();
+    let app = app.ok_or_else(|| nothing_runs(asked, None))?;
+    let port = asked.port(&app);
+    let queue = &port.ok_or_else(|| nothing_runs(asked, None))?.queue;
     let beside = !asked.wants.is_anything() || !tried.places.is_empty();
     // Also when machines that refuse it are found again and again.
     if !tried.places.is_empty()
@@ -204,13 +209,15 @@ pub(crate) async fn pick(
         return Err(too_late(shared, asked));
     }
     // Nobody passes those that wait already.
-    if (beside || queue.is_empty())
-        && let Look::Picked(picked) = look(shared, asked, tried)?
-    {
-        return Ok(tried.picked(picked));
+    if beside || queue.is_empty() {
+        let looked = look_at(shared, &app, asked, tried)?;
+        let looked = looked.map_or_else(|| look(shared, asked, tried), Ok)?;
+        if let Look::Picked(picked) = looked {
+            return Ok(tried.picked(picked));
+        }
     }
     // On the heap: most requests do not wait.
-    Box::pin(pick_in_turn(shared, asked, tried, &queue)).await
+    Box::pin(pick_in_turn(shared, asked, tried, queue)).await
 }
 
 async fn pick_in_turn(
@@ -271,36 +278,44 @@ async fn pick_in_turn(
 
 fn look(shared: &Shared, asked: Asked<'_>, tried: &mut Tried) -> Result<Look, Page> {
     loop {
-        let Some(app) = shared.router.routes().app(asked.app).cloned() else {
-            return Err(nothing_runs(asked, None));
-        };
-        let Some(port) = asked.port(&app) else {
-            return Err(nothing_runs(asked, None));
-        };
-        match choose_wanted(port, asked.wants, tried) {
-            Choice::Machine(number) => {
-                let target = port.passing[number].clone();
-                // Somebody else may have taken its last place.
-                let Some(in_flight) = InFlight::begin(&target) else {
-                    continue;
-                };
-                if shared.router.is_current(&app) {
-                    if !port.asleep.is_empty() && target.is_beyond_soft_limit() {
-                        wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
-                    }
-                    tried.note_look(port, asked.wants, Some(&target));
-                    return Ok(Look::Picked(Picked { target, in_flight }));
-                }
-            }
-            Choice::Full => {
-                tried.note_look(port, asked.wants, None);
+        let app = shared.router.routes().app(asked.app).cloned();
+        let app = app.ok_or_else(|| nothing_runs(asked, None))?;
+        if let Some(look) = look_at(shared, &app, asked, tried)? {
+            return Ok(look);
+        }
+    }
+}
+
+/// A look at the machines of an app as it is routed here; `None` when that has changed meanwhile,
+/// or somebody else has taken the last place.
+fn look_at(
+    shared: &Shared,
+    app: &AppRoute,
+    asked: Asked<'_>,
+    tried: &mut Tried,
+) -> Result<Option<Look>, Page> {
+    let port = asked.port(app).ok_or_else(|| nothing_runs(asked, None))?;
+    match choose_wanted(port, asked.wants, tried) {
+        Choice::Machine(number) => {
+            let target = port.passing[number].clone();
+            let Some(in_flight) = InFlight::begin(&target).filter(|_| Router::is_current(app))
+            else {
+                return Ok(None);
+            };
+            if !port.asleep.is_empty() && target.is_beyond_soft_limit() {
                 wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
-                return Ok(Look::Full);
             }
-            Choice::Nobody => {
-                tried.note_look(port, asked.wants, None);
-                return why_nobody(shared, port, asked);
-            }
+            tried.note_look(port, asked.wants, Some(&target));
+            Ok(Some(Look::Picked(Picked { target, in_flight })))
+        }
+        Choice::Full => {
+            tried.note_look(port, asked.wants, None);
+            wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
+            Ok(Some(Look::Full))
+        }
+        Choice::Nobody => {
+            tried.note_look(port, asked.wants, None);
+            why_nobody(shared, port, asked).map(Some)
         }
     }
 }

@@ -113,7 +113,7 @@ impl Exchange {
                     None => Some(app.clone()),
                 };
                 if let Some(next) = next {
-                    self.app = Some(next.name.as_str().to_owned());
+                    self.app = Some(next.clone());
                     (*app, *wants, cut.is_taken) = (next, kept.wants, true);
                     let hit = HeaderValue::from_static("hit");
                     replay_cache::STATUS.set(&mut head.headers, &hit);
@@ -162,7 +162,7 @@ impl Exchange {
                     cut.forget();
                     app = cut.origin.clone();
                     wants = Wants::default();
-                    self.app = Some(app.name.as_str().to_owned());
+                    self.app = Some(app.clone());
                     replay_cache::STATUS.remove(&mut head.headers);
                     continue;
                 }
@@ -200,7 +200,7 @@ impl Exchange {
             wants = replay.wants(source.endpoint.machine_id.as_str());
             let before = replay.fallback.map(|_| Box::new(head.clone()));
             hand_over(head, &replay, &source, cut.status);
-            self.app = Some(next.name.as_str().to_owned());
+            self.app = Some(next.clone());
             handover = Some(Handover {
                 from: (std::mem::replace(&mut app, next), source),
                 before,

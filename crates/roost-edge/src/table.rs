@@ -23,7 +23,7 @@ use roost_proto::traffic::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use tokio::sync::watch;
 
 /// One endpoint with what the edge keeps about it.
@@ -82,7 +82,7 @@ impl Target {
             load: self.load.now(),
             soft_limit: usize::try_from(soft_limit).unwrap_or(usize::MAX).max(1),
             hard_limit: self.hard_limit(),
-            is_new: self.load.is_younger_than(limits::SLOW_START),
+            is_new: self.load.is_new(),
             is_out,
         }
     }
@@ -102,6 +102,8 @@ pub(crate) struct AppRoute {
     targets: Vec<Arc<Target>>,
     /// By protocol and number: the external ports that lead to one of them.
     ports: Vec<PortRoute>,
+    /// Whether the app is routed in another way by now, or not at all.
+    is_replaced: AtomicBool,
 }
 
 impl AppRoute {
@@ -309,12 +311,9 @@ impl Router {
     /// Whether these are still the routes of this app.
     ///
     /// A pick asks after it has counted itself; see [`crate::gauge`].
-    pub(crate) fn is_current(&self, app: &Arc<AppRoute>) -> bool {
+    pub(crate) fn is_current(app: &AppRoute) -> bool {
         fence(Ordering::SeqCst);
-        self.routes
-            .load()
-            .app(app.name.as_str())
-            .is_some_and(|now| Arc::ptr_eq(now, app))
+        !app.is_replaced.load(Ordering::Relaxed)
     }
 
     /// A wake-up at each change of the routes.
@@ -381,6 +380,9 @@ impl Router {
             replaced.push((old, new));
         }
         self.routes.store(Arc::new(routes));
+        for old in replaced.iter().filter_map(|(old, _)| old.as_ref()) {
+            old.is_replaced.store(true, Ordering::Relaxed);
+        }
         fence(Ordering::SeqCst);
         for (old, new) in &replaced {
             let new = new.iter().flat_map(|app| &app.targets);
@@ -460,6 +462,7 @@ impl Router {
             ports: numbers.into_iter().filter_map(route).collect(),
             freed,
             targets,
+            is_replaced: AtomicBool::new(false),
         }
     }
 

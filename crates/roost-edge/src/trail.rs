@@ -70,8 +70,10 @@ impl Trail {
         }
         // Nearly always there is one.
         self.attempts.reserve_exact(1);
+        // To look at the clock costs something: the first begins when the app is known.
+        let first = self.routed.filter(|_| self.attempts.is_empty());
         self.attempts.push(Attempt {
-            began: self.started.elapsed(),
+            began: first.unwrap_or_else(|| self.started.elapsed()),
             picked: None,
             connected: None,
             ended: None,
@@ -81,12 +83,21 @@ impl Trail {
         });
     }
 
-    /// A machine was found, or not.
-    pub(crate) fn picked(&mut self, target: Option<&Arc<Target>>, looked: Looked, version: u64) {
+    /// A machine was found, or not; `waited`: not at once.
+    pub(crate) fn picked(
+        &mut self,
+        target: Option<&Arc<Target>>,
+        waited: bool,
+        looked: Looked,
+        version: u64,
+    ) {
         self.table_version = version;
-        let now = self.started.elapsed();
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.picked = Some(now);
+            attempt.picked = Some(if waited {
+                self.started.elapsed()
+            } else {
+                attempt.began
+            });
             attempt.target = target.cloned();
             attempt.looked = looked;
         }
@@ -113,6 +124,12 @@ impl Trail {
         times.map_or(Duration::ZERO, |(ended, connected)| {
             ended.saturating_sub(connected)
         })
+    }
+
+    /// When the answer came, if that was the last.
+    pub(crate) fn answered_at(&self) -> Option<Duration> {
+        let last = self.attempts.last()?;
+        last.ended.filter(|_| matches!(last.end, End::Answered(_)))
     }
 
     /// It has not answered.

@@ -26,7 +26,8 @@ impl Exchange {
         self.timings.picked(tried);
         let target = picked.as_ref().ok().map(|picked| &picked.target);
         let version = self.shared.router.version();
-        self.trail.picked(target, tried.looked.take(), version);
+        self.trail
+            .picked(target, tried.has_waited(), tried.looked.take(), version);
         let picked = picked?;
         let target = picked.target.clone();
         self.picked = Some(picked);

@@ -106,7 +106,7 @@ impl Exchange {
         }
         let app = self.shared.router.routes().app(block.app.as_str()).cloned();
         let app = app.ok_or_else(|| elsewhere(Reason::Gone))?;
-        self.app = Some(block.app.as_str().to_owned());
+        self.app = Some(app.clone());
         self.trail.routed();
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let wish = match (block.kind, upgrade) {

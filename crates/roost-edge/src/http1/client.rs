@@ -234,12 +234,12 @@ where
             io::IoSlice::new(first.get(n_written..).unwrap_or_default()),
             io::IoSlice::new(rest.unwrap_or_default()),
         ];
-        let slices = if slices[0].is_empty() {
-            &slices[1..]
-        } else {
-            &slices[..]
+        // To write one piece costs less than a list of pieces.
+        let n = match slices {
+            [one, rest] if rest.is_empty() => stream.write(&one).await?,
+            [none, one] if none.is_empty() => stream.write(&one).await?,
+            both => stream.write_vectored(&both).await?,
         };
-        let n = stream.write_vectored(slices).await?;
         if n == 0 {
             return Err(Gone);
         }
