@@ -191,7 +191,9 @@ pub fn split(bytes: &[u8], length_max: u32) -> Result<Option<(Head, &[u8])>, Fra
     if head.length > length_max {
         return Err(FrameError::Connection(Code::FRAME_SIZE_ERROR));
     }
-    let payload = usize::try_from(head.length).ok().and_then(|n| rest.get(..n));
+    let payload = usize::try_from(head.length)
+        .ok()
+        .and_then(|n| rest.get(..n));
     Ok(payload.map(|payload| (head, payload)))
 }
 
@@ -231,7 +233,9 @@ impl Head {
             }
             RST_STREAM => Frame::Reset {
                 stream,
-                code: Code(u32::from_be_bytes(payload.try_into().map_err(|_| BAD_LENGTH)?)),
+                code: Code(u32::from_be_bytes(
+                    payload.try_into().map_err(|_| BAD_LENGTH)?,
+                )),
             },
             SETTINGS if self.has(ACK) && payload.is_empty() => Frame::SettingsAck,
             SETTINGS if self.has(ACK) => return Err(BAD_LENGTH),
@@ -300,9 +304,7 @@ impl Head {
             return Ok(payload);
         }
         let bad = |code| FrameError::Connection(code);
-        let (n_padding, rest) = payload
-            .split_first()
-            .ok_or(bad(Code::FRAME_SIZE_ERROR))?;
+        let (n_padding, rest) = payload.split_first().ok_or(bad(Code::FRAME_SIZE_ERROR))?;
         // RFC 9113 6.1: padding that is as long as the payload or longer.
         let length = rest.len().checked_sub(usize::from(*n_padding));
         length

@@ -35,14 +35,26 @@ fn what_a_frame_may_not_be() {
         (raw(SETTINGS, 0, 1, &[]), connection(protocol)),
         (raw(SETTINGS, 0, 0, &[0; 5]), connection(size)),
         (raw(SETTINGS, ACK, 0, &[0; 6]), connection(size)),
-        (raw(SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 2]), connection(protocol)),
+        (
+            raw(SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 2]),
+            connection(protocol),
+        ),
         (
             raw(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0]),
             connection(Code::FLOW_CONTROL_ERROR),
         ),
-        (raw(SETTINGS, 0, 0, &[0, 5, 0, 0, 0x3f, 0xff]), connection(protocol)),
-        (raw(SETTINGS, 0, 0, &[0, 5, 1, 0, 0, 0]), connection(protocol)),
-        (raw(SETTINGS, 0, 0, &[0, 8, 0, 0, 0, 2]), connection(protocol)),
+        (
+            raw(SETTINGS, 0, 0, &[0, 5, 0, 0, 0x3f, 0xff]),
+            connection(protocol),
+        ),
+        (
+            raw(SETTINGS, 0, 0, &[0, 5, 1, 0, 0, 0]),
+            connection(protocol),
+        ),
+        (
+            raw(SETTINGS, 0, 0, &[0, 8, 0, 0, 0, 2]),
+            connection(protocol),
+        ),
         (raw(PING, 0, 1, &[0; 8]), connection(protocol)),
         (raw(PING, 0, 0, &[0; 7]), connection(size)),
         (raw(GOAWAY, 0, 1, &[0; 8]), connection(protocol)),
@@ -113,9 +125,15 @@ fn what_is_written_is_read() {
     one(&|out| write_ping(out, [7; 8], false), Frame::Ping([7; 8]));
     one(&|out| write_ping(out, [7; 8], true), Frame::PingAck([7; 8]));
     let (last, code) = (5, Code::CANCEL);
-    one(&|out| write_goaway(out, last, code), Frame::GoAway { last, code });
+    one(
+        &|out| write_goaway(out, last, code),
+        Frame::GoAway { last, code },
+    );
     let stream = 3;
-    one(&|out| write_reset(out, stream, code), Frame::Reset { stream, code });
+    one(
+        &|out| write_reset(out, stream, code),
+        Frame::Reset { stream, code },
+    );
     let increment = NUMBER_MAX;
     one(
         &|out| write_window_update(out, stream, increment),
@@ -126,23 +144,34 @@ fn what_is_written_is_read() {
 #[test]
 fn a_long_header_block_goes_on_in_further_frames() {
     for length in [0, 10, 16_384, 16_385, 40_000] {
-        let block: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let block: Vec<u8> = (0..length)
+            .map(|n| u8::try_from(n % 251).unwrap())
+            .collect();
         let mut out = b"before".to_vec();
         let start = begin_headers(&mut out, 5, true);
         out.extend(&block);
         end_headers(&mut out, start);
         let mut rest = out.strip_prefix(b"before").unwrap();
-        let (mut read, mut is_ended) = (Vec::new(), false);
+        let (mut block_read, mut is_ended) = (Vec::<u8>::new(), false);
         while let Some((head, payload)) = split(rest, FRAME_BYTES_MAX).unwrap() {
             assert!(!is_ended);
             is_ended = match head.read(payload).unwrap() {
-                Frame::Headers { stream: 5, fragment, is_whole, is_last: true } => {
-                    assert!(read.is_empty());
-                    read.extend(fragment);
+                Frame::Headers {
+                    stream: 5,
+                    fragment,
+                    is_whole,
+                    is_last: true,
+                } => {
+                    assert!(block_read.is_empty());
+                    block_read.extend(fragment);
                     is_whole
                 }
-                Frame::Continuation { stream: 5, fragment, is_whole } => {
-                    read.extend(fragment);
+                Frame::Continuation {
+                    stream: 5,
+                    fragment,
+                    is_whole,
+                } => {
+                    block_read.extend(fragment);
                     is_whole
                 }
                 other => panic!("{other:?}"),
@@ -150,7 +179,7 @@ fn a_long_header_block_goes_on_in_further_frames() {
             rest = &rest[HEAD_BYTES + payload.len()..];
         }
         assert!(is_ended && rest.is_empty());
-        assert_eq!(read, block);
+        assert_eq!(block_read, block);
     }
 }
 
@@ -159,7 +188,10 @@ fn a_window_has_room_for_what_was_given_and_never_more_than_31_bits() {
     let mut window = Window::new(10);
     assert_eq!(window.take(11), Err(Overflow));
     assert_eq!(window.take(10), Ok(()));
-    assert_eq!((window.room(), window.take(0), window.take(1)), (0, Ok(()), Err(Overflow)));
+    assert_eq!(
+        (window.room(), window.take(0), window.take(1)),
+        (0, Ok(()), Err(Overflow))
+    );
     assert_eq!(window.shift(10, 4), Ok(()));
     // Six bytes too many are out already.
     assert_eq!((window.room(), window.take(0)), (0, Ok(())));
