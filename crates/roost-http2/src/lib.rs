@@ -1,6 +1,15 @@
 //! HTTP/2 (RFC 9113) as the edge needs it: written for many small messages on few connections.
 //!
 //! - [`frame`]: reads and writes frames, settings and windows;
-#![forbid(unsafe_code)]
+//! - [`hpack`]: header compression (RFC 7541);
+//! - [`fields`]: a block of fields, and what no message may have.
+//!
+//! This crate does not know what the messages are about. It makes no connection and no task:
+//! whoever has a connection drives it.
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod fields;
 pub mod frame;
+pub mod hpack;
