@@ -5,7 +5,6 @@ use crate::headers::{
     CLIENT_IP, FORWARDED_PORT, HeaderPair, REGION, REQUEST_ID, TRACEPARENT, TRACESTATE,
     X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_FORWARDED_SSL, X_REQUEST_START, via,
 };
-use crate::http1::response::write_line;
 use crate::relay::wire::Leg;
 use bytes::Bytes;
 use http::header::VIA;
@@ -141,25 +140,25 @@ impl Arrival {
         }
     }
 
-    /// Writes the headers of a request as lines, with the same added.
-    pub(crate) fn write(&self, headers: &HeaderMap, bytes: &mut Vec<u8>) {
+    /// Gives the headers of a request line by line, with the same added.
+    pub(crate) fn write(&self, headers: &HeaderMap, mut line: impl FnMut(&HeaderName, &[u8])) {
         let has_trace = trace(headers).is_some();
         for (name, value) in headers {
             let is_replaced = *name == X_FORWARDED_FOR
                 || (!has_trace && (*name == TRACEPARENT || *name == TRACESTATE));
             if !is_replaced {
-                write_line(name.as_str(), value.as_bytes(), bytes);
+                line(name, value.as_bytes());
             }
         }
         let way = forwarded_for(headers, &self.origin.way);
-        write_line(X_FORWARDED_FOR.as_str(), way.as_bytes(), bytes);
+        line(&X_FORWARDED_FOR, way.as_bytes());
         for (name, value) in self.lines() {
-            write_line(name.as_str(), value.as_bytes(), bytes);
+            line(name, value.as_bytes());
         }
-        write_line(X_REQUEST_START.as_str(), self.start().as_ref(), bytes);
-        write_line(VIA.as_str(), via(self.version).as_bytes(), bytes);
+        line(&X_REQUEST_START, self.start().as_ref());
+        line(&VIA, via(self.version).as_bytes());
         if !has_trace {
-            write_line(TRACEPARENT.as_str(), &self.trace(), bytes);
+            line(&TRACEPARENT, &self.trace());
         }
     }
 

@@ -34,6 +34,9 @@ pub(crate) enum BodyError {
     /// The machine's connection ended.
     #[error("the body ended early")]
     CutOff,
+    /// The machine's HTTP/2 stream or connection failed.
+    #[error("the body ended early")]
+    Http2(#[source] roost_http2::client::Error),
     /// It is not what its header said.
     #[error(transparent)]
     Chunks(#[from] BadChunks),
@@ -54,6 +57,7 @@ pub(crate) enum AppBody {
     /// From a connection that hyper reads.
     Hyper(Incoming),
     Http1(MachineBody),
+    Http2(roost_http2::client::ResponseBody<RequestBody>),
 }
 
 impl Body for AppBody {
@@ -70,6 +74,10 @@ impl Body for AppBody {
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Transport)))
             }
             Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http2)))
+            }
         }
     }
 
@@ -77,6 +85,7 @@ impl Body for AppBody {
         match self {
             Self::Hyper(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
         }
     }
 
@@ -84,6 +93,7 @@ impl Body for AppBody {
         match self {
             Self::Hyper(body) => body.size_hint(),
             Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::pool::{Http1Sender, Http2Sender};
 use crate::relay::{self, client::PeerStream, peers::PeerError};
 use crate::shared::Shared;
 use crate::table::Target;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -97,9 +97,7 @@ pub(crate) async fn connect(
     let limit = shared.config.timeouts.connect;
     let port = target.port(external);
     if port.is_some_and(|port| port.http.h2_backend) && carries != Carries::Upgrade {
-        if let Some(mut sender) = target.pool.take_http2()
-            && (sender.is_ready() || is_ready_within(limit, sender.ready()).await)
-        {
+        if let Some(sender) = target.pool.take_http2() {
             return Ok(Connection::Http2(sender));
         }
         let sender = Box::pin(open_http2(shared, target)).await?;
@@ -176,28 +174,12 @@ async fn open_http1(
 
 async fn open_http2(shared: &Shared, target: &Target) -> Result<Http2Sender, ConnectError> {
     let stream = open(shared, target).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http2::Builder::new(Executor(shared.backends.clone()))
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
-            .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| ConnectError::Handshake {
-                address: target.endpoint.address,
-                source,
-            })?;
-    shared.backends.spawn(async move { drop(connection.await) });
-    let ready = sender.ready().await;
-    ready.map_err(|source| ConnectError::Handshake {
-        address: target.endpoint.address,
-        source,
-    })?;
+    let (sender, driver) = roost_http2::client::begin(stream, limits::HTTP2_MACHINE);
+    shared.backends.spawn(driver);
     Ok(sender)
 }
 
-/// Runs the tasks of HTTP/2 connections to machines on a tracker.
+/// Runs the tasks of HTTP/2 connections to other edges on a tracker.
 #[derive(Debug, Clone)]
 pub(crate) struct Executor(pub(crate) TaskTracker);
 

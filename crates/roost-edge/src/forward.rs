@@ -11,10 +11,12 @@ use crate::http1::spare;
 use crate::pool::Http1Sender;
 use crate::relay::{self, wire::Elsewhere};
 use crate::table::Target;
-use http::header::HOST;
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::header::{HOST, TE};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::client::conn::TrySendError;
+use roost_http2::fields::is_of_connection;
+use roost_http2::hpack::Block;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -58,23 +60,31 @@ impl Head {
         if !self.headers.contains_key(HOST) {
             write_line(HOST.as_str(), self.host.as_bytes(), bytes);
         }
-        self.arrival.write(&self.headers, bytes);
+        self.arrival.write(&self.headers, |name, value| {
+            write_line(name.as_str(), value, bytes);
+        });
         bytes.extend_from_slice(b"\r\n");
     }
 
-    fn http2(&self, body: RequestBody) -> Request<RequestBody> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
-        uri.authority = Authority::try_from(self.host.as_str()).ok();
-        uri.path_and_query = Some(self.path.clone());
-        // The parts come from a request that was read, so they fit together.
-        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
-        *request.version_mut() = Version::HTTP_2;
-        *request.headers_mut() = self.all_headers();
-        request.headers_mut().remove(HOST);
-        request
+    /// The same as fields, for HTTP/2.
+    fn write_http2(&self, block: &mut Block<'_>) {
+        block.field(":method", self.method.as_str().as_bytes());
+        block.field(":scheme", b"http");
+        block.field(":authority", self.host.as_bytes());
+        let path = self.path.as_str();
+        // As in HTTP/1 above.
+        if path.starts_with('?') {
+            block.field(":path", format!("/{path}").as_bytes());
+        } else {
+            block.field(":path", path.as_bytes());
+        }
+        self.arrival.write(&self.headers, |name, value| {
+            let is_of_hop =
+                *name == HOST || is_of_connection(name) || (*name == TE && value != b"trailers");
+            if !is_of_hop {
+                block.field(name.as_str(), value);
+            }
+        });
     }
 
     /// Made for each attempt: the head itself stays, for another or for a replay.
@@ -131,13 +141,14 @@ pub(crate) async fn send(
         }
         Connection::Http1(mut sender) => {
             let response = pin!(sender.try_send_request(head.http1(body)));
-            let response = with_patience(response, slot, patience).await?;
+            let response = with_patience(response, slot, patience, failure).await?;
             Ok((response.map(AppBody::Hyper), Some(sender)))
         }
-        Connection::Http2(mut sender) => {
-            let response = pin!(sender.try_send_request(head.http2(body)));
-            let response = with_patience(response, slot, patience).await?;
-            Ok((response.map(AppBody::Hyper), None))
+        Connection::Http2(sender) => {
+            let is_head = head.method == Method::HEAD;
+            let sent = sender.send(|block| head.write_http2(block), is_head, body);
+            let response = with_patience(pin!(sent), slot, patience, http2_failure).await?;
+            Ok((response.map(AppBody::Http2), None))
         }
         // On the heap: a request to a machine of this node has no need of its place.
         Connection::Peer(stream) => {
@@ -156,7 +167,7 @@ pub(crate) fn judge(sent: &Result<Answer, SendFailure>) -> Option<Outcome> {
     }
 }
 
-fn failure<T>(error: TrySendError<T>, slot: Slot<'_>) -> SendFailure {
+pub(crate) fn failure<T>(error: TrySendError<T>, slot: Slot<'_>) -> SendFailure {
     let unsent = error.message().is_some();
     let error = error.into_error();
     let why = roost_model::error::chain(&error);
@@ -169,14 +180,23 @@ fn failure<T>(error: TrySendError<T>, slot: Slot<'_>) -> SendFailure {
     }
 }
 
+fn http2_failure(error: roost_http2::client::Error, slot: Slot<'_>) -> SendFailure {
+    if error.is_unsent() {
+        SendFailure::Unsent(error.to_string())
+    } else if slot.is_some_and(|slot| slot.broke_off()) {
+        SendFailure::ClientBody
+    } else {
+        SendFailure::Broken(error.to_string())
+    }
+}
+
 /// Waits for a response header for `limit` from the last piece of the request body.
-pub(crate) async fn with_patience<T>(
-    mut response: Pin<
-        &mut impl Future<Output = Result<Response<hyper::body::Incoming>, TrySendError<T>>>,
-    >,
+pub(crate) async fn with_patience<R, E>(
+    mut response: Pin<&mut impl Future<Output = Result<R, E>>>,
     slot: Slot<'_>,
     limit: Duration,
-) -> Result<Response<hyper::body::Incoming>, SendFailure> {
+    failure: impl FnOnce(E, Slot<'_>) -> SendFailure,
+) -> Result<R, SendFailure> {
     let mut deadline = Instant::now() + limit;
     loop {
         if let Ok(result) = tokio::time::timeout_at(deadline, response.as_mut()).await {

@@ -43,6 +43,14 @@ pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes that wait to be sent on one HTTP/2 stream.
 pub const HTTP2_SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Bounds of an HTTP/2 connection to a machine. Requests at once are the machine's to limit.
+pub const HTTP2_MACHINE: roost_http2::client::Limits = roost_http2::client::Limits {
+    streams_max: 16 * 1024,
+    stream_window: HTTP2_STREAM_WINDOW_BYTES,
+    connection_window: HTTP2_CONNECTION_WINDOW_BYTES,
+    header_bytes_max: 64 * 1024,
+    header_lines_max: HEADER_LINES_MAX,
+};
 /// Bytes that are read to tell HTTP/2 from HTTP/1: the preface of RFC 9113 3.4.
 pub const PREFACE_BYTES: usize = 24;
 /// Client connections at once.

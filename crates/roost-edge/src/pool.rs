@@ -7,7 +7,7 @@
 use crate::body::RequestBody;
 use crate::http1::machine::MachineConnection;
 use crate::limits;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// A sender of requests on one HTTP/1 connection.
 pub(crate) type Http1Sender = http1::SendRequest<RequestBody>;
 /// A sender of requests on one HTTP/2 connection.
-pub(crate) type Http2Sender = http2::SendRequest<RequestBody>;
+pub(crate) type Http2Sender = roost_http2::client::Sender<RequestBody>;
 
 #[derive(Debug)]
 struct Idle<C> {

@@ -3,7 +3,7 @@
 
 use crate::hpack::{Decoder, Field, HpackError, Pseudo, Size};
 use bytes::Bytes;
-use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Lines for which there is room at once: those of most messages, and some that a proxy adds.
@@ -122,10 +122,32 @@ pub fn is_of_connection(name: &HeaderName) -> bool {
         || *name == "proxy-connection"
 }
 
+/// The length that a message says it has (RFC 9110 8.6).
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    const BAD: Malformed = Malformed("its lengths are no number, or not the same");
+    let mut found = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        for text in value.as_bytes().split(|byte| *byte == b',') {
+            let text = text.trim_ascii();
+            if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+                return Err(BAD);
+            }
+            let length = std::str::from_utf8(text).map_err(|_| BAD)?;
+            let length = length.parse::<u64>().map_err(|_| BAD)?;
+            if found.is_some_and(|found| found != length) {
+                return Err(BAD);
+            }
+            found = Some(length);
+        }
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Fields, Malformed};
+    use super::{Fields, Malformed, content_length};
     use crate::hpack::{Decoder, Encoder};
+    use http::HeaderMap;
 
     fn decoded(lines: &[(&str, &str)], most: usize, lines_max: usize) -> Fields {
         let mut bytes = Vec::new();
@@ -181,5 +203,29 @@ mod tests {
         assert!(decoded(&lines, 106, 1).is_too_large);
         assert!(decoded(&lines, 106, 2).has_pseudo());
         assert!(!decoded(&lines[1..], 106, 2).has_pseudo());
+    }
+
+    #[test]
+    fn a_length_is_a_number_and_always_the_same() {
+        for (values, expected) in [
+            (&[][..], Ok(None)),
+            (&["5"], Ok(Some(5))),
+            (&["5", "5, 5"], Ok(Some(5))),
+            (&["5", "6"], Err(())),
+            (&["+5"], Err(())),
+            (&[""], Err(())),
+            (&["5,"], Err(())),
+            (&["99999999999999999999"], Err(())),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("content-length", value.parse().unwrap());
+            }
+            assert_eq!(
+                content_length(&headers).map_err(|_| ()),
+                expected,
+                "{values:?}"
+            );
+        }
     }
 }

@@ -200,8 +200,6 @@ pub fn split(bytes: &[u8], length_max: u32) -> Result<Option<(Head, &[u8])>, Fra
 impl Head {
     /// Reads the payload.
     pub fn read(self, payload: &[u8]) -> Result<Frame<'_>, FrameError> {
-        const NO_SUCH_STREAM: FrameError = FrameError::Connection(Code::PROTOCOL_ERROR);
-        const BAD_LENGTH: FrameError = FrameError::Connection(Code::FRAME_SIZE_ERROR);
         let stream = self.stream;
         let is_of_stream = match self.kind {
             DATA | HEADERS | PRIORITY | RST_STREAM | PUSH_PROMISE | CONTINUATION => Some(true),
@@ -209,7 +207,7 @@ impl Head {
             _ => None,
         };
         if is_of_stream.is_some_and(|is_of_stream| is_of_stream != (stream != 0)) {
-            return Err(NO_SUCH_STREAM);
+            return Err(FrameError::Connection(Code::PROTOCOL_ERROR));
         }
         Ok(match self.kind {
             DATA => Frame::Data {
@@ -233,28 +231,12 @@ impl Head {
             }
             RST_STREAM => Frame::Reset {
                 stream,
-                code: Code(u32::from_be_bytes(
-                    payload.try_into().map_err(|_| BAD_LENGTH)?,
-                )),
+                code: Code(u32::from_be_bytes(of_length(payload)?)),
             },
-            SETTINGS if self.has(ACK) && payload.is_empty() => Frame::SettingsAck,
-            SETTINGS if self.has(ACK) => return Err(BAD_LENGTH),
-            SETTINGS => Frame::Settings(Settings::read(payload).map_err(|bad| {
-                FrameError::Connection(match bad {
-                    BadSetting::Length => Code::FRAME_SIZE_ERROR,
-                    BadSetting::Window => Code::FLOW_CONTROL_ERROR,
-                    BadSetting::Value => Code::PROTOCOL_ERROR,
-                })
-            })?),
+            SETTINGS => self.read_settings(payload)?,
             PUSH_PROMISE => Frame::PushPromise,
-            PING => {
-                let data = payload.try_into().map_err(|_| BAD_LENGTH)?;
-                if self.has(ACK) {
-                    Frame::PingAck(data)
-                } else {
-                    Frame::Ping(data)
-                }
-            }
+            PING if self.has(ACK) => Frame::PingAck(of_length(payload)?),
+            PING => Frame::Ping(of_length(payload)?),
             GOAWAY => {
                 let (last, rest) = payload.split_first_chunk::<4>().ok_or(BAD_LENGTH)?;
                 let (code, _) = rest.split_first_chunk::<4>().ok_or(BAD_LENGTH)?;
@@ -264,14 +246,12 @@ impl Head {
                 }
             }
             WINDOW_UPDATE => {
-                let increment = number(payload.try_into().map_err(|_| BAD_LENGTH)?);
+                let increment = number(of_length(payload)?);
+                let code = Code::PROTOCOL_ERROR;
                 match (increment, stream) {
                     // RFC 9113 6.9.
-                    (0, 0) => return Err(FrameError::Connection(Code::PROTOCOL_ERROR)),
-                    (0, stream) => {
-                        let code = Code::PROTOCOL_ERROR;
-                        return Err(FrameError::Stream { stream, code });
-                    }
+                    (0, 0) => return Err(FrameError::Connection(code)),
+                    (0, stream) => return Err(FrameError::Stream { stream, code }),
                     _ => Frame::WindowUpdate { stream, increment },
                 }
             }
@@ -282,6 +262,20 @@ impl Head {
             },
             _ => Frame::Ignored,
         })
+    }
+
+    fn read_settings(self, payload: &[u8]) -> Result<Frame<'_>, FrameError> {
+        if self.has(ACK) {
+            return of_length::<0>(payload).map(|_| Frame::SettingsAck);
+        }
+        let settings = Settings::read(payload).map_err(|bad| {
+            FrameError::Connection(match bad {
+                BadSetting::Length => Code::FRAME_SIZE_ERROR,
+                BadSetting::Window => Code::FLOW_CONTROL_ERROR,
+                BadSetting::Value => Code::PROTOCOL_ERROR,
+            })
+        })?;
+        Ok(Frame::Settings(settings))
     }
 
     /// Whether it goes on with the header block of this stream. Nothing else may come between
@@ -320,6 +314,13 @@ impl Head {
             .get(5..)
             .ok_or(FrameError::Connection(Code::FRAME_SIZE_ERROR))
     }
+}
+
+const BAD_LENGTH: FrameError = FrameError::Connection(Code::FRAME_SIZE_ERROR);
+
+/// A payload that can have one length only.
+fn of_length<const N: usize>(payload: &[u8]) -> Result<[u8; N], FrameError> {
+    payload.try_into().map_err(|_| BAD_LENGTH)
 }
 
 /// A number of 31 bits; the first bit is reserved and ignored.

@@ -163,7 +163,7 @@ pub(crate) async fn send(
     let request = stream.request(head, body);
     let is_tunnel = request.method() == Method::CONNECT;
     let response = pin!(stream.sender.try_send_request(request));
-    let response = forward::with_patience(response, slot, patience).await;
+    let response = forward::with_patience(response, slot, patience, forward::failure).await;
     let mut response = response.inspect_err(|failure| {
         if matches!(failure, SendFailure::Unsent(_) | SendFailure::Broken(_)) {
             stream.place.blame();
@@ -233,7 +233,7 @@ pub(crate) async fn open(
     request.extensions_mut().insert(protocol);
     let patience = shared.config.timeouts.connect + leg.wait + limits::RELAY_MARGIN;
     let response = pin!(stream.sender.try_send_request(request));
-    let response = forward::with_patience(response, None, patience).await;
+    let response = forward::with_patience(response, None, patience, forward::failure).await;
     let mut response = response.map_err(|failure| unreached(format!("{failure:?}")))?;
     match stream.read(&mut response) {
         Ok(()) => {}
@@ -273,7 +273,9 @@ pub(crate) fn wake(shared: &Shared, target: &Target, node: &Arc<PeerNode>) -> Wa
         let block = stream.block(Kind::Wake, &arrival);
         request.headers_mut().insert(RELAY, block.value());
         let response = pin!(stream.sender.try_send_request(request));
-        let response = forward::with_patience(response, None, limits::WAKE_ASK_TIMEOUT).await;
+        let response =
+            forward::with_patience(response, None, limits::WAKE_ASK_TIMEOUT, forward::failure)
+                .await;
         let mut response = response.map_err(|failure| refused(format!("{failure:?}")))?;
         match stream.read(&mut response) {
             Ok(()) => Ok(()),

@@ -1,3 +1,5 @@
+//! Frames: what they may not be, and that what is written is read.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,0 +1,165 @@
+//! What has come of an answer and was not taken yet, and who takes it.
+
+use super::Shared;
+use super::error::Error;
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// Pieces that wait one by one.
+const PIECES_MAX: usize = 64;
+
+/// What has come of an answer. No more than a window of it, since only what was taken makes room.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    pub(super) head: Option<Response<()>>,
+    /// The first piece: most answers have no other.
+    pub(super) piece: Option<Bytes>,
+    pub(super) pieces: VecDeque<Bytes>,
+    pub(super) trailers: Option<HeaderMap>,
+    /// No more is to come.
+    pub(super) end: Option<Result<(), Error>>,
+    /// How many bytes are to come, if it is known.
+    pub(super) left: Option<u64>,
+    pub(super) waker: Option<Waker>,
+}
+
+impl Inbox {
+    pub(super) fn push(&mut self, piece: &[u8]) {
+        if self.piece.is_none() && self.pieces.is_empty() {
+            self.piece = Some(Bytes::copy_from_slice(piece));
+            return;
+        }
+        if self.pieces.len() >= PIECES_MAX {
+            // Each costs more than its bytes, and may have one of them.
+            let all = self.pieces.drain(..).flatten().collect();
+            self.pieces.push_back(all);
+        }
+        self.pieces.push_back(Bytes::copy_from_slice(piece));
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        self.piece.take().or_else(|| self.pieces.pop_front())
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+}
+
+/// A request under way. Dropped before the end of its answer, it is reset.
+pub(super) struct Exchange<B> {
+    pub(super) shared: Arc<Shared<B>>,
+    pub(super) inbox: Arc<Mutex<Inbox>>,
+    pub(super) stream: u32,
+}
+
+impl<B> Exchange<B> {
+    /// The header of the answer.
+    pub(super) fn poll_head(&self, cx: &Context<'_>) -> Poll<Result<Response<()>, Error>> {
+        let mut inbox = self.inbox.lock();
+        if let Some(head) = inbox.head.take() {
+            return Poll::Ready(Ok(head));
+        }
+        if let Some(Err(error)) = &inbox.end {
+            return Poll::Ready(Err(error.clone()));
+        }
+        inbox.wait(cx);
+        Poll::Pending
+    }
+}
+
+impl<B> Drop for Exchange<B> {
+    fn drop(&mut self) {
+        if self.inbox.lock().end.is_none() {
+            self.shared.cancel(self.stream);
+        }
+    }
+}
+
+impl<B> fmt::Debug for Exchange<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The body of an answer. Dropped before its end, the stream is reset.
+pub struct ResponseBody<B> {
+    exchange: Exchange<B>,
+    /// Bytes that were taken and of which the other side does not know yet.
+    n_taken: u32,
+}
+
+impl<B> ResponseBody<B> {
+    pub(super) fn new(exchange: Exchange<B>) -> Self {
+        let n_taken = 0;
+        Self { exchange, n_taken }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.exchange.fmt(f)
+    }
+}
+
+impl<B> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        let mut inbox = this.exchange.inbox.lock();
+        if let Some(piece) = inbox.take() {
+            let is_all = inbox.end.is_some();
+            drop(inbox);
+            // No more than a window waits.
+            this.n_taken += u32::try_from(piece.len()).unwrap_or(0);
+            // Small answers end before it is worth telling.
+            if !is_all && this.n_taken >= this.exchange.shared.credit_min {
+                let n = std::mem::take(&mut this.n_taken);
+                this.exchange.shared.credit(this.exchange.stream, n);
+            }
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        match &inbox.end {
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.clone()))),
+            Some(Ok(())) => {
+                let trailers = inbox.trailers.take();
+                return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+            }
+            None => {}
+        }
+        inbox.wait(cx);
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let inbox = self.exchange.inbox.lock();
+        let is_empty = inbox.piece.is_none() && inbox.pieces.is_empty();
+        matches!(inbox.end, Some(Ok(()))) && is_empty && inbox.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let inbox = self.exchange.inbox.lock();
+        let here = inbox.piece.iter().chain(&inbox.pieces);
+        let here: u64 = here.map(|piece| piece.len() as u64).sum();
+        // Whether all of it is here already says nothing: in other pieces it would not be.
+        let exact = |left| SizeHint::with_exact(here + left);
+        inbox.left.map_or_else(SizeHint::default, exact)
+    }
+}

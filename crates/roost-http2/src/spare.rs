@@ -1,0 +1,20 @@
+//! Buffers of the thread: a connection that waits holds none.
+
+use std::cell::Cell;
+
+/// The most that is read at once.
+pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Calls with a buffer to read into, of [`SCRATCH_BYTES`].
+pub(crate) fn with_scratch<T>(call: impl FnOnce(&mut [u8]) -> T) -> T {
+    // Taken, not borrowed: whatever the call does, it can call this again.
+    let mut scratch = READ.take();
+    scratch.resize(SCRATCH_BYTES, 0);
+    let result = call(&mut scratch);
+    READ.set(scratch);
+    result
+}
