@@ -4,6 +4,7 @@
 //! that was read of it is kept ([`crate::kept`]). A response body carries the
 //! settlement of its exchange and settles it when it ends or is dropped.
 
+use crate::compress::Compressed;
 use crate::http1::chunks::BadChunks;
 use crate::http1::machine::MachineBody;
 use crate::kept::{Kept, NotKept};
@@ -49,6 +50,9 @@ pub(crate) enum BodyError {
     /// A file could not be read to its end.
     #[error("the file could not be read to its end")]
     File(#[source] std::io::Error),
+    /// It could not be compressed.
+    #[error("the body could not be compressed")]
+    Compress(#[source] std::io::Error),
 }
 
 /// The body of a machine's answer.
@@ -336,6 +340,8 @@ pub(crate) enum ResponseBody {
     Streamed(Box<StreamedResponse>),
     /// A file of the machine.
     File(Box<FileResponse>),
+    /// One of them, compressed on the way.
+    Compressed(Box<Compressed>),
 }
 
 /// A file of a machine on its way to the client.
@@ -387,7 +393,7 @@ impl ResponseBody {
         }
     }
 
-    fn poll_piece(
+    pub(crate) fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -403,6 +409,7 @@ impl ResponseBody {
             }
             Self::Streamed(streamed) => streamed,
             Self::File(file) => return file.poll_piece(cx),
+            Self::Compressed(compressed) => return compressed.poll_piece(cx),
         };
         if let Some(error) = streamed.failed.take() {
             return Poll::Ready(Some(Err(error)));
@@ -472,6 +479,7 @@ impl Body for ResponseBody {
             Self::Page { content, .. } => content.is_none(),
             Self::Streamed(streamed) => streamed.body.is_end_stream(),
             Self::File(file) => file.content.left() == 0,
+            Self::Compressed(compressed) => compressed.is_end(),
         }
     }
 
@@ -482,6 +490,7 @@ impl Body for ResponseBody {
             }
             Self::Streamed(streamed) => streamed.body.size_hint(),
             Self::File(file) => SizeHint::with_exact(file.content.left()),
+            Self::Compressed(_) => SizeHint::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::access::PendingRecord;
 use crate::activity::Serving;
 use crate::arrival::{self, Arrival, Origin};
 use crate::body::{AppBody, BodySlot, ResponseBody};
+use crate::compress::{self, Accepts};
 use crate::forward::Head;
 use crate::headers;
 use crate::pages::{Form, Page};
@@ -41,6 +42,7 @@ pub(crate) struct Exchange {
     method: Method,
     version: Version,
     form: Form,
+    accepts: Accepts,
     path: PathAndQuery,
     arrival: Arrival,
     pub(crate) host: String,
@@ -114,6 +116,7 @@ impl Exchange {
             method: request.method.clone(),
             version,
             form: Form::of(&request.headers),
+            accepts: Accepts::of(&request.headers),
             path: request
                 .uri
                 .path_and_query()
@@ -248,6 +251,7 @@ impl Exchange {
         let request_id = self.arrival.request_id();
         headers::towards_client(&mut parts.headers, self.version, request_id, options);
         let idle = options.and_then(|http| http.idle_timeout);
+        let compresses = options.is_some_and(|http| http.compress);
         parts.version = Version::default();
         let app_upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         parts.extensions.clear();
@@ -275,7 +279,8 @@ impl Exchange {
         }
         let idle = idle.unwrap_or(self.shared.config.timeouts.body_idle);
         let body = ResponseBody::streamed(body, idle, settlement);
-        Ok(Response::from_parts(parts, body))
+        let response = Response::from_parts(parts, body);
+        Ok(self.compressed(response, compresses))
     }
 
     /// Answers with a file of the machine.
@@ -286,7 +291,18 @@ impl Exchange {
             .and_then(|target| target.http(self.ends.external));
         let request_id = self.arrival.request_id();
         headers::towards_client(&mut file.headers, self.version, request_id, options);
-        self.send_file(file)
+        let compresses = options.is_some_and(|http| http.compress);
+        let response = self.send_file(file);
+        self.compressed(response, compresses)
+    }
+
+    /// The answer as its service wants it: compressed, or as it is. HTTP/1.0 knows no end but that
+    /// of the connection for what has no length.
+    fn compressed(&self, response: Response<ResponseBody>, wanted: bool) -> Response<ResponseBody> {
+        if !wanted || self.version < Version::HTTP_11 {
+            return response;
+        }
+        compress::answer(&self.shared, self.accepts, &self.method, response)
     }
 
     fn send_file(&mut self, file: FileAnswer) -> Response<ResponseBody> {

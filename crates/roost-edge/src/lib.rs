@@ -25,6 +25,7 @@ mod body;
 mod certificates;
 mod choose;
 mod client_stream;
+mod compress;
 mod config;
 mod connect;
 mod eject;

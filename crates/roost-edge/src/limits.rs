@@ -256,3 +256,16 @@ pub const RELAY_TABLE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 pub const RELAY_TABLE_RETRY: Duration = Duration::from_secs(1);
 /// Between two times that an edge tells of its machines.
 pub const RELAY_TABLE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers that are compressed at once, each of which holds some 300 KiB; others go as they are.
+pub const COMPRESSIONS_MAX: usize = 1024;
+/// Answers that are smaller would hardly become smaller still.
+pub const COMPRESS_BYTES_MIN: u64 = 1024;
+/// Bytes that are compressed in one go, and from which on the outcome is sent.
+pub const COMPRESS_PIECE_BYTES: usize = 16 * 1024;
+/// Pieces that are compressed without an outcome before others have their turn.
+pub const COMPRESS_STEPS: usize = 32;
+/// Level of zstd: its fastest.
+pub const ZSTD_LEVEL: i32 = 1;
+/// Its window of 128 KiB: that of its own choice would take 1 MiB for each answer.
+pub const ZSTD_WINDOW_LOG: u32 = 17;

@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     /// Opens static files of machines: the worker that is there now.
     pub(crate) files: Mutex<Option<Arc<dyn MachineFiles>>>,
     pub(crate) file_openings: Arc<Semaphore>,
+    /// Bounds the answers that are being compressed.
+    pub(crate) compressions: Arc<Semaphore>,
     /// What became of the ports that apps ask for.
     pub(crate) ports: watch::Sender<Arc<PortTable>>,
     pub(crate) visitors: Clients,
@@ -98,6 +100,7 @@ impl Shared {
             sleep: Mutex::new(config.sleep.clone()),
             files: Mutex::new(config.files.clone()),
             file_openings: Arc::new(Semaphore::new(limits::FILE_OPENINGS_MAX)),
+            compressions: Arc::new(Semaphore::new(limits::COMPRESSIONS_MAX)),
             ports: watch::Sender::default(),
             visitors: Clients::new(config.rates),
             overload: Overload::default(),

@@ -419,7 +419,7 @@ mod tests {
                 "min_machines_running": 2, "concurrency": {"type": "requests", "hard_limit": 9},
                 "ports": [{"port": 443, "handlers": ["tls", "http"],
                     "tls_options": {"alpn": ["h2"], "versions": ["TLSv1.3"]},
-                    "http_options": {"idle_timeout": 600, "h2_backend": true, "replay_cache": [
+                    "http_options": {"idle_timeout": 600, "h2_backend": true, "compress": true, "replay_cache": [
                         {"path_prefix": "/", "ttl_seconds": 10, "type": "header", "name": "X-Id"},
                         {"path_prefix": "a.b/c", "ttl_seconds": 11, "type": "cookie", "name": "d",
                             "allow_bypass": true}], "response":

@@ -7,6 +7,7 @@ mod answers;
 mod asking;
 mod backends;
 mod bad_input;
+mod compress;
 mod first_bytes;
 mod h2_conformance;
 mod h2_floods;

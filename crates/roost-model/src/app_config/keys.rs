@@ -166,7 +166,7 @@ pub const KEYS: &[KeyRule] = &[
         Any,
         HTTP_OPTION,
     ),
-    key("http_service.http_options.compress", Any, HTTP_OPTION),
+    key("http_service.http_options.compress", Boolean, Honoured),
     key("http_service.http_options.response", Table, Honoured),
     key(
         "http_service.http_options.response.pristine",
@@ -257,7 +257,7 @@ pub const KEYS: &[KeyRule] = &[
         Any,
         HTTP_OPTION,
     ),
-    key("services.ports.http_options.compress", Any, HTTP_OPTION),
+    key("services.ports.http_options.compress", Boolean, Honoured),
     key("services.ports.http_options.response", Table, Honoured),
     key(
         "services.ports.http_options.response.pristine",

@@ -532,12 +532,13 @@ fn static_folders_are_read_and_their_faults_named() {
 
 #[test]
 fn options_of_http_that_are_obeyed_warn_of_nothing() {
-    let options = "idle_timeout = 600\nresponse.pristine = true\nresponse.headers.a = 'b'\n";
+    let options =
+        "idle_timeout = 600\ncompress = true\nresponse.pristine = true\nresponse.headers.a = 'b'\n";
     let (config, warnings) = ok(&format!("[http_service.http_options]\n{options}"));
     assert!(warnings.is_empty(), "{warnings:?}");
     let http = &config.services[0].port(443).unwrap().http;
     assert_eq!(http.idle_timeout, Some(Duration::from_secs(600)));
-    assert!(http.pristine && http.response_headers["a"] == ["b"]);
+    assert!(http.compress && http.pristine && http.response_headers["a"] == ["b"]);
 }
 
 #[test]

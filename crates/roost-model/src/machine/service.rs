@@ -256,6 +256,8 @@ pub struct HttpOptions {
     pub idle_timeout: Option<Duration>,
     /// Whether responses go out without the headers that the edge adds.
     pub pristine: bool,
+    /// Whether the edge compresses answers that are text for clients that take it.
+    pub compress: bool,
     /// Response headers that replace the app's, by name in lower case; no value takes one away.
     pub response_headers: BTreeMap<String, Vec<String>>,
     /// Sessions for which the edge keeps the replays of the app.

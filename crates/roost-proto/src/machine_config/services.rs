@@ -157,6 +157,9 @@ pub struct HttpOptionsConfig {
     /// How many seconds an exchange may stand still.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<u32>,
+    /// Compress answers that are text, for clients that take it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compress: bool,
     /// What is done to the headers of responses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<ResponseOptions>,
@@ -340,6 +343,7 @@ impl From<&HttpOptionsConfig> for HttpOptions {
             idle_timeout: options
                 .idle_timeout
                 .map(|seconds| Duration::from_secs(seconds.into())),
+            compress: options.compress,
             pristine: response.pristine,
             response_headers: headers
                 .map(|(name, change)| (name, values(change)))
@@ -458,6 +462,7 @@ impl From<&HttpOptions> for HttpOptionsConfig {
             idle_timeout: options
                 .idle_timeout
                 .map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)),
+            compress: options.compress,
             response: (response != ResponseOptions::default()).then_some(response),
             replay_cache: options
                 .replay_cache

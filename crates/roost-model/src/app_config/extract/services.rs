@@ -212,6 +212,7 @@ fn http_options(options: &Node) -> HttpOptions {
         h2_backend: flag(options, "h2_backend"),
         // What is out of range is for the model to refuse.
         idle_timeout: seconds.map(|s| Duration::from_secs(u64::try_from(s).unwrap_or(0))),
+        compress: flag(options, "compress"),
         pristine: response.is_some_and(|response| flag(response, "pristine")),
         response_headers: response
             .and_then(|response| response.get("headers"))
