@@ -73,6 +73,33 @@ async fn get(world: &World, path: &str) -> (StatusCode, String) {
 }
 
 #[tokio::test]
+async fn a_file_of_a_service_that_compresses_is_compressed_and_parts_of_it_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path()).await;
+    let text = "all alike ".repeat(10_000);
+    put(dir.path(), 1, "srv/a.css", &text);
+    let app = says(&world.tasks, "app").await;
+    let mut machine = with_statics(endpoint(1, app));
+    for port in &mut Arc::make_mut(&mut machine.service).ports {
+        port.http.compress = true;
+    }
+    world.publish(vec![machine]);
+    let url = world.url("/static/a.css");
+    let request = || world.client().get(&url).header("accept-encoding", "zstd");
+    let answer = request().send().await.unwrap();
+    assert_eq!(answer.headers()["content-encoding"], "zstd");
+    let tag = answer.headers()["etag"].clone();
+    assert!(tag.to_str().unwrap().starts_with("W/"), "{tag:?}");
+    let sent = answer.bytes().await.unwrap();
+    assert_eq!(zstd::decode_all(&*sent).unwrap(), text.as_bytes());
+    let again = request().header("if-none-match", tag).send().await;
+    assert_eq!(again.unwrap().status(), StatusCode::NOT_MODIFIED);
+    let part = request().header("range", "bytes=0-8").send().await.unwrap();
+    assert!(!part.headers().contains_key("content-encoding"));
+    assert_eq!(part.text().await.unwrap(), "all alike");
+}
+
+#[tokio::test]
 async fn a_file_is_served_without_the_app_and_what_is_none_is_the_apps() {
     let dir = tempfile::tempdir().unwrap();
     let world = world(dir.path()).await;

@@ -1,6 +1,7 @@
 //! Two nodes with one authority: what comes to the edge of one is answered by
 //! a machine of the other.
 
+use crate::restart::resumes;
 use roost_testkit::images::nginx;
 use roost_testkit::platform::{Platform, free_port};
 use roost_testkit::program::run;
@@ -17,7 +18,8 @@ const MOMENT: Duration = Duration::from_secs(120);
 fn share_authority(first: &Platform, second: &Platform) {
     let (from, to) = (first.data_dir(), second.data_dir());
     fs::create_dir_all(to.join("cluster")).unwrap();
-    for file in ["sealing.key", "cluster/root.pem", "cluster/root.key"] {
+    let files = ["root.pem", "root.key", "tickets"].map(|name| format!("cluster/{name}"));
+    for file in files.iter().map(String::as_str).chain(["sealing.key"]) {
         fs::copy(from.join(file), to.join(file)).unwrap();
     }
 }
@@ -49,6 +51,11 @@ fn a_request_to_one_node_is_answered_by_a_machine_of_the_other() {
     let mut up = near.up_command();
     run(up.args(["--edge-peers-listen", &of_near, "--edge-peer", &peer]));
     answers(&near, "far");
+
+    // A TLS session that began at one node is resumed at the other.
+    let session = far.scratch().join("session");
+    assert!(!resumes(&far, "-tls1_3", &session));
+    assert!(resumes(&near, "-tls1_3", &session));
 
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--output", "/dev/null", "--max-time", "60"]);

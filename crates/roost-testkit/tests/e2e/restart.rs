@@ -147,7 +147,7 @@ fn the_edge_serves_while_nobody_looks_after_machines() {
 
 /// One request by a program that keeps its TLS session in this file; whether the session was
 /// resumed. TLS 1.3 gives the ticket after the handshake, so the answer is waited for.
-fn resumes(platform: &Platform, version: &str, session: &Path) -> bool {
+pub(crate) fn resumes(platform: &Platform, version: &str, session: &Path) -> bool {
     use std::io::Write as _;
     let mut command = Command::new("openssl");
     command.args(["s_client", "-ign_eof", "-servername", "web.localhost"]);
