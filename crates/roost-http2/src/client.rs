@@ -43,8 +43,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::Notify;
 
-/// Streams that are opened before the other side has said how many it takes.
-const STREAMS_BEFORE_SETTINGS: usize = 100;
+/// Streams that are opened before the other side has said how many it takes: more would be
+/// refused by one that takes fewer, and some servers end the connection over what was on its way
+/// to a stream that they have refused.
+const STREAMS_BEFORE_SETTINGS: usize = 1;
 /// The most of a body that is taken before its request is sent.
 const BODY_BYTES_FIRST: usize = 32 * 1024;
 

@@ -290,6 +290,22 @@ async fn a_first_frame_that_is_no_settings_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn one_request_goes_before_the_settings_and_others_wait_for_them() {
+    let (sender, mut server, _driver) = started().await;
+    let asked = [get(&sender).await, get(&sender).await, get(&sender).await];
+    assert_eq!(server.request().await, 1);
+    server
+        .raw(|out| write_settings(out, &Settings::default()))
+        .await;
+    // Nothing came between the first one and the answer to the settings.
+    assert_eq!(within(server.next()).await, Seen::SettingsAck);
+    for stream in [3, 5] {
+        assert_eq!(server.request().await, stream);
+    }
+    drop(asked);
+}
+
+#[tokio::test]
 async fn questions_whose_answers_nobody_reads_end_the_connection() {
     let (sender, mut server, driver) = connected(Settings::default()).await;
     let asked = get(&sender).await;
