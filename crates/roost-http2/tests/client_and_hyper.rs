@@ -59,7 +59,7 @@ impl Body for Pieces {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         this.n_polls += 1;
-        if this.n_polls % 3 == 0 {
+        if this.n_polls.is_multiple_of(3) {
             // From a task of its own, at another time.
             let waker = cx.waker().clone();
             tokio::spawn(async move { waker.wake() });
@@ -110,7 +110,7 @@ async fn exchange(sender: &Sender<Pieces>, n: usize, leave_after: Option<usize>)
     // From nothing to several windows, in pieces from bytes to more than a frame.
     let length = [0, 1, 100, 5000, 70_000, 300_000][n % 6];
     let piece = [7000, 40_000, 333][n / 6 % 3];
-    let body = Pieces::new(length, piece, n % 2 == 0);
+    let body = Pieces::new(length, piece, n.is_multiple_of(2));
     let id = format!("id-{n}");
     let asked = async {
         let write = |block: &mut roost_http2::hpack::Block<'_>| {
@@ -131,7 +131,7 @@ async fn exchange(sender: &Sender<Pieces>, n: usize, leave_after: Option<usize>)
         let trailers = collected.trailers().cloned();
         let bytes = collected.to_bytes();
         assert!(bytes.len() == length && bytes.iter().all(|byte| *byte == b'x'));
-        assert_eq!(trailers.is_some(), n % 2 == 0, "{n}");
+        assert_eq!(trailers.is_some(), n.is_multiple_of(2), "{n}");
     };
     let mut asked = pin!(asked);
     let mut n_polls = 0;
@@ -156,7 +156,7 @@ async fn bodies_of_every_size_come_back_whole_whoever_else_leaves() {
         tasks.push(tokio::spawn(async move {
             for n in 0..IN_A_ROW {
                 let n = n * AT_ONCE + task;
-                let leave_after = (n % 5 == 0).then_some(n / 5 % 4);
+                let leave_after = n.is_multiple_of(5).then_some(n / 5 % 4);
                 exchange(&sender, n, leave_after).await;
             }
         }));

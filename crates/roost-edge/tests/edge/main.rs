@@ -11,6 +11,7 @@ mod compress;
 mod first_bytes;
 mod h2_conformance;
 mod h2_floods;
+mod h2_machines;
 mod h2_streams;
 mod hardening;
 mod hostile;

@@ -220,6 +220,36 @@ async fn an_answer_is_not_read_faster_than_it_is_taken() {
 }
 
 #[tokio::test]
+async fn readers_who_stand_still_hold_up_nobody_else() {
+    let (sender, mut server, _driver) = connected(Settings::default()).await;
+    // More than the window of the connection has room for, and nobody takes it.
+    let mut standing = Vec::new();
+    for _ in 0..20 {
+        let asked = get(&sender).await;
+        let stream = server.request().await;
+        server.headers(stream, &[(":status", "200")], false).await;
+        standing.push((stream, within(asked).await.unwrap().unwrap()));
+    }
+    let (mut n_sent, mut n_room) = (0, 1 << 20);
+    for (stream, _) in &standing {
+        for _ in 0..4 {
+            n_sent += 16_000;
+            if n_sent > n_room {
+                let Seen::Window(0, more) = within(server.next()).await else {
+                    panic!("no room");
+                };
+                n_room += more;
+            }
+            server.data(*stream, &[b'x'; 16_000], false).await;
+        }
+    }
+    let asked = get(&sender).await;
+    server.request().await;
+    server.headers(41, &[(":status", "200")], true).await;
+    assert_eq!(outcome(asked).await.unwrap(), "200 ");
+}
+
+#[tokio::test]
 async fn who_leaves_resets_the_stream_and_frees_its_place() {
     let (sender, mut server, _driver) = connected(Settings {
         max_concurrent_streams: Some(1),

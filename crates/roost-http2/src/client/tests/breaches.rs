@@ -263,22 +263,6 @@ async fn a_connection_that_breaks_the_protocol_ends() {
 }
 
 #[tokio::test]
-async fn more_than_the_connection_has_room_for_ends_it() {
-    let (sender, mut server, _driver) = connected(Settings::default()).await;
-    // What comes for streams that were reset counts as well, and makes room again.
-    let asked = get(&sender).await;
-    assert_eq!(server.request().await, 1);
-    asked.abort();
-    server.reset().await;
-    for _ in 0..40 {
-        server.data(1, &[0; 16_000], false).await;
-    }
-    server
-        .until(|seen| matches!(seen, Seen::Window(0, n) if *n >= 1 << 19))
-        .await;
-}
-
-#[tokio::test]
 async fn a_first_frame_that_is_no_settings_ends_the_connection() {
     let (sender, mut server, driver) = started().await;
     let asked = get(&sender).await;
