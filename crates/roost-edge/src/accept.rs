@@ -4,16 +4,18 @@
 use crate::activity::Activity;
 use crate::arrival::Origin;
 use crate::aside::Aside;
+use crate::client_body::ClientBody;
 use crate::client_stream::ClientStream;
 use crate::exchange;
 use crate::http1::client::Next;
 use crate::ports::{Door, Way};
 use crate::shared::Shared;
-use crate::streams::StreamExecutor;
 use crate::tls::Secured;
 use crate::{http1, late, limits, pg_tls, proxy_protocol, tcp, tls};
+use http::request::Parts;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use roost_http2::server::{self, RequestBody};
 use roost_model::machine::PortSharing;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -300,36 +302,27 @@ async fn by_http2<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     activity.is_http2();
-    let service = service_fn({
+    let service = {
         let (shared, origin, activity) = (shared.clone(), origin.clone(), activity.clone());
-        move |request| {
-            exchange::handle(
-                shared.clone(),
-                ends,
-                origin.clone(),
-                activity.begin(),
-                request,
-            )
+        move |head: Parts, body: Option<RequestBody>| {
+            let body = body.map(ClientBody::Http2);
+            let (shared, origin, serving) = (shared.clone(), origin.clone(), activity.begin());
+            exchange::answered(shared, ends, origin, serving, head, body)
         }
-    });
-    let executor = StreamExecutor {
-        tracker: shared.clients.clone(),
-        body_idle: shared.config.timeouts.body_idle,
     };
-    let connection = hyper::server::conn::http2::Builder::new(executor)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
-        .max_pending_accept_reset_streams(limits::HTTP2_PENDING_RESETS_MAX)
-        .max_local_error_reset_streams(limits::HTTP2_ERROR_RESETS_MAX)
-        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(limits::HTTP2_SEND_BUFFER_BYTES_MAX)
-        .max_header_list_size(u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX))
-        .enable_connect_protocol()
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = pin!(connection);
+    let settings = server::Settings {
+        streams_max: limits::HTTP2_STREAMS_MAX,
+        stream_window: limits::HTTP2_STREAM_WINDOW_BYTES,
+        connection_window: limits::HTTP2_CONNECTION_WINDOW_BYTES,
+        header_bytes_max: u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX),
+        header_lines_max: limits::HTTP2_HEADER_LINES_MAX,
+        quick_resets_max: limits::HTTP2_QUICK_RESETS_MAX,
+        error_resets_max: limits::HTTP2_ERROR_RESETS_MAX,
+        stall_max: shared.config.timeouts.body_idle,
+    };
+    let connection = pin!(server::Connection::new(stream, settings, service));
     until_closed(shared, activity, connection, true, |c| {
-        c.graceful_shutdown()
+        c.get_mut().graceful_shutdown();
     })
     .await;
 }

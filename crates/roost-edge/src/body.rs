@@ -4,6 +4,7 @@
 //! that was read of it is kept ([`crate::kept`]). A response body carries the
 //! settlement of its exchange and settles it when it ends or is dropped.
 
+use crate::client_body::{ClientBody, WrittenBody};
 use crate::compress::Compressed;
 use crate::http1::chunks::BadChunks;
 use crate::http1::machine::MachineBody;
@@ -29,6 +30,9 @@ pub(crate) enum BodyError {
     /// The other side broke off.
     #[error("the body ended early")]
     Transport(#[source] hyper::Error),
+    /// The client broke off.
+    #[error("the body ended early")]
+    Client(#[source] roost_http2::server::BodyCut),
     /// The machine's connection failed.
     #[error("the connection of the body failed")]
     Connection(#[source] std::io::Error),
@@ -129,7 +133,7 @@ impl Patience {
 
 #[derive(Debug)]
 struct SlotState {
-    body: Incoming,
+    body: ClientBody,
     /// What was read of it.
     kept: Kept,
     /// Whether there is no more to read.
@@ -155,7 +159,7 @@ pub(crate) struct BodySlot {
 
 impl BodySlot {
     /// Holds a body that nobody has read yet; `kept` counts what all bodies keep.
-    pub(crate) fn new(body: Incoming, kept: &Arc<AtomicUsize>) -> Arc<Self> {
+    pub(crate) fn new(body: ClientBody, kept: &Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self {
             size: body.size_hint(),
             state: Mutex::new(SlotState {
@@ -302,7 +306,7 @@ impl Body for RequestBody {
                     state.is_read = true;
                     slot.finished.store(true, Ordering::Release);
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Transport)))
+                Poll::Ready(frame)
             }
             Poll::Pending => {
                 slot.awaits_client.store(true, Ordering::Release);
@@ -342,6 +346,8 @@ pub(crate) enum ResponseBody {
     File(Box<FileResponse>),
     /// One of them, compressed on the way.
     Compressed(Box<Compressed>),
+    /// The one direction of a tunnel.
+    Tunnel(WrittenBody),
 }
 
 /// A file of a machine on its way to the client.
@@ -410,6 +416,7 @@ impl ResponseBody {
             Self::Streamed(streamed) => streamed,
             Self::File(file) => return file.poll_piece(cx),
             Self::Compressed(compressed) => return compressed.poll_piece(cx),
+            Self::Tunnel(written) => return written.poll_piece(cx),
         };
         if let Some(error) = streamed.failed.take() {
             return Poll::Ready(Some(Err(error)));
@@ -480,6 +487,7 @@ impl Body for ResponseBody {
             Self::Streamed(streamed) => streamed.body.is_end_stream(),
             Self::File(file) => file.content.left() == 0,
             Self::Compressed(compressed) => compressed.is_end(),
+            Self::Tunnel(_) => false,
         }
     }
 
@@ -491,6 +499,7 @@ impl Body for ResponseBody {
             Self::Streamed(streamed) => streamed.body.size_hint(),
             Self::File(file) => SizeHint::with_exact(file.content.left()),
             Self::Compressed(_) => SizeHint::default(),
+            Self::Tunnel(_) => SizeHint::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::access::PendingRecord;
 use crate::activity::Serving;
 use crate::arrival::{self, Arrival, Origin};
 use crate::body::{AppBody, BodySlot, ResponseBody};
+use crate::client_body::ClientBody;
 use crate::compress::{self, Accepts};
 use crate::forward::Head;
 use crate::headers;
@@ -20,7 +21,8 @@ use crate::timings::Timings;
 use crate::trail::Trail;
 use crate::{limits, route, upgrade};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use futures_util::FutureExt as _;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
@@ -66,7 +68,8 @@ pub(crate) fn handle(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send {
     let (parts, body) = request.into_parts();
-    Box::pin(answered(shared, ends, origin, serving, parts, Some(body)))
+    let body = Some(ClientBody::Hyper(body));
+    Box::pin(answered(shared, ends, origin, serving, parts, body).map(Ok))
 }
 
 /// Not an `async fn`: its arguments would have a place in its state of their own.
@@ -76,8 +79,8 @@ pub(crate) fn answered(
     origin: Arc<Origin>,
     serving: Serving,
     mut parts: Parts,
-    body: Option<Incoming>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + Send {
+    body: Option<ClientBody>,
+) -> impl Future<Output = Response<ResponseBody>> + Send {
     let mut exchange = Exchange::new(shared, ends, origin, serving, &parts);
     async move {
         let response = exchange.run(&mut parts, body).await;
@@ -90,7 +93,10 @@ pub(crate) fn answered(
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
-        Ok(response)
+        if !is_http1 && !response.headers().contains_key(DATE) {
+            response.headers_mut().insert(DATE, headers::date());
+        }
+        response
     }
 }
 
@@ -136,7 +142,7 @@ impl Exchange {
     async fn run(
         &mut self,
         parts: &mut Parts,
-        body: Option<Incoming>,
+        mut body: Option<ClientBody>,
     ) -> Result<Response<ResponseBody>, Page> {
         if self.shared.overload.is_on() {
             return Err(route::overloaded());
@@ -168,7 +174,7 @@ impl Exchange {
         if route::wants_https(&app, self.ends) {
             route::force_https(&self.shared, parts, &self.host)?;
         }
-        let wish = upgrade::take_wish(parts);
+        let wish = upgrade::take_wish(parts, &mut body);
         // The body of an extended CONNECT is the tunnel itself.
         let body = body.filter(|body| wish.is_none() && !body.is_end_stream());
         let slot = body.map(|body| BodySlot::new(body, &self.shared.kept));
@@ -263,11 +269,7 @@ impl Exchange {
             parts.status = wish.towards_client(&mut parts.headers);
             let settlement = self.settlement(parts.status, None);
             let idle = idle.unwrap_or(self.shared.config.timeouts.tunnel_idle);
-            wish.tunnel(&self.shared, app_upgrade, settlement, idle);
-            let body = ResponseBody::Page {
-                content: None,
-                settlement: Box::default(),
-            };
+            let body = wish.tunnel(&self.shared, app_upgrade, settlement, idle);
             return Ok(Response::from_parts(parts, body));
         }
         let mut settlement = self.settlement(parts.status, None);
@@ -431,12 +433,11 @@ impl Drop for Exchange {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ends, Origin, Serving, Shared, answered};
+    use super::{ClientBody, Ends, Origin, Serving, Shared, answered};
     use http::request::Parts;
-    use hyper::body::Incoming;
     use std::sync::Arc;
 
-    type Handler<F> = fn(Arc<Shared>, Ends, Arc<Origin>, Serving, Parts, Option<Incoming>) -> F;
+    type Handler<F> = fn(Arc<Shared>, Ends, Arc<Origin>, Serving, Parts, Option<ClientBody>) -> F;
 
     fn size_of_state<F>(_of: Handler<F>) -> usize {
         size_of::<F>()

@@ -6,7 +6,9 @@ use http::header::{
 };
 use http::{HeaderMap, Version};
 use roost_model::machine::HttpOptions;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Request id.
 pub(crate) static REQUEST_ID: HeaderPair = HeaderPair::new("fly-request-id", "roost-request-id");
@@ -272,6 +274,23 @@ fn replace(headers: &mut HeaderMap, with: &BTreeMap<String, Vec<String>>) {
             }
         }
     }
+}
+
+/// The time (RFC 9110 6.6.1). Its text is made once a second.
+pub(crate) fn date() -> HeaderValue {
+    thread_local! {
+        static DATE: RefCell<(u64, HeaderValue)> =
+            const { RefCell::new((0, HeaderValue::from_static(""))) };
+    }
+    let seconds = roost_runtime::clock::now().as_ms() / 1000;
+    DATE.with_borrow_mut(|(made, date)| {
+        if *made != seconds || date.is_empty() {
+            let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+            *date = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""));
+            *made = seconds;
+        }
+        date.clone()
+    })
 }
 
 /// How this hop is named in `Via`.

@@ -24,6 +24,7 @@ mod aside;
 mod body;
 mod certificates;
 mod choose;
+mod client_body;
 mod client_stream;
 mod compress;
 mod config;

@@ -33,10 +33,12 @@ pub const TRAILER_LINES_MAX: usize = 20;
 pub const CHUNK_EXTENSION_BYTES_MAX: usize = 1024;
 /// Streams of one HTTP/2 client connection.
 pub const HTTP2_STREAMS_MAX: u32 = 128;
-/// Streams that a client has reset and that still wait to be accepted.
-pub const HTTP2_PENDING_RESETS_MAX: usize = 20;
+/// Streams that a client has opened and reset at once, beyond those that came to their end.
+pub const HTTP2_QUICK_RESETS_MAX: u32 = 20;
 /// Streams that were reset because of the client's errors.
-pub const HTTP2_ERROR_RESETS_MAX: usize = 256;
+pub const HTTP2_ERROR_RESETS_MAX: u32 = 256;
+/// Header lines of one HTTP/2 request: cookies may come in many (RFC 9113 8.2.3).
+pub const HTTP2_HEADER_LINES_MAX: usize = 1024;
 /// Flow-control window of one HTTP/2 stream.
 pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// Flow-control window of one HTTP/2 connection.
@@ -116,6 +118,8 @@ pub const REPLAYS_MAX: usize = 10;
 pub const REPLAY_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// Bytes of a replay instruction, in a header or a body.
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+/// The most of a tunnel that goes in one piece over HTTP/2.
+pub const TUNNEL_PIECE_BYTES: usize = 8 * 1024;
 /// Buffer of one direction of an upgraded connection.
 pub const TUNNEL_BUFFER_BYTES: usize = 16 * 1024;
 /// Bytes that a raw connection may say before it has a machine; more waits in the kernel.

@@ -2,20 +2,25 @@
 //! CONNECT (RFC 8441). Towards the app it is always the HTTP/1.1 form. Other
 //! upgrades are dropped: the request goes on without them.
 
+use crate::body::ResponseBody;
+use crate::client_body::{ClientBody, ClientStreams};
 use crate::settle::Settlement;
 use crate::shared::Shared;
 use crate::tunnel;
 use base64::Engine as _;
+use futures_util::TryFutureExt as _;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
-use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use roost_http2::server::{Protocol, RequestBody};
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -24,8 +29,17 @@ const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket
 /// A client's wish for a WebSocket.
 #[derive(Debug)]
 pub(crate) struct Wish {
-    client: OnUpgrade,
+    client: Client,
     form: Form,
+}
+
+/// Where the client's side of the tunnel comes from.
+#[derive(Debug)]
+enum Client {
+    /// From hyper, once the client has the answer.
+    Upgrade(OnUpgrade),
+    /// It is the stream of the request.
+    Stream(RequestBody),
 }
 
 /// How a client asks for a WebSocket.
@@ -44,18 +58,25 @@ pub(crate) fn is_websocket_over_http2(parts: &Parts) -> bool {
         && parts
             .extensions
             .get::<Protocol>()
-            .is_some_and(|protocol| protocol.as_str() == "websocket")
+            .is_some_and(|protocol| protocol.0 == "websocket")
 }
 
 /// Takes the wish out of a request, which becomes a GET for the app.
-pub(crate) fn take_wish(parts: &mut Parts) -> Option<Wish> {
+pub(crate) fn take_wish(parts: &mut Parts, body: &mut Option<ClientBody>) -> Option<Wish> {
     let over_http2 = is_websocket_over_http2(parts);
     if !over_http2 && !is_websocket_over_http1(parts) {
         return None;
     }
-    let client = parts.extensions.remove::<OnUpgrade>()?;
+    let (client, form) = if over_http2 {
+        let Some(ClientBody::Http2(body)) = body.take() else {
+            return None;
+        };
+        (Client::Stream(body), Form::Http2)
+    } else {
+        let upgrade = parts.extensions.remove::<OnUpgrade>()?;
+        (Client::Upgrade(upgrade), Form::Http1)
+    };
     parts.method = Method::GET;
-    let form = if over_http2 { Form::Http2 } else { Form::Http1 };
     Some(Wish { client, form })
 }
 
@@ -84,8 +105,10 @@ fn is_websocket_over_http1(parts: &Parts) -> bool {
 impl Wish {
     /// That of another edge.
     pub(crate) fn relayed(client: OnUpgrade) -> Self {
-        let form = Form::Relayed;
-        Self { client, form }
+        Self {
+            client: Client::Upgrade(client),
+            form: Form::Relayed,
+        }
     }
 
     /// Puts the wish into the headers for the app, after the hop-by-hop ones were taken away.
@@ -109,6 +132,8 @@ impl Wish {
             Form::Http1 => {}
             Form::Http2 => {
                 headers.remove(SEC_WEBSOCKET_ACCEPT);
+                // RFC 9110 9.3.6: the answer to a CONNECT has none.
+                headers.remove(CONTENT_LENGTH);
                 return http::StatusCode::OK;
             }
             Form::Relayed => return http::StatusCode::OK,
@@ -118,26 +143,52 @@ impl Wish {
         http::StatusCode::SWITCHING_PROTOCOLS
     }
 
-    /// Carries bytes both ways until either side ends, both are silent for `idle`, or the edge ends.
+    /// Carries bytes both ways until either side ends, both are silent for `idle`, or the edge
+    /// ends. Returns the body of the answer.
     pub(crate) fn tunnel(
         self,
         shared: &Arc<Shared>,
         app: OnUpgrade,
-        mut settlement: Settlement,
+        settlement: Settlement,
         idle: Duration,
-    ) {
-        let edge = shared.clone();
-        shared.clients.spawn(async move {
-            let opened = async { tokio::try_join!(self.client, app) };
-            let limit = edge.config.timeouts.header;
-            let Ok(Ok((client, app))) = tokio::time::timeout(limit, opened).await else {
-                return;
-            };
-            let (client, app) = (TokioIo::new(client), TokioIo::new(app));
-            tokio::select! {
-                () = tunnel::carry(client, app, idle) => settlement.body_ended(),
-                () = edge.kill.cancelled() => {}
+    ) -> ResponseBody {
+        match self.client {
+            Client::Upgrade(client) => {
+                let client = client.map_ok(TokioIo::new);
+                spawn_tunnel(shared, client, app, settlement, idle);
+                ResponseBody::Page {
+                    content: None,
+                    settlement: Box::default(),
+                }
             }
-        });
+            Client::Stream(body) => {
+                let (client, written) = ClientStreams::new(body);
+                spawn_tunnel(shared, ready(Ok(client)), app, settlement, idle);
+                ResponseBody::Tunnel(written)
+            }
+        }
     }
+}
+
+fn spawn_tunnel<C>(
+    shared: &Arc<Shared>,
+    client: impl Future<Output = hyper::Result<C>> + Send + 'static,
+    app: OnUpgrade,
+    mut settlement: Settlement,
+    idle: Duration,
+) where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let edge = shared.clone();
+    shared.clients.spawn(async move {
+        let opened = async { tokio::try_join!(client, app) };
+        let limit = edge.config.timeouts.header;
+        let Ok(Ok((client, app))) = tokio::time::timeout(limit, opened).await else {
+            return;
+        };
+        tokio::select! {
+            () = tunnel::carry(client, TokioIo::new(app), idle) => settlement.body_ended(),
+            () = edge.kill.cancelled() => {}
+        }
+    });
 }

@@ -10,6 +10,7 @@ use crate::accept::Ends;
 use crate::activity::Serving;
 use crate::arrival::{Arrival, Origin};
 use crate::body::{BodySlot, ResponseBody, Slot};
+use crate::client_body::ClientBody;
 use crate::connect::ConnectError;
 use crate::eject::Outcome;
 use crate::forward::{Answer, Head, SendFailure};
@@ -118,7 +119,7 @@ impl Exchange {
             self.method = Method::GET;
         }
         let slot = (wish.is_none() && !body.is_end_stream())
-            .then(|| BodySlot::new(body, &self.shared.kept));
+            .then(|| BodySlot::new(ClientBody::Hyper(body), &self.shared.kept));
         let mut headers = std::mem::take(&mut parts.headers);
         headers.remove(RELAY);
         headers::strip_hop_by_hop(&mut headers);
@@ -243,8 +244,8 @@ impl Exchange {
             parts.status = wish.towards_client(&mut parts.headers);
             let settlement = self.settlement(parts.status, None);
             let idle = idle.unwrap_or(self.shared.config.timeouts.tunnel_idle);
-            wish.tunnel(&self.shared, app_upgrade, settlement, idle);
-            return Ok(Response::from_parts(parts, nothing(Settlement::default())));
+            let body = wish.tunnel(&self.shared, app_upgrade, settlement, idle);
+            return Ok(Response::from_parts(parts, body));
         }
         let mut settlement = self.settlement(parts.status, None);
         if wish.is_some() {

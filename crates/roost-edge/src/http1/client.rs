@@ -76,7 +76,7 @@ where
             })
             .await
         };
-        let Some(Ok(response)) = response else {
+        let Some(response) = response else {
             return Next::Nothing;
         };
         let is_last = plain.is_last || activity.is_closing();

@@ -1,12 +1,11 @@
 //! The head of a response to a client, as bytes, and how its body is framed.
 
+use crate::headers;
 use bytes::{BufMut as _, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::response::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::SizeHint;
-use std::cell::RefCell;
-use std::time::{Duration, UNIX_EPOCH};
 
 /// How the client sees where a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +77,7 @@ pub(crate) fn write_head(
         bytes.extend_from_slice(b"connection: close\r\n");
     }
     if !parts.headers.contains_key(DATE) {
-        write_date(bytes);
+        write_line("date", headers::date().as_bytes(), bytes);
     }
     bytes.extend_from_slice(b"\r\n");
     coding
@@ -108,22 +107,6 @@ pub(crate) fn write_piece(coding: Coding, piece: &Bytes, bytes: &mut Vec<u8>) {
     } else {
         bytes.extend_from_slice(piece);
     }
-}
-
-/// The line with the time (RFC 9110 6.6.1). Its text is made once a second.
-fn write_date(bytes: &mut Vec<u8>) {
-    thread_local! {
-        static LINE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
-    }
-    let seconds = roost_runtime::clock::now().as_ms() / 1000;
-    LINE.with_borrow_mut(|(made, line)| {
-        if *made != seconds || line.is_empty() {
-            let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
-            *line = format!("date: {date}\r\n");
-            *made = seconds;
-        }
-        bytes.extend_from_slice(line.as_bytes());
-    });
 }
 
 #[cfg(test)]
