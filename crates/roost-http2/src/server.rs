@@ -486,3 +486,6 @@ fn goes_on_with_preface(n_before: usize, bytes: &[u8]) -> bool {
     let rest = PREFACE.get(n_before..).unwrap_or_default();
     rest.iter().zip(bytes).all(|(one, other)| one == other)
 }
+
+#[cfg(test)]
+mod tests;
