@@ -414,6 +414,8 @@ where
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {}
                 }
+            }
+            if !self.is_over() {
                 self.take_turns();
                 self.open_window();
             }

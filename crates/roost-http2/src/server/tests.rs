@@ -448,9 +448,16 @@ async fn an_answer_before_the_end_of_the_request_ends_the_stream() {
     assert!(world.say(&late.concat()).is_empty());
 }
 
+/// The pieces of an answer, the length that it says, and what the client hears.
+type Case = (
+    &'static [&'static [u8]],
+    Option<&'static str>,
+    &'static [&'static str],
+);
+
 #[tokio::test]
 async fn answers_have_the_length_that_they_say() {
-    let cases: [(&[&[u8]], Option<&str>, &[&str]); 5] = [
+    let cases: [Case; 5] = [
         (
             &[b"abc"],
             Some("3"),
