@@ -82,10 +82,14 @@ impl Shared {
         state.data.extend_from_slice(payload);
         let n_padding = flow_bytes.saturating_sub(length(payload));
         state.credit = state.credit.saturating_add(n_padding);
+        let tells = n_padding > 0 && state.credit >= self.enough;
         let reader = state.reader.take();
         drop(state);
         if n_padding > 0 {
             self.ready.add_credit(n_padding, self.connection_enough);
+        }
+        if tells {
+            self.ready.set(self.slot);
         }
         wake(reader);
     }
