@@ -62,6 +62,7 @@ mod route;
 mod settle;
 mod shared;
 mod sockets;
+mod split;
 mod statics;
 mod streams;
 mod table;

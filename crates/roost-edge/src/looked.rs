@@ -5,8 +5,9 @@
 
 use crate::access::beginning;
 use crate::limits;
+use crate::pick::Asked;
+use crate::split::Side;
 use crate::table::{PortRoute, Target};
-use crate::wants::Wants;
 use roost_model::id::MachineId;
 use roost_proto::rest::SkippedMachine;
 use roost_proto::traffic::EndpointHealth;
@@ -21,6 +22,7 @@ enum Reason {
     Refused,
     Ejected,
     HardLimit,
+    Split,
     Farther,
     OtherChosen,
 }
@@ -48,7 +50,7 @@ impl Looked {
     pub(crate) fn note(
         &mut self,
         port: &PortRoute,
-        wants: &Wants,
+        asked: Asked<'_>,
         refused: &[(MachineId, SocketAddr)],
         chosen: Option<&Arc<Target>>,
     ) {
@@ -68,11 +70,16 @@ impl Looked {
             };
             refused.iter().any(is_it)
         };
+        // Who has left his side has seen all of it.
+        let side = asked.side.filter(|_| port.split.is_some());
+        let is_left = |side: &Side| chosen.is_some_and(|it| !side.has(it));
+        let side = side.filter(|side| !is_left(side));
+        let is_other_side = |target: &Target| side.is_some_and(|side| !side.has(target));
         let chosen_is_near = chosen.is_some_and(is_near);
         for target in others.by_ref().take(limits::SKIPPED_MAX) {
             let reason = if target.endpoint.health != EndpointHealth::Passing {
                 Reason::Health
-            } else if !wants.allows_at_all(target) {
+            } else if !asked.wants.allows_at_all(target) {
                 Reason::NotAskedFor
             } else if is_refused(target) {
                 Reason::Refused
@@ -80,6 +87,8 @@ impl Looked {
                 Reason::Ejected
             } else if !target.candidate(false).is_open() {
                 Reason::HardLimit
+            } else if is_other_side(target) {
+                Reason::Split
             } else if chosen_is_near && !is_near(target) {
                 Reason::Farther
             } else {
@@ -137,6 +146,10 @@ impl Skipped {
                 let limit = self.target.hard_limit().unwrap_or(self.load);
                 ("hard-limit", format!("it was at its hard limit of {limit}"))
             }
+            Reason::Split => (
+                "split",
+                "a release is tried out: the request is for machines of the other one".to_owned(),
+            ),
             Reason::Farther => (
                 "farther",
                 "a machine in the region of the edge could take it".to_owned(),

@@ -14,6 +14,7 @@ use crate::looked::Looked;
 use crate::pages::Page;
 use crate::relay::wire::Elsewhere;
 use crate::shared::Shared;
+use crate::split::Side;
 use crate::table::{AppRoute, PortRoute, Router, Target};
 use crate::wake::{self, Prospect, Stages};
 use crate::wants::{Group, Wants};
@@ -141,11 +142,11 @@ impl Tried {
     }
 
     /// Notes why the others did not get the request, unless the first look found a machine.
-    fn note_look(&mut self, port: &PortRoute, wants: &Wants, chosen: Option<&Arc<Target>>) {
+    fn note_look(&mut self, port: &PortRoute, asked: Asked<'_>, chosen: Option<&Arc<Target>>) {
         let is_first = self.places.is_empty() && self.since.is_none();
         if self.looked.is_followed || chosen.is_none() || !is_first {
             let places = std::mem::take(&mut self.places);
-            self.looked.note(port, wants, &places, chosen);
+            self.looked.note(port, asked, &places, chosen);
             self.places = places;
         }
     }
@@ -170,6 +171,8 @@ pub(crate) struct Asked<'a> {
     /// The external port that it came to.
     pub(crate) external: u16,
     pub(crate) wants: &'a Wants,
+    /// Where a split sends it. That is left only when nobody there takes it.
+    pub(crate) side: Option<Side>,
 }
 
 impl Asked<'_> {
@@ -295,7 +298,7 @@ fn look_at(
     tried: &mut Tried,
 ) -> Result<Option<Look>, Page> {
     let port = asked.port(app).ok_or_else(|| nothing_runs(asked, None))?;
-    match choose_wanted(port, asked.wants, tried) {
+    match choose_wanted(port, asked, tried) {
         Choice::Machine(number) => {
             let target = port.passing[number].clone();
             let Some(in_flight) = InFlight::begin(&target).filter(|_| Router::is_current(app))
@@ -305,38 +308,48 @@ fn look_at(
             if !port.asleep.is_empty() && target.is_beyond_soft_limit() {
                 wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
             }
-            tried.note_look(port, asked.wants, Some(&target));
+            tried.note_look(port, asked, Some(&target));
             Ok(Some(Look::Picked(Picked { target, in_flight })))
         }
         Choice::Full => {
-            tried.note_look(port, asked.wants, None);
+            tried.note_look(port, asked, None);
             wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
             Ok(Some(Look::Full))
         }
         Choice::Nobody => {
-            tried.note_look(port, asked.wants, None);
+            tried.note_look(port, asked, None);
             why_nobody(shared, port, asked).map(Some)
         }
     }
 }
 
 /// The first group of machines that has one, without those that were ejected if others are left.
-fn choose_wanted(port: &PortRoute, wants: &Wants, tried: &Tried) -> Choice {
+/// Of a split the request's own side comes first.
+fn choose_wanted(port: &PortRoute, asked: Asked<'_>, tried: &Tried) -> Choice {
+    let wants = asked.wants;
     let turn = port.next_turn();
     let classes = [0..port.near, port.near..port.passing.len()];
-    let choose_in = |group: &Group, also_ejected: bool| {
+    let choose_in = |group: &Group, also_ejected: bool, side: Option<Side>| {
         choose(&classes, turn, |number| {
             let target = &port.passing[number];
             let is_out = !wants.allows(group, target)
+                || side.is_some_and(|side| !side.has(target))
                 || tried.has(&target.endpoint)
                 || (!also_ejected && target.load.is_ejected());
             target.candidate(is_out)
         })
     };
+    if asked.side.is_some() && port.split.is_some() {
+        for group in wants.groups() {
+            if let machine @ Choice::Machine(_) = choose_in(group, false, asked.side) {
+                return machine;
+            }
+        }
+    }
     let mut is_full = false;
     for also_ejected in [false, true] {
         for group in wants.groups() {
-            match choose_in(group, also_ejected) {
+            match choose_in(group, also_ejected, None) {
                 Choice::Nobody => {}
                 Choice::Full => is_full = true,
                 machine @ Choice::Machine(_) => return machine,

@@ -11,6 +11,7 @@ use crate::pick::Asked;
 use crate::replay::{self, Fallback, Replay, ReplayFault};
 use crate::replay_cache::{self, Asker, Found, Keeping, Kept};
 use crate::route;
+use crate::split::{Asking, Side};
 use crate::statics::Answered;
 use crate::table::{AppRoute, Target};
 use crate::wants::Wants;
@@ -222,12 +223,14 @@ impl Exchange {
         handover: Option<&Handover>,
     ) -> Result<Answered, Page> {
         self.count_open(app)?;
-        let asked = Asked {
+        let mut asked = Asked {
             app: app.name.as_str(),
             protocol: Protocol::Tcp,
             external: self.external(),
             wants,
+            side: None,
         };
+        asked.side = self.side(app, &asked, head);
         let Some(limit) = handover.and_then(|handover| handover.replay.timeout) else {
             return self.attempt(app, asked, head, slot, alone).await;
         };
@@ -242,6 +245,15 @@ impl Exchange {
                 title,
             ))
         })
+    }
+
+    fn side(&self, app: &AppRoute, asked: &Asked<'_>, head: &Head) -> Option<Side> {
+        let asking = Asking {
+            headers: Some(&head.headers),
+            client: head.arrival.origin.ends.0,
+            random: head.arrival.random(),
+        };
+        Side::of(app, asked, &self.shared.config.region, asking)
     }
 
     /// Whether an answer is a replay. The body of one that is does not reach the client.

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use roost_model::app_map::AppMap;
 use roost_model::machine::{HttpOptions, Protocol, Service, ServicePort};
 use roost_model::name::{AppName, RegionCode};
+use roost_model::split::Split;
 use roost_proto::traffic::{
     AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficFeed, TrafficTable,
 };
@@ -98,6 +99,8 @@ pub(crate) struct AppRoute {
     pub(crate) replays: Arc<ReplayCache>,
     pub(crate) rates: Arc<AppRates>,
     pub(crate) meter: Arc<Meter>,
+    /// Whether a release of it is tried out.
+    pub(crate) is_split: bool,
     /// All endpoints.
     targets: Vec<Arc<Target>>,
     /// By protocol and number: the external ports that lead to one of them.
@@ -150,6 +153,8 @@ pub(crate) struct PortRoute {
     pub(crate) passing: Vec<Arc<Target>>,
     /// Those that may be woken, those of the edge's region first.
     pub(crate) asleep: Vec<Arc<Target>>,
+    /// Who gets what of the requests, while a release is tried out and takes traffic.
+    pub(crate) split: Option<Arc<Split>>,
     /// How many of `passing` are of the edge's region.
     pub(crate) near: usize,
     /// Requests that wait until a machine takes them.
@@ -190,6 +195,9 @@ impl PortRoute {
             rule,
             targets,
             near: passing.partition_point(is_near),
+            split: passing
+                .iter()
+                .find_map(|target| target.endpoint.split.clone()),
             passing,
             asleep,
             queue,
@@ -454,6 +462,7 @@ impl Router {
         };
         AppRoute {
             name: name.clone(),
+            is_split: traffic.endpoints.iter().any(|it| it.split.is_some()),
             traffic: traffic.clone(),
             budget: old.map_or_else(Arc::default, |old| old.budget.clone()),
             replays: old.map_or_else(Arc::default, |old| old.replays.clone()),

@@ -9,6 +9,7 @@ use crate::proxy_protocol::{self, Told};
 use crate::rates::{Open, Visit};
 use crate::relay::{self, client::Tunnel, client::TunnelError, wire::Leg};
 use crate::shared::Shared;
+use crate::split::Side;
 use crate::table::Target;
 use crate::wants::Wants;
 use crate::{limits, tunnel};
@@ -103,12 +104,14 @@ async fn reach(
     ends: Ends,
     app: &str,
 ) -> Result<(Picked, Machine), String> {
-    let asked = Asked {
+    let mut asked = Asked {
         app,
         protocol: Protocol::Tcp,
         external: ends.external,
         wants: &Wants::default(),
+        side: None,
     };
+    asked.side = Side::of_stream(shared, &asked, ends.client);
     let mut tried = Tried::default();
     let mut n_attempts: u8 = 0;
     loop {

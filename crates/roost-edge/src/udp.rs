@@ -20,6 +20,7 @@ use crate::pick::{self, Asked, Picked, Tried};
 use crate::ports::{Door, Way};
 use crate::rates::{Open, Visit};
 use crate::shared::Shared;
+use crate::split::Side;
 use crate::wants::Wants;
 use flow::{Entered, Fate, Flow, Flows, Machine};
 use roost_model::machine::Protocol;
@@ -192,13 +193,15 @@ async fn carry(port: Arc<Port>, flow: Arc<Flow>, app: AppName, held: Held) {
 
 async fn carried(port: &Port, flow: &Flow, app: &AppName) {
     let shared = &port.shared;
-    let asked = Asked {
+    let client = flow.path.client;
+    let mut asked = Asked {
         app: app.as_str(),
         protocol: Protocol::Udp,
         external: port.door.external,
         wants: &Wants::default(),
+        side: None,
     };
-    let client = flow.path.client;
+    asked.side = Side::of_stream(shared, &asked, client);
     // Before the pick: no change between the two is missed.
     let mut changes = shared.router.changes();
     let picked = match pick::pick(shared, asked, &mut Tried::default()).await {

@@ -134,6 +134,12 @@ impl Wants {
         self.groups.is_empty() && self.not.is_none()
     }
 
+    /// Whether it asks for a certain machine, if only first.
+    pub(crate) fn names_a_machine(&self) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|group| matches!(group, Group::Machine(_)))
+    }
+
     /// The groups to try, in order.
     pub(crate) fn groups(&self) -> &[Group] {
         if self.groups.is_empty() {

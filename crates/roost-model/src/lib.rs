@@ -11,6 +11,7 @@
 pub mod account;
 pub mod app_config;
 pub mod app_map;
+pub mod canary;
 pub mod digest;
 pub mod duration;
 pub mod error;
@@ -30,5 +31,6 @@ pub mod rollout;
 pub mod schedule;
 pub mod size;
 pub mod sleep;
+pub mod split;
 pub mod time;
 pub mod web;

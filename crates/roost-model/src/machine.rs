@@ -42,6 +42,7 @@ use crate::image_ref::ImageRef;
 use crate::name::{AppName, MachineName, RegionCode};
 use crate::schedule::Schedule;
 use crate::size::ByteSize;
+use crate::split::Split;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -96,6 +97,8 @@ impl MachineSpec {
     pub const PROCESS_GROUP_KEY: &str = "fly_process_group";
     /// The label that has the number of the release, set by deployments.
     pub const RELEASE_KEY: &str = "roost_release_version";
+    /// The label that has the [`Split`] of a release that is tried out, set by deployments.
+    pub const SPLIT_KEY: &str = "roost_split";
     /// The group of a machine without that label.
     pub const PROCESS_GROUP_DEFAULT: &str = "app";
 
@@ -125,6 +128,11 @@ impl MachineSpec {
     /// The number of the release that it is of, if a deployment made it.
     pub fn release(&self) -> Option<u64> {
         self.metadata.get(Self::RELEASE_KEY)?.parse().ok()
+    }
+
+    /// What it gets of the app's requests, while its release is tried out.
+    pub fn split(&self) -> Option<Split> {
+        Split::parse(self.metadata.get(Self::SPLIT_KEY)?).ok()
     }
 
     /// The process group: machines of an app that are alike.

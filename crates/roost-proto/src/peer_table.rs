@@ -5,6 +5,7 @@ use crate::machine_config::ServiceConfig;
 use crate::traffic::{AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficTable};
 use roost_model::id::MachineId;
 use roost_model::name::{AppName, RegionCode};
+use roost_model::split::Split;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ struct Row {
     region: RegionCode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     release: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    split: Option<Split>,
     address: SocketAddr,
     health: Health,
     service: ServiceConfig,
@@ -66,6 +69,7 @@ pub fn to_line(table: &TrafficTable) -> String {
             machine: endpoint.machine_id.clone(),
             region: endpoint.region.clone(),
             release: endpoint.release,
+            split: endpoint.split.as_deref().cloned(),
             address: endpoint.address,
             health: (&endpoint.health).into(),
             service: (&*endpoint.service).into(),
@@ -133,6 +137,7 @@ fn endpoint(row: Row, node: &Arc<PeerNode>) -> Result<(AppName, Endpoint), Strin
         machine_id: row.machine,
         region: row.region,
         release: row.release,
+        split: row.split.map(Arc::new),
         address: row.address,
         health: row.health.into(),
         service: Arc::new(service),
@@ -150,6 +155,7 @@ mod tests {
     use roost_model::id::{MachineId, NodeId};
     use roost_model::machine::{PortHandler, PortRange, Service, ServicePort};
     use roost_model::name::{AppName, RegionCode};
+    use roost_model::split::Split;
     use std::sync::Arc;
 
     const NODE: &str = "node_00000000000000000000000001";
@@ -171,10 +177,12 @@ mod tests {
             EndpointHealth::Asleep("stopped".into()),
             EndpointHealth::Down("failed".into()),
         ];
+        let split = Split::parse("percent=5;by=client;regions=fra;header=x: 1").unwrap();
         let endpoints = healths.into_iter().map(|health| Endpoint {
             machine_id: MachineId::from_bytes([1; 7]),
             region: RegionCode::parse("fra").unwrap(),
             release: Some(3),
+            split: Some(Arc::new(split.clone())),
             address: "10.0.0.1:8080".parse().unwrap(),
             health,
             service: Arc::new(service.clone()),

@@ -10,6 +10,7 @@ use roost_model::app_map::AppMap;
 use roost_model::id::{MachineId, NodeId};
 use roost_model::machine::{Protocol, Service, StaticFolder};
 use roost_model::name::{AppName, RegionCode};
+use roost_model::split::Split;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -31,6 +32,8 @@ pub struct Endpoint {
     pub region: RegionCode,
     /// The release that it is of, if a deployment made it.
     pub release: Option<u64>,
+    /// What it gets of the app's requests, while its release is tried out.
+    pub split: Option<Arc<Split>>,
     /// Its private address and the app's port.
     pub address: SocketAddr,
     /// Whether to send it new requests.

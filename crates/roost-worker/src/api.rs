@@ -25,6 +25,7 @@ use roost_proto::worker::{
     MachineStatus, Operation, OperationFilter, Process, ReleaseLease, Reservation, Reserve,
     RungStatus, TakeLease, UpdateMachine, WaitFor, WorkerApi, WorkerError,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) fn store_failure(error: &StoreError) -> WorkerError {
@@ -221,9 +222,16 @@ impl WorkerApi for Worker {
         value: Option<String>,
         asker: &Asker,
     ) -> Result<MachineStatus, WorkerError> {
-        let key = key.to_owned();
-        self.change(id, asker, move |row| {
-            requests::set_metadata(row, key, value)
+        let (id, key, asker) = (id.clone(), key.to_owned(), asker.clone());
+        self.shielded(|inner| async move {
+            let row = inner
+                .change(&id, asker, move |row| {
+                    requests::set_metadata(row, key, value)
+                })
+                .await?;
+            let split = row.spec.split().map(Arc::new);
+            inner.board.update(&id, |entry| entry.split = split);
+            Ok(inner.status(row))
         })
         .await
     }

@@ -11,6 +11,7 @@ use roost_model::machine::{
     Check, MachineSpec, MachineState, Protocol, Rung, Service, StaticFolder,
 };
 use roost_model::name::{AppName, RegionCode};
+use roost_model::split::Split;
 use roost_model::time::Timestamp;
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficFeed, TrafficTable};
 use roost_proto::worker::{CheckResult, CheckStatus};
@@ -25,6 +26,7 @@ pub(crate) struct Entry {
     pub(crate) app: AppName,
     pub(crate) region: RegionCode,
     pub(crate) release: Option<u64>,
+    pub(crate) split: Option<Arc<Split>>,
     pub(crate) ipv4: Ipv4Addr,
     pub(crate) services: Vec<Arc<Service>>,
     pub(crate) statics: Arc<[StaticFolder]>,
@@ -257,6 +259,7 @@ fn as_published(id: &MachineId, entry: &Entry) -> Vec<Endpoint> {
         machine_id: id.clone(),
         region: entry.region.clone(),
         release: entry.release,
+        split: entry.split.clone(),
         address: SocketAddr::new(IpAddr::V4(entry.ipv4), service.internal_port),
         node: None,
         health: entry.service_health(service_idx),
@@ -280,6 +283,7 @@ mod tests {
             app: row.spec.app,
             region: row.spec.region,
             release: None,
+            split: None,
             ipv4: samples::addresses(1).ipv4,
             services: vec![samples::service(8080).into()],
             state,

@@ -322,6 +322,7 @@ pub(crate) fn entry_of(inner: &Inner, row: &Row) -> Entry {
         app: row.spec.app.clone(),
         region: row.spec.region.clone(),
         release: row.spec.release(),
+        split: row.spec.split().map(Arc::new),
         ipv4: addresses.map_or(Ipv4Addr::UNSPECIFIED, |addresses| addresses.ipv4),
         services: Entry::services_of(&row.spec),
         statics: row.spec.statics.as_slice().into(),

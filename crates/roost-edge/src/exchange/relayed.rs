@@ -167,6 +167,7 @@ impl Exchange {
             app: block.app.as_str(),
             external: block.port,
             wants: &wants,
+            side: None,
         };
         loop {
             let mut tried = Tried::waits_at_most(block.leg.wait);

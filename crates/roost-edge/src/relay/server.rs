@@ -281,6 +281,7 @@ async fn raw(
         app: block.app.as_str(),
         external: block.port,
         wants: &wants,
+        side: None,
     };
     let mut tried = Tried::waits_at_most(block.leg.wait);
     let picked = pick::pick(&shared, asked, &mut tried).await;

@@ -12,6 +12,7 @@ fn one(health: EndpointHealth) -> Endpoint {
         machine_id: MachineId::from_bytes([1; 7]),
         region: RegionCode::parse("local").unwrap(),
         release: None,
+        split: None,
         statics: [].into(),
         address: "127.0.0.1:1".parse().unwrap(),
         node: None,

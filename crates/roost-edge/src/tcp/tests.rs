@@ -33,6 +33,7 @@ async fn edge(machines: &[(SocketAddr, u32)]) -> (Edge, Keep) {
         machine_id: MachineId::from_bytes([u8::try_from(number).unwrap(); 7]),
         region: RegionCode::parse("local").unwrap(),
         release: None,
+        split: None,
         statics: [].into(),
         address: *address,
         node: None,

@@ -29,6 +29,7 @@ mod replay;
 mod replay_cache;
 mod restart;
 mod rfc9112;
+mod rollout;
 mod routing;
 mod seeing;
 mod statics;

@@ -13,13 +13,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 /// The id of a response, as the client sees it.
-fn id_of(response: &reqwest::Response) -> String {
+pub(crate) fn id_of(response: &reqwest::Response) -> String {
     let id = &response.headers()["roost-request-id"];
     id.to_str().unwrap().to_owned()
 }
 
 /// The record of a request. It is there once the last byte has gone, which the client may see first.
-async fn record(world: &World, id: &str) -> Arc<RequestRecord> {
+pub(crate) async fn record(world: &World, id: &str) -> Arc<RequestRecord> {
     let records = world.edge.records();
     wait_until("the record", || records.request(id).is_some()).await;
     records.request(id).unwrap()
@@ -32,7 +32,7 @@ async fn ask(world: &World, path: &str) -> (StatusCode, Arc<RequestRecord>) {
     (status, record(world, &id).await)
 }
 
-fn reason_of(skipped: &[SkippedMachine], number: u8) -> &str {
+pub(crate) fn reason_of(skipped: &[SkippedMachine], number: u8) -> &str {
     let id = machine(number);
     let found = skipped.iter().find(|one| one.machine == id.as_str());
     &found

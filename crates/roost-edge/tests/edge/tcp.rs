@@ -81,7 +81,7 @@ impl World {
     }
 
     /// Publishes one app behind this port, and connects once it is open.
-    async fn connect(&self, ip: IpAddr, endpoints: Vec<Endpoint>) -> TcpStream {
+    pub(crate) async fn connect(&self, ip: IpAddr, endpoints: Vec<Endpoint>) -> TcpStream {
         self.publish(endpoints);
         self.port_problem("app", |problem| problem.is_none()).await;
         TcpStream::connect((ip, PORT)).await.unwrap()
@@ -133,7 +133,7 @@ pub(crate) async fn echo(tasks: &Tasks, prefix: &'static str) -> (SocketAddr, Ar
 }
 
 /// Says something, ends its side, and returns all that comes.
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &[u8]) -> Vec<u8> {
+pub(crate) async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &[u8]) -> Vec<u8> {
     stream.write_all(text).await.unwrap();
     stream.shutdown().await.unwrap();
     read_all(stream).await.unwrap()

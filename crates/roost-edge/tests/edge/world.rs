@@ -155,6 +155,7 @@ pub(crate) fn endpoint(number: u8, address: SocketAddr) -> Endpoint {
         machine_id: machine(number),
         region: RegionCode::parse("local").unwrap(),
         release: None,
+        split: None,
         statics: [].into(),
         address,
         node: None,

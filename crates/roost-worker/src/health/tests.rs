@@ -26,6 +26,7 @@ fn checked() -> (MachineSpec, Entry) {
         app: spec.app.clone(),
         region: spec.region.clone(),
         release: spec.release(),
+        split: None,
         ipv4: samples::addresses(0).ipv4,
         services: Entry::services_of(&spec),
         state: MachineState::Started,

@@ -2,9 +2,9 @@
 
 use super::{Node, Run, samples};
 use roost_model::id::MachineId;
-use roost_model::machine::{Check, CheckKind, HttpCheck, MachineState};
+use roost_model::machine::{Check, CheckKind, HttpCheck, MachineSpec, MachineState};
 use roost_proto::traffic::{EndpointHealth, TrafficFeed};
-use roost_proto::worker::{CheckResult, CreateMachine, WorkerApi as _};
+use roost_proto::worker::{CheckResult, CreateMachine, WaitFor, WorkerApi as _};
 use roost_runtime::tasks::Tasks;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -175,5 +175,40 @@ async fn a_failing_check_says_what_it_saw_and_keeps_traffic_away() {
     .await;
     let status = run.worker.machine(&id).await.unwrap();
     assert_eq!(status.checks[0].result, CheckResult::Critical);
+    run.shut_down().await;
+}
+
+#[tokio::test]
+async fn the_table_has_the_split_of_a_machine_until_its_label_goes_also_after_a_restart() {
+    let node = Node::new();
+    let run = node.start().await;
+    let (key, label) = (MachineSpec::SPLIT_KEY, "percent=10;header=x-canary: 1");
+    let mut request = with_port(8080);
+    request.spec.metadata.insert(key.into(), label.into());
+    let id = create(&run, request).await;
+    let split = |run: &Run| {
+        let feed = run.worker.traffic();
+        let table = feed.borrow();
+        let split = table.values().next().unwrap().endpoints[0].split.clone();
+        split.map(|split| split.to_string())
+    };
+    assert_eq!(split(&run).as_deref(), Some(label));
+    run.shut_down().await;
+    let run = node.start().await;
+    assert_eq!(split(&run).as_deref(), Some(label));
+    let asker = samples::asker();
+    let removed = run.worker.set_metadata(&id, key, None, &asker);
+    removed.await.unwrap();
+    assert_eq!(split(&run), None);
+    let stopped = run.worker.stop_machine(&id, None, None, &asker);
+    stopped.await.unwrap();
+    let wait = WaitFor {
+        states: vec![MachineState::Stopped],
+        instance_id: None,
+        after_event: None,
+        timeout: Duration::from_secs(20),
+    };
+    run.worker.wait_machine(&id, wait).await.unwrap();
+    assert_eq!(split(&run), None, "what it was is forgotten");
     run.shut_down().await;
 }

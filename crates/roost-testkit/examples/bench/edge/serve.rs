@@ -112,6 +112,7 @@ fn app(name: &str, number: u64, service: Service, back: u16) -> (AppName, AppTra
         machine_id: MachineId::from_bytes(id),
         region: region(),
         release: None,
+        split: None,
         statics: [].into(),
         address: local(back),
         node: None,
