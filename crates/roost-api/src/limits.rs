@@ -23,6 +23,8 @@ pub const WAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Time between two looks at a machine that is to become healthy.
 pub const HEALTH_POLL: Duration = Duration::from_millis(50);
+/// Time between two looks at what was seen of a canary.
+pub(crate) const CANARY_POLL: Duration = Duration::from_millis(200);
 /// How long a machine may run before its deployment says that it does not listen where it should.
 pub const LISTEN_NOTICE_AFTER: Duration = Duration::from_secs(3);
 /// Time between two looks at what such a machine listens on.

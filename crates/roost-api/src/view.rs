@@ -141,8 +141,13 @@ pub(crate) fn process(process: Process) -> rest::Process {
     }
 }
 
-pub(crate) fn release(app: &AppRecord, record: ReleaseRecord) -> rest::Release {
+pub(crate) fn release(
+    app: &AppRecord,
+    record: ReleaseRecord,
+    canary: Option<rest::CanaryJudgement>,
+) -> rest::Release {
     rest::Release {
+        canary,
         current: app.current_release == Some(record.version),
         image: name_of_image(&record),
         id: record.id,
@@ -184,6 +189,7 @@ pub(crate) fn deployment(
         release: record.release_version,
         status: status.as_str().to_owned(),
         error: record.error,
+        canary: record.canary,
         steps,
         urls: state.urls(app.name.as_str()),
         created_at: record.created_at.as_ms(),

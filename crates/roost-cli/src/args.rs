@@ -10,7 +10,7 @@ mod values;
 
 pub(crate) use apps::{AppsCommand, ConfigCommand, LogsArgs, OpenArgs, SecretsCommand, ThenDeploy};
 pub(crate) use certs::{AddArgs, CertsCommand};
-pub(crate) use deploy::{DeployArgs, LaunchArgs, RollbackArgs};
+pub(crate) use deploy::{CanaryArgs, DeployArgs, LaunchArgs, RollbackArgs, Strategy};
 pub(crate) use machines::{ExecArgs, MachineId, MachinesCommand};
 pub(crate) use operations::{OpsCommand, WhyCommand};
 pub(crate) use platform::{DoctorArgs, DownArgs, UpArgs};

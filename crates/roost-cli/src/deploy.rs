@@ -1,5 +1,6 @@
 //! `roost deploy`: from a folder or an image to a release that answers.
 
+mod canary;
 mod deadline;
 mod follow;
 mod image;
@@ -21,7 +22,7 @@ use roost_model::name::{AppName, MachineName, RegionCode};
 use roost_model::size::ByteSize;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
 use roost_proto::rest::{
-    App, CreateAppRequest, CreateDeploymentRequest, Deployment, NodeInfo, Release,
+    App, CanaryConfig, CreateAppRequest, CreateDeploymentRequest, Deployment, NodeInfo, Release,
 };
 use std::path::Path;
 
@@ -58,9 +59,11 @@ pub(crate) async fn run(
     config.env.extend(args.env.iter().cloned());
     let name = name(global, args, &config)?;
     refuse_release_command(&config, args)?;
+    let canary = canary::wanted(&config.deploy, &args.canary)?;
     let source = image::source(args, &config)?;
     if global.dry_run {
-        return dry_run(&name, project.as_ref(), &config, &source, output).map(|()| None);
+        let machine = |image: &str| machine_config(project.as_ref(), &config, image);
+        return dry_run(&name, machine, canary.as_ref(), &source, output).map(|()| None);
     }
     let deadline = Deadline::of(global);
     let app = ensure_app(client, &name, output).await?;
@@ -71,7 +74,7 @@ pub(crate) async fn run(
             Source::Upload(upload) => image::build(client, &name, upload, output).await,
         }
     };
-    let image = deadline.wait(image, without_image).await?;
+    let image = deadline.wait(Box::pin(image), without_image).await?;
     let machine_config = machine_config(project.as_ref(), &config, &image)?;
     if unchanged == Unchanged::Leave && is_current(client, &app, &machine_config).await? {
         output.say(&format!("  {name} is unchanged: nothing to do"));
@@ -86,6 +89,7 @@ pub(crate) async fn run(
             .wait_timeout
             .or(config.deploy.wait_timeout)
             .map(|timeout| timeout.as_secs().max(1)),
+        canary,
         description: args.description.clone(),
     };
     let deployment = begin(client, &name, &request, output);
@@ -101,7 +105,10 @@ pub(crate) async fn run(
         (true, Unchanged::Leave) => Proof::Required,
         (true, Unchanged::Deploy) => Proof::Wanted,
     };
-    see_through(client, deadline, deployment, &app, proof, output).await
+    Box::pin(see_through(
+        client, deadline, deployment, &app, proof, output,
+    ))
+    .await
 }
 
 fn has_url(config: &AppConfig) -> bool {
@@ -216,8 +223,8 @@ fn machine_config(
 
 fn dry_run(
     name: &str,
-    project: Option<&Project>,
-    config: &AppConfig,
+    machine_config: impl FnOnce(&str) -> Result<MachineConfig, CliError>,
+    canary: Option<&CanaryConfig>,
     source: &Source,
     output: Output,
 ) -> Result<(), CliError> {
@@ -225,9 +232,10 @@ fn dry_run(
         Source::Image(image) => (image.clone(), None),
         Source::Upload(upload) => ("the image that the build makes".to_owned(), Some(upload)),
     };
-    let machine = machine_config(project, config, &image)?;
+    let machine = machine_config(&image)?;
     let value = serde_json::json!({
         "type": "dry-run", "app": name, "build": upload.map(|upload| &upload.plan), "config": machine,
+        "canary": canary,
         "upload_files": upload.map(|upload| upload.packing.paths.len()),
         "upload_bytes": upload.map(|upload| upload.packing.n_bytes),
     });
@@ -237,8 +245,13 @@ fn dry_run(
             format!("\nwould send {n_files} files, {n_bytes} bytes, for a build")
         });
         let machine = serde_json::to_string_pretty(&machine).unwrap_or_default();
+        let first = if canary.is_some() {
+            ", one machine as a canary first,"
+        } else {
+            ""
+        };
         format!(
-            "would deploy {name} with{}\n{machine}",
+            "would deploy {name}{first} with{}\n{machine}",
             upload.unwrap_or_default()
         )
     });

@@ -52,7 +52,19 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ),
         ("down", vec!["--data-dir", "old"], Changes),
         ("launch", vec!["site"], Changes),
-        ("deploy", with(&["site", "--image", "nginx"]), Changes),
+        (
+            "deploy",
+            with(&[
+                "site",
+                "--image",
+                "nginx",
+                "--strategy",
+                "canary",
+                "--canary-percent",
+                "5",
+            ]),
+            Changes,
+        ),
         ("apps list", vec![], Reads),
         ("apps create", vec!["absent"], Changes),
         ("apps show", vec!["web"], Reads),
@@ -358,6 +370,7 @@ async fn errors_are_json_too_and_exit_codes_are_those_of_the_contract() {
         ("status -a absent", 3, "app-not-found"),
         ("apps create web --dry-run", 5, "name-taken"),
         ("apps destroy web", 2, "usage"),
+        ("deploy -a web --image nginx --canary-percent 5", 2, "usage"),
         ("apps destroy busy --dry-run", 5, "deploy-in-progress"),
         ("rollback -a busy --dry-run", 5, "deploy-in-progress"),
         (

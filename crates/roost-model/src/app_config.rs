@@ -96,8 +96,33 @@ pub struct DeploySection {
     pub max_unavailable: Option<f64>,
     /// Time for each machine to become healthy.
     pub wait_timeout: Option<Duration>,
+    /// Whether `strategy` is `canary`.
+    pub is_canary: bool,
+    /// How a canary is tried out. An addition of roost.
+    pub canary: CanarySection,
     /// The command to run before a release, split into words.
     pub release_command: Option<Vec<String>>,
+}
+
+/// `[deploy.canary]`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct CanarySection {
+    /// Its share of the requests, in percent.
+    pub percent: Option<u8>,
+    /// Whether that is a share of clients.
+    pub by_client: bool,
+    /// A header, as `name: value`, whose requests it gets all.
+    pub header: Option<String>,
+    /// Regions of the edge whose requests it gets all.
+    pub regions: Vec<String>,
+    /// The longest time that it is watched.
+    pub wait: Option<Duration>,
+    /// It is judged as soon as it has had so many requests.
+    pub requests: Option<u64>,
+    /// How much larger its share of errors may be.
+    pub more_errors: Option<f64>,
+    /// How many times as slow it may be.
+    pub times_slower: Option<f64>,
 }
 
 /// `[[vm]]`.

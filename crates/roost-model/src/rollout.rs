@@ -71,8 +71,14 @@ pub struct Plan {
     pub batches: Vec<Vec<usize>>,
 }
 
-/// Plans the way from the machines of now to `n_wanted` machines of a new release.
-pub fn plan(current: &[MachineId], n_wanted: usize, max_unavailable: MaxUnavailable) -> Plan {
+/// Plans the way from the machines of now to `n_wanted` machines of a new release. With
+/// `is_canary` the first of them comes alone.
+pub fn plan(
+    current: &[MachineId],
+    n_wanted: usize,
+    max_unavailable: MaxUnavailable,
+    is_canary: bool,
+) -> Plan {
     let n_replaced = current.len().min(n_wanted);
     let mut slots: Vec<SlotWork> = current[..n_replaced]
         .iter()
@@ -83,8 +89,11 @@ pub fn plan(current: &[MachineId], n_wanted: usize, max_unavailable: MaxUnavaila
     let n_new = slots.len();
     slots.extend(current[n_replaced..].iter().cloned().map(SlotWork::Remove));
     let indexes: Vec<usize> = (0..n_new).collect();
-    let mut batches: Vec<Vec<usize>> = indexes
-        .chunks(max_unavailable.batch_size(n_new))
+    let (first, others) = indexes.split_at(usize::from(is_canary).min(n_new));
+    let others = others.chunks(max_unavailable.batch_size(n_new));
+    let mut batches: Vec<Vec<usize>> = std::iter::once(first)
+        .chain(others)
+        .filter(|batch| !batch.is_empty())
         .map(<[usize]>::to_vec)
         .collect();
     // Removals come last, when every machine of the new release is healthy.
@@ -112,17 +121,19 @@ mod tests {
             slots: vec![SlotWork::Add],
             batches: vec![vec![0]],
         };
-        assert_eq!(plan(&[], 1, MaxUnavailable::DEFAULT), expected);
+        assert_eq!(plan(&[], 1, MaxUnavailable::DEFAULT, false), expected);
     }
 
     #[test]
     fn a_third_of_three_is_one_at_a_time_and_of_nine_is_two() {
-        let sizes = |n| -> Vec<usize> {
-            let plan = plan(&machines(n), n, MaxUnavailable::DEFAULT);
+        let sizes = |n, is_canary| -> Vec<usize> {
+            let plan = plan(&machines(n), n, MaxUnavailable::DEFAULT, is_canary);
             plan.batches.iter().map(Vec::len).collect()
         };
-        assert_eq!(sizes(3), [1, 1, 1]);
-        assert_eq!(sizes(9), [2, 2, 2, 2, 1]);
+        assert_eq!(sizes(3, false), [1, 1, 1]);
+        assert_eq!(sizes(9, false), [2, 2, 2, 2, 1]);
+        assert_eq!(sizes(9, true), [1, 2, 2, 2, 2], "a canary comes alone");
+        assert_eq!(sizes(1, true), [1]);
     }
 
     #[test]
@@ -148,10 +159,11 @@ mod tests {
             count in 1_u32..50,
             share in 0.01_f64..0.99,
             by_share in any::<bool>(),
+            is_canary in any::<bool>(),
         ) {
             let max = if by_share { MaxUnavailable::Fraction(share) } else { MaxUnavailable::Count(count) };
             let current = machines(n_current);
-            let plan = plan(&current, n_wanted, max);
+            let plan = plan(&current, n_wanted, max, is_canary);
             let mut gone = vec![];
             let mut n_new = 0;
             for slot in &plan.slots {

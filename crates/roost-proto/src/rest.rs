@@ -3,10 +3,12 @@
 //! Names and shapes follow the Machines API of Fly.io where it has them;
 //! releases, deployments, builds and logs are roost's own.
 
+mod canary;
 mod certificates;
 mod images;
 mod requests;
 
+pub use canary::{CanaryConfig, CanaryJudgement, DeploymentCanary, ReleaseSeen};
 pub use certificates::{
     Certificate, CertificateAttempt, CertificateList, HostLookup, IssueCertificateRequest,
     UploadCertificateRequest,
@@ -437,6 +439,9 @@ pub struct CreateDeploymentRequest {
     /// Seconds that each machine may take to become healthy; 300 by default.
     #[serde(default)]
     pub wait_timeout: Option<u64>,
+    /// Try the release out with one machine first; not at all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryConfig>,
     /// Text for the release list.
     #[serde(default)]
     pub description: Option<String>,
@@ -471,6 +476,9 @@ pub struct Release {
     pub description: Option<String>,
     /// The config.
     pub config: MachineConfig,
+    /// What became of its canary, if its deployment had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryJudgement>,
     /// Milliseconds since the epoch.
     pub created_at: u64,
 }
@@ -489,6 +497,9 @@ pub struct Deployment {
     /// What went wrong, on one screen, when it failed.
     #[serde(default)]
     pub error: Option<DeploymentError>,
+    /// The canary that it begins with, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<DeploymentCanary>,
     /// What happened so far, oldest first.
     pub steps: Vec<DeploymentStep>,
     /// Where the app answers.
@@ -526,7 +537,7 @@ pub struct DeploymentError {
 pub struct DeploymentStep {
     /// Position, from 1.
     pub seq: u64,
-    /// `plan`, `create`, `start`, `healthy`, `shift`, `drain`, `stop`, `undo`, `retire`, …
+    /// `plan`, `create`, `start`, `healthy`, `canary`, `shift`, `drain`, `stop`, `undo`, `retire`, …
     pub name: String,
     /// The machine it is about, if one.
     #[serde(default)]

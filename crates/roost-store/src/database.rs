@@ -33,6 +33,7 @@ pub(crate) const MIGRATIONS: &[(i64, &str, &str)] = &[
         "host names",
         include_str!("../migrations/0006_host_names.sql"),
     ),
+    (7, "canary", include_str!("../migrations/0007_canary.sql")),
 ];
 
 /// The control database. Cheap to clone.

@@ -12,7 +12,9 @@ use roost_fsm::journal::{Entry, NewRun, Opened};
 use roost_fsm::sql;
 use roost_model::id::MachineId;
 use roost_model::time::Timestamp;
-use roost_proto::rest::{DeploymentError, DeploymentStep};
+use roost_proto::rest::{DeploymentCanary, DeploymentError, DeploymentStep};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite, SqliteExecutor, Transaction};
 use std::time::Duration;
@@ -27,10 +29,19 @@ fn unreadable(value: impl Into<String>) -> StoreError {
     }
 }
 
+fn json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))
+}
+
+fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| unreadable(error.to_string()))
+}
+
 fn deployment(row: &SqliteRow) -> Result<DeploymentRecord, StoreError> {
     let status: String = row.try_get("status").attempt(READ)?;
     let batches: String = row.try_get("batches").attempt(READ)?;
     let error: Option<String> = row.try_get("error").attempt(READ)?;
+    let canary: Option<String> = row.try_get("canary").attempt(READ)?;
     let finished_at: Option<i64> = row.try_get("finished_at").attempt(READ)?;
     let wait_timeout: i64 = row.try_get("wait_timeout_ms").attempt(READ)?;
     Ok(DeploymentRecord {
@@ -38,16 +49,13 @@ fn deployment(row: &SqliteRow) -> Result<DeploymentRecord, StoreError> {
         app_id: row.try_get("app_id").attempt(READ)?,
         release_version: to_u64(row.try_get("release_version").attempt(READ)?),
         status: DeploymentStatus::parse(&status).ok_or_else(|| unreadable(status))?,
-        batches: serde_json::from_str(&batches).map_err(|error| unreadable(error.to_string()))?,
+        batches: json(&batches)?,
         wait_timeout: Duration::from_millis(to_u64(wait_timeout)),
-        error: match error {
-            Some(text) => {
-                let error: DeploymentError =
-                    serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
-                Some(error)
-            }
-            None => None,
-        },
+        canary: canary
+            .as_deref()
+            .map(json::<DeploymentCanary>)
+            .transpose()?,
+        error: error.as_deref().map(json::<DeploymentError>).transpose()?,
         created_at: Timestamp::from_ms(to_u64(row.try_get("created_at").attempt(READ)?)),
         finished_at: finished_at.map(|ms| Timestamp::from_ms(to_u64(ms))),
     })
@@ -184,13 +192,13 @@ impl Store {
             return Err(StoreError::Exists("a newer deployment".into()));
         }
         let version = releases::insert(&mut transaction, app_id, release, now).await?;
-        let batches =
-            serde_json::to_string(&new.batches).map_err(|error| unreadable(error.to_string()))?;
+        let batches = to_json(&new.batches)?;
+        let canary = new.canary.as_ref().map(to_json).transpose()?;
         let timeout_ms = u64::try_from(new.wait_timeout.as_millis()).unwrap_or(u64::MAX);
         let inserted = sqlx::query(
             "INSERT INTO deployments
-                 (id, app_id, release_version, status, batches, wait_timeout_ms, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *",
+                 (id, app_id, release_version, status, batches, wait_timeout_ms, created_at, canary)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *",
         )
         .bind(&new.id)
         .bind(app_id)
@@ -199,6 +207,7 @@ impl Store {
         .bind(batches)
         .bind(to_i64(timeout_ms))
         .bind(to_i64(now.as_ms()))
+        .bind(canary)
         .fetch_one(&mut *transaction)
         .await;
         let row = match inserted {
@@ -300,6 +309,21 @@ impl Store {
         Ok(())
     }
 
+    /// Records what became of a deployment's canary.
+    pub async fn set_canary(
+        &self,
+        deployment_id: &str,
+        canary: &DeploymentCanary,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE deployments SET canary = $1 WHERE id = $2")
+            .bind(to_json(canary)?)
+            .bind(deployment_id)
+            .execute(&self.pool)
+            .await
+            .attempt(WRITE)?;
+        Ok(())
+    }
+
     /// Sets where a deployment is, and why it is undone; one that has ended stays as it is.
     ///
     /// At `Retiring` the deployment's release becomes the app's current one and what spoke
@@ -311,10 +335,7 @@ impl Store {
         error: Option<&DeploymentError>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let error = error
-            .map(serde_json::to_string)
-            .transpose()
-            .map_err(|error| unreadable(error.to_string()))?;
+        let error = error.map(to_json).transpose()?;
         let (release_status, finished_at) = match status {
             DeploymentStatus::Pending => (ReleaseStatus::Pending, None),
             DeploymentStatus::Running | DeploymentStatus::Undoing => (ReleaseStatus::Running, None),

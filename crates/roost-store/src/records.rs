@@ -6,7 +6,7 @@ use roost_model::id::MachineId;
 use roost_model::name::{AppName, SecretName};
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::MachineConfig;
-use roost_proto::rest::DeploymentError;
+use roost_proto::rest::{DeploymentCanary, DeploymentError};
 use std::time::Duration;
 
 /// A token; its secret text is not kept.
@@ -160,6 +160,8 @@ pub struct DeploymentRecord {
     pub batches: Vec<Vec<usize>>,
     /// How long each machine may take to become healthy.
     pub wait_timeout: Duration,
+    /// How its first machine is tried out, if it is, and what became of that.
+    pub canary: Option<DeploymentCanary>,
     /// What went wrong.
     pub error: Option<DeploymentError>,
     /// When it was made.
@@ -196,6 +198,8 @@ pub struct NewDeployment {
     pub batches: Vec<Vec<usize>>,
     /// How long each machine may take to become healthy.
     pub wait_timeout: Duration,
+    /// How its first machine is tried out, if it is.
+    pub canary: Option<DeploymentCanary>,
     /// Its slots in order.
     pub slots: Vec<SlotRecord>,
     /// What executes it. Its key is the deployment's id.

@@ -78,6 +78,7 @@ fn deployment(n: u32) -> NewDeployment {
         follows: (n > 1).then(|| format!("dep_{}", n - 1)),
         batches: vec![vec![0]],
         wait_timeout: Duration::from_secs(1),
+        canary: None,
         slots: vec![SlotRecord {
             idx: 0,
             old_machine: None,

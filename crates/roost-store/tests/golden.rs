@@ -22,7 +22,9 @@ use roost_model::id::{InstanceId, MachineId, NodeId, RunId};
 use roost_model::name::{AppName, MachineName, RegionCode, SecretName};
 use roost_model::time::Timestamp;
 use roost_proto::machine_config::MachineConfig;
-use roost_proto::rest::{DeploymentError, DeploymentStep};
+use roost_proto::rest::{
+    CanaryConfig, CanaryJudgement, DeploymentCanary, DeploymentError, DeploymentStep, ReleaseSeen,
+};
 use roost_store::host_names::{CertificateRecord, NewHostName};
 use roost_store::placements::{Blueprint, Change, Chosen, Fence};
 use roost_store::records::{
@@ -44,8 +46,10 @@ const PLACEMENTS: i64 = 4;
 const CORDONS: i64 = 5;
 /// The version that host names came with.
 const HOST_NAMES: i64 = 6;
+/// The version that canaries came with.
+const CANARIES: i64 = 7;
 /// Versions between which no other was released.
-const RELEASED: [i64; 4] = [2, 4, 5, 6];
+const RELEASED: [i64; 5] = [2, 4, 5, 6, 7];
 /// Apps by id, and where their newest deployments are.
 const APPS: [(&str, &str, DeploymentStatus); 4] = [
     ("app_1", "web", DeploymentStatus::Running),
@@ -113,6 +117,7 @@ async fn check(store: &Store, version: i64) {
     assert_eq!(first.status, DeploymentStatus::Succeeded);
     assert_eq!(first.finished_at, Some(NOW));
     assert_eq!(first.batches, [[0], [1]]);
+    assert_eq!(first.canary, (version >= CANARIES).then(canary));
     let steps = store.steps(&deployment_id(1), 0).await.unwrap();
     let names = steps.iter().map(|step| step.name.as_str());
     assert!(names.eq(["plan", "finish"]));
@@ -250,6 +255,27 @@ fn certificate() -> CertificateRecord {
     }
 }
 
+fn canary() -> DeploymentCanary {
+    let seen = |release| ReleaseSeen {
+        release,
+        requests: 7,
+        errors: 1,
+        p50_ms: Some(1.5),
+        p95_ms: None,
+    };
+    let judgement = CanaryJudgement {
+        passed: true,
+        reason: "golden".into(),
+        watched_ms: 60_000,
+        old: seen(1),
+        new: seen(2),
+    };
+    DeploymentCanary {
+        config: CanaryConfig::from(&CanaryConfig::default().to_canary().unwrap()),
+        judgement: Some(judgement),
+    }
+}
+
 fn step(name: &str) -> DeploymentStep {
     DeploymentStep {
         seq: 0,
@@ -277,6 +303,7 @@ async fn deploy(store: &Store, app_id: &str, n: u32, slots: Vec<SlotRecord>) -> 
         follows: (n == 2).then(|| deployment_id(1)),
         batches: (0..slots.len()).map(|idx| vec![idx]).collect(),
         wait_timeout: Duration::from_secs(60),
+        canary: (n == 1).then(canary),
         slots,
         run: NewRun {
             id: RunId::from_ulid(ulid::Ulid::from_parts(1, u128::from(n))),

@@ -10,6 +10,8 @@
 
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
+#[path = "e2e/canary.rs"]
+mod canary;
 #[path = "e2e/capacity.rs"]
 mod capacity;
 #[path = "e2e/certificates.rs"]

@@ -19,7 +19,10 @@ use roost_model::id::DeploymentId;
 use roost_model::name::{AppName, MachineName};
 use roost_model::rollout::MaxUnavailable;
 use roost_proto::machine_config::{MachineConfig, MachineIdentity};
-use roost_proto::rest::{CreateDeploymentRequest, Deployment, DeploymentStep, RollbackRequest};
+use roost_proto::rest::{
+    CanaryConfig, CreateDeploymentRequest, Deployment, DeploymentCanary, DeploymentStep,
+    RollbackRequest,
+};
 use roost_store::StoreError;
 use roost_store::records::{AppRecord, DeploymentRecord, DeploymentStatus};
 use std::time::Duration;
@@ -33,6 +36,7 @@ struct Wanted {
     count: Option<u32>,
     max_unavailable: MaxUnavailable,
     wait_timeout: Duration,
+    canary: Option<DeploymentCanary>,
 }
 
 /// Begins a deployment of a new release.
@@ -114,6 +118,7 @@ async fn copy_of(
         count: None,
         max_unavailable: MaxUnavailable::DEFAULT,
         wait_timeout: limits::WAIT_TIMEOUT_DEFAULT,
+        canary: None,
     })
 }
 
@@ -145,6 +150,8 @@ fn to_wanted(
             "`wait_timeout` must be from 1 to {max} seconds"
         )));
     }
+    let canary = request.canary.as_ref().map(to_deployment_canary);
+    let canary = canary.transpose()?;
     // Every machine has this config, so one conversion tells all that is wrong.
     to_spec(&request.config, identity(state, app, 1, 1)?)?;
     Ok(Wanted {
@@ -154,6 +161,16 @@ fn to_wanted(
         count: request.count,
         max_unavailable,
         wait_timeout,
+        canary,
+    })
+}
+
+fn to_deployment_canary(config: &CanaryConfig) -> Result<DeploymentCanary, ApiError> {
+    let canary = config.to_canary();
+    let canary = canary.map_err(|error| ApiError::invalid(format!("`canary`: {error}")))?;
+    Ok(DeploymentCanary {
+        config: CanaryConfig::from(&canary),
+        judgement: None,
     })
 }
 

@@ -7,9 +7,10 @@ use crate::state::ApiState;
 use crate::view;
 use roost_auth::policy::Action;
 use roost_model::name::AppName;
-use roost_proto::rest::Release;
+use roost_proto::rest::{CanaryJudgement, Release};
 use roost_store::StoreError;
 use roost_store::records::{AppRecord, ReleaseRecord, ReleaseStatus};
+use std::collections::BTreeMap;
 
 /// The releases of an app, newest first.
 pub(crate) async fn list(
@@ -20,10 +21,12 @@ pub(crate) async fn list(
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
     let releases = state.store.releases(&app.id).await?;
-    Ok(releases
-        .into_iter()
-        .map(|record| view::release(&app, record))
-        .collect())
+    let mut canaries = canaries(state, &app).await?;
+    let view = |record: ReleaseRecord| {
+        let canary = canaries.remove(&record.version);
+        view::release(&app, record, canary)
+    };
+    Ok(releases.into_iter().map(view).collect())
 }
 
 /// One release.
@@ -35,7 +38,19 @@ pub(crate) async fn get(
 ) -> Result<Release, ApiError> {
     ctx.allow(Action::SeeApp, Some(name))?;
     let app = find_app(state, name).await?;
-    Ok(view::release(&app, find(state, &app, version).await?))
+    let release = find(state, &app, version).await?;
+    let canary = canaries(state, &app).await?.remove(&version);
+    Ok(view::release(&app, release, canary))
+}
+
+/// What became of canaries, by release.
+async fn canaries(
+    state: &ApiState,
+    app: &AppRecord,
+) -> Result<BTreeMap<u64, CanaryJudgement>, ApiError> {
+    let deployments = state.store.deployments(&app.id).await?.into_iter();
+    let judged = deployments.filter_map(|one| Some((one.release_version, one.canary?.judgement?)));
+    Ok(judged.collect())
 }
 
 /// The release with this number, or an error that says what to do.

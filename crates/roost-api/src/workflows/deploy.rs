@@ -5,6 +5,7 @@
 //!            │ per slot:      │   the release  the old machines
 //!            │ create →       │   is the one   are removed
 //!            │ healthy →      │   that serves
+//!            │ (tried out) →  │
 //!            │ stop old one   └─ point of no return
 //!            ▼ a slot fails, or it is cancelled
 //!   fail ◀─ roll back (old machines come back, new ones go)
@@ -19,6 +20,7 @@
 //! request id made of the deployment and the slot, start and stop of what is started or stopped
 //! are nothing. So each step may be repeated as a whole.
 
+mod canary;
 mod diagnose;
 mod health;
 mod progress;

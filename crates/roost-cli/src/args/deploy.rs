@@ -5,6 +5,7 @@ use crate::complete;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 use roost_model::machine::Isolation;
+use roost_model::split::HeaderMatch;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub(crate) struct DeployArgs {
     /// Time for each machine to become healthy, such as 90s or 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) wait_timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) canary: CanaryArgs,
     /// Text for the list of releases
     #[arg(long, value_name = "TEXT")]
     pub(crate) description: Option<String>,
@@ -76,6 +79,41 @@ pub(crate) struct DeployArgs {
     /// Deploy although `deploy.release_command` would not run
     #[arg(long)]
     pub(crate) skip_release_command: bool,
+}
+
+/// How the new release replaces the one that serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Strategy {
+    /// Machine by machine
+    Rolling,
+    /// One machine is tried out beside the others first
+    Canary,
+}
+
+/// Flags of `deploy` about its strategy.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct CanaryArgs {
+    /// How the release replaces the one before; replaces that of the configuration
+    #[arg(long)]
+    pub(crate) strategy: Option<Strategy>,
+    /// Share of the requests that the canary gets, in percent
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) canary_percent: Option<u8>,
+    /// A header whose requests the canary gets all
+    #[arg(long, value_name = "NAME: VALUE", value_parser = HeaderMatch::parse)]
+    pub(crate) canary_header: Option<HeaderMatch>,
+    /// A region of the edge whose requests the canary gets all; may be repeated
+    #[arg(long, value_name = "REGION")]
+    pub(crate) canary_region: Vec<String>,
+    /// Make the canary's share one of clients: each stays with one release
+    #[arg(long)]
+    pub(crate) canary_by_client: bool,
+    /// The longest time that the canary is watched, such as 60s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) canary_wait: Option<Duration>,
+    /// Judge the canary as soon as it has had so many requests
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) canary_requests: Option<u64>,
 }
 
 /// Flags of `rollback`.

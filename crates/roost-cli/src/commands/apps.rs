@@ -234,6 +234,7 @@ mod tests {
                 log_tail: Vec::new(),
                 listening: Vec::new(),
             }),
+            canary: None,
             steps: Vec::new(),
             urls: Vec::new(),
             created_at: 0,

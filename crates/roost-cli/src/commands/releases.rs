@@ -21,7 +21,13 @@ pub(crate) async fn list(client: &Client, global: &Global, output: Output) -> Re
                 } else {
                     release.status.clone()
                 };
-                let description = release.description.clone().unwrap_or_default();
+                let canary = release.canary.as_ref().map(|canary| {
+                    let word = if canary.passed { "passed" } else { "failed" };
+                    format!("canary {word}: {}", canary.reason)
+                });
+                let words = [release.description.clone(), canary];
+                let words: Vec<String> = words.into_iter().flatten().collect();
+                let description = words.join("; ");
                 vec![
                     release.version.to_string(),
                     status,

@@ -237,6 +237,7 @@ impl Steps {
         }
         self.seen = step.seq;
         self.waits_for = match (step.name.as_str(), step.status.as_str()) {
+            ("canary", "started") => "the canary to be judged".to_owned(),
             ("healthy" | "listening", "started") => {
                 let machine = step.machine.as_deref().unwrap_or("the machine");
                 format!("{machine} to be healthy")
@@ -263,9 +264,9 @@ impl Steps {
     }
 }
 
-/// A beginning is left out, since its end comes soon; a notice has no end.
+/// A beginning is left out, since its end comes soon; a notice has no end, a canary's is far.
 fn is_shown(step: &DeploymentStep) -> bool {
-    step.status != "started" || step.name == "listening"
+    step.status != "started" || matches!(step.name.as_str(), "listening" | "canary")
 }
 
 /// Turns the end of a deployment into a proven URL or an error on one screen.
@@ -354,6 +355,14 @@ fn failure(deployment: &Deployment, serving: Option<u64>) -> CliError {
     if let Some(machine) = &cause.machine {
         error.details.push(format!("machine: {machine}"));
     }
+    if let Some(judgement) = deployment
+        .canary
+        .as_ref()
+        .and_then(|it| it.judgement.as_ref())
+    {
+        let sides = [&judgement.old, &judgement.new].map(|side| side.to_string());
+        error.details.extend(sides);
+    }
     if !cause.listening.is_empty() {
         error
             .details
@@ -396,6 +405,7 @@ mod tests {
                 log_tail: vec!["listening on 3000".into()],
                 listening: vec!["127.0.0.1:3000".into()],
             }),
+            canary: None,
             steps: Vec::new(),
             urls: Vec::new(),
             created_at: 0,

@@ -3,13 +3,13 @@
 //! Values of the wrong kind were reported before; here they read as absent.
 
 mod checks;
+mod deploy;
 mod services;
 
 use super::tree::{Node, Value};
 use super::walk::fraction;
 use super::{
-    AppConfig, BuildSection, DeploySection, FileSection, FileSource, Findings, RestartSection,
-    VmSection,
+    AppConfig, BuildSection, FileSection, FileSource, Findings, RestartSection, VmSection,
 };
 use crate::duration::parse_go_duration;
 use crate::limits;
@@ -52,7 +52,7 @@ pub(super) fn app_config(root: &Node, findings: &mut Findings) -> AppConfig {
         isolation: isolation(root, findings),
         swap: swap(root, findings),
         build: build(root, findings),
-        deploy: deploy(root, findings),
+        deploy: deploy::deploy(root, findings),
         env: env(root, findings),
         process: process(root, findings),
         services: services::of(root, findings),
@@ -231,37 +231,6 @@ fn build(root: &Node, findings: &mut Findings) -> BuildSection {
 
 fn line_of(table: &Node, key: &str) -> usize {
     table.get(key).map_or(table.line, |node| node.line)
-}
-
-fn deploy(root: &Node, findings: &mut Findings) -> DeploySection {
-    let Some(table) = root.get("deploy") else {
-        return DeploySection::default();
-    };
-    if let Some(node) = table.get("strategy")
-        && let Some(strategy) = node.text()
-    {
-        match strategy {
-            "rolling" => {}
-            "immediate" | "canary" | "bluegreen" => findings.warn(
-                node.line,
-                "deploy.strategy",
-                format!(
-                    "`{strategy}` is not supported yet: the deploy is rolling, start before stop"
-                ),
-            ),
-            _ => findings.error(
-                node.line,
-                "deploy.strategy",
-                "must be one of rolling, immediate, canary, bluegreen",
-            ),
-        }
-    }
-    DeploySection {
-        count: number(table, "count", "deploy.", (0, 1000), findings),
-        max_unavailable: table.get("max_unavailable").and_then(fraction),
-        wait_timeout: duration(table, "wait_timeout", Unit::Seconds),
-        release_command: command(table, "release_command").filter(|words| !words.is_empty()),
-    }
 }
 
 fn scalars(table: &Node, key: &str) -> BTreeMap<String, String> {

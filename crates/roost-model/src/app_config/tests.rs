@@ -185,6 +185,45 @@ raw_value = "hello"
 }
 
 #[test]
+fn a_canary_is_read_and_its_faults_are_named() {
+    let (config, warnings) = ok(r#"
+[deploy]
+strategy = "canary"
+[deploy.canary]
+percent = 5
+by_client = true
+header = "x-canary: 1"
+regions = ["fra", "ams"]
+wait = "2m"
+requests = 500
+more_errors = "1%"
+times_slower = 1.5
+"#);
+    assert!(config.deploy.is_canary && warnings.is_empty());
+    let canary = config.deploy.canary;
+    assert_eq!((canary.percent, canary.by_client), (Some(5), true));
+    assert_eq!(canary.header.as_deref(), Some("x-canary: 1"));
+    assert_eq!(canary.regions, ["fra", "ams"]);
+    assert_eq!(canary.wait, Some(Duration::from_secs(120)));
+    assert_eq!(canary.requests, Some(500));
+    assert_eq!(
+        (canary.more_errors, canary.times_slower),
+        (Some(0.01), Some(1.5))
+    );
+    let text =
+        bad("[deploy.canary]\npercent = 101\nheader = 'x'\nregions = ['Not OK']\nrequests = 0\n")
+            .to_string();
+    for part in [
+        "roost.toml:2: `deploy.canary.percent` must be between 0 and 100",
+        "roost.toml:3: `deploy.canary.header` header is not of the form",
+        "roost.toml:4: `deploy.canary.regions` region code",
+        "roost.toml:5: `deploy.canary.requests` must be between 1 and",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
 fn every_fault_is_named_at_once_with_its_line_and_the_nearest_name() {
     let errors = bad(
         "app = 'Not OK'\nprimary_regoin = 'x'\n[http_service]\ninternal_port = true\ninternl_port = 1\n\

@@ -23,14 +23,19 @@ fn host_uid(pid: u64) -> u64 {
 }
 
 /// One keep-alive client that asks until told to stop.
-struct Client {
+pub(crate) struct Client {
     port: u16,
     stream: Option<TcpStream>,
 }
 
 impl Client {
+    /// A client of the edge at this port.
+    pub(crate) fn new(port: u16) -> Self {
+        Self { port, stream: None }
+    }
+
     /// One request; the body, or what went wrong.
-    fn get(&mut self) -> Result<String, String> {
+    pub(crate) fn get(&mut self) -> Result<String, String> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
@@ -112,10 +117,7 @@ fn not_one_of_200_clients_sees_a_failure_while_a_second_release_rolls_out() {
     let clients: Vec<_> = (0..200)
         .map(|_| {
             let (stop, answered, second) = (stop.clone(), answered.clone(), second.clone());
-            let mut client = Client {
-                port: platform.http_port,
-                stream: None,
-            };
+            let mut client = Client::new(platform.http_port);
             std::thread::spawn(move || -> Result<(), String> {
                 while !stop.load(Ordering::Relaxed) {
                     let body = client.get()?;

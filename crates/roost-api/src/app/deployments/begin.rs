@@ -115,7 +115,8 @@ async fn plan(
         }
     };
     let ids: Vec<MachineId> = machines.iter().map(|machine| machine.id.clone()).collect();
-    let plan = rollout::plan(&ids, n_wanted, wanted.max_unavailable);
+    let is_canary = wanted.canary.is_some();
+    let plan = rollout::plan(&ids, n_wanted, wanted.max_unavailable, is_canary);
     let ran: BTreeMap<MachineId, bool> = machines
         .into_iter()
         .map(|machine| (machine.id, is_up(machine.state)))
@@ -133,6 +134,7 @@ async fn plan(
             .collect(),
         batches: plan.batches,
         wait_timeout: wanted.wait_timeout,
+        canary: wanted.canary.clone(),
     })
 }
 

@@ -174,7 +174,7 @@ fn failing_checks(status: &MachineStatus) -> String {
     }
 }
 
-async fn log_tail(progress: &Progress, status: &MachineStatus) -> Vec<String> {
+pub(super) async fn log_tail(progress: &Progress, status: &MachineStatus) -> Vec<String> {
     let selection = LogSelection {
         app: status.spec.app.clone(),
         machine: Some(status.id.clone()),

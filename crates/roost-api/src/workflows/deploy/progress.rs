@@ -8,7 +8,7 @@ use roost_fsm::{Cx, StepError};
 use roost_model::error::{Classify, Retry, chain};
 use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
-use roost_proto::rest::{DeploymentError, DeploymentStep};
+use roost_proto::rest::{DeploymentCanary, DeploymentError, DeploymentStep};
 use roost_proto::worker::{Asker, Cause, WaitFor, WorkerError};
 use roost_store::StoreError;
 use roost_store::records::{
@@ -64,6 +64,11 @@ impl Progress {
     pub(super) async fn set_slot(&self, slot: &SlotRecord) -> Result<(), StoreError> {
         self.pass().await;
         self.state.store.set_slot(&self.record.id, slot).await
+    }
+
+    pub(super) async fn set_canary(&self, canary: &DeploymentCanary) -> Result<(), StoreError> {
+        self.pass().await;
+        self.state.store.set_canary(&self.record.id, canary).await
     }
 
     pub(super) async fn set_status(

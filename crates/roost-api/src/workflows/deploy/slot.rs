@@ -1,5 +1,6 @@
 //! One slot of a deployment, from the phase that is recorded to its end.
 
+use super::canary;
 use super::diagnose;
 use super::health::await_healthy;
 use super::progress::Progress;
@@ -9,6 +10,7 @@ use crate::error::ApiError;
 use crate::placement;
 use roost_model::error::{Classify as _, chain};
 use roost_model::id::MachineId;
+use roost_model::machine::MachineSpec;
 use roost_proto::rest::DeploymentError;
 use roost_proto::worker::{CreateMachine, Launch, WorkerError};
 use roost_store::StoreError;
@@ -52,6 +54,7 @@ pub(super) async fn advance(progress: &Progress, mut slot: SlotRecord) -> Result
                     format!("machine {machine} is healthy"),
                 )
                 .await?;
+            canary::try_out(progress, &slot, machine).await?;
         }
     }
     if slot.phase < SlotPhase::Healthy {
@@ -114,6 +117,10 @@ async fn build_request(progress: &Progress, slot: &SlotRecord) -> Result<CreateM
         .insert(DEPLOYMENT_KEY.into(), progress.record.id.clone());
     spec.metadata
         .insert(RELEASE_KEY.into(), progress.release.version.to_string());
+    if let Some(canary) = canary::of(progress, slot) {
+        let split = canary.split.to_string();
+        spec.metadata.insert(MachineSpec::SPLIT_KEY.into(), split);
+    }
     Ok(CreateMachine {
         // The same for each repetition, so that a repetition makes no second machine.
         request_id: format!("{}-{}", progress.record.id, slot.idx),

@@ -1,6 +1,7 @@
 //! The workflow under the checker: each step fails, is done twice, is cancelled, and is killed at
 //! each write of its journal.
 
+use super::canary::Edge;
 use super::{assert_serving, start};
 use crate::http::tests::{Platform, web};
 use crate::workflows::deploy::{Deploy, DeployParams};
@@ -14,7 +15,8 @@ use roost_model::name::AppName;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// An app with two machines, and a deployment to its second release that nobody has begun.
+/// An app with two machines, and a deployment to its second release, with a canary, that nobody
+/// has begun.
 struct World {
     platform: Platform,
     app: String,
@@ -30,12 +32,13 @@ impl World {
             .deploy("web", json!({"config": web("hello"), "count": 2}))
             .await;
         first.state.kill_switch.after(0);
-        let body = json!({"config": web("next"), "max_unavailable": 1});
+        let body = json!({"config": web("next"), "max_unavailable": 1, "canary": {}});
         let (_, begun) = first.call("POST", "/v1/apps/web/deployments", body).await;
         first.state.kill_switch.fired.notified().await;
         first.stop().await;
         // Without an engine of its own.
         let platform = Platform::start_with(dir.path(), first.worker.clone()).await;
+        platform.state.show_records(Edge::busy(0));
         let name = AppName::parse("web").unwrap();
         let app = platform.state.store.app(&name).await.unwrap();
         Self {

@@ -1,0 +1,162 @@
+//! The canary of a deployment: its first new machine, tried out beside the release that serves.
+//!
+//! The machine is made with a label that says what it gets of the app's requests, so that it
+//! never gets more. The label goes when the canary has passed, and else with the machine. A
+//! watch that a kill has cut off begins anew: the edge has forgotten what it had seen, too.
+
+use super::SlotError;
+use super::diagnose;
+use super::health::await_healthy;
+use super::progress::Progress;
+use crate::limits;
+use roost_model::canary::{self, Canary, Verdict};
+use roost_model::id::MachineId;
+use roost_model::machine::{MachineSpec, MachineState};
+use roost_proto::release_traffic::SideBySide;
+use roost_proto::rest::{CanaryJudgement, DeploymentCanary, DeploymentError};
+use roost_proto::worker::{MachineStatus, WorkerError};
+use roost_store::records::SlotRecord;
+use tokio::time::Instant;
+
+/// How the machine of a slot is tried out, if it is: the first one, when a machine runs that it
+/// can be compared with.
+pub(super) fn of(progress: &Progress, slot: &SlotRecord) -> Option<Canary> {
+    let canary = progress.record.canary.as_ref()?;
+    let is_first = slot.idx == 0 && slot.makes_new && slot.old_ran;
+    // It was checked before it was recorded.
+    is_first.then(|| canary.config.to_canary().ok())?
+}
+
+/// Tries a healthy machine out, if it is the canary. Fails if it does not do.
+pub(super) async fn try_out(
+    progress: &Progress,
+    slot: &SlotRecord,
+    machine: &MachineId,
+) -> Result<(), SlotError> {
+    let (Some(recorded), Some(canary)) = (&progress.record.canary, of(progress, slot)) else {
+        return Ok(());
+    };
+    let judgement = match &recorded.judgement {
+        // Decided before a crash.
+        Some(judgement) => judgement.clone(),
+        None => {
+            let judgement = judged(progress, &canary, machine).await?;
+            tell(progress, machine, &judgement).await?;
+            let canary = DeploymentCanary {
+                judgement: Some(judgement.clone()),
+                ..recorded.clone()
+            };
+            progress.set_canary(&canary).await?;
+            judgement
+        }
+    };
+    let status = status(progress, machine).await?;
+    if !judgement.passed {
+        let release = progress.record.release_version;
+        return Err(SlotError::Failed(Box::new(DeploymentError {
+            code: "canary-failed".to_owned(),
+            message: format!(
+                "the canary of release v{release} did not do: {}",
+                judgement.reason
+            ),
+            hint: Some(
+                "look at its last log lines; what a canary may do is set in `[deploy.canary]`"
+                    .to_owned(),
+            ),
+            machine: Some(machine.to_string()),
+            log_tail: diagnose::log_tail(progress, &status).await,
+            listening: vec![],
+        })));
+    }
+    let asker = progress.asker();
+    let worker = &progress.state.worker;
+    let ended =
+        progress.insist(|| worker.set_metadata(machine, MachineSpec::SPLIT_KEY, None, &asker));
+    ended.await.map_err(|error| refused(machine, &error))?;
+    Ok(())
+}
+
+async fn judged(
+    progress: &Progress,
+    canary: &Canary,
+    machine: &MachineId,
+) -> Result<CanaryJudgement, SlotError> {
+    let new = progress.record.release_version;
+    let old = progress.app.current_release.unwrap_or_default();
+    let judgement = |verdict, begun: Instant, seen: SideBySide| {
+        CanaryJudgement::of(verdict, begun.elapsed(), (old, &seen.a), (new, &seen.b))
+    };
+    let begun = Instant::now();
+    if status(progress, machine).await?.spec.services.is_empty() {
+        let verdict = Verdict {
+            has_passed: true,
+            reason: "the app takes no traffic to compare".to_owned(),
+        };
+        return Ok(judgement(verdict, begun, SideBySide::default()));
+    }
+    let text = format!(
+        "release v{new} is tried out with {} for {} s or {} requests, beside release v{old}",
+        canary.split,
+        canary.wait.as_secs(),
+        canary.rules.requests
+    );
+    progress
+        .step("canary", Some(machine), "started", text)
+        .await?;
+    let read = || progress.state.side_by_side(&progress.app.name, old, new);
+    let before = read();
+    let seen = loop {
+        let seen = read().since(&before);
+        if seen.b.requests() >= canary.rules.requests || begun.elapsed() >= canary.wait {
+            break seen;
+        }
+        tokio::select! {
+            biased;
+            // Cancel-safe, both: they only wait.
+            () = progress.cx.asked_to_turn_back() => return Err(SlotError::Cancelled),
+            () = tokio::time::sleep(limits::CANARY_POLL) => {}
+        }
+    };
+    let verdict = canary::judge(&canary.rules, &(&seen.a).into(), &(&seen.b).into());
+    // One that went away meanwhile had few requests to fail.
+    if verdict.has_passed && !rests(&status(progress, machine).await?) {
+        await_healthy(progress, machine).await?;
+    }
+    Ok(judgement(verdict, begun, seen))
+}
+
+/// A machine without traffic may have been put to sleep.
+fn rests(status: &MachineStatus) -> bool {
+    use MachineState::{Stopped, Stopping, Suspended, Suspending};
+    matches!(status.state, Stopping | Stopped | Suspending | Suspended)
+        && status.last_exit.is_none()
+}
+
+async fn tell(
+    progress: &Progress,
+    machine: &MachineId,
+    judgement: &CanaryJudgement,
+) -> Result<(), SlotError> {
+    let CanaryJudgement {
+        reason, old, new, ..
+    } = judgement;
+    let (outcome, word) = if judgement.passed {
+        ("done", "passed")
+    } else {
+        ("failed", "failed")
+    };
+    let text = format!("the canary {word}: {reason} ({old}; {new})");
+    progress
+        .step("canary", Some(machine), outcome, text)
+        .await?;
+    Ok(())
+}
+
+async fn status(progress: &Progress, machine: &MachineId) -> Result<MachineStatus, SlotError> {
+    let status = progress.insist(|| progress.state.worker.machine(machine));
+    status.await.map_err(|error| refused(machine, &error))
+}
+
+fn refused(machine: &MachineId, error: &WorkerError) -> SlotError {
+    SlotError::Failed(Box::new(diagnose::of_worker_error(machine, error)))
+}
