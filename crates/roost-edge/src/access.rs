@@ -50,18 +50,18 @@ pub(crate) struct PendingRecord {
 impl PendingRecord {
     /// The response has ended: hands the record to those that want it, if there are any.
     pub(crate) fn publish(self) {
-        let now = Instant::now();
-        let recent = self.shared.recent.clone();
-        let sink = self.shared.config.access_log.clone();
         let is_failure = self.status.is_server_error() || !self.complete;
         let is_notable = is_failure || self.first_byte >= limits::SLOW;
         let is_kept = is_notable || self.trail.is_followed;
         let random = self.arrival.random();
-        let sink = sink.filter(|sink| sink.wants(is_failure, random));
+        let sink = self.shared.config.access_log.as_ref();
+        let sink = sink.filter(|sink| sink.wants(is_failure, random)).cloned();
         let is_debugged = tracing::enabled!(target: "roost_edge::access", tracing::Level::DEBUG);
+        // Nearly all end here.
         if !is_kept && sink.is_none() && !is_debugged {
             return;
         }
+        let (now, recent) = (Instant::now(), self.shared.recent.clone());
         let record = Arc::new(self.finish(now));
         if is_debugged {
             debug(&record);

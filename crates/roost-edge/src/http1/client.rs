@@ -67,9 +67,15 @@ where
         let method = plain.parts.method.clone();
         let response = {
             let (shared, serving) = (shared.clone(), activity.begin());
-            let answered =
-                exchange::answered(shared, ends, origin.clone(), serving, plain.parts, None);
-            let mut answered = pin!(answered);
+            // Made where it stays: it is large, and to move it is to copy it.
+            let mut answered = pin!(exchange::answered(
+                shared,
+                ends,
+                origin.clone(),
+                serving,
+                plain.parts,
+                None
+            ));
             poll_fn(|cx| match answered.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
                 Poll::Pending => poll_gone(stream, &mut ahead, cx).map(|Gone| None),

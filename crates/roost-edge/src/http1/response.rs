@@ -4,7 +4,7 @@ use crate::headers;
 use bytes::{BufMut as _, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::response::Parts;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::SizeHint;
 
 /// How the client sees where a body ends.
@@ -51,6 +51,8 @@ pub(crate) fn write_head(
 ) -> Coding {
     let coding = Coding::of(parts, method, size);
     match coding {
+        // Nearly always the app has said so itself.
+        Coding::Length(length) if says_length(&parts.headers, length) => {}
         Coding::Length(length) => {
             parts.headers.insert(CONTENT_LENGTH, length.into());
         }
@@ -81,6 +83,19 @@ pub(crate) fn write_head(
     }
     bytes.extend_from_slice(b"\r\n");
     coding
+}
+
+/// Whether the headers have this length, once and in plain digits.
+fn says_length(headers: &HeaderMap, length: u64) -> bool {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let (value, other) = (values.next(), values.next());
+    let digits = value.map_or(&[][..], HeaderValue::as_bytes);
+    let number = |sum: u64, digit: &u8| {
+        let digit = char::from(*digit).to_digit(10)?;
+        sum.checked_mul(10)?.checked_add(digit.into())
+    };
+    let is_plain = other.is_none() && (digits.len() == 1 || !digits.starts_with(b"0"));
+    is_plain && !digits.is_empty() && digits.iter().try_fold(0, number) == Some(length)
 }
 
 /// Writes header lines.
@@ -157,6 +172,27 @@ mod tests {
                 Method::GET,
                 Some(2),
                 "200 OK\r\ndate: now\r\ncontent-length: 2\r\n\r\nab",
+            ),
+            (
+                200,
+                &[("content-length", "02")],
+                Method::GET,
+                Some(2),
+                "200 OK\r\ncontent-length: 2\r\ndate: now\r\n\r\nab",
+            ),
+            (
+                200,
+                &[("content-length", "2"), ("content-length", "2")],
+                Method::GET,
+                Some(2),
+                "200 OK\r\ncontent-length: 2\r\ndate: now\r\n\r\nab",
+            ),
+            (
+                200,
+                &[("content-length", "3")],
+                Method::GET,
+                Some(2),
+                "200 OK\r\ncontent-length: 2\r\ndate: now\r\n\r\nab",
             ),
             (
                 200,
