@@ -150,8 +150,12 @@ impl Arrival {
                 line(name, value.as_bytes());
             }
         }
-        let way = forwarded_for(headers, &self.origin.way);
-        line(&X_FORWARDED_FOR, way.as_bytes());
+        if headers.contains_key(&X_FORWARDED_FOR) {
+            let way = forwarded_for(headers, &self.origin.way);
+            line(&X_FORWARDED_FOR, way.as_bytes());
+        } else {
+            line(&X_FORWARDED_FOR, self.origin.way.as_bytes());
+        }
         for (name, value) in self.lines() {
             line(name, value.as_bytes());
         }

@@ -6,6 +6,7 @@
 //! loaded of all, since every edge would send to that one until it hears of the
 //! others' traffic.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 /// What the choice knows about a machine.
@@ -71,24 +72,28 @@ pub(crate) fn choose(
     for class in classes.iter().filter(|class| !class.is_empty()) {
         // The usual case, without a look at all of them.
         let (first, second) = two_of(class.len(), turn);
-        let (first, second) = (class.start + first, class.start + second);
-        let one = look(first);
-        let other = if second == first { one } else { look(second) };
-        let is_other = one.is_busier_than(&other);
-        let best = if is_other { other } else { one };
-        if best.is_liked() && !one.is_out && !other.is_out {
-            return Choice::Machine(if is_other { second } else { first });
+        let first = Looked::at(class.start + first, &look);
+        let second = if class.len() == 1 {
+            first
+        } else {
+            Looked::at(class.start + second, &look)
+        };
+        let best = first.or(second);
+        let is_sure = best.machine.is_liked() && !first.machine.is_out && !second.machine.is_out;
+        if is_sure || (class.len() <= 2 && best.machine.is_open()) {
+            return Choice::Machine(best.number);
         }
-        let open: Vec<usize> = class.clone().filter(|i| look(*i).is_open()).collect();
-        let liked: Vec<usize> = open
+        let all = class.clone().map(|number| Looked::at(number, &look));
+        let open: Vec<Looked> = all.filter(|it| it.machine.is_open()).collect();
+        let liked: Vec<Looked> = open
             .iter()
             .copied()
-            .filter(|i| look(*i).is_liked())
+            .filter(|it| it.machine.is_liked())
             .collect();
         let preferred = if liked.is_empty() { &open } else { &liked };
         if !preferred.is_empty() {
             let (first, second) = two_of(preferred.len(), turn);
-            return Choice::Machine(better(preferred[first], preferred[second], &look));
+            return Choice::Machine(preferred[first].or(preferred[second]).number);
         }
         is_full |= class.clone().any(|i| !look(i).is_out);
     }
@@ -109,11 +114,28 @@ fn two_of(count: usize, turn: usize) -> (usize, usize) {
     (first, (first + step) % count)
 }
 
-fn better(first: usize, second: usize, look: impl Fn(usize) -> Candidate) -> usize {
-    if look(first).is_busier_than(&look(second)) {
-        second
-    } else {
-        first
+/// A machine that was looked at.
+#[derive(Debug, Clone, Copy)]
+struct Looked {
+    number: usize,
+    machine: Candidate,
+}
+
+impl Looked {
+    fn at(number: usize, look: impl Fn(usize) -> Candidate) -> Self {
+        let machine = look(number);
+        Self { number, machine }
+    }
+
+    /// This one, or the other if that is better.
+    fn or(self, other: Self) -> Self {
+        let rank = |it: &Candidate| (it.is_open(), it.is_liked());
+        let is_other = match rank(&other.machine).cmp(&rank(&self.machine)) {
+            Ordering::Less => false,
+            Ordering::Equal => self.machine.is_busier_than(&other.machine),
+            Ordering::Greater => true,
+        };
+        if is_other { other } else { self }
     }
 }
 

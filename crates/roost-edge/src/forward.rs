@@ -134,10 +134,8 @@ pub(crate) async fn send(
         Connection::Plain(connection) => {
             let mut request = spare::take();
             head.write_http1(&mut request);
-            let answer = connection.ask(&request, &head.method, &target.pool, patience);
-            let answer = answer.await;
-            spare::give(request);
-            Ok((answer?.map(AppBody::Http1), None))
+            let answer = connection.ask(request, &head.method, &target.pool, patience);
+            Ok((answer.await?.map(AppBody::Http1), None))
         }
         Connection::Http1(mut sender) => {
             let response = pin!(sender.try_send_request(head.http1(body)));

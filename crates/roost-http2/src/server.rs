@@ -87,7 +87,8 @@ pub struct Settings {
     pub quick_resets_max: u32,
     /// Streams that may have to be reset for errors of the client.
     pub error_resets_max: u32,
-    /// How long a client may take nothing of an answer.
+    /// How long a piece of an answer may wait until its client has taken all of it: a client that
+    /// makes room byte by byte holds what it asked for no longer.
     pub stall_max: Duration,
 }
 

@@ -3,6 +3,7 @@
 
 use super::answer::{self, AnswerHead, Framing};
 use super::chunks::{Chunks, Event};
+use super::spare;
 use crate::body::BodyError;
 use crate::forward::SendFailure;
 use crate::limits;
@@ -84,16 +85,19 @@ impl MachineConnection {
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Sends a request, header only, and reads the header of its answer.
+    /// Sends a request, header only, and reads the header of its answer. The buffer is one of
+    /// [`spare`].
     pub(crate) async fn ask(
         mut self,
-        request: &[u8],
+        request: Vec<u8>,
         method: &Method,
         pool: &Arc<Pool>,
         patience: Duration,
     ) -> Result<Response<MachineBody>, SendFailure> {
         let deadline = Instant::now() + patience;
-        self.say(request, deadline).await?;
+        self.say(&request, deadline).await?;
+        // Others write while this one waits.
+        spare::give(request);
         let mut buffer = std::mem::take(&mut self.buffer);
         // How much of the buffer was no whole head at the last look.
         let mut n_seen = 0;

@@ -1,5 +1,5 @@
-//! A buffer of the thread for what is written at once: a new one for each message would be
-//! larger than what the C library's allocator gives quickly.
+//! A buffer of the thread for what is written at once: a new one for each message would have to
+//! grow again and again. Whoever waits after all keeps it, and the next one gets another.
 
 use crate::limits;
 use std::cell::Cell;
@@ -10,7 +10,9 @@ thread_local! {
 
 /// An empty buffer; the thread's if nobody has it.
 pub(crate) fn take() -> Vec<u8> {
-    BUFFER.take()
+    let mut buffer = BUFFER.take();
+    buffer.reserve(limits::HTTP1_HEAD_BYTES);
+    buffer
 }
 
 /// Gives one back to whatever thread this is.

@@ -262,8 +262,16 @@ fn a_build_that_outlived_its_roostd_is_ended_with_all_its_programs() {
             .spawn()
             .unwrap()
     };
+    // The kernel lets the caller go on before the arguments of the new program can be read.
+    let is_there = |build: &std::process::Child| {
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", build.id()));
+        !arguments.unwrap().is_empty()
+    };
     let mut own = build_in(dir.path().join("builds/storage"));
     let mut other = build_in(dir.path().join("builds-of-another/storage"));
+    while !is_there(&own) || !is_there(&other) {
+        std::thread::yield_now();
+    }
     // A child that has not become `sleep` yet looks like its parent, and shares its group.
     let pid = own.id();
     // Reaped as its adopter would.
