@@ -331,7 +331,7 @@ async fn by_http2<S>(
 ///
 /// When another edge has the sockets, HTTP/2 clients are told at once to ask no
 /// more here (RFC 9113 6.8). HTTP/1 has no word for that but the next response:
-/// see [`exchange::handle`].
+/// see [`exchange::answered`].
 async fn until_closed<C>(
     shared: &Shared,
     activity: &Activity,

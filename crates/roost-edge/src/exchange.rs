@@ -151,7 +151,8 @@ impl Exchange {
             return Err(route::too_fast("client-rate", "this client asks too often"));
         }
         let has_two_lengths = self.serving.as_ref().is_some_and(Serving::has_two_lengths);
-        let is_websocket = upgrade::is_websocket_over_http2(parts);
+        // One whose stream has ended is no tunnel.
+        let is_websocket = body.is_some() && upgrade::is_websocket_over_http2(parts);
         let authority = route::admit(parts, is_websocket, has_two_lengths)?;
         self.host = authority.host;
         let names = &self.shared.names;
@@ -350,7 +351,7 @@ impl Exchange {
             method: self.method.clone(),
             host: std::mem::take(&mut self.host),
             path: self.path.clone(),
-            app: self.app.take(),
+            app: self.app.take().map(|app| app.name.clone()),
             target,
             status,
             error,

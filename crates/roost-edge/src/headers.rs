@@ -207,7 +207,8 @@ pub(crate) fn towards_app(headers: &mut HeaderMap) {
     let trailers = wants_trailers(headers);
     strip_hop_by_hop(headers);
     headers.remove(TE);
-    // The edge answers 100-continue itself, when the app's connection begins to take the body.
+    // Over HTTP/1 the edge answers 100-continue itself, when the body begins to be taken; over
+    // HTTP/2 clients send their bodies without it.
     headers.remove(EXPECT);
     if headers.keys().any(|name| is_reserved(name.as_str())) {
         let reserved: Vec<HeaderName> = headers

@@ -68,7 +68,7 @@ pub(crate) fn admit(
             title,
         ));
     }
-    // RFC 9112 3.2.4; h2 refuses other addresses without a slash itself.
+    // RFC 9112 3.2.4; over HTTP/2 other addresses without a slash are malformed.
     if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
         return Err(bad("bad-target", "the address `*` is for OPTIONS only"));
     }

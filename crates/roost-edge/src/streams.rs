@@ -1,4 +1,4 @@
-//! The streams of HTTP/2 clients, a task each. One whose client takes nothing is reset.
+//! The streams of other edges, a task each. One whose edge takes nothing is reset.
 //!
 //! Over HTTP/1 such a client stops the writing to its connection, which
 //! [`crate::activity`] sees. Over HTTP/2 it need only keep a window shut (RFC
@@ -28,7 +28,7 @@ pub(crate) fn body_polled(gave_piece: bool) {
     let _ = WAITS_SINCE.try_with(|waits_since| waits_since.set(gave_piece.then(Instant::now)));
 }
 
-/// Runs the streams of one HTTP/2 client connection on a tracker.
+/// Runs the streams of a connection of another edge on a tracker.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamExecutor {
     pub(crate) tracker: TaskTracker,

@@ -92,7 +92,8 @@ impl Target {
 /// One app with its endpoints.
 #[derive(Debug)]
 pub(crate) struct AppRoute {
-    pub(crate) name: AppName,
+    /// Shared with what outlives the route: records of long answers.
+    pub(crate) name: Arc<AppName>,
     traffic: AppTraffic,
     freed: Arc<Freed>,
     pub(crate) budget: Arc<RetryBudget>,
@@ -461,7 +462,7 @@ impl Router {
             PortRoute::new((protocol, number), &targets, &self.region, queue, old)
         };
         AppRoute {
-            name: name.clone(),
+            name: old.map_or_else(|| Arc::new(name.clone()), |old| old.name.clone()),
             is_split: traffic.endpoints.iter().any(|it| it.split.is_some()),
             traffic: traffic.clone(),
             budget: old.map_or_else(Arc::default, |old| old.budget.clone()),

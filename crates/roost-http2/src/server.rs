@@ -40,6 +40,8 @@ use tokio::time::{Instant, Sleep};
 const OUT_BYTES_MAX: usize = 64 * 1024;
 /// Reads before the streams have their turn.
 const READS_IN_A_ROW: usize = 4;
+/// Rounds of reading, answering and writing before other tasks have their turn.
+const ROUNDS_IN_A_ROW: usize = 16;
 /// Reads of what a client still sends that has been told that its connection ends.
 const LAST_READS_MAX: usize = 64;
 /// What a PING carries whose answer says that the client has seen the first GOAWAY.
@@ -87,8 +89,7 @@ pub struct Settings {
     pub quick_resets_max: u32,
     /// Streams that may have to be reset for errors of the client.
     pub error_resets_max: u32,
-    /// How long a piece of an answer may wait until its client has taken all of it: a client that
-    /// makes room byte by byte holds what it asked for no longer.
+    /// How long a client may take nothing of an answer, or less than 4 KiB at a time.
     pub stall_max: Duration,
 }
 
@@ -407,7 +408,7 @@ where
     fn poll_until_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.ready.register(cx.waker());
         self.look_for_stalls(cx);
-        loop {
+        for _ in 0..ROUNDS_IN_A_ROW {
             let mut reads_on = false;
             if !self.is_over() {
                 match self.poll_receive(cx) {
@@ -436,6 +437,9 @@ where
                 return Poll::Pending;
             }
         }
+        // Other connections have their turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -23,8 +23,7 @@ use clap::Parser as _;
 use roost_runtime::telemetry::{self, LogFormat};
 use std::process::ExitCode;
 
-/// The edge allots and frees much of little size: this costs a tenth less of the time of a
-/// request than the C library's (docs/performance.md).
+/// The edge allots and frees many small pieces: see docs/performance.md, "What was tried".
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

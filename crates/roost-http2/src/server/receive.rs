@@ -36,6 +36,7 @@ impl Counts {
     /// A stream has come to its end as it should.
     pub(super) fn stream_ended(&mut self) {
         self.quick_resets = self.quick_resets.saturating_sub(1);
+        self.error_resets = self.error_resets.saturating_sub(1);
     }
 }
 

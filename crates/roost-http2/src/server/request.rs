@@ -2,10 +2,10 @@
 
 use crate::fields::{Fields, Malformed};
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, COOKIE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 /// The protocol that an extended CONNECT asks for (RFC 8441 4), among the extensions of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,10 @@ pub(super) fn head(fields: Fields) -> Result<Parts, Malformed> {
     parts.uri = Uri::from_parts(uri).map_err(|_| Malformed("its target is none"))?;
     parts.version = Version::HTTP_2;
     parts.headers = fields.headers;
+    join_cookies(&mut parts.headers)?;
+    if is_connect && parts.headers.contains_key(CONTENT_LENGTH) {
+        return Err(Malformed("a CONNECT has no content (RFC 9110 9.3.6)"));
+    }
     if let Some(protocol) = fields.protocol {
         parts.extensions.insert(Protocol(protocol));
     }
@@ -68,25 +72,32 @@ fn path(path: Bytes) -> Result<PathAndQuery, Malformed> {
     PathAndQuery::from_maybe_shared(path).map_err(|_| Malformed("its path is none"))
 }
 
-/// The length that a message says it has (RFC 9110 8.6).
-pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
-    const BAD: Malformed = Malformed("its lengths are no number, or not the same");
-    let mut found = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        for text in value.as_bytes().split(|byte| *byte == b',') {
-            let text = text.trim_ascii();
-            if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-                return Err(BAD);
-            }
-            let length = std::str::from_utf8(text).map_err(|_| BAD)?;
-            let length = length.parse::<u64>().map_err(|_| BAD)?;
-            if found.is_some_and(|found| found != length) {
-                return Err(BAD);
-            }
-            found = Some(length);
-        }
+/// Cookies may come one by one; who reads HTTP/1 behind this knows one line of them (RFC 9113 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), Malformed> {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return Ok(());
     }
-    Ok(found)
+    let cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let line = cookies.collect::<Vec<&[u8]>>().join(&b"; "[..]);
+    let line = HeaderValue::from_maybe_shared(Bytes::from(line));
+    headers.insert(COOKIE, line.map_err(|_| Malformed("its cookies are none"))?);
+    Ok(())
+}
+
+/// The length that a request says it has: once, as a number. Who gets it by HTTP/1 is to have no
+/// choice how to read it (RFC 9110 8.6).
+pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    const BAD: Malformed = Malformed("its length is no number, or there is more than one");
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(value), other) = (values.next(), values.next()) else {
+        return Ok(None);
+    };
+    let digits = value.as_bytes();
+    if other.is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(BAD);
+    }
+    let length = std::str::from_utf8(digits).map_err(|_| BAD)?;
+    length.parse().map(Some).map_err(|_| BAD)
 }
 
 #[cfg(test)]
@@ -96,15 +107,18 @@ mod tests {
     use crate::hpack::{Decoder, Encoder};
     use http::HeaderMap;
 
-    fn read(lines: &[(&str, &str)]) -> Result<String, String> {
+    fn decoded(lines: &[(&str, &str)]) -> Fields {
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new();
         let mut block = encoder.block(&mut bytes);
         for (name, value) in lines {
             block.field(name, value.as_bytes());
         }
-        let fields = Fields::decode(&mut Decoder::new(), &bytes, 1000, 10).unwrap();
-        let parts = head(fields).map_err(|fault| fault.0.to_owned())?;
+        Fields::decode(&mut Decoder::new(), &bytes, 1000, 10).unwrap()
+    }
+
+    fn read(lines: &[(&str, &str)]) -> Result<String, String> {
+        let parts = head(decoded(lines)).map_err(|fault| fault.0.to_owned())?;
         Ok(format!("{} {}", parts.method, parts.uri))
     }
 
@@ -145,6 +159,10 @@ mod tests {
             (&[connect, a, p], None),
             (&[connect, s], None),
             (&[connect, websocket, s, a], None),
+            (
+                &[connect, websocket, s, a, p, ("content-length", "0")],
+                None,
+            ),
         ] {
             let found = read(lines);
             let expected_ok = expected.map(str::to_owned);
@@ -153,11 +171,28 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_a_number_and_always_the_same() {
+    fn cookies_become_one_line() {
+        let lines = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":path", "/"),
+            ("cookie", "a=1"),
+            ("x", "y"),
+            ("cookie", "b=2; c=3"),
+        ];
+        let fields = decoded(&lines);
+        let headers = head(fields).unwrap().headers;
+        let cookies: Vec<_> = headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3"]);
+    }
+
+    #[test]
+    fn a_length_is_a_number_said_once() {
         for (values, expected) in [
             (&[][..], Ok(None)),
             (&["5"], Ok(Some(5))),
-            (&["5", "5, 5"], Ok(Some(5))),
+            (&["5", "5"], Err(())),
+            (&["5, 5"], Err(())),
             (&["5", "6"], Err(())),
             (&["+5"], Err(())),
             (&[""], Err(())),

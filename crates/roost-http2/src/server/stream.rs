@@ -1,9 +1,8 @@
 //! One stream: the request that comes, and the answer on its way.
 
 use super::body::Shared;
-use super::request::content_length;
 use super::{Outgoing, Service};
-use crate::fields::is_of_connection;
+use crate::fields::{content_length, is_of_connection};
 use crate::frame::{self, Code, FRAME_BYTES_MAX, Window};
 use bytes::{Buf as _, Bytes};
 use http::header::CONTENT_LENGTH;
@@ -15,6 +14,10 @@ use tokio::time::Instant;
 
 /// A stream sends no more at a time, so that others have their turn.
 const TURN_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX as usize;
+
+/// Who takes less at a time than this takes nothing: one byte now and then holds an answer as long
+/// as somebody likes.
+const MOVED_BYTES_MIN: usize = 4 * 1024;
 
 /// See the module.
 pub(super) struct Stream<S: Service> {
@@ -54,6 +57,8 @@ pub(super) struct Sending<B> {
     piece: Bytes,
     /// Whether it has come in this turn.
     is_new: bool,
+    /// Bytes that went out in this turn.
+    n_moved: usize,
     /// How much is still to be sent, if that was said.
     left: Option<u64>,
 }
@@ -101,7 +106,8 @@ impl<S: Service> Stream<S> {
         if let Phase::Sending(sending) = &mut self.phase {
             let end = out.bytes.len() + TURN_BYTES_MAX;
             let after = sending.send(self.id, &mut self.window, out, end, cx);
-            if sending.piece.is_empty() || sending.is_new {
+            let has_moved = std::mem::take(&mut sending.n_moved) >= MOVED_BYTES_MIN;
+            if sending.piece.is_empty() || sending.is_new || has_moved {
                 self.blocked_since = None;
             }
             sending.is_new = false;
@@ -168,6 +174,7 @@ where
         body,
         piece: Bytes::new(),
         is_new: false,
+        n_moved: 0,
         left: said.or(known),
     }))
 }
@@ -247,6 +254,7 @@ where
         out.bytes
             .extend_from_slice(self.piece.get(..n).unwrap_or_default());
         self.piece.advance(n);
+        self.n_moved += n;
         let taken = u32::try_from(n).unwrap_or(u32::MAX);
         // There was room for them.
         let _ = (window.take(taken), out.window.take(taken));
