@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::error::Error;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
@@ -20,8 +20,10 @@ const PIECES_MAX: usize = 64;
 pub(super) struct Inbox {
     pub(super) head: Option<Response<()>>,
     /// The first piece: most answers have no other.
-    pub(super) piece: Option<Bytes>,
-    pub(super) pieces: VecDeque<Bytes>,
+    piece: Option<Bytes>,
+    pieces: VecDeque<Bytes>,
+    /// What comes after so many: each costs more than its bytes, and may have one of them.
+    tail: BytesMut,
     pub(super) trailers: Option<HeaderMap>,
     /// No more is to come.
     pub(super) end: Option<Result<(), Error>>,
@@ -32,20 +34,24 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn push(&mut self, piece: &[u8]) {
-        if self.piece.is_none() && self.pieces.is_empty() {
+        if !self.tail.is_empty() || self.pieces.len() >= PIECES_MAX {
+            self.tail.extend_from_slice(piece);
+        } else if self.is_empty() {
             self.piece = Some(Bytes::copy_from_slice(piece));
-            return;
+        } else {
+            self.pieces.push_back(Bytes::copy_from_slice(piece));
         }
-        if self.pieces.len() >= PIECES_MAX {
-            // Each costs more than its bytes, and may have one of them.
-            let all = self.pieces.drain(..).flatten().collect();
-            self.pieces.push_back(all);
-        }
-        self.pieces.push_back(Bytes::copy_from_slice(piece));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.piece.is_none() && self.pieces.is_empty() && self.tail.is_empty()
     }
 
     fn take(&mut self) -> Option<Bytes> {
-        self.piece.take().or_else(|| self.pieces.pop_front())
+        let piece = self.piece.take().or_else(|| self.pieces.pop_front());
+        let is_tail = piece.is_none() && !self.tail.is_empty();
+        // Not a part of it: the window is about as much as its buffer.
+        piece.or_else(|| is_tail.then(|| std::mem::take(&mut self.tail).freeze()))
     }
 
     fn wait(&mut self, cx: &Context<'_>) {
@@ -150,16 +156,49 @@ impl<B> Body for ResponseBody<B> {
 
     fn is_end_stream(&self) -> bool {
         let inbox = self.exchange.inbox.lock();
-        let is_empty = inbox.piece.is_none() && inbox.pieces.is_empty();
-        matches!(inbox.end, Some(Ok(()))) && is_empty && inbox.trailers.is_none()
+        matches!(inbox.end, Some(Ok(()))) && inbox.is_empty() && inbox.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
         let inbox = self.exchange.inbox.lock();
         let here = inbox.piece.iter().chain(&inbox.pieces);
-        let here: u64 = here.map(|piece| piece.len() as u64).sum();
+        let here: usize = here.map(Bytes::len).sum();
+        let here = (here + inbox.tail.len()) as u64;
         // Whether all of it is here already says nothing: in other pieces it would not be.
         let exact = |left| SizeHint::with_exact(here + left);
         inbox.left.map_or_else(SizeHint::default, exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Inbox, PIECES_MAX};
+
+    #[test]
+    fn many_small_pieces_come_out_as_few_and_in_order() {
+        const BYTES: usize = 10_000;
+        let byte = |n: usize| (n % 251) as u8;
+        for take_each in [7, 3000, BYTES] {
+            let (mut inbox, mut taken, mut n_pieces) = (Inbox::default(), Vec::new(), 0);
+            for n in 1..=BYTES {
+                inbox.push(&[byte(n)]);
+                assert!(inbox.pieces.len() <= PIECES_MAX);
+                if n % take_each == 0 {
+                    let before = taken.len();
+                    while let Some(piece) = inbox.take() {
+                        taken.extend(piece);
+                        n_pieces += 1;
+                    }
+                    assert!(inbox.is_empty() && taken.len() - before == take_each);
+                }
+            }
+            while let Some(piece) = inbox.take() {
+                taken.extend(piece);
+            }
+            assert!((1..=BYTES).map(byte).eq(taken), "{take_each}");
+            // The first, those that wait one by one, and the rest as one.
+            let most = BYTES / take_each * take_each.min(PIECES_MAX + 2);
+            assert_eq!(n_pieces, most, "{take_each}");
+        }
     }
 }
