@@ -55,8 +55,6 @@ impl Code {
     pub const INTERNAL_ERROR: Self = Self(0x2);
     /// More was sent than a window had room for.
     pub const FLOW_CONTROL_ERROR: Self = Self(0x3);
-    /// The settings were not acknowledged in time.
-    pub const SETTINGS_TIMEOUT: Self = Self(0x4);
     /// A frame came for a stream that was half closed.
     pub const STREAM_CLOSED: Self = Self(0x5);
     /// The length of a frame is wrong.
@@ -67,14 +65,8 @@ impl Code {
     pub const CANCEL: Self = Self(0x8);
     /// The state of header compression is lost.
     pub const COMPRESSION_ERROR: Self = Self(0x9);
-    /// The connection of a CONNECT was reset.
-    pub const CONNECT_ERROR: Self = Self(0xa);
     /// The other side makes too much work.
     pub const ENHANCE_YOUR_CALM: Self = Self(0xb);
-    /// The connection is not safe enough.
-    pub const INADEQUATE_SECURITY: Self = Self(0xc);
-    /// HTTP/1.1 is required.
-    pub const HTTP_1_1_REQUIRED: Self = Self(0xd);
 }
 
 /// A frame that is none.

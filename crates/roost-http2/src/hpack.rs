@@ -96,16 +96,18 @@ impl Name {
         HeaderName::from_lowercase(name).map_or(Self::Malformed, Self::Header)
     }
 
-    /// A field of this name.
-    fn with(self, value: Bytes) -> Field {
+    /// A field of this name. Blanks at the ends of its value are taken away or a fault.
+    fn with(self, value: Bytes, trims: bool) -> Field {
         match self {
             Self::Pseudo(pseudo) => Field::Pseudo(pseudo, value),
             Self::Header(name) => {
-                let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-                if blank(value.first()) || blank(value.last()) {
+                let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
+                let begin = value.iter().position(is_text).unwrap_or(0);
+                let end = value.iter().rposition(is_text).map_or(0, |last| last + 1);
+                if !trims && end - begin != value.len() {
                     return Field::Malformed;
                 }
-                let value = HeaderValue::from_maybe_shared(value);
+                let value = HeaderValue::from_maybe_shared(value.slice(begin..end));
                 value.map_or(Field::Malformed, |value| Field::Header(name, value))
             }
             Self::Malformed => Field::Malformed,

@@ -89,7 +89,8 @@ type Read = Result<(), Fatal>;
 impl Receiver {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
-            decoder: Decoder::new(),
+            // An app that answers over HTTP/1 in the same way is understood.
+            decoder: Decoder::that_trims(),
             block: None,
             limits,
             window: Window::new(limits.connection_window.max(frame::WINDOW_BYTES)),

@@ -23,6 +23,8 @@ pub struct Decoder {
     pub(super) size: usize,
     /// As the encoder has chosen, below what it may.
     pub(super) size_max: usize,
+    /// Whether blanks at the ends of values are taken away.
+    trims: bool,
 }
 
 impl Default for Decoder {
@@ -38,6 +40,16 @@ impl Decoder {
             table: VecDeque::new(),
             size: 0,
             size_max: TABLE_BYTES,
+            trims: false,
+        }
+    }
+
+    /// The same, but blanks at the ends of values, which make a message malformed (RFC 9113
+    /// 8.2.1), are taken away, as everybody does who reads HTTP/1 (RFC 9112 5.1).
+    pub fn that_trims() -> Self {
+        Self {
+            trims: true,
+            ..Self::new()
         }
     }
 
@@ -82,7 +94,7 @@ impl Decoder {
                 let size = name_length + value.len() + FIELD_COST;
                 // It may stay for long, and what the others are in goes with the message.
                 let value = Bytes::copy_from_slice(&value);
-                let field = name.clone().with(value);
+                let field = name.clone().with(value, self.trims);
                 give(size, &mut || field.clone());
                 self.insert(Entry {
                     name,
@@ -94,7 +106,7 @@ impl Decoder {
                 let (name, name_length) = self.name(&mut cursor, first, 4, &mut text)?;
                 let value = string(&mut cursor, &mut text)?;
                 let size = name_length + value.len() + FIELD_COST;
-                give(size, &mut || name.clone().with(value.clone()));
+                give(size, &mut || name.clone().with(value.clone(), self.trims));
             }
         }
         Ok(left.map_or(Size::TooLarge, |_| Size::Good))

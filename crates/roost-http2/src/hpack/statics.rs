@@ -89,7 +89,9 @@ pub(super) fn get(index: usize) -> Option<&'static Entry> {
             let length = name.len();
             let size = length + value.len() + FIELD_COST;
             let name = Name::new(name.as_bytes());
-            let field = name.clone().with(Bytes::from_static(value.as_bytes()));
+            let field = name
+                .clone()
+                .with(Bytes::from_static(value.as_bytes()), false);
             Entry {
                 name,
                 name_length: length,
