@@ -29,7 +29,7 @@ pub use inbox::ResponseBody;
 use crate::frame::{self, Code, PREFACE, Settings, WINDOW_BYTES};
 use crate::hpack::Block;
 use bytes::Bytes;
-use driver::Ready;
+use driver::Woken;
 use http::Response;
 use http_body::Body;
 use inbox::Exchange;
@@ -69,7 +69,7 @@ pub struct Limits {
 struct Shared<B> {
     state: Mutex<State<B>>,
     /// Wakes the driver.
-    ready: Arc<Ready>,
+    woken: Arc<Woken>,
     /// Told when a stream has ended.
     places: Notify,
     /// Bytes of an answer that are worth telling that they were taken.
@@ -81,7 +81,7 @@ impl<B> Shared<B> {
     fn cancel(&self, stream: u32) {
         let dropped = self.state.lock().reset(stream, Code::CANCEL);
         if dropped.is_some() {
-            self.ready.wake();
+            self.woken.wake();
             self.places.notify_one();
         }
     }
@@ -94,7 +94,7 @@ impl<B> Shared<B> {
         {
             frame::write_window_update(&mut state.out, number, n_bytes);
             drop(state);
-            self.ready.wake();
+            self.woken.wake();
         }
     }
 }
@@ -105,7 +105,7 @@ struct Handle<B>(Arc<Shared<B>>);
 impl<B> Drop for Handle<B> {
     fn drop(&mut self) {
         self.0.state.lock().is_abandoned = true;
-        self.0.ready.wake();
+        self.0.woken.wake();
     }
 }
 
@@ -143,7 +143,7 @@ pub fn begin<T, B>(io: T, limits: Limits) -> (Sender<B>, Driver<T, B>) {
     }
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
-        ready: Arc::default(),
+        woken: Arc::default(),
         places: Notify::new(),
         credit_min: limits.stream_window / 2,
     });
@@ -167,6 +167,17 @@ where
     /// Whether it takes no more requests.
     pub fn is_closed(&self) -> bool {
         self.0.0.state.lock().has_place().is_err()
+    }
+
+    /// Whether there are as many requests on it as the other side takes: another one would wait
+    /// for the end of one of them. Not known before it has said how many.
+    pub fn is_full(&self) -> bool {
+        self.0.0.state.lock().is_full()
+    }
+
+    /// Whether both are of one connection.
+    pub fn is_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Sends a request whose fields `write` writes, those of HTTP/2's own first; `is_head` when
@@ -231,12 +242,12 @@ where
         if let Some(body) = body
             && let Some(upload) = state.upload(stream)
         {
-            let waker = shared.ready.waker(stream);
+            let waker = shared.woken.waker(stream);
             upload.source = Some(Source { body, waker });
-            shared.ready.note(stream);
+            shared.woken.note(stream);
         }
         drop(state);
-        shared.ready.wake();
+        shared.woken.wake();
         Ok(Some(Exchange {
             shared: shared.clone(),
             inbox,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Rounds of writing, reading and sending before others have their turn.
+/// Rounds of reading, writing and sending before others have their turn.
 const ROUNDS: usize = 16;
 /// Pieces of one body before others have their turn.
 const PIECES_IN_A_ROW: usize = 8;
@@ -26,12 +26,12 @@ const BUFFER_BYTES_IDLE: usize = 4 * 1024;
 
 /// Who is to be woken, and for which bodies.
 #[derive(Default)]
-pub(super) struct Ready {
+pub(super) struct Woken {
     driver: AtomicWaker,
     streams: Mutex<Vec<u32>>,
 }
 
-impl Ready {
+impl Woken {
     pub(super) fn wake(&self) {
         self.driver.wake();
     }
@@ -42,13 +42,13 @@ impl Ready {
     }
 
     pub(super) fn waker(self: &Arc<Self>, stream: u32) -> Waker {
-        let ready = self.clone();
-        Waker::from(Arc::new(BodyWaker { ready, stream }))
+        let woken = self.clone();
+        Waker::from(Arc::new(BodyWaker { woken, stream }))
     }
 }
 
 struct BodyWaker {
-    ready: Arc<Ready>,
+    woken: Arc<Woken>,
     stream: u32,
 }
 
@@ -58,8 +58,8 @@ impl Wake for BodyWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ready.note(self.stream);
-        self.ready.wake();
+        self.woken.note(self.stream);
+        self.woken.wake();
     }
 }
 
@@ -144,7 +144,7 @@ where
                 if state.has_room {
                     let mut wants = Vec::new();
                     state.pump_blocked(&mut wants);
-                    self.shared.ready.streams.lock().append(&mut wants);
+                    self.shared.woken.streams.lock().append(&mut wants);
                 }
                 state.take_out(&mut self.writing);
                 Later::new().done(state, &self.shared);
@@ -195,7 +195,7 @@ where
 
     /// Sends on the bodies that were woken; whether there were any.
     fn poll_bodies(&mut self) -> bool {
-        let mut streams = self.shared.ready.streams.lock();
+        let mut streams = self.shared.woken.streams.lock();
         if streams.is_empty() {
             return false;
         }
@@ -260,7 +260,7 @@ where
                 return;
             }
         }
-        self.shared.ready.note(number);
+        self.shared.woken.note(number);
     }
 
     fn put_back(&self, number: u32, source: Source<B>) {
@@ -330,8 +330,13 @@ where
     }
 
     fn round(&mut self, cx: &mut Context<'_>) -> Result<bool, Fatal> {
-        let mut has_moved = self.poll_write(cx).map_err(Fatal::Gone)?;
-        has_moved |= self.poll_read(cx)?;
+        // First what has come: a request is not given to a connection that was closed before. Twice,
+        // since the end may come behind a word of farewell.
+        let mut has_moved = self.poll_read(cx)?;
+        if has_moved {
+            self.poll_read(cx)?;
+        }
+        has_moved |= self.poll_write(cx).map_err(Fatal::Gone)?;
         has_moved |= self.poll_bodies();
         Ok(has_moved)
     }
@@ -351,7 +356,7 @@ where
         }
         // First who is to be woken, then what there is to be done: between the two nothing is
         // missed.
-        this.shared.ready.driver.register(cx.waker());
+        this.shared.woken.driver.register(cx.waker());
         for _ in 0..ROUNDS {
             match this.round(cx) {
                 Ok(true) => {}

@@ -17,7 +17,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::task::Waker;
 
-/// From here on no more of a body is put behind what is to be written.
+/// From here on no more of a body, and no more requests, are put behind what is to be written.
 const OUT_BYTES_MAX: usize = 64 * 1024;
 
 /// How the body of a request ends.
@@ -120,6 +120,8 @@ pub(super) struct State<B> {
     initial_window: u32,
     receives: u32,
     streams_max: usize,
+    /// Whether it has said how many.
+    has_settings: bool,
     /// Streams of the other side at most, whatever it says.
     own_streams_max: usize,
     /// Streams whose bodies wait for room, the one that has waited longest first.
@@ -151,6 +153,7 @@ impl<B> State<B> {
             receives,
             // As long as it has not said how many it takes.
             streams_max: streams_max.min(super::STREAMS_BEFORE_SETTINGS),
+            has_settings: false,
             own_streams_max: streams_max,
             blocked: VecDeque::new(),
             has_room: false,
@@ -170,7 +173,13 @@ impl<B> State<B> {
         if self.next > NUMBER_MAX {
             return Err(Error::unsent(Why::UsedUp));
         }
-        Ok(self.streams.len() < self.streams_max)
+        // One that was taken back has a place no more, but what was written of it is still here.
+        Ok(self.streams.len() < self.streams_max && self.out.len() < OUT_BYTES_MAX)
+    }
+
+    /// Whether the other side has said how many streams it takes, and has as many.
+    pub(super) fn is_full(&self) -> bool {
+        self.has_settings && self.streams.len() >= self.streams_max
     }
 
     /// Whether a stream has been opened, however long ago.
@@ -291,7 +300,9 @@ impl<B> State<B> {
 
     /// Exchanges what is to be written for an empty buffer.
     pub(super) fn take_out(&mut self, empty: &mut Vec<u8>) {
-        self.has_room |= self.out.len() >= OUT_BYTES_MAX;
+        let was_full = self.out.len() >= OUT_BYTES_MAX;
+        self.has_room |= was_full;
+        self.has_news |= was_full;
         std::mem::swap(&mut self.out, empty);
         self.n_replies = 0;
         self.begun = self.next.saturating_sub(2);
@@ -319,6 +330,7 @@ impl<B> State<B> {
     /// It has not said how many streams it takes: then as many as there may be.
     pub(super) fn set_first(&mut self, settings: &Settings) -> Result<(), Overflow> {
         self.streams_max = self.own_streams_max;
+        self.has_settings = true;
         self.set(settings)
     }
 

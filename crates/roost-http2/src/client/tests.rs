@@ -12,8 +12,9 @@ use http_body::Body as _;
 use server::*;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 #[tokio::test]
@@ -81,6 +82,39 @@ async fn requests_and_answers_of_every_shape_pass() {
         .headers(9, &[(":status", "304"), ("content-length", "5")], true)
         .await;
     assert_eq!(outcome(asked).await.unwrap(), "304 ");
+}
+
+#[tokio::test]
+async fn blanks_at_the_ends_of_values_are_taken_away() {
+    let (sender, mut server, _driver) = connected(Settings::default()).await;
+    let (value, other) = (" \ta b \t", "  ");
+    // The second answer has them from the table, the size of which counts what was sent.
+    for stream in [1, 3] {
+        let asked = get(&sender).await;
+        assert_eq!(server.request().await, stream);
+        let lines = [(":status", "200"), ("x-a", value), ("x-b", other)];
+        server.headers(stream, &lines, true).await;
+        let response = within(asked).await.unwrap().unwrap();
+        assert_eq!(response.headers()["x-a"], "a b");
+        assert_eq!(response.headers()["x-b"], "");
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_not_given_to_a_connection_that_was_closed_before() {
+    let (sender, mut server, mut driver) = unpolled();
+    let write = |block: &mut crate::hpack::Block<'_>| block.field(":method", b"POST");
+    let mut sent = pin!(sender.send(write, false, Scripted::whole(b"hello")));
+    server
+        .raw(|out| write_settings(out, &Settings::default()))
+        .await;
+    drop(server);
+    // Both before the driver has its turn.
+    let is_waiting = poll_fn(|cx| Poll::Ready(sent.as_mut().poll(cx).is_pending())).await;
+    assert!(is_waiting);
+    within(&mut driver).await;
+    let error = within(sent).await.unwrap_err();
+    assert!(error.is_unsent(), "{error}");
 }
 
 #[tokio::test]

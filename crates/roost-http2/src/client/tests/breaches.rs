@@ -278,6 +278,7 @@ async fn one_request_goes_before_the_settings_and_others_wait_for_them() {
     let (sender, mut server, _driver) = started().await;
     let asked = [get(&sender).await, get(&sender).await, get(&sender).await];
     assert_eq!(server.request().await, 1);
+    assert!(!sender.is_full());
     server
         .raw(|out| write_settings(out, &Settings::default()))
         .await;
@@ -286,6 +287,8 @@ async fn one_request_goes_before_the_settings_and_others_wait_for_them() {
     for stream in [3, 5] {
         assert_eq!(server.request().await, stream);
     }
+    // As many as it is let have.
+    assert!(!sender.is_full());
     drop(asked);
 }
 
@@ -311,6 +314,33 @@ async fn questions_whose_answers_nobody_reads_end_the_connection() {
 }
 
 #[tokio::test]
+async fn requests_that_leave_fill_no_memory_while_nobody_reads() {
+    let (sender, mut server, _driver) = connected(Settings::default()).await;
+    server.raw(|out| write_window_update(out, 0, 1 << 24)).await;
+    let n_waiting = || sender.0.0.state.lock().out.len();
+    // The pipe is full long before the last of them.
+    for n in 0..1000 {
+        let asked = ask(&sender, "POST", Scripted::whole(&[b'x'; 1000]));
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        asked.abort();
+        let _ = asked.await;
+        assert!(n_waiting() < 80_000, "{n}: {} bytes", n_waiting());
+    }
+    // Who waits for room is sent when the server reads again.
+    let asked = get(&sender).await;
+    tokio::task::yield_now().await;
+    assert!(n_waiting() >= 60_000, "{} bytes", n_waiting());
+    let seen = server.until(|seen| matches!(seen, Seen::Headers(_, _, true)));
+    let Seen::Headers(stream, ..) = seen.await else {
+        unreachable!()
+    };
+    server.headers(stream, &[(":status", "200")], true).await;
+    assert_eq!(outcome(asked).await.unwrap(), "200 ");
+}
+
+#[tokio::test]
 async fn a_server_that_takes_fewer_streams_gets_no_more_of_them() {
     let (sender, mut server, _driver) = connected(Settings {
         max_concurrent_streams: Some(0),
@@ -318,6 +348,7 @@ async fn a_server_that_takes_fewer_streams_gets_no_more_of_them() {
     })
     .await;
     let asked = [get(&sender).await, get(&sender).await];
+    assert!(sender.is_full());
     server.raw(|out| write_ping(out, [0; 8], false)).await;
     assert_eq!(within(server.next()).await, Seen::PingAck);
     let settings = Settings {

@@ -262,21 +262,27 @@ pub(super) async fn connected(settings: Settings) -> (Sender<Scripted>, Server, 
     (client, server, driver)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this crate knows no tasks but in tests"
-)]
-pub(super) async fn started() -> (Sender<Scripted>, Server, JoinHandle<()>) {
+/// A connection on which nothing has happened, and whose driver is not polled.
+pub(super) fn unpolled() -> (Sender<Scripted>, Server, Driver<DuplexStream, Scripted>) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let (sender, driver): (Sender<Scripted>, Driver<_, _>) = begin(near, LIMITS);
-    let driver = tokio::spawn(driver);
-    let mut server = Server {
+    let (sender, driver) = begin(near, LIMITS);
+    let server = Server {
         io: far,
         buffer: Vec::new(),
         decoder: Decoder::new(),
         encoder: Encoder::new(),
         out: Vec::new(),
     };
+    (sender, server, driver)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this crate knows no tasks but in tests"
+)]
+pub(super) async fn started() -> (Sender<Scripted>, Server, JoinHandle<()>) {
+    let (sender, mut server, driver) = unpolled();
+    let driver = tokio::spawn(driver);
     let mut preface = [0; PREFACE.len()];
     within(server.io.read_exact(&mut preface)).await.unwrap();
     assert_eq!(&preface, PREFACE);
