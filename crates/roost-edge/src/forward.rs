@@ -18,6 +18,7 @@ use hyper::client::conn::TrySendError;
 use roost_http2::fields::is_of_connection;
 use roost_http2::hpack::Block;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -116,6 +117,8 @@ pub(crate) enum SendFailure {
 /// A response header, with the HTTP/1 connection that its body comes on.
 pub(crate) type Answer = (Response<AppBody>, Option<Http1Sender>);
 
+const FULL: &str = "it takes no more requests at once on this connection";
+
 /// Sends the request and waits for the response header. `idle` is how long the app lets an
 /// exchange stand still, if it says so.
 pub(crate) async fn send(
@@ -144,9 +147,24 @@ pub(crate) async fn send(
         }
         Connection::Http2(sender) => {
             let is_head = head.method == Method::HEAD;
-            let sent = sender.send(|block| head.write_http2(block), is_head, body);
-            let response = with_patience(pin!(sent), slot, patience, http2_failure).await?;
-            Ok((response.map(AppBody::Http2), None))
+            let is_begun = AtomicBool::new(false);
+            let write = |block: &mut Block<'_>| {
+                is_begun.store(true, Ordering::Relaxed);
+                head.write_http2(block);
+            };
+            let sent = pin!(sender.send(write, is_head, body));
+            match with_patience(sent, slot, patience, http2_failure).await {
+                Ok(response) => Ok((response.map(AppBody::Http2), None)),
+                Err(SendFailure::TooLate) => {
+                    // Whether the machine is slow or the connection is dead, nobody knows.
+                    target.pool.forget_http2(&sender);
+                    if !is_begun.load(Ordering::Relaxed) && sender.is_full() {
+                        return Err(SendFailure::Unsent(FULL.to_owned()));
+                    }
+                    Err(SendFailure::TooLate)
+                }
+                Err(failure) => Err(failure),
+            }
         }
         // On the heap: a request to a machine of this node has no need of its place.
         Connection::Peer(stream) => {

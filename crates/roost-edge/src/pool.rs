@@ -1,8 +1,9 @@
 //! Kept connections to one endpoint.
 //!
 //! HTTP/1: a stack of idle connections; the newest is used first, so that the
-//! others grow old and are closed. HTTP/2: one connection that all share. A
-//! closed pool keeps nothing: what comes back is dropped.
+//! others grow old and are closed. HTTP/2: one connection that all share; one
+//! with as many requests as the machine takes gives way to another, and ends
+//! with the last of them. A closed pool keeps nothing: what comes back is dropped.
 
 use crate::body::RequestBody;
 use crate::http1::machine::MachineConnection;
@@ -122,11 +123,11 @@ impl Pool {
         }
     }
 
-    /// The shared HTTP/2 connection.
+    /// The shared HTTP/2 connection, if it takes another request now.
     pub(crate) fn take_http2(&self) -> Option<Http2Sender> {
         let mut state = self.state.lock();
         let (sender, used) = state.shared.as_mut()?;
-        if sender.is_closed() {
+        if sender.is_closed() || sender.is_full() {
             state.shared = None;
             return None;
         }
@@ -140,6 +141,14 @@ impl Pool {
         if state.open {
             state.shared = Some((sender, Instant::now()));
         }
+    }
+
+    /// Shares this HTTP/2 connection no more.
+    pub(crate) fn forget_http2(&self, sender: &Http2Sender) {
+        let mut state = self.state.lock();
+        let shared = state.shared.take_if(|(shared, _)| shared.is_of(sender));
+        drop(state);
+        drop(shared);
     }
 
     /// Drops what has been idle for longer than `limit`.
