@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn many_small_pieces_come_out_as_few_and_in_order() {
         const BYTES: usize = 10_000;
-        let byte = |n: usize| (n % 251) as u8;
+        let byte = |n: usize| u8::try_from(n % 251).unwrap();
         for take_each in [7, 3000, BYTES] {
             let (mut inbox, mut taken, mut n_pieces) = (Inbox::default(), Vec::new(), 0);
             for n in 1..=BYTES {
