@@ -17,7 +17,7 @@ use roost_model::name::{AppName, RegionCode};
 use roost_model::sleep::{Awake, to_sleep};
 use roost_proto::traffic::{SleepControl, WakeError, Waking};
 use roost_proto::worker::{Asker, Cause, WorkerError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use tokio::time::Instant;
 
@@ -62,10 +62,16 @@ async fn look(inner: &Arc<Inner>, seen: &mut HashMap<MachineId, Seen>) {
     let now = Instant::now();
     let all = inner.board.all();
     seen.retain(|id, _| all.binary_search_by(|(other, _)| other.cmp(id)).is_ok());
+    let tried = all.iter().filter(|(_, entry)| entry.split.is_some());
+    let tried: HashSet<&AppName> = tried.map(|(_, entry)| &entry.app).collect();
     let mut groups: BTreeMap<Alike, Vec<(&MachineId, &Entry)>> = BTreeMap::new();
     for (id, entry) in &all {
         if may_sleep(entry) {
             note(inner, seen, (id, entry), now);
+            // Neither side of a split can do the work of the other.
+            if tried.contains(&entry.app) {
+                continue;
+            }
             groups.entry(alike(entry)).or_default().push((id, entry));
         }
     }

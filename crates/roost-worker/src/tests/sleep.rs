@@ -3,7 +3,7 @@
 use super::{Node, Run, samples};
 use roost_host::fake::FakeSuspend;
 use roost_model::id::MachineId;
-use roost_model::machine::{Autostop, MachineState, Rung};
+use roost_model::machine::{Autostop, MachineSpec, MachineState, Rung};
 use roost_model::name::AppName;
 use roost_proto::traffic::WakeError;
 use roost_proto::worker::{CreateMachine, Launch, MachineEvent, WorkerApi as _};
@@ -110,6 +110,41 @@ async fn machines_that_are_too_many_sleep_and_as_many_as_are_to_stay_do() {
         let status = run.worker.machine(id).await.unwrap();
         assert_eq!(status.state, MachineState::Started);
         assert_eq!(by_proxy(&run, id).await, []);
+    }
+    run.shut_down().await;
+}
+
+#[tokio::test]
+async fn nobody_is_put_to_sleep_while_a_release_is_tried_out() {
+    let (_listener, port) = port().await;
+    let node = node(Rung::Container);
+    let run = node.start().await;
+    let mut all = vec![];
+    for (name, label) in [("web-1", None), ("web-2", Some("percent=10"))] {
+        let mut request = sleepy("web", name, port, Autostop::Stop);
+        let split = label.map(|label| (MachineSpec::SPLIT_KEY.to_owned(), label.to_owned()));
+        request.spec.metadata.extend(split);
+        all.push(create(&run, request).await);
+    }
+    for id in &all {
+        run.wait(id, MachineState::Started).await;
+    }
+    // One that was seen later has slept twice by the time.
+    let other = create(&run, sleepy("other", "other", port, Autostop::Stop)).await;
+    run.wait(&other, MachineState::Stopped).await;
+    wake(&run, &other).await.unwrap();
+    run.wait(&other, MachineState::Started).await;
+    run.wait(&other, MachineState::Stopped).await;
+    for id in &all {
+        assert_eq!(by_proxy(&run, id).await, []);
+    }
+    let asker = samples::asker();
+    let ended = run
+        .worker
+        .set_metadata(&all[1], MachineSpec::SPLIT_KEY, None, &asker);
+    ended.await.unwrap();
+    for id in &all {
+        run.wait(id, MachineState::Stopped).await;
     }
     run.shut_down().await;
 }
