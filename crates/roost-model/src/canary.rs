@@ -43,6 +43,8 @@ impl Rules {
     };
     /// Fewer errors than these say nothing, whatever their share.
     pub const ERRORS_MIN: u64 = 5;
+    /// A canary that does not do is given up as soon as it has had so many requests.
+    pub const REQUESTS_MIN: u64 = 20;
     /// Of fewer answers on either side latencies are not compared.
     pub const ANSWERS_MIN: u64 = 50;
     /// Less than so much slower is not slower.
@@ -56,8 +58,17 @@ pub struct Seen {
     pub requests: u64,
     /// Those that were answered with a 5xx, or not at all.
     pub errors: u64,
-    /// The latency that 95 of 100 answers did not exceed.
-    pub p95: Option<Duration>,
+    /// What is known of the latency that 95 of 100 answers did not exceed.
+    pub p95: Option<Between>,
+}
+
+/// What is known of a latency that was counted, not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Between {
+    /// It is longer than this.
+    pub above: Duration,
+    /// And not longer than this; `None` if nobody knows.
+    pub at_most: Option<Duration>,
 }
 
 impl Seen {
@@ -95,21 +106,23 @@ pub fn judge(rules: &Rules, old: &Seen, new: &Seen) -> Verdict {
     let has_answers =
         |seen: &Seen| seen.requests - seen.errors.min(seen.requests) >= Rules::ANSWERS_MIN;
     if let (Some(old_p95), Some(new_p95)) = (old.p95, new.p95)
+        && let Some(old_most) = old_p95.at_most
         && has_answers(old)
         && has_answers(new)
-        && new_p95 > old_p95.mul_f64(rules.times_slower)
-        && new_p95 > old_p95 + Rules::SLOWER_MIN
+        // Surely slower, wherever between their bounds the two are.
+        && new_p95.above >= old_most.mul_f64(rules.times_slower)
+        && new_p95.above >= old_most + Rules::SLOWER_MIN
     {
         return failed(format!(
-            "95 % of its answers took up to {} ms, those of the release that serves {} ms; \
-             {} times as long is the most",
-            new_p95.as_millis(),
-            old_p95.as_millis(),
+            "more than 5 % of its answers took longer than {} ms, and 95 % of those of the release \
+             that serves came within {} ms; {} times as long is the most",
+            new_p95.above.as_millis(),
+            old_most.as_millis(),
             rules.times_slower,
         ));
     }
     let reason = match new.requests {
-        0 => "no request came to it, so only its checks speak for it".to_owned(),
+        0 => "it has answered no request, so only its checks speak for it".to_owned(),
         n if n < rules.requests => {
             format!(
                 "nothing speaks against it, after {n} requests of {}",
@@ -126,14 +139,20 @@ pub fn judge(rules: &Rules, old: &Seen, new: &Seen) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rules, Seen, judge};
+    use super::{Between, Rules, Seen, judge};
     use std::time::Duration;
 
     fn seen(requests: u64, errors: u64, p95_ms: u64) -> Seen {
         Seen {
             requests,
             errors,
-            p95: (requests > errors).then(|| Duration::from_millis(p95_ms)),
+            p95: (requests > errors).then(|| {
+                let exact = Duration::from_millis(p95_ms);
+                Between {
+                    above: exact,
+                    at_most: Some(exact),
+                }
+            }),
         }
     }
 
@@ -183,6 +202,6 @@ mod tests {
     #[test]
     fn without_requests_a_canary_passes_and_the_judge_says_so() {
         let verdict = judge(&Rules::DEFAULT, &seen(900, 0, 10), &Seen::default());
-        assert!(verdict.has_passed && verdict.reason.contains("no request"));
+        assert!(verdict.has_passed && verdict.reason.contains("answered no request"));
     }
 }

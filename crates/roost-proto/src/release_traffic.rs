@@ -4,6 +4,7 @@
 //! a window of time takes a reading at its begin and one at its end, and compares
 //! what has come in between ([`SideBySide::since`]).
 
+use roost_model::canary::Between;
 use std::time::Duration;
 
 /// Upper bounds of the buckets of latencies, in microseconds; the last bucket has none.
@@ -18,6 +19,16 @@ pub const LATENCY_BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
 /// The bucket of a latency.
 pub fn latency_bucket(us: u64) -> usize {
     LATENCY_BOUNDS_US.partition_point(|bound| *bound < us)
+}
+
+/// What lies in a bucket.
+fn bounds(bucket: usize) -> Between {
+    let bound = |idx: usize| LATENCY_BOUNDS_US.get(idx).copied();
+    let above = bucket.checked_sub(1).and_then(bound).unwrap_or(0);
+    Between {
+        above: Duration::from_micros(above),
+        at_most: bound(bucket).map(Duration::from_micros),
+    }
 }
 
 /// How long answers took.
@@ -35,9 +46,23 @@ impl Latencies {
         self.buckets.iter().sum()
     }
 
-    /// The latency that this share of the answers (0 to 1) did not exceed, as near as the
-    /// buckets tell; `None` without answers.
+    /// The latency that this share of the answers (0 to 1) did not exceed, by a guess at where
+    /// in its bucket it is; `None` without answers.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let (idx, part) = self.place(share)?;
+        let Between { above, at_most } = bounds(idx);
+        // Of what is beyond the last bound nothing more is known.
+        let to = at_most.unwrap_or(above);
+        Some(above + (to - above).mul_f64(part))
+    }
+
+    /// All that is sure of the same latency: the bounds of its bucket.
+    pub fn quantile_bounds(&self, share: f64) -> Option<Between> {
+        self.place(share).map(|(idx, _)| bounds(idx))
+    }
+
+    /// The bucket of a share of the answers, and which part of that bucket belongs to it.
+    fn place(&self, share: f64) -> Option<(usize, f64)> {
         let count = self.count();
         if count == 0 {
             return None;
@@ -46,12 +71,8 @@ impl Latencies {
         let mut below = 0;
         for (idx, n) in self.buckets.iter().enumerate() {
             if *n > 0 && to_f64(below + n) >= wanted {
-                let from = idx.checked_sub(1).map_or(0, |idx| LATENCY_BOUNDS_US[idx]);
-                // Of what is beyond the last bound nothing more is known.
-                let to = LATENCY_BOUNDS_US.get(idx).copied().unwrap_or(from);
                 let part = (wanted - to_f64(below)).max(0.0) / to_f64(*n);
-                let within = Duration::from_micros(to - from).mul_f64(part.min(1.0));
-                return Some(Duration::from_micros(from) + within);
+                return Some((idx, part.min(1.0)));
             }
             below += n;
         }
@@ -86,7 +107,8 @@ pub struct ReleaseTraffic {
     /// Requests that the machine did not answer: it could not be reached, hung up, or took
     /// too long.
     pub unanswered: u64,
-    /// How long the answers took, from the request sent to the answer's header.
+    /// How long the answers took that are no 5xx, from the request sent to the answer's header:
+    /// errors that come at once say nothing of how fast a release is.
     pub latencies: Latencies,
 }
 

@@ -271,10 +271,12 @@ async fn two_releases_are_seen_side_by_side_with_their_errors_and_latencies() {
         endpoint
     };
     let old = answers(&world, StatusCode::OK, Duration::ZERO).await;
-    let new = answers(&world, StatusCode::BAD_GATEWAY, slow).await;
+    let broken = answers(&world, StatusCode::BAD_GATEWAY, Duration::ZERO).await;
+    let new = answers(&world, StatusCode::OK, slow).await;
     world.publish(vec![
         of_release(7, endpoint(1, old)),
-        of_release(8, endpoint(2, new)),
+        of_release(8, endpoint(2, broken)),
+        of_release(8, endpoint(3, new)),
     ]);
     let app = roost_model::name::AppName::parse("app").unwrap();
     let ask_of = async |number: u8, n_times: usize| {
@@ -298,10 +300,12 @@ async fn two_releases_are_seen_side_by_side_with_their_errors_and_latencies() {
     assert_eq!(before.b.error_rate(), None, "nothing is known of it");
     ask_of(1, 4).await;
     ask_of(2, 2).await;
+    ask_of(3, 2).await;
     let window = read().since(&before);
-    assert_eq!((window.a.requests(), window.b.requests()), (4, 2));
+    assert_eq!((window.a.requests(), window.b.requests()), (4, 4));
     assert_eq!(window.a.error_rate(), Some(0.0));
-    assert_eq!(window.b.error_rate(), Some(1.0));
+    assert_eq!(window.b.error_rate(), Some(0.5));
+    // Errors that come at once do not hide that.
     let median_of_new = window.b.latencies.quantile(0.5).unwrap();
     assert!(median_of_new >= Duration::from_millis(100), "{window:?}");
     assert_eq!(window.a.latencies.count(), 4);

@@ -174,7 +174,7 @@ impl From<&ReleaseTraffic> for Seen {
         Self {
             requests: traffic.requests(),
             errors: traffic.errors(),
-            p95: traffic.latencies.quantile(0.95),
+            p95: traffic.latencies.quantile_bounds(0.95),
         }
     }
 }
@@ -193,7 +193,49 @@ impl std::fmt::Display for ReleaseSeen {
 #[cfg(test)]
 mod tests {
     use super::CanaryConfig;
-    use roost_model::canary::Canary;
+    use crate::release_traffic::{ReleaseTraffic, latency_bucket};
+    use roost_model::canary::{Canary, Rules, Verdict, judge};
+
+    /// What is judged of two releases all of whose answers take so long, in milliseconds.
+    fn judged(old_ms: u64, new_ms: u64) -> Verdict {
+        let seen = |n, ms| {
+            let mut traffic = ReleaseTraffic::default();
+            traffic.answers[1] = n;
+            traffic.latencies.buckets[latency_bucket(ms * 1000)] = n;
+            (&traffic).into()
+        };
+        judge(&Rules::DEFAULT, &seen(900, old_ms), &seen(100, new_ms))
+    }
+
+    #[test]
+    fn a_canary_is_slower_only_when_the_buckets_leave_no_doubt() {
+        for (old_ms, new_ms, has_passed) in [
+            // Neighbours in two buckets.
+            (199, 201, true),
+            (100, 101, true),
+            // It may be that they are no more than twice as slow.
+            (100, 200, true),
+            (150, 499, true),
+            // These are, wherever in their buckets they lie.
+            (100, 201, false),
+            (199, 501, false),
+            (10, 101, false),
+            (3_000, 11_000, false),
+            // Slower than all buckets: nothing is known of how much.
+            (11_000, 60_000, true),
+        ] {
+            let verdict = judged(old_ms, new_ms);
+            assert_eq!(
+                verdict.has_passed, has_passed,
+                "{old_ms} {new_ms} {verdict:?}"
+            );
+        }
+        let reason = judged(199, 600).reason;
+        assert!(
+            reason.contains("longer than 500 ms") && reason.contains("within 200 ms"),
+            "{reason}"
+        );
+    }
 
     #[test]
     fn a_canary_has_defaults_and_comes_back_as_it_was() {
