@@ -25,6 +25,8 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 pub const HEALTH_POLL: Duration = Duration::from_millis(50);
 /// Time between two looks at what was seen of a canary.
 pub(crate) const CANARY_POLL: Duration = Duration::from_millis(200);
+/// Time between two looks at the canary itself, which asks its node.
+pub(crate) const CANARY_STATE_POLL: Duration = Duration::from_secs(1);
 /// How long a machine may run before its deployment says that it does not listen where it should.
 pub const LISTEN_NOTICE_AFTER: Duration = Duration::from_secs(3);
 /// Time between two looks at what such a machine listens on.

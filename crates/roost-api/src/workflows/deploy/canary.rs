@@ -6,12 +6,12 @@
 
 use super::SlotError;
 use super::diagnose;
-use super::health::await_healthy;
+use super::health::{await_healthy, still_runs};
 use super::progress::Progress;
 use crate::limits;
-use roost_model::canary::{self, Canary, Verdict};
+use roost_model::canary::{self, Canary, Rules, Verdict};
 use roost_model::id::MachineId;
-use roost_model::machine::{MachineSpec, MachineState};
+use roost_model::machine::MachineSpec;
 use roost_proto::release_traffic::SideBySide;
 use roost_proto::rest::{CanaryJudgement, DeploymentCanary, DeploymentError};
 use roost_proto::worker::{MachineStatus, WorkerError};
@@ -41,12 +41,13 @@ pub(super) async fn try_out(
         Some(judgement) => judgement.clone(),
         None => {
             let judgement = judged(progress, &canary, machine).await?;
-            tell(progress, machine, &judgement).await?;
             let canary = DeploymentCanary {
                 judgement: Some(judgement.clone()),
                 ..recorded.clone()
             };
+            // Only what is decided is told: a kill in between would have it decided again.
             progress.set_canary(&canary).await?;
+            tell(progress, machine, &judgement).await?;
             judgement
         }
     };
@@ -103,33 +104,45 @@ async fn judged(
     progress
         .step("canary", Some(machine), "started", text)
         .await?;
-    let read = || progress.state.side_by_side(&progress.app.name, old, new);
-    let before = read();
-    let seen = loop {
-        let seen = read().since(&before);
-        if seen.b.requests() >= canary.rules.requests || begun.elapsed() >= canary.wait {
-            break seen;
-        }
-        tokio::select! {
-            biased;
-            // Cancel-safe, both: they only wait.
-            () = progress.cx.asked_to_turn_back() => return Err(SlotError::Cancelled),
-            () = tokio::time::sleep(limits::CANARY_POLL) => {}
-        }
+    let (verdict, seen) = tokio::select! {
+        biased;
+        // Cancel-safe, both: they only look and wait.
+        () = progress.cx.asked_to_turn_back() => return Err(SlotError::Cancelled),
+        watched = watch(progress, canary, machine, (old, new)) => watched?,
     };
-    let verdict = canary::judge(&canary.rules, &(&seen.a).into(), &(&seen.b).into());
-    // One that went away meanwhile had few requests to fail.
-    if verdict.has_passed && !rests(&status(progress, machine).await?) {
-        await_healthy(progress, machine).await?;
-    }
     Ok(judgement(verdict, begun, seen))
 }
 
-/// A machine without traffic may have been put to sleep.
-fn rests(status: &MachineStatus) -> bool {
-    use MachineState::{Stopped, Stopping, Suspended, Suspending};
-    matches!(status.state, Stopping | Stopped | Suspending | Suspended)
-        && status.last_exit.is_none()
+/// Looks on until the canary can be judged; fails if it comes to an end before.
+async fn watch(
+    progress: &Progress,
+    canary: &Canary,
+    machine: &MachineId,
+    (old, new): (u64, u64),
+) -> Result<(Verdict, SideBySide), SlotError> {
+    let read = || progress.state.side_by_side(&progress.app.name, old, new);
+    let (begun, before) = (Instant::now(), read());
+    let mut next_look = begun;
+    let (verdict, seen) = loop {
+        let seen = read().since(&before);
+        let verdict = canary::judge(&canary.rules, &(&seen.a).into(), &(&seen.b).into());
+        let requests = seen.b.requests();
+        let is_known = requests >= canary.rules.requests
+            || (!verdict.has_passed && requests >= Rules::REQUESTS_MIN);
+        if is_known || begun.elapsed() >= canary.wait {
+            break (verdict, seen);
+        }
+        if Instant::now() >= next_look {
+            still_runs(progress, machine).await?;
+            next_look = Instant::now() + limits::CANARY_STATE_POLL;
+        }
+        tokio::time::sleep(limits::CANARY_POLL).await;
+    };
+    // One that is not healthy had few requests to fail.
+    if verdict.has_passed {
+        await_healthy(progress, machine).await?;
+    }
+    Ok((verdict, seen))
 }
 
 async fn tell(

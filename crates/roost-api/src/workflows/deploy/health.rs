@@ -3,6 +3,7 @@
 use super::progress::Progress;
 use super::{SlotError, diagnose};
 use crate::limits;
+use roost_model::error::{Classify as _, Retry};
 use roost_model::id::MachineId;
 use roost_model::machine::MachineState;
 use roost_proto::worker::{CheckResult, MachineStatus, WorkerError};
@@ -121,6 +122,22 @@ pub(super) async fn await_healthy(progress: &Progress, id: &MachineId) -> Result
             )));
         }
         tokio::time::sleep(limits::HEALTH_POLL).await;
+    }
+}
+
+/// Fails if the machine has come to an end. One whose node does not answer now may be well.
+pub(super) async fn still_runs(progress: &Progress, id: &MachineId) -> Result<(), SlotError> {
+    let failed = |error| Err(SlotError::Failed(Box::new(error)));
+    let looked = async {
+        let status = progress.state.worker.machine(id).await?;
+        let verdict = judge(progress, &status, &mut Settling::default()).await?;
+        Ok::<_, WorkerError>((status, verdict))
+    };
+    match looked.await {
+        Ok((status, Verdict::Broken)) => failed(diagnose::exited(progress, &status).await),
+        Ok(_) => Ok(()),
+        Err(error) if error.retry() != Retry::Never => Ok(()),
+        Err(error) => failed(diagnose::of_worker_error(id, &error)),
     }
 }
 

@@ -3,10 +3,13 @@
 use super::cancel::{await_step, begin};
 use super::{assert_serving, ids, kill_everywhere, start};
 use crate::http::tests::{Platform, web};
+use roost_model::id::MachineId;
 use roost_model::name::AppName;
 use roost_proto::release_traffic::ReleaseTraffic;
 use roost_proto::rest::RequestRecord;
 use roost_proto::traffic::TrafficRecords;
+use roost_proto::worker::{Asker, Cause, WorkerApi as _};
+use roost_testkit::sim_worker::Fate;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -171,6 +174,67 @@ async fn a_canary_is_cancelled_at_once_while_it_is_watched() {
 }
 
 #[tokio::test]
+async fn a_canary_that_does_not_do_is_given_up_before_it_had_all_its_requests() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = with_two(dir.path(), Edge::busy(50)).await;
+    let canary = json!({"wait": 3600, "requests": 1_000_000});
+    let failed = platform.deploy("web", with_canary(canary)).await;
+    assert_eq!(failed["error"]["code"], "canary-failed", "{failed}");
+    assert_serving(&platform.machines("web").await, 2, "1");
+    platform.stop().await;
+}
+
+/// The machine that is tried out.
+async fn canary_of(platform: &Platform) -> MachineId {
+    let machines = platform.machines("web").await;
+    let is_tried = |machine: &&Value| machine["config"]["metadata"]["roost_split"].is_string();
+    let machine = machines.iter().find(is_tried).unwrap();
+    MachineId::parse(machine["id"].as_str().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_canary_that_ends_fails_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = with_two(dir.path(), Edge::idle()).await;
+    let id = begin(&platform, with_canary(json!({"wait": 3600}))).await;
+    await_step(&platform, &id, "canary").await;
+    let canary = canary_of(&platform).await;
+    let asker = Asker::from(Cause::Proxy);
+    let stopped = platform.worker.stop_machine(&canary, None, None, &asker);
+    stopped.await.unwrap();
+    let ended = platform.finished("web", &id).await;
+    assert_eq!(ended["status"], "failed", "{ended}");
+    assert_eq!(ended["error"]["machine"], canary.as_str(), "{ended}");
+    assert!(ended["canary"]["judgement"].is_null(), "{ended}");
+    assert_serving(&platform.machines("web").await, 2, "1");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_does_not_wait_until_a_canary_that_has_passed_is_healthy_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let edge = Edge::idle();
+    let platform = with_two(dir.path(), edge.clone()).await;
+    let body = json!({"config": web("next"), "canary": {"wait": 3600}, "wait_timeout": 3600});
+    let id = begin(&platform, body).await;
+    await_step(&platform, &id, "canary").await;
+    platform.worker.set_fate("web-v2-1", Fate::Unhealthy);
+    let canary = canary_of(&platform).await;
+    let asker = Asker::from(Cause::Proxy);
+    let restarted = platform.worker.restart_machine(&canary, &asker);
+    restarted.await.unwrap();
+    edge.is_busy.store(true, Ordering::SeqCst);
+    // Who waits for it is told this.
+    await_step(&platform, &id, "listening").await;
+    let path = format!("/v1/apps/web/deployments/{id}/cancel");
+    platform.call("POST", &path, Value::Null).await;
+    let ended = platform.finished("web", &id).await;
+    assert_eq!(ended["error"]["code"], "deploy-cancelled", "{ended}");
+    assert_serving(&platform.machines("web").await, 2, "1");
+    platform.stop().await;
+}
+
+#[tokio::test]
 async fn a_canary_without_requests_passes_when_its_time_is_over() {
     let dir = tempfile::tempdir().unwrap();
     let platform = with_two(dir.path(), Edge::idle()).await;
@@ -180,7 +244,7 @@ async fn a_canary_without_requests_passes_when_its_time_is_over() {
     assert_eq!(ended["status"], "succeeded", "{ended}");
     let judgement = &ended["canary"]["judgement"];
     let reason = judgement["reason"].as_str().unwrap();
-    assert!(reason.starts_with("no request came to it"), "{reason}");
+    assert!(reason.starts_with("it has answered no request"), "{reason}");
     assert!(
         judgement["watched_ms"].as_u64() >= Some(1000),
         "{judgement}"

@@ -30,7 +30,7 @@ async fn cancel(platform: &Platform, id: &str) -> (StatusCode, Value) {
 
 /// Waits until the deployment has a step of this name.
 pub(super) async fn await_step(platform: &Platform, id: &str, name: &str) {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         let path = format!("/v1/apps/web/deployments/{id}");
         let (_, deployment) = platform.call("GET", &path, Value::Null).await;
         let steps = deployment["steps"].as_array().unwrap();
