@@ -2,7 +2,7 @@
 
 use crate::args::{CanaryArgs, Strategy};
 use crate::error::CliError;
-use roost_model::app_config::DeploySection;
+use roost_model::app_config::{CanarySection, DeploySection};
 use roost_proto::rest::CanaryConfig;
 
 /// The canary that is asked for, if one is.
@@ -24,6 +24,12 @@ pub(super) fn wanted(
         if has_flags {
             let problem = "flags that begin with --canary are for the strategy `canary`";
             return Err(CliError::usage(problem).hint("add --strategy canary"));
+        }
+        let is_set = section.canary != CanarySection::default();
+        if is_set && args.strategy.is_none() {
+            let problem = "`[deploy.canary]` is for the strategy `canary`, which is not asked for";
+            return Err(CliError::usage(problem)
+                .hint("set `strategy = \"canary\"` in `[deploy]`, or add --strategy"));
         }
         return Ok(None);
     }
@@ -80,6 +86,16 @@ mod tests {
         assert_eq!(wanted(&section, &rolling).unwrap(), None);
         assert_eq!(wanted(&DeploySection::default(), &rolling).unwrap(), None);
         assert!(wanted(&DeploySection::default(), &args).is_err());
+        let forgotten = DeploySection {
+            is_canary: false,
+            ..section.clone()
+        };
+        let no_flags = CanaryArgs::default();
+        assert!(
+            wanted(&forgotten, &no_flags).is_err(),
+            "it would be ignored"
+        );
+        assert_eq!(wanted(&forgotten, &rolling).unwrap(), None);
         let nothing = CanaryArgs {
             strategy: Some(Strategy::Canary),
             canary_percent: Some(0),
