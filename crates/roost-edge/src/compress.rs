@@ -76,17 +76,30 @@ pub(crate) fn answer(
     if !may_be_compressed(&response) {
         return response;
     }
+    let is_not_modified = response.status() == StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
     add_vary(headers);
-    let encoder = match accepts {
-        _ if *method == Method::HEAD => None,
-        Accepts { zstd: true, .. } => Encoder::zstd().ok(),
-        Accepts { gzip: true, .. } => Some(Encoder::gzip()),
-        Accepts { .. } => None,
-    };
+    let takes_any = accepts != Accepts::default();
+    if is_not_modified {
+        // What its 200 said, so that caches do not take the one for that of another answer.
+        if takes_any {
+            weaken_tag(headers);
+        }
+        return response;
+    }
+    if !takes_any || *method == Method::HEAD {
+        return response;
+    }
     // Beyond the bound it is sent as it is.
-    let permit = shared.compressions.clone().try_acquire_owned().ok();
-    let Some((encoder, permit)) = encoder.zip(permit) else {
+    let Ok(permit) = shared.compressions.clone().try_acquire_owned() else {
+        return response;
+    };
+    let encoder = if accepts.zstd {
+        Encoder::zstd().ok()
+    } else {
+        Some(Encoder::gzip())
+    };
+    let Some(encoder) = encoder else {
         return response;
     };
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoder.name()));
@@ -108,16 +121,15 @@ pub(crate) fn answer(
     })
 }
 
-/// Whether anybody could get this answer compressed.
+/// Whether anybody could get this answer compressed, or, of a 304, the answer that it is about:
+/// then what is not said of its content may be so.
 fn may_be_compressed(response: &Response<ResponseBody>) -> bool {
     let headers = response.headers();
     let is_bare = matches!(
         response.status(),
-        StatusCode::NO_CONTENT
-            | StatusCode::RESET_CONTENT
-            | StatusCode::PARTIAL_CONTENT
-            | StatusCode::NOT_MODIFIED
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::PARTIAL_CONTENT
     );
+    let is_not_modified = response.status() == StatusCode::NOT_MODIFIED;
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let is_fixed = [CONTENT_ENCODING, CONTENT_RANGE]
         .iter()
@@ -130,6 +142,7 @@ fn may_be_compressed(response: &Response<ResponseBody>) -> bool {
         .flat_map(|value| value.split(','))
         .any(|directive| directive.trim().eq_ignore_ascii_case("no-transform"));
     let size = response.body().size_hint().exact();
+    let size = size.filter(|_| !is_not_modified);
     // Of a HEAD, what a GET would have had.
     let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
     let is_small = length
@@ -139,7 +152,7 @@ fn may_be_compressed(response: &Response<ResponseBody>) -> bool {
         && !is_fixed
         && !is_not_to_be_changed
         && !is_small
-        && text(CONTENT_TYPE).is_some_and(is_text)
+        && text(CONTENT_TYPE).map_or(is_not_modified, is_text)
 }
 
 /// Whether content of this type becomes much smaller.

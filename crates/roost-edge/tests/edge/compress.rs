@@ -122,7 +122,7 @@ async fn text_is_compressed_for_clients_that_take_it_and_is_the_same_afterwards(
 
 #[tokio::test]
 async fn what_is_no_text_small_or_not_to_be_changed_goes_as_it_is() {
-    let cases: [(u16, Lines, usize); 8] = [
+    let cases: [(u16, Lines, usize); 7] = [
         (200, &[("content-type", "image/png")], 5_000),
         (200, &[], 5_000),
         (200, &[("content-type", "text/plain")], 1_000),
@@ -148,7 +148,6 @@ async fn what_is_no_text_small_or_not_to_be_changed_goes_as_it_is() {
             ],
             5_000,
         ),
-        (304, &[("content-type", "text/plain")], 0),
     ];
     for (status, head, length) in cases {
         let body = text(length);
@@ -180,6 +179,46 @@ async fn what_is_no_text_small_or_not_to_be_changed_goes_as_it_is() {
     let answer = get(&world, false, "gzip").await;
     assert_eq!(lines(answer.headers(), "vary"), [""; 0]);
     assert_eq!(answer.bytes().await.unwrap(), text(5_000));
+}
+
+#[tokio::test]
+async fn a_304_says_what_the_200_of_a_compressing_service_says() {
+    let cases: [(Lines, &str, &str, &[&str]); 4] = [
+        (
+            &[("etag", "\"1\"")],
+            "gzip",
+            "W/\"1\"",
+            &["accept-encoding"],
+        ),
+        (
+            &[("etag", "\"1\"")],
+            "identity",
+            "\"1\"",
+            &["accept-encoding"],
+        ),
+        (
+            &[("etag", "\"1\""), ("content-type", "image/png")],
+            "gzip",
+            "\"1\"",
+            &[],
+        ),
+        (
+            &[("etag", "\"1\""), ("cache-control", "no-transform")],
+            "gzip",
+            "\"1\"",
+            &[],
+        ),
+    ];
+    for (head, accept, tag, vary) in cases {
+        let world = world(304, head, Bytes::new()).await;
+        for is_http2 in [false, true] {
+            let answer = get(&world, is_http2, accept).await;
+            assert_eq!(answer.status().as_u16(), 304);
+            assert_eq!(lines(answer.headers(), "etag"), [tag], "{head:?}");
+            assert_eq!(lines(answer.headers(), "vary"), vary, "{head:?}");
+            assert_eq!(lines(answer.headers(), "content-encoding"), [""; 0]);
+        }
+    }
 }
 
 /// A body that has these pieces, as they come, and then trailers.
