@@ -22,7 +22,7 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::{hkdf, rand};
 use parking_lot::{Mutex, RwLock};
 use roost_model::time::Timestamp;
-use roost_runtime::fs::{FileError, ensure_dir, read_bounded, write_atomic};
+use roost_runtime::fs::{FileError, IoContext as _, ensure_dir, read_bounded, write_atomic};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -263,7 +263,9 @@ impl TicketKeys {
             ensure_dir(dir)?;
         }
         let mut epoch = None;
-        let link = if path.exists() {
+        // One that cannot be looked at is not replaced.
+        let is_there = path.try_exists().on("look at", path)?;
+        let link = if is_there {
             let sealed = read_bounded(path, FILE_BYTES_MAX)?;
             let link = Link::open(&sealed, &sealer);
             let link = link.map_err(|source| TicketKeysError::Sealed {
@@ -310,6 +312,11 @@ impl TicketKeys {
             Some(kept) => kept.save(&self.window.read().link),
             None => Ok(()),
         }
+    }
+
+    /// Whether other nodes do not know the newest key, since the clock was far ahead once.
+    pub fn is_ahead(&self, now: Timestamp) -> bool {
+        self.window.read().link.epoch > epoch_of(now) + EPOCHS_AHEAD
     }
 
     /// The ticket of a session.

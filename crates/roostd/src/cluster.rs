@@ -68,9 +68,16 @@ pub(crate) fn ticket_keys(config: &NodeConfig, tasks: &Tasks) -> Option<Arc<Tick
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            if let Err(error) = rotated.rotate(SystemClock.now()) {
+            let now = SystemClock.now();
+            if let Err(error) = rotated.rotate(now) {
                 let error = chain(&error);
                 tracing::warn!(error, "the newest secret of session tickets is not kept");
+            }
+            if rotated.is_ahead(now) {
+                tracing::warn!(
+                    "the clock was far ahead once: other nodes take no session tickets of this \
+                     one; copy `cluster/tickets` of another node"
+                );
             }
         }
     });

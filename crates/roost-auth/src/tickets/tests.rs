@@ -113,6 +113,27 @@ fn a_damaged_file_is_refused_by_name_and_says_what_to_do() {
 }
 
 #[test]
+fn a_file_that_cannot_be_looked_at_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster/tickets");
+    std::fs::create_dir(dir.path().join("cluster")).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let error = open(dir.path(), BEGIN).unwrap_err();
+    assert!(matches!(error, TicketKeysError::File(_)), "{error}");
+    assert!(path.is_symlink(), "as it was");
+}
+
+#[test]
+fn keys_of_a_clock_that_was_far_ahead_are_known_as_such_until_it_is_their_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let ahead = open(dir.path(), BEGIN.after(EPOCH * 10)).unwrap();
+    for (epochs, is_ahead) in [(0, true), (6, true), (7, false), (10, false)] {
+        let now = BEGIN.after(EPOCH * epochs);
+        assert_eq!(ahead.is_ahead(now), is_ahead, "{epochs}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_tried_again_and_the_keys_are_new_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let keys = open(dir.path(), BEGIN).unwrap();
