@@ -8,7 +8,6 @@ use crate::table::{AppRoute, Target};
 use http::HeaderMap;
 use roost_model::name::RegionCode;
 use roost_model::split::HeaderMatch;
-use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 
 /// One of the two sides of a split.
@@ -43,10 +42,8 @@ impl Side {
         if !app.is_split {
             return None;
         }
-        let split = app
-            .port_of(asked.protocol, asked.external)?
-            .split
-            .as_ref()?;
+        let port = app.port_of(asked.protocol, asked.external)?;
+        let split = port.split.as_ref()?;
         if asked.wants.names_a_machine() {
             return None;
         }
@@ -57,7 +54,10 @@ impl Side {
         };
         let draw = || {
             if split.by_client {
-                number_of(rates::key(asking.client))
+                let tried = port.targets.iter().map(|target| &target.endpoint);
+                let mut tried = tried.filter(|endpoint| endpoint.split.is_some());
+                let release = tried.find_map(|endpoint| endpoint.release);
+                number_of_client(asked.app, release, asking.client)
             } else {
                 asking.random
             }
@@ -76,7 +76,7 @@ impl Side {
         let asking = Asking {
             headers: None,
             client: client.ip().to_canonical(),
-            random: number_of(client),
+            random: number_of(&[&octets(client.ip()), &client.port().to_be_bytes()]),
         };
         Self::of(routes.app(asked.app)?, asked, &shared.config.region, asking)
     }
@@ -87,9 +87,53 @@ impl Side {
     }
 }
 
-/// A number that is the same whenever it is asked for, on each edge.
-fn number_of(one: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    one.hash(&mut hasher);
-    hasher.finish()
+/// The number of a client, which is another one for each app and each release: not always the same
+/// people try everything out.
+fn number_of_client(app: &str, release: Option<u64>, client: IpAddr) -> u64 {
+    let release = release.unwrap_or_default().to_be_bytes();
+    // No name has a zero byte in it.
+    let parts: [&[u8]; 4] = [app.as_bytes(), &[0], &release, &octets(rates::key(client))];
+    number_of(&parts)
+}
+
+/// An IPv4 address counts as its mapped IPv6 address.
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// A number that is the same whenever it is asked for, on each edge and in each version: FNV-1a,
+/// with its upper half folded into the lower one, which alone is not mixed well.
+fn number_of(parts: &[&[u8]]) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in parts.iter().copied().flatten() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash ^ (hash >> 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{number_of, number_of_client};
+    use std::net::{IpAddr, Ipv4Addr};
+
+    #[test]
+    fn the_number_of_a_client_is_fixed_and_another_one_for_each_app_and_release() {
+        let hash: u64 = 0xaf63_dc4c_8601_ec8c;
+        assert_eq!(number_of(&[b"a"]), hash ^ (hash >> 32), "as published");
+        let clients = (0..10_000_u32).map(|n| IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + n)));
+        let tenth = |app: &str, release| -> Vec<IpAddr> {
+            let is_taken =
+                |client: &IpAddr| number_of_client(app, Some(release), *client) % 100 < 10;
+            clients.clone().filter(is_taken).collect()
+        };
+        let one = tenth("web", 7);
+        assert!((850..1150).contains(&one.len()), "{}", one.len());
+        for other in [tenth("web", 8), tenth("api", 7)] {
+            let n_both = one.iter().filter(|client| other.contains(client)).count();
+            assert!(n_both < 300, "{n_both} are tried upon again");
+        }
+    }
 }
