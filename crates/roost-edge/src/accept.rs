@@ -227,7 +227,12 @@ async fn drive<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let origin = Origin::new(ends.client.ip(), ends.local, ends.is_tls);
+    let origin = Origin::new(
+        ends.client.ip(),
+        ends.local,
+        ends.is_tls,
+        shared.region.clone(),
+    );
     if is_http2 {
         // On the heap: a connection of HTTP/1 need not be as large.
         return Box::pin(by_http2(&shared, stream, ends, &origin, &activity)).await;

@@ -2,15 +2,16 @@
 //! which id. What is the same for all requests of a connection is made once for it.
 
 use crate::headers::{
-    CLIENT_IP, FORWARDED_PORT, HeaderPair, REGION, REQUEST_ID, TRACEPARENT, TRACESTATE,
-    X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_FORWARDED_SSL, X_REQUEST_START, via,
+    CLIENT_IP, FORWARDED_PORT, REGION, REQUEST_ID, TRACEPARENT, TRACESTATE, X_FORWARDED_FOR,
+    X_FORWARDED_PORT, X_FORWARDED_PROTO, X_FORWARDED_SSL, X_REQUEST_START, via,
 };
+use crate::http1::response::write_line;
 use crate::relay::wire::Leg;
 use bytes::Bytes;
 use http::header::VIA;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 static HTTP: HeaderValue = HeaderValue::from_static("http");
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
@@ -30,11 +31,20 @@ pub(crate) struct Origin {
     way: HeaderValue,
     port: HeaderValue,
     pub(crate) is_tls: bool,
+    /// That of the edge that the client has come to.
+    pub(crate) region: HeaderValue,
+    /// [`Self::lines`] as HTTP/1 has them, from the first request on that goes so.
+    lines_of_http1: OnceLock<Vec<u8>>,
 }
 
 impl Origin {
-    /// A client that came to this address.
-    pub(crate) fn new(client: IpAddr, local: SocketAddr, is_tls: bool) -> Arc<Self> {
+    /// A client that came to this address of an edge in this region.
+    pub(crate) fn new(
+        client: IpAddr,
+        local: SocketAddr,
+        is_tls: bool,
+        region: HeaderValue,
+    ) -> Arc<Self> {
         let ends = (client.to_canonical(), local);
         let client = ends.0.to_string();
         let way = format!("{client}, {}", local.ip().to_canonical());
@@ -45,6 +55,38 @@ impl Origin {
             way: value(&way).expect("two addresses are a valid header value"),
             port: HeaderValue::from(local.port()),
             is_tls,
+            region,
+            lines_of_http1: OnceLock::new(),
+        })
+    }
+
+    /// What apps are told with each request of the connection.
+    fn lines(&self) -> [(&HeaderName, &HeaderValue); 9] {
+        let (proto, ssl) = if self.is_tls {
+            (&HTTPS, &ON)
+        } else {
+            (&HTTP, &OFF)
+        };
+        [
+            (&CLIENT_IP.stock, &self.client),
+            (&CLIENT_IP.neutral, &self.client),
+            (&X_FORWARDED_PROTO, proto),
+            (&X_FORWARDED_SSL, ssl),
+            (&X_FORWARDED_PORT, &self.port),
+            (&FORWARDED_PORT.stock, &self.port),
+            (&FORWARDED_PORT.neutral, &self.port),
+            (&REGION.stock, &self.region),
+            (&REGION.neutral, &self.region),
+        ]
+    }
+
+    fn lines_of_http1(&self) -> &[u8] {
+        self.lines_of_http1.get_or_init(|| {
+            let mut bytes = Vec::new();
+            for (name, value) in self.lines() {
+                write_line(name.as_str(), value.as_bytes(), &mut bytes);
+            }
+            bytes
         })
     }
 }
@@ -54,7 +96,6 @@ impl Origin {
 pub(crate) struct Arrival {
     pub(crate) origin: Arc<Origin>,
     pub(crate) version: Version,
-    pub(crate) region: HeaderValue,
     request_id: HeaderValue,
     pub(crate) id: ulid::Ulid,
     pub(crate) arrived_us: u64,
@@ -67,15 +108,13 @@ impl Arrival {
     pub(crate) fn new(
         origin: Arc<Origin>,
         version: Version,
-        region: &HeaderValue,
         id: ulid::Ulid,
         arrived_us: u64,
     ) -> Self {
         Self {
-            origin,
             version,
-            region: region.clone(),
-            request_id: value(IdText::new(id, region.as_bytes())),
+            request_id: value(IdText::new(id, origin.region.as_bytes())),
+            origin,
             id,
             arrived_us,
             leg: Leg::default(),
@@ -129,9 +168,10 @@ impl Arrival {
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
         let way = forwarded_for(headers, &self.origin.way);
         headers.insert(&X_FORWARDED_FOR, way);
-        for (name, value) in self.lines() {
+        for (name, value) in self.origin.lines() {
             headers.insert(name.clone(), value.clone());
         }
+        REQUEST_ID.set(headers, &self.request_id);
         headers.insert(&X_REQUEST_START, value(self.start()));
         headers.append(VIA, via(self.version));
         if trace(headers).is_none() {
@@ -142,6 +182,22 @@ impl Arrival {
 
     /// Gives the headers of a request line by line, with the same added.
     pub(crate) fn write(&self, headers: &HeaderMap, mut line: impl FnMut(&HeaderName, &[u8])) {
+        self.write_of_request(headers, &mut line);
+        for (name, value) in self.origin.lines() {
+            line(name, value.as_bytes());
+        }
+    }
+
+    /// The same as lines of HTTP/1.
+    pub(crate) fn write_http1(&self, headers: &HeaderMap, bytes: &mut Vec<u8>) {
+        self.write_of_request(headers, |name, value| {
+            write_line(name.as_str(), value, bytes);
+        });
+        bytes.extend_from_slice(self.origin.lines_of_http1());
+    }
+
+    /// Those that are not the same for all requests of the connection.
+    fn write_of_request(&self, headers: &HeaderMap, mut line: impl FnMut(&HeaderName, &[u8])) {
         let has_trace = trace(headers).is_some();
         for (name, value) in headers {
             let is_replaced = *name == X_FORWARDED_FOR
@@ -156,42 +212,14 @@ impl Arrival {
         } else {
             line(&X_FORWARDED_FOR, self.origin.way.as_bytes());
         }
-        for (name, value) in self.lines() {
-            line(name, value.as_bytes());
+        for name in [&REQUEST_ID.stock, &REQUEST_ID.neutral] {
+            line(name, self.request_id.as_bytes());
         }
         line(&X_REQUEST_START, self.start().as_ref());
         line(&VIA, via(self.version).as_bytes());
         if !has_trace {
             line(&TRACEPARENT, &self.trace());
         }
-    }
-
-    /// Those that do not depend on what the client sent.
-    fn lines(&self) -> [(&HeaderName, &HeaderValue); 11] {
-        let origin = &*self.origin;
-        let (proto, ssl) = if origin.is_tls {
-            (&HTTPS, &ON)
-        } else {
-            (&HTTP, &OFF)
-        };
-        let both = |pair: &'static HeaderPair| [&pair.stock, &pair.neutral];
-        let [fly_client, client] = both(&CLIENT_IP);
-        let [fly_port, port] = both(&FORWARDED_PORT);
-        let [fly_region, region] = both(&REGION);
-        let [fly_id, id] = both(&REQUEST_ID);
-        [
-            (fly_client, &origin.client),
-            (client, &origin.client),
-            (&X_FORWARDED_PROTO, proto),
-            (&X_FORWARDED_SSL, ssl),
-            (&X_FORWARDED_PORT, &origin.port),
-            (fly_port, &origin.port),
-            (port, &origin.port),
-            (fly_region, &self.region),
-            (region, &self.region),
-            (fly_id, &self.request_id),
-            (id, &self.request_id),
-        ]
     }
 }
 
@@ -338,12 +366,12 @@ mod tests {
             "::ffff:192.0.2.7".parse().unwrap(),
             "192.0.2.1:8443".parse().unwrap(),
         );
-        let origin = Origin::new(client, local, true);
+        let origin = Origin::new(client, local, true, HeaderValue::from_static("local"));
         let id = ulid::Ulid::from(1_u128 << 64 | 2);
-        let region = HeaderValue::from_static("local");
         towards_app(&mut headers);
-        let before = headers.len();
-        Arrival::new(origin, Version::HTTP_2, &region, id, 5).tell(&mut headers);
+        let (before, client) = (headers.len(), headers.clone());
+        let arrival = Arrival::new(origin, Version::HTTP_2, id, 5);
+        arrival.tell(&mut headers);
         assert!(headers.len() <= before + LINES);
         let expected = map(&[
             ("x-forwarded-for", "9.9.9.9, 192.0.2.7, 192.0.2.1"),
@@ -367,14 +395,30 @@ mod tests {
             ),
         ]);
         assert_eq!(headers, expected);
+        // The same in the two other forms, also for the second request of a connection.
+        let mut lines = HeaderMap::new();
+        arrival.write(&client, |name, value| {
+            lines.append(name, HeaderValue::from_bytes(value).unwrap());
+        });
+        assert_eq!(lines, expected);
+        for _ in 0..2 {
+            let mut bytes = Vec::new();
+            arrival.write_http1(&client, &mut bytes);
+            let text = String::from_utf8(bytes).unwrap();
+            let pairs = text.lines().map(|line| line.split_once(": ").unwrap());
+            let pairs = pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let lines: Vec<(HeaderName, HeaderValue)> = pairs.collect();
+            assert_eq!(lines.len(), expected.len());
+            assert_eq!(HeaderMap::from_iter(lines), expected);
+        }
     }
 
     #[test]
     fn a_trace_is_continued_when_it_is_one() {
         let local = "192.0.2.1:80".parse().unwrap();
-        let origin = Origin::new("192.0.2.7".parse().unwrap(), local, false);
-        let (region, id) = (HeaderValue::from_static("local"), ulid::Ulid::from(5_u128));
-        let arrival = Arrival::new(origin, Version::HTTP_11, &region, id, 5);
+        let region = HeaderValue::from_static("local");
+        let origin = Origin::new("192.0.2.7".parse().unwrap(), local, false, region);
+        let arrival = Arrival::new(origin, Version::HTTP_11, ulid::Ulid::from(5_u128), 5);
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         for (value, is_kept) in [
             (trace, true),

@@ -112,7 +112,6 @@ impl Exchange {
         let arrived_ms = roost_runtime::clock::now().as_ms();
         let arrived_us = arrived_ms.saturating_mul(1000);
         let id = ulid::Ulid::from_datetime(UNIX_EPOCH + Duration::from_millis(arrived_ms));
-        let region = &shared.region;
         let started = Instant::now();
         Self {
             ends,
@@ -128,7 +127,7 @@ impl Exchange {
                 .path_and_query()
                 .cloned()
                 .unwrap_or_else(|| PathAndQuery::from_static("/")),
-            arrival: Arrival::new(origin, version, region, id, arrived_us),
+            arrival: Arrival::new(origin, version, id, arrived_us),
             host: String::new(),
             app: None,
             attempts: 0,

@@ -61,9 +61,7 @@ impl Head {
         if !self.headers.contains_key(HOST) {
             write_line(HOST.as_str(), self.host.as_bytes(), bytes);
         }
-        self.arrival.write(&self.headers, |name, value| {
-            write_line(name.as_str(), value, bytes);
-        });
+        self.arrival.write_http1(&self.headers, bytes);
         bytes.extend_from_slice(b"\r\n");
     }
 

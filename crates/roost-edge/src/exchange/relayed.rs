@@ -49,12 +49,12 @@ pub(crate) async fn handle(
         handshake: Duration::ZERO,
         external: block.port,
     };
-    let origin = Origin::new(block.client.ip(), block.local, block.is_tls);
-    let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::new(shared, ends, origin.clone(), serving, &parts);
     let region = HeaderValue::from_str(&block.region);
     let region = region.unwrap_or(HeaderValue::from_static("unknown"));
-    exchange.arrival = Arrival::new(origin, block.version, &region, block.id, block.at_us);
+    let origin = Origin::new(block.client.ip(), block.local, block.is_tls, region);
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::new(shared, ends, origin.clone(), serving, &parts);
+    exchange.arrival = Arrival::new(origin, block.version, block.id, block.at_us);
     exchange.arrival.leg = block.leg;
     let answered = exchange.relay_to_machine(&block, &mut parts, body).await;
     answered.unwrap_or_else(|verdict| exchange.refuse(&verdict))

@@ -71,7 +71,7 @@ impl PeerStream {
             local: origin.ends.1,
             is_tls: origin.is_tls,
             version: arrival.version,
-            region: arrival.region.to_str().unwrap_or_default().to_owned(),
+            region: origin.region.to_str().unwrap_or_default().to_owned(),
             id: arrival.id,
             at_us: arrival.arrived_us,
             leg: Leg {
@@ -250,9 +250,14 @@ pub(crate) fn wake(shared: &Shared, target: &Target, node: &Arc<PeerNode>) -> Wa
     let external = target.endpoint.service.ports.first();
     let external = external.map_or(0, |port| port.ports.first);
     let local = (Ipv4Addr::UNSPECIFIED, external).into();
-    let origin = Origin::new(Ipv4Addr::LOCALHOST.into(), local, false);
+    let origin = Origin::new(
+        Ipv4Addr::LOCALHOST.into(),
+        local,
+        false,
+        shared.region.clone(),
+    );
     let id = ulid::Ulid::generate();
-    let arrival = Arrival::new(origin, Version::HTTP_2, &shared.region, id, 0);
+    let arrival = Arrival::new(origin, Version::HTTP_2, id, 0);
     let (peers, node) = (shared.peers.clone(), node.clone());
     let (app, machine) = (target.app.clone(), target.endpoint.machine_id.clone());
     Box::pin(async move {
