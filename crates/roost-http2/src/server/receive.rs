@@ -1,7 +1,7 @@
 //! Frames of a client, and what they do.
 
 use super::body::Shared;
-use super::request::{content_length, head};
+use super::request::{head, only_length};
 use super::stream::{Incoming, Phase, Stream};
 use super::{CLOSING, Connection, Service, Stage, goes_on_with_preface};
 use crate::fields::Fields;
@@ -219,7 +219,7 @@ where
             self.refuse(id, Code::PROTOCOL_ERROR);
             return self.count_error();
         };
-        let left = match content_length(&parts.headers) {
+        let left = match only_length(&parts.headers) {
             Ok(left) if !is_last || left.unwrap_or(0) == 0 => left,
             Ok(_) | Err(_) => {
                 self.refuse(id, Code::PROTOCOL_ERROR);

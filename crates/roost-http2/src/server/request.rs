@@ -1,6 +1,6 @@
 //! What the fields of a request say (RFC 9113 8.3.1 and 8.5, RFC 8441 4).
 
-use crate::fields::{Fields, Malformed};
+use crate::fields::{Fields, Malformed, content_length};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, COOKIE};
 use http::request::Parts;
@@ -86,23 +86,22 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), Malformed> {
 
 /// The length that a request says it has: once, as a number. Who gets it by HTTP/1 is to have no
 /// choice how to read it (RFC 9110 8.6).
-pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
-    const BAD: Malformed = Malformed("its length is no number, or there is more than one");
+pub(super) fn only_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
-    let (Some(value), other) = (values.next(), values.next()) else {
-        return Ok(None);
-    };
-    let digits = value.as_bytes();
-    if other.is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(BAD);
+    let is_list = values
+        .next()
+        .is_some_and(|value| !value.as_bytes().iter().all(u8::is_ascii_digit));
+    if is_list || values.next().is_some() {
+        return Err(Malformed(
+            "its length is no number, or there is more than one",
+        ));
     }
-    let length = std::str::from_utf8(digits).map_err(|_| BAD)?;
-    length.parse().map(Some).map_err(|_| BAD)
+    content_length(headers)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{content_length, head};
+    use super::{head, only_length};
     use crate::fields::Fields;
     use crate::hpack::{Decoder, Encoder};
     use http::HeaderMap;
@@ -204,7 +203,7 @@ mod tests {
                 headers.append("content-length", value.parse().unwrap());
             }
             assert_eq!(
-                content_length(&headers).map_err(|_| ()),
+                only_length(&headers).map_err(|_| ()),
                 expected,
                 "{values:?}"
             );
