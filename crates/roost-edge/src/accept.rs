@@ -15,6 +15,7 @@ use crate::{http1, late, limits, pg_tls, proxy_protocol, tcp, tls};
 use http::request::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use roost_http2::frame::PREFACE;
 use roost_http2::server::{self, RequestBody};
 use roost_model::machine::PortSharing;
 use std::future::poll_fn;
@@ -26,9 +27,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-
-/// The preface of an HTTP/2 connection (RFC 9113 3.4).
-const PREFACE: &[u8; limits::PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The two ends of a client connection.
 #[derive(Debug, Clone, Copy)]

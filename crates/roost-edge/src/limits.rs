@@ -53,8 +53,6 @@ pub const HTTP2_MACHINE: roost_http2::client::Limits = roost_http2::client::Limi
     header_bytes_max: 64 * 1024,
     header_lines_max: HEADER_LINES_MAX,
 };
-/// Bytes that are read to tell HTTP/2 from HTTP/1: the preface of RFC 9113 3.4.
-pub const PREFACE_BYTES: usize = 24;
 /// Client connections at once.
 pub const CONNECTIONS_MAX: usize = 8192;
 /// Clients that are remembered; more than can have connections.
