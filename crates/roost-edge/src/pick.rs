@@ -15,7 +15,7 @@ use crate::pages::Page;
 use crate::relay::wire::Elsewhere;
 use crate::shared::Shared;
 use crate::split::Side;
-use crate::table::{AppRoute, PortRoute, Router, Target};
+use crate::table::{AppRoute, PortRoute, Target};
 use crate::wake::{self, Prospect, Stages};
 use crate::wants::{Group, Wants};
 use http::StatusCode;
@@ -301,8 +301,7 @@ fn look_at(
     match choose_wanted(port, asked, tried) {
         Choice::Machine(number) => {
             let target = port.passing[number].clone();
-            let Some(in_flight) = InFlight::begin(&target).filter(|_| Router::is_current(app))
-            else {
+            let Some(in_flight) = InFlight::begin(&target).filter(|_| app.is_current()) else {
                 return Ok(None);
             };
             if !port.asleep.is_empty() && target.is_beyond_soft_limit() {

@@ -125,6 +125,14 @@ impl AppRoute {
         Some(&self.ports[idx.ok()?])
     }
 
+    /// Whether the app is still routed like this.
+    ///
+    /// A pick asks after it has counted itself; see [`crate::gauge`].
+    pub(crate) fn is_current(&self) -> bool {
+        fence(Ordering::SeqCst);
+        !self.is_replaced.load(Ordering::Relaxed)
+    }
+
     /// All of its endpoints.
     pub(crate) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.targets.iter()
@@ -315,14 +323,6 @@ impl Router {
     /// The snapshot now.
     pub(crate) fn routes(&self) -> arc_swap::Guard<Arc<Routes>> {
         self.routes.load()
-    }
-
-    /// Whether these are still the routes of this app.
-    ///
-    /// A pick asks after it has counted itself; see [`crate::gauge`].
-    pub(crate) fn is_current(app: &AppRoute) -> bool {
-        fence(Ordering::SeqCst);
-        !app.is_replaced.load(Ordering::Relaxed)
     }
 
     /// A wake-up at each change of the routes.

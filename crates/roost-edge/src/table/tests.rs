@@ -92,11 +92,11 @@ fn a_reading_of_the_gauge_applies_the_newest_table_first() {
     let app = router.routes().app("a").unwrap().clone();
     let machine = &app.port(80).unwrap().passing[0];
     let guard = InFlight::begin(machine).unwrap();
-    assert!(Router::is_current(&app));
+    assert!(app.is_current());
     sender.send(table(EndpointHealth::Draining)).unwrap();
     let machine = MachineId::from_bytes([1; 7]);
     assert_eq!(counter.in_flight(&machine), 1);
-    assert!(!Router::is_current(&app), "the pick has to look again");
+    assert!(!app.is_current(), "the pick has to look again");
     let now = router.routes().app("a").unwrap().clone();
     assert!(now.port(80).unwrap().passing.is_empty());
     drop(now);
