@@ -4,6 +4,7 @@
 use crate::accept::Ends;
 use crate::access::PendingRecord;
 use crate::activity::Serving;
+use crate::affinity::Affinity;
 use crate::arrival::{self, Arrival, Origin};
 use crate::body::{AppBody, BodySlot, ResponseBody};
 use crate::client_body::ClientBody;
@@ -22,7 +23,7 @@ use crate::trail::Trail;
 use crate::{limits, route, upgrade};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, SET_COOKIE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
@@ -52,6 +53,8 @@ pub(crate) struct Exchange {
     pub(crate) app: Option<Arc<AppRoute>>,
     attempts: usize,
     picked: Option<Picked>,
+    /// What keeps it with other requests.
+    pub(crate) affinity: Option<Arc<Affinity>>,
     timings: Timings,
     /// Whether the response, and the record with it, is on its way.
     is_settled: bool,
@@ -132,6 +135,7 @@ impl Exchange {
             app: None,
             attempts: 0,
             picked: None,
+            affinity: None,
             timings: Timings::of(&request.headers),
             is_settled: false,
             shared,
@@ -256,6 +260,15 @@ impl Exchange {
             .and_then(|target| target.http(self.ends.external));
         let request_id = self.arrival.request_id();
         headers::towards_client(&mut parts.headers, self.version, request_id, options);
+        if let Some(affinity) = &self.affinity
+            && let Some(target) = target.as_deref()
+            && options.is_none_or(|options| !options.pristine)
+        {
+            let cookie = affinity.cookie_for(target, self.ends.is_tls);
+            parts
+                .headers
+                .extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
+        }
         let idle = options.and_then(|http| http.idle_timeout);
         let compresses = options.is_some_and(|http| http.compress);
         parts.version = Version::default();

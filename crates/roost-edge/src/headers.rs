@@ -1,10 +1,11 @@
 //! Header rules: what is taken away and what is put in, on both ways.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, SERVER, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, SERVER, TE,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
+use roost_model::client_header::{ends_here, is_reserved};
 use roost_model::machine::HttpOptions;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -33,13 +34,6 @@ pub(crate) static X_REQUEST_START: HeaderName = HeaderName::from_static("x-reque
 /// What answers say of who served them, unless the app says something.
 pub(crate) const OWN_NAME: HeaderValue = HeaderValue::from_static("roost");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-
-/// Neutral names with which a client asks for something.
-fn is_request_of_client(name: &str) -> bool {
-    name.starts_with("roost-prefer-")
-        || name.starts_with("roost-force-")
-        || name == "roost-replay-cache-control"
-}
 
 /// Whether an app may not change this header of a request that it hands on.
 pub(crate) fn is_fixed(name: &HeaderName) -> bool {
@@ -101,62 +95,10 @@ impl HeaderPair {
     }
 }
 
-/// Names that only the platform may set. A client that sends one is not believed.
-///
-/// `-` and `_` are the same here: many app servers fold both into one variable.
-fn is_reserved(name: &str) -> bool {
-    const REQUEST: &[&str] = &[
-        "fly-client-ip",
-        "fly-forwarded-port",
-        "fly-region",
-        "fly-request-id",
-        "fly-preferred-instance-unavailable",
-        "fly-replay-src",
-        "fly-replay-failed",
-        "fly-replay-cache-status",
-        "x-forwarded-proto",
-        "x-forwarded-port",
-        "x-forwarded-ssl",
-        "x-request-start",
-    ];
-    let same = |a: &str| {
-        a.len() == name.len()
-            && a.bytes()
-                .zip(name.bytes())
-                .all(|(a, b)| a == b || (a == b'-' && b == b'_'))
-    };
-    match name.as_bytes().first() {
-        Some(b'f' | b'x') => {
-            REQUEST.iter().any(|reserved| same(reserved))
-                // Another spelling of the list that roost appends to.
-                || (name != "x-forwarded-for" && same("x-forwarded-for"))
-        }
-        Some(b'r') => {
-            (name.starts_with("roost-") || name.starts_with("roost_"))
-                && !is_request_of_client(name)
-        }
-        _ => false,
-    }
-}
-
-/// Whether a header ends at this hop (RFC 9110 7.6.1, and what `Connection` was before it).
-fn ends_here(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
 /// Takes away what ends at this hop: the fixed names and those that `Connection` lists.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // Most messages have none of them: one look at each name is less than one for each.
-    if !headers.keys().any(ends_here) {
+    if !headers.keys().any(|name| ends_here(name.as_str())) {
         return;
     }
     let listed: Vec<HeaderName> = headers
@@ -169,7 +111,11 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in listed {
         headers.remove(name);
     }
-    while let Some(name) = headers.keys().find(|name| ends_here(name)).cloned() {
+    while let Some(name) = headers
+        .keys()
+        .find(|name| ends_here(name.as_str()))
+        .cloned()
+    {
         headers.remove(name);
     }
 }
@@ -222,6 +168,39 @@ pub(crate) fn towards_app(headers: &mut HeaderMap) {
     }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The value of the first cookie of this name.
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(COOKIE).into_iter();
+    let mut pairs = lines.flat_map(|line| line.as_bytes().split(|b| *b == b';'));
+    let value = pairs.find_map(|pair| value_of(pair, name))?;
+    std::str::from_utf8(value).ok()
+}
+
+fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let pair = pair.trim_ascii();
+    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+/// Takes all cookies of this name out of a request, and leaves the others as they are.
+pub(crate) fn take_cookie(headers: &mut HeaderMap, name: &str) {
+    if !headers.contains_key(COOKIE) {
+        return;
+    }
+    let mut lines = Vec::new();
+    for line in headers.get_all(COOKIE) {
+        let pairs = line.as_bytes().split(|b| *b == b';');
+        let others = pairs.filter(|pair| value_of(pair, name).is_none());
+        let others: Vec<&[u8]> = others.map(<[u8]>::trim_ascii).collect();
+        if !others.is_empty() {
+            lines.extend(HeaderValue::from_bytes(&others.join(&b"; "[..])));
+        }
+    }
+    headers.remove(COOKIE);
+    for line in lines {
+        headers.append(COOKIE, line);
     }
 }
 
@@ -305,7 +284,7 @@ pub(crate) fn via(version: Version) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use super::{hops, is_reserved, strip_hop_by_hop, towards_client};
+    use super::{cookie, hops, strip_hop_by_hop, take_cookie, towards_client};
     use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -331,25 +310,25 @@ mod tests {
     }
 
     #[test]
-    fn reserved_names_are_not_believed_in_any_spelling() {
-        for name in [
-            "fly-client-ip",
-            "fly_client_ip",
-            "x_forwarded_proto",
-            "x_forwarded_for",
-            "roost-anything",
-            "roost_x",
-        ] {
-            assert!(is_reserved(name), "{name}");
-        }
-        for name in [
-            "x-forwarded-for",
-            "fly-prefer-region",
-            "x-custom",
-            "roosters",
-        ] {
-            assert!(!is_reserved(name), "{name}");
-        }
+    fn one_cookie_is_taken_out_and_no_other_one_is_lost() {
+        let mut headers = map(&[
+            ("cookie", "a=1; s=x;b=s=2; as=3"),
+            ("cookie", "s=y"),
+            ("cookie", "c; sa=4; s=z"),
+        ]);
+        let line = HeaderValue::from_bytes(b"s=1; u=\xc3\xa4").unwrap();
+        headers.append("cookie", line);
+        assert_eq!(cookie(&headers, "s"), Some("x"));
+        assert_eq!(cookie(&headers, "sa"), Some("4"));
+        take_cookie(&mut headers, "s");
+        assert_eq!(cookie(&headers, "s"), None);
+        let left: Vec<&[u8]> = headers
+            .get_all("cookie")
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        let expected = ["a=1; b=s=2; as=3", "c; sa=4", "u=ä"].map(str::as_bytes);
+        assert_eq!(left, expected);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 mod accept;
 pub mod access;
 mod activity;
+mod affinity;
 mod areas;
 mod arrival;
 mod aside;

@@ -23,6 +23,7 @@ enum Reason {
     Ejected,
     HardLimit,
     Split,
+    Session,
     Farther,
     OtherChosen,
 }
@@ -75,6 +76,10 @@ impl Looked {
         let is_left = |side: &Side| chosen.is_some_and(|it| !side.has(it));
         let side = side.filter(|side| !is_left(side));
         let is_other_side = |target: &Target| side.is_some_and(|side| !side.has(target));
+        let is_kept = asked
+            .affinity
+            .zip(chosen)
+            .is_some_and(|(affinity, chosen)| affinity.is_for(chosen));
         let chosen_is_near = chosen.is_some_and(is_near);
         for target in others.by_ref().take(limits::SKIPPED_MAX) {
             let reason = if target.endpoint.health != EndpointHealth::Passing {
@@ -89,6 +94,8 @@ impl Looked {
                 Reason::HardLimit
             } else if is_other_side(target) {
                 Reason::Split
+            } else if is_kept {
+                Reason::Session
             } else if chosen_is_near && !is_near(target) {
                 Reason::Farther
             } else {
@@ -149,6 +156,10 @@ impl Skipped {
             Reason::Split => (
                 "split",
                 "a release is tried out: the request is for machines of the other one".to_owned(),
+            ),
+            Reason::Session => (
+                "session",
+                "the requests of this session go to another machine".to_owned(),
             ),
             Reason::Farther => (
                 "farther",

@@ -5,6 +5,7 @@
 //! deadline; a machine that sleeps is woken for them ([`crate::wake`]). Beside the queue wait those that ask for certain machines and
 //! those that all machines have refused: they must not hold up the others.
 
+use crate::affinity::Affinity;
 use crate::choose::{Choice, choose};
 use crate::eject::Outcome;
 use crate::gauge::InFlight;
@@ -173,6 +174,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) wants: &'a Wants,
     /// Where a split sends it. That is left only when nobody there takes it.
     pub(crate) side: Option<Side>,
+    /// What keeps it with others, if something does.
+    pub(crate) affinity: Option<&'a Affinity>,
 }
 
 impl Asked<'_> {
@@ -323,20 +326,25 @@ fn look_at(
 }
 
 /// The first group of machines that has one, without those that were ejected if others are left.
-/// Of a split the request's own side comes first.
+/// Of a split the request's own side comes first. In each of these the machine of its affinity is
+/// the first.
 fn choose_wanted(port: &PortRoute, asked: Asked<'_>, tried: &Tried) -> Choice {
     let wants = asked.wants;
     let turn = port.next_turn();
     let classes = [0..port.near, port.near..port.passing.len()];
+    let id = |number: usize| port.passing[number].endpoint.machine_id.as_str();
     let choose_in = |group: &Group, also_ejected: bool, side: Option<Side>| {
-        choose(&classes, turn, |number| {
+        let look = |number: usize| {
             let target = &port.passing[number];
             let is_out = !wants.allows(group, target)
                 || side.is_some_and(|side| !side.has(target))
                 || tried.has(&target.endpoint)
                 || (!also_ejected && target.load.is_ejected());
             target.candidate(is_out)
-        })
+        };
+        let kept = asked.affinity;
+        let kept = kept.and_then(|it| it.choose(&classes, id, look));
+        kept.map_or_else(|| choose(&classes, turn, look), Choice::Machine)
     };
     if asked.side.is_some() && port.split.is_some() {
         for group in wants.groups() {

@@ -7,11 +7,10 @@
 //! Each app has its own; it lives as long as the app has a route.
 
 use crate::headers::HeaderPair;
-use crate::limits;
 use crate::replay::ReplayFault;
 use crate::wants::Wants;
+use crate::{headers, limits};
 use http::HeaderMap;
-use http::header::COOKIE;
 use parking_lot::Mutex;
 use roost_model::limits::{
     REPLAY_CACHE_PREFIX_BYTES_MAX, REPLAY_CACHE_TTL_MAX, REPLAY_CACHE_TTL_MIN,
@@ -264,7 +263,7 @@ impl<'a> Asker<'a> {
             .filter(fits)
             .max_by_key(|rule| rule.path.len())?;
         let (kind, name, value) = match &rule.key {
-            SessionKey::Cookie(name) => ("cookie", name, self.cookie(name)?),
+            SessionKey::Cookie(name) => ("cookie", name, headers::cookie(self.headers, name)?),
             SessionKey::Header(name) => {
                 let value = self.headers.get(name.as_str())?.to_str().ok()?;
                 ("header", name, value)
@@ -273,15 +272,6 @@ impl<'a> Asker<'a> {
         let is_short = (1..=limits::REPLAY_SESSION_BYTES_MAX).contains(&value.len());
         let key = format!("\n{}\n{}\n{kind}\n{name}\n{value}", self.base(), rule.path);
         is_short.then_some((rule, key))
-    }
-
-    fn cookie(&self, name: &str) -> Option<&'a str> {
-        let lines = self.headers.get_all(COOKIE).into_iter();
-        let lines = lines.filter_map(|line| line.to_str().ok());
-        let mut pairs = lines
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='));
-        pairs.find_map(|(own, value)| (own == name).then_some(value))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The rounds of a request: the first, one for each replay, and a last one back
 //! to the machine that replayed it, when that comes to nothing.
 
+use crate::affinity::Affinity;
 use crate::body::Slot;
 use crate::exchange::Exchange;
 use crate::forward::{Answer, Head};
@@ -148,7 +149,9 @@ impl Exchange {
         alone: bool,
     ) -> Result<Answered, Page> {
         let mut wants = Wants::of(&head.headers);
+        let affinity = self.affinity_of(&app, &wants, head);
         let mut cut = self.short_cut(&mut app, &mut wants, head);
+        self.affinity = affinity.filter(|_| !cut.is_taken);
         let mut handover: Option<Handover> = None;
         let mut is_last = false;
         for _ in 0..=limits::REPLAYS_MAX {
@@ -186,6 +189,8 @@ impl Exchange {
                     "a request that fell back may not be replayed again",
                 ));
             }
+            // The app says where it goes from here on.
+            self.affinity = None;
             let Some(source) = self.target() else {
                 return Err(too_many("nobody has replayed it"));
             };
@@ -223,12 +228,14 @@ impl Exchange {
         handover: Option<&Handover>,
     ) -> Result<Answered, Page> {
         self.count_open(app)?;
+        let affinity = self.affinity.clone();
         let mut asked = Asked {
             app: app.name.as_str(),
             protocol: Protocol::Tcp,
             external: self.external(),
             wants,
             side: None,
+            affinity: affinity.as_deref(),
         };
         asked.side = self.side(app, &asked, head);
         let Some(limit) = handover.and_then(|handover| handover.replay.timeout) else {
@@ -245,6 +252,17 @@ impl Exchange {
                 title,
             ))
         })
+    }
+
+    /// What keeps the request with others. Not one that asks for a certain machine.
+    fn affinity_of(&self, app: &AppRoute, wants: &Wants, head: &mut Head) -> Option<Arc<Affinity>> {
+        // Most apps have none.
+        if !app.has_affinity {
+            return None;
+        }
+        let rule = &app.port(self.external())?.rule;
+        let affinity = Affinity::take(rule.http.session_affinity.as_ref()?, &mut head.headers)?;
+        (!wants.names_a_machine()).then(|| Arc::new(affinity))
     }
 
     fn side(&self, app: &AppRoute, asked: &Asked<'_>, head: &Head) -> Option<Side> {

@@ -1,6 +1,7 @@
 //! The split of an app whose new release is tried out: which machines a request goes to, those of
 //! that release or the others ([`roost_model::split`]).
 
+use crate::affinity::Affinity;
 use crate::pick::Asked;
 use crate::rates;
 use crate::shared::Shared;
@@ -52,14 +53,17 @@ impl Side {
             let mut values = values.into_iter().flatten();
             values.any(|value| value.as_bytes() == header.value.as_bytes())
         };
-        let draw = || {
-            if split.by_client {
-                let tried = port.targets.iter().map(|target| &target.endpoint);
-                let mut tried = tried.filter(|endpoint| endpoint.split.is_some());
-                let release = tried.find_map(|endpoint| endpoint.release);
-                number_of_client(asked.app, release, asking.client)
-            } else {
-                asking.random
+        let release = || {
+            let tried = port.targets.iter().map(|target| &target.endpoint);
+            let mut tried = tried.filter(|endpoint| endpoint.split.is_some());
+            tried.find_map(|endpoint| endpoint.release)
+        };
+        // A session is not to go to and fro between the releases.
+        let draw = || match asked.affinity {
+            Some(Affinity::Header(value)) => number_for(asked.app, release(), &value.to_be_bytes()),
+            None if !split.by_client => asking.random,
+            Some(Affinity::Cookie { .. }) | None => {
+                number_of_client(asked.app, release(), asking.client)
             }
         };
         let is_canarys = split.takes(region, has, draw);
@@ -90,10 +94,13 @@ impl Side {
 /// The number of a client, which is another one for each app and each release: not always the same
 /// people try everything out.
 fn number_of_client(app: &str, release: Option<u64>, client: IpAddr) -> u64 {
+    number_for(app, release, &octets(rates::key(client)))
+}
+
+fn number_for(app: &str, release: Option<u64>, who: &[u8]) -> u64 {
     let release = release.unwrap_or_default().to_be_bytes();
     // No name has a zero byte in it.
-    let parts: [&[u8]; 4] = [app.as_bytes(), &[0], &release, &octets(rates::key(client))];
-    number_of(&parts)
+    number_of(&[app.as_bytes(), &[0], &release, who])
 }
 
 /// An IPv4 address counts as its mapped IPv6 address.
@@ -106,7 +113,7 @@ fn octets(address: IpAddr) -> [u8; 16] {
 
 /// A number that is the same whenever it is asked for, on each edge and in each version: FNV-1a,
 /// with its upper half folded into the lower one, which alone is not mixed well.
-fn number_of(parts: &[&[u8]]) -> u64 {
+pub(crate) fn number_of(parts: &[&[u8]]) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in parts.iter().copied().flatten() {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);

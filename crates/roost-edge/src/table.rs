@@ -102,6 +102,8 @@ pub(crate) struct AppRoute {
     pub(crate) meter: Arc<Meter>,
     /// Whether a release of it is tried out.
     pub(crate) is_split: bool,
+    /// Whether requests of a session go to one machine, at one of its ports at least.
+    pub(crate) has_affinity: bool,
     /// All endpoints.
     targets: Vec<Arc<Target>>,
     /// By protocol and number: the external ports that lead to one of them.
@@ -461,7 +463,10 @@ impl Router {
             let queue = old.map_or(&*queue, |old| &old.queue).clone();
             PortRoute::new((protocol, number), &targets, &self.region, queue, old)
         };
+        let ports: Vec<PortRoute> = numbers.into_iter().filter_map(route).collect();
+        let mut rules = ports.iter().map(|port| &port.rule.http);
         AppRoute {
+            has_affinity: rules.any(|http| http.session_affinity.is_some()),
             name: old.map_or_else(|| Arc::new(name.clone()), |old| old.name.clone()),
             is_split: traffic.endpoints.iter().any(|it| it.split.is_some()),
             traffic: traffic.clone(),
@@ -469,7 +474,7 @@ impl Router {
             replays: old.map_or_else(Arc::default, |old| old.replays.clone()),
             rates: old.map_or_else(Arc::default, |old| old.rates.clone()),
             meter,
-            ports: numbers.into_iter().filter_map(route).collect(),
+            ports,
             freed,
             targets,
             is_replaced: AtomicBool::new(false),

@@ -110,6 +110,7 @@ async fn reach(
         external: ends.external,
         wants: &Wants::default(),
         side: None,
+        affinity: None,
     };
     asked.side = Side::of_stream(shared, &asked, ends.client);
     let mut tried = Tried::default();

@@ -200,6 +200,7 @@ async fn carried(port: &Port, flow: &Flow, app: &AppName) {
         external: port.door.external,
         wants: &Wants::default(),
         side: None,
+        affinity: None,
     };
     asked.side = Side::of_stream(shared, &asked, client);
     // Before the pick: no change between the two is missed.

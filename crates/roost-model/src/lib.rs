@@ -12,6 +12,7 @@ pub mod account;
 pub mod app_config;
 pub mod app_map;
 pub mod canary;
+pub mod client_header;
 pub mod digest;
 pub mod duration;
 pub mod error;

@@ -31,9 +31,10 @@ pub use check::{
 };
 pub use guest::{CpuKind, CpuTime, Guest, SizeError, UnknownSize};
 pub use service::{
-    Autostop, Concurrency, ConcurrencyDraft, ConcurrencyKind, HttpOptions, PortDraft, PortHandler,
-    PortRange, PortSharing, Protocol, ProxyVersion, ReplayCacheDraft, ReplayCacheRule, Service,
-    ServiceDraft, ServiceFault, ServicePort, SessionKey, TlsOptions, TlsVersion, service_conflicts,
+    AffinityDraft, Autostop, Concurrency, ConcurrencyDraft, ConcurrencyKind, HttpOptions,
+    PortDraft, PortHandler, PortRange, PortSharing, Protocol, ProxyVersion, ReplayCacheDraft,
+    ReplayCacheRule, Service, ServiceDraft, ServiceFault, ServicePort, SessionKey, TlsOptions,
+    TlsVersion, service_conflicts,
 };
 pub use statics::{StaticFault, StaticFolder, statics_conflict};
 

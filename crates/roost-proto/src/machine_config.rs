@@ -9,8 +9,8 @@ mod to_spec;
 
 pub use services::{
     AutostopConfig, ConcurrencyConfig, HeaderChange, HttpOptionsConfig, PortConfig,
-    ProxyProtoOptions, ReplayCacheConfig, ResponseOptions, ServiceConfig, StaticConfig,
-    TlsOptionsConfig,
+    ProxyProtoOptions, ReplayCacheConfig, ResponseOptions, ServiceConfig, SessionAffinityConfig,
+    StaticConfig, TlsOptionsConfig,
 };
 
 use crate::duration::WireDuration;
@@ -315,7 +315,7 @@ pub struct MachineIdentity {
 #[cfg(test)]
 mod tests {
     use super::{MachineConfig, MachineIdentity};
-    use roost_model::machine::{Autostop, Isolation, Rung, Service};
+    use roost_model::machine::{Autostop, Isolation, Rung, Service, SessionKey};
     use roost_model::name::{AppName, MachineName, RegionCode};
     use roost_model::size::ByteSize;
 
@@ -422,7 +422,8 @@ mod tests {
                     "http_options": {"idle_timeout": 600, "h2_backend": true, "compress": true, "replay_cache": [
                         {"path_prefix": "/", "ttl_seconds": 10, "type": "header", "name": "X-Id"},
                         {"path_prefix": "a.b/c", "ttl_seconds": 11, "type": "cookie", "name": "d",
-                            "allow_bypass": true}], "response":
+                            "allow_bypass": true}],
+                        "session_affinity": {"type": "cookie"}, "response":
                         {"pristine": true, "headers": {"a": "b", "c": ["d", "e"], "f": false}}}}]},
             {"internal_port": 1, "autostop": true, "ports": [
                 {"start_port": 9000, "end_port": 9009, "handlers": ["proxy_proto"],
@@ -432,6 +433,8 @@ mod tests {
         let http = &spec.services[0].port(443).unwrap().http;
         assert_eq!(http.response_headers["f"], Vec::<String>::new());
         assert_eq!(http.replay_cache.len(), 2);
+        let cookie = SessionKey::Cookie("roost-session".into());
+        assert_eq!(http.session_affinity, Some(cookie));
         assert_eq!(spec.services[1].autostop, Autostop::Stop);
         let again = MachineConfig::from(&spec);
         assert_eq!(again.to_spec(identity()).unwrap(), spec);

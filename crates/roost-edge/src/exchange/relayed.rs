@@ -168,6 +168,7 @@ impl Exchange {
             external: block.port,
             wants: &wants,
             side: None,
+            affinity: None,
         };
         loop {
             let mut tried = Tried::waits_at_most(block.leg.wait);

@@ -282,6 +282,7 @@ async fn raw(
         external: block.port,
         wants: &wants,
         side: None,
+        affinity: None,
     };
     let mut tried = Tried::waits_at_most(block.leg.wait);
     let picked = pick::pick(&shared, asked, &mut tried).await;

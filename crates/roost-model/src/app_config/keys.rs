@@ -209,6 +209,21 @@ pub const KEYS: &[KeyRule] = &[
         Boolean,
         Honoured,
     ),
+    key(
+        "http_service.http_options.session_affinity",
+        Table,
+        Honoured,
+    ),
+    key(
+        "http_service.http_options.session_affinity.type",
+        Text,
+        Honoured,
+    ),
+    key(
+        "http_service.http_options.session_affinity.name",
+        Text,
+        Honoured,
+    ),
     key("http_service.tls_options", Table, Honoured),
     key("http_service.tls_options.alpn", Texts, Honoured),
     key("http_service.tls_options.versions", Texts, Honoured),
@@ -302,6 +317,21 @@ pub const KEYS: &[KeyRule] = &[
     key(
         "services.ports.http_options.replay_cache.allow_bypass",
         Boolean,
+        Honoured,
+    ),
+    key(
+        "services.ports.http_options.session_affinity",
+        Table,
+        Honoured,
+    ),
+    key(
+        "services.ports.http_options.session_affinity.type",
+        Text,
+        Honoured,
+    ),
+    key(
+        "services.ports.http_options.session_affinity.name",
+        Text,
         Honoured,
     ),
     key("services.ports.tls_options", Table, Honoured),

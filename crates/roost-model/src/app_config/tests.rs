@@ -533,6 +533,67 @@ fn sessions_of_replays_are_read_and_their_faults_named() {
 }
 
 #[test]
+fn session_affinity_is_read_and_its_faults_named() {
+    let of = |lines: &str| {
+        format!("[http_service.http_options.session_affinity]\n{lines}\n[http_service]\n")
+    };
+    for (lines, key) in [
+        (
+            "type = 'cookie'",
+            SessionKey::Cookie("roost-session".into()),
+        ),
+        (
+            "type = 'cookie'\nname = 'sid'",
+            SessionKey::Cookie("sid".into()),
+        ),
+        (
+            "type = 'header'\nname = 'X-Id'",
+            SessionKey::Header("x-id".into()),
+        ),
+    ] {
+        let (config, warnings) = ok(&of(lines));
+        assert!(warnings.is_empty(), "{warnings:?}");
+        for port in [80, 443] {
+            let http = &config.services[0].port(port).unwrap().http;
+            assert_eq!(http.session_affinity.as_ref(), Some(&key));
+        }
+    }
+    let mine = "http_service.http_options.session_affinity";
+    for (lines, problem) in [
+        ("", "type` must be \"cookie\" or \"header\""),
+        ("type = 'ip'", "type` must be \"cookie\" or \"header\""),
+        ("type = 'header'", "name` must name a cookie or a header"),
+        (
+            "type = 'cookie'\nname = 'a;b'",
+            "name` must name a cookie or a header",
+        ),
+        (
+            "type = 'header'\nname = 'X-Forwarded-For'",
+            "name` is a header that the edge",
+        ),
+        (
+            "type = 'header'\nname = 'fly-client-ip'",
+            "name` is a header that the edge",
+        ),
+    ] {
+        let text = bad(&of(lines)).to_string();
+        assert!(text.contains(&format!("`{mine}.{problem}")), "{text}");
+    }
+    let rule = "path_prefix = '/'\nttl_seconds = 60\ntype = 'cookie'\nname = 'sid'\n";
+    let cache = format!("[[http_service.http_options.replay_cache]]\n{rule}");
+    let text = bad(&(of("type = 'cookie'\nname = 'sid'") + &cache)).to_string();
+    assert!(text.contains("is a cookie of replay_cache"), "{text}");
+    ok(&(of("type = 'cookie'") + &cache));
+    let pristine = "http_options.response.pristine = true";
+    let text = bad(&(of("type = 'cookie'") + pristine)).to_string();
+    assert!(
+        text.contains(&format!("`{mine}` by cookie needs")),
+        "{text}"
+    );
+    ok(&(of("type = 'header'\nname = 'x'") + pristine));
+}
+
+#[test]
 fn static_folders_are_read_and_their_faults_named() {
     let first = "[[statics]]\nguest_path = '/srv/a'\nurl_prefix = '/static/'\n";
     let second =

@@ -10,7 +10,8 @@ mod draft;
 mod tests;
 
 pub use draft::{
-    ConcurrencyDraft, PortDraft, ReplayCacheDraft, ServiceDraft, ServiceFault, service_conflicts,
+    AffinityDraft, ConcurrencyDraft, PortDraft, ReplayCacheDraft, ServiceDraft, ServiceFault,
+    service_conflicts,
 };
 
 use super::Check;
@@ -262,6 +263,8 @@ pub struct HttpOptions {
     pub response_headers: BTreeMap<String, Vec<String>>,
     /// Sessions for which the edge keeps the replays of the app.
     pub replay_cache: Vec<ReplayCacheRule>,
+    /// What is the same in requests that go to one machine, while it takes them; a cookie is set by the edge.
+    pub session_affinity: Option<SessionKey>,
 }
 
 /// Which requests belong together, so that the edge sends them where the app replayed the first.

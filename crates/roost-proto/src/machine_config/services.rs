@@ -4,9 +4,9 @@ use super::to_spec::Faults;
 use super::{CheckConfig, MachineConfig};
 use roost_model::limits;
 use roost_model::machine::{
-    Autostop, CheckPlace, Concurrency, ConcurrencyDraft, HttpOptions, PortDraft, ProxyVersion,
-    ReplayCacheDraft, ReplayCacheRule, Service, ServiceDraft, ServicePort, SessionKey,
-    StaticFolder, TlsOptions, service_conflicts, statics_conflict,
+    AffinityDraft, Autostop, CheckPlace, Concurrency, ConcurrencyDraft, HttpOptions, PortDraft,
+    ProxyVersion, ReplayCacheDraft, ReplayCacheRule, Service, ServiceDraft, ServicePort,
+    SessionKey, StaticFolder, TlsOptions, service_conflicts, statics_conflict,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -166,6 +166,22 @@ pub struct HttpOptionsConfig {
     /// Sessions for which the edge keeps the replays of the app.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replay_cache: Vec<ReplayCacheConfig>,
+    /// What is the same in requests that go to one machine, while it takes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_affinity: Option<SessionAffinityConfig>,
+}
+
+/// What is the same in requests that go to one machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = SessionAffinity)]
+pub struct SessionAffinityConfig {
+    /// `cookie`, which the edge sets, or `header`, which the client sends.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The name of the cookie or header; a cookie has one by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// Which requests belong together, so that the edge sends them where the app replayed the first.
@@ -322,6 +338,14 @@ impl PortConfig {
                 .flat_map(|options| &options.replay_cache)
                 .map(ReplayCacheDraft::from)
                 .collect(),
+            session_affinity: self
+                .http_options
+                .as_ref()
+                .and_then(|options| options.session_affinity.as_ref())
+                .map(|affinity| AffinityDraft {
+                    kind: Some(affinity.kind.clone()),
+                    name: affinity.name.clone(),
+                }),
             alpn: tls.alpn,
             versions: tls.versions,
             proxy_proto_version: proxy_proto.and_then(|options| options.version),
@@ -349,6 +373,7 @@ impl From<&HttpOptionsConfig> for HttpOptions {
                 .map(|(name, change)| (name, values(change)))
                 .collect(),
             replay_cache: Vec::new(),
+            session_affinity: None,
         }
     }
 }
@@ -365,6 +390,14 @@ impl From<&ReplayCacheConfig> for ReplayCacheDraft {
     }
 }
 
+/// Its `type` and its `name`.
+fn words_of(key: &SessionKey) -> (&'static str, &str) {
+    match key {
+        SessionKey::Cookie(name) => ("cookie", name),
+        SessionKey::Header(name) => ("header", name),
+    }
+}
+
 impl From<&ReplayCacheRule> for ReplayCacheConfig {
     fn from(rule: &ReplayCacheRule) -> Self {
         let host = rule.host.as_deref().unwrap_or_default();
@@ -373,15 +406,12 @@ impl From<&ReplayCacheRule> for ReplayCacheConfig {
         } else {
             &rule.path
         };
-        let (kind, name) = match &rule.key {
-            SessionKey::Cookie(name) => ("cookie", name),
-            SessionKey::Header(name) => ("header", name),
-        };
+        let (kind, name) = words_of(&rule.key);
         Self {
             path_prefix: format!("{host}{path}"),
             ttl_seconds: rule.ttl.as_secs(),
             kind: kind.to_owned(),
-            name: name.clone(),
+            name: name.to_owned(),
             allow_bypass: rule.allow_bypass,
         }
     }
@@ -469,6 +499,13 @@ impl From<&HttpOptions> for HttpOptionsConfig {
                 .iter()
                 .map(ReplayCacheConfig::from)
                 .collect(),
+            session_affinity: options.session_affinity.as_ref().map(|key| {
+                let (kind, name) = words_of(key);
+                SessionAffinityConfig {
+                    kind: kind.to_owned(),
+                    name: Some(name.to_owned()),
+                }
+            }),
         }
     }
 }

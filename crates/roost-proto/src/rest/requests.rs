@@ -95,7 +95,7 @@ pub struct SkippedMachine {
     /// Its region.
     pub region: String,
     /// A word for programs: `unhealthy`, `draining`, `asleep`, `down`, `not-asked-for`, `refused`,
-    /// `ejected`, `hard-limit`, `farther`, or `other-chosen`.
+    /// `ejected`, `hard-limit`, `split`, `session`, `farther`, or `other-chosen`.
     pub reason: String,
     /// The same for people.
     pub message: String,

@@ -5,8 +5,8 @@ use crate::app_config::Findings;
 use crate::app_config::tree::{Node, Value};
 use crate::limits;
 use crate::machine::{
-    ConcurrencyDraft, HttpOptions, PortDraft, ReplayCacheDraft, Service, ServiceDraft,
-    ServiceFault, service_conflicts,
+    AffinityDraft, ConcurrencyDraft, HttpOptions, PortDraft, ReplayCacheDraft, Service,
+    ServiceDraft, ServiceFault, service_conflicts,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -164,11 +164,13 @@ fn short_ports(table: &Node, path: &str, findings: &mut Findings) -> Vec<PortDra
         force_https,
         http: options.http.clone(),
         replay_cache: options.replay_cache.clone(),
+        session_affinity: options.session_affinity.clone(),
         ..PortDraft::single(Service::HTTP_PORT, &["http"])
     };
     let https = PortDraft {
         http: options.http,
         replay_cache: options.replay_cache,
+        session_affinity: options.session_affinity,
         alpn: options.alpn,
         versions: options.versions,
         ..PortDraft::single(Service::HTTPS_PORT, &["tls", "http"])
@@ -199,6 +201,13 @@ fn port_draft(port: &Node, path: &str, findings: &mut Findings) -> PortDraft {
             .iter()
             .map(replay_cache)
             .collect(),
+        session_affinity: port
+            .get("http_options")
+            .and_then(|options| options.get("session_affinity"))
+            .map(|affinity| AffinityDraft {
+                kind: text(affinity, "type"),
+                name: text(affinity, "name"),
+            }),
         alpn: tls_texts("alpn"),
         versions: tls_texts("versions"),
         proxy_proto_version: proxy_proto.and_then(|options| text(options, "version")),
@@ -219,6 +228,7 @@ fn http_options(options: &Node) -> HttpOptions {
             .map(response_headers)
             .unwrap_or_default(),
         replay_cache: Vec::new(),
+        session_affinity: None,
     }
 }
 

@@ -4,6 +4,7 @@ use super::{
     Autostop, Concurrency, ConcurrencyKind, HttpOptions, PortHandler, PortRange, Protocol,
     ProxyVersion, ReplayCacheRule, Service, ServicePort, SessionKey, TlsOptions, TlsVersion,
 };
+use crate::client_header::says_something;
 use crate::limits;
 use crate::machine::Check;
 use std::collections::BTreeMap;
@@ -43,10 +44,12 @@ pub struct PortDraft {
     pub handlers: Vec<String>,
     /// `force_https`.
     pub force_https: bool,
-    /// `http_options` without `replay_cache`; names of headers in any case.
+    /// `http_options` without the two below; names of headers in any case.
     pub http: Option<HttpOptions>,
     /// `http_options.replay_cache`.
     pub replay_cache: Vec<ReplayCacheDraft>,
+    /// `http_options.session_affinity`.
+    pub session_affinity: Option<AffinityDraft>,
     /// `tls_options.alpn`.
     pub alpn: Option<Vec<String>>,
     /// `tls_options.versions`.
@@ -69,6 +72,18 @@ pub struct ReplayCacheDraft {
     /// `allow_bypass`.
     pub allow_bypass: bool,
 }
+
+/// `session_affinity` of `http_options`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AffinityDraft {
+    /// `type`: cookie or header.
+    pub kind: Option<String>,
+    /// `name`; a cookie has one by default.
+    pub name: Option<String>,
+}
+
+/// The cookie of the edge's own, unless a config names it.
+const AFFINITY_COOKIE: &str = "roost-session";
 
 /// `concurrency` of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -394,13 +409,27 @@ impl PortDraft {
         }
         let rules = self.replay_cache.iter().enumerate();
         let rules = rules.take(limits::REPLAY_CACHE_RULES_MAX);
+        let replay_cache: Vec<ReplayCacheRule> = rules
+            .filter_map(|(idx, rule)| rule.build(&format!("{path}.replay_cache[{idx}]"), faults))
+            .collect();
+        let path = format!("{path}.session_affinity");
+        let affinity = self.session_affinity.as_ref();
+        let session_affinity = affinity.and_then(|it| it.build(&path, faults));
+        let is_cookie = matches!(session_affinity, Some(SessionKey::Cookie(_)));
+        let mut keys = replay_cache.iter().map(|rule| &rule.key);
+        if is_cookie && keys.any(|key| Some(key) == session_affinity.as_ref()) {
+            let problem = "is a cookie of replay_cache, which the app sets; use another name";
+            faults.add(format!("{path}.name"), problem);
+        }
+        if is_cookie && http.pristine {
+            let problem = "by cookie needs the edge to set one, and response.pristine is for \
+                           answers without anything of the edge";
+            faults.add(path, problem);
+        }
         HttpOptions {
             response_headers,
-            replay_cache: rules
-                .filter_map(|(idx, rule)| {
-                    rule.build(&format!("{path}.replay_cache[{idx}]"), faults)
-                })
-                .collect(),
+            replay_cache,
+            session_affinity,
             ..http.clone()
         }
     }
@@ -465,21 +494,8 @@ impl ReplayCacheDraft {
             let problem = format!("must be {least} to {most}");
             faults.add(format!("{path}.ttl_seconds"), problem);
         }
-        let name = self.name.clone().unwrap_or_default();
-        if !(1..=limits::REPLAY_CACHE_NAME_BYTES_MAX).contains(&name.len())
-            || !name.bytes().all(is_token)
-        {
-            faults.add(format!("{path}.name"), "must name a cookie or a header");
-        }
-        let key = match self.kind.as_deref() {
-            Some("cookie") => Some(SessionKey::Cookie(name)),
-            Some("header") => Some(SessionKey::Header(name.to_ascii_lowercase())),
-            _ => {
-                let problem = "must be \"cookie\" or \"header\"";
-                faults.add(format!("{path}.type"), problem);
-                None
-            }
-        };
+        let name = self.name.as_deref().unwrap_or_default();
+        let key = session_key(self.kind.as_deref(), name, path, faults);
         let rule = ReplayCacheRule {
             host: (!host.is_empty()).then(|| host.to_ascii_lowercase()),
             path: below.trim_end_matches('/').to_owned(),
@@ -488,6 +504,42 @@ impl ReplayCacheDraft {
             allow_bypass: self.allow_bypass,
         };
         (faults.0.len() == before).then_some(rule)
+    }
+}
+
+impl AffinityDraft {
+    fn build(&self, path: &str, faults: &mut Faults) -> Option<SessionKey> {
+        let kind = self.kind.as_deref();
+        let own = (kind == Some("cookie")).then_some(AFFINITY_COOKIE);
+        let name = self.name.as_deref().or(own).unwrap_or_default();
+        let key = session_key(kind, name, path, faults)?;
+        if matches!(&key, SessionKey::Header(name) if !says_something(name)) {
+            let problem = "is a header that the edge takes off or sets itself, so that no \
+                           client's is looked at; use another name";
+            faults.add(format!("{path}.name"), problem);
+        }
+        Some(key)
+    }
+}
+
+fn session_key(
+    kind: Option<&str>,
+    name: &str,
+    path: &str,
+    faults: &mut Faults,
+) -> Option<SessionKey> {
+    let is_short = (1..=limits::REPLAY_CACHE_NAME_BYTES_MAX).contains(&name.len());
+    if !is_short || !name.bytes().all(is_token) {
+        faults.add(format!("{path}.name"), "must name a cookie or a header");
+    }
+    match kind {
+        Some("cookie") => Some(SessionKey::Cookie(name.to_owned())),
+        Some("header") => Some(SessionKey::Header(name.to_ascii_lowercase())),
+        _ => {
+            let problem = "must be \"cookie\" or \"header\"";
+            faults.add(format!("{path}.type"), problem);
+            None
+        }
     }
 }
 
