@@ -423,7 +423,7 @@ mod tests {
                         {"path_prefix": "/", "ttl_seconds": 10, "type": "header", "name": "X-Id"},
                         {"path_prefix": "a.b/c", "ttl_seconds": 11, "type": "cookie", "name": "d",
                             "allow_bypass": true}],
-                        "session_affinity": {"type": "cookie"}, "response":
+                        "session_affinity": {"type": "header", "name": "X-S"}, "response":
                         {"pristine": true, "headers": {"a": "b", "c": ["d", "e"], "f": false}}}}]},
             {"internal_port": 1, "autostop": true, "ports": [
                 {"start_port": 9000, "end_port": 9009, "handlers": ["proxy_proto"],
@@ -433,8 +433,8 @@ mod tests {
         let http = &spec.services[0].port(443).unwrap().http;
         assert_eq!(http.response_headers["f"], Vec::<String>::new());
         assert_eq!(http.replay_cache.len(), 2);
-        let cookie = SessionKey::Cookie("roost-session".into());
-        assert_eq!(http.session_affinity, Some(cookie));
+        let key = SessionKey::Header("x-s".into());
+        assert_eq!(http.session_affinity, Some(key));
         assert_eq!(spec.services[1].autostop, Autostop::Stop);
         let again = MachineConfig::from(&spec);
         assert_eq!(again.to_spec(identity()).unwrap(), spec);

@@ -30,7 +30,8 @@ fn machine_of<'a>(value: u64, near: &'a [String], closed: &[&str]) -> Option<&'a
         ..OPEN
     };
     let id = |number: usize| near[number].as_str();
-    let number = Affinity::Header(value).choose(&[0..near.len()], id, look);
+    let class = 0..near.len();
+    let number = Affinity::Header(value).choose(&[class], id, look);
     number.map(|number| near[number].as_str())
 }
 
