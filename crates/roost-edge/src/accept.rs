@@ -52,10 +52,10 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: Arc<TcpListener>,
             () = shared.graceful.cancelled() => return,
             () = shared.retired.cancelled() => return,
             () = door.closed.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = shared.lanes.accept(&listener) => accepted,
         };
         match accepted {
-            Ok((stream, client)) => {
+            Ok((stream, client, seat)) => {
                 // After the connection is there: a port that nobody uses holds no place.
                 let permit = tokio::select! {
                     () = shared.graceful.cancelled() => return,
@@ -68,7 +68,7 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: Arc<TcpListener>,
                 let connection =
                     serve(shared.clone(), stream, client, door.external, way, activity);
                 // On the bare tracker: a span and a supervisor task per connection would cost more than some requests.
-                shared.clients.spawn(connection);
+                seat.serve(&shared.clients, connection);
             }
             Err(error) => {
                 if complained.is_none_or(|at| at.elapsed().as_secs() >= 10) {
@@ -114,7 +114,7 @@ async fn serve(
         }
     }
     // Nothing is said to one that is refused: that would be work, and over TLS much.
-    if *way != Way::Http && shared.overload.is_on() {
+    if *way != Way::Http && shared.is_overloaded() {
         return;
     }
     let Some(visit) = shared.visitors.enter(ends.client.ip()) else {

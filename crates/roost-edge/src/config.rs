@@ -37,6 +37,9 @@ pub struct EdgeConfig {
     pub region: RegionCode,
     /// How long to wait for what.
     pub timeouts: EdgeTimeouts,
+    /// Threads that serve clients, each with a runtime of its own; 0 is the runtime that the edge
+    /// is started in.
+    pub threads: usize,
     /// Client connections at once; more wait in the kernel's queue.
     pub connections_max: usize,
     /// What one client and one app may ask.
@@ -67,6 +70,7 @@ impl std::fmt::Debug for EdgeConfig {
             .field("node", &self.node)
             .field("region", &self.region)
             .field("timeouts", &self.timeouts)
+            .field("threads", &self.threads)
             .field("connections_max", &self.connections_max)
             .field("rates", &self.rates)
             .field("sleep", &self.sleep.is_some())
@@ -93,6 +97,7 @@ impl EdgeConfig {
             node: "local".to_owned(),
             region,
             timeouts: EdgeTimeouts::default(),
+            threads: 0,
             connections_max: limits::CONNECTIONS_MAX,
             rates: EdgeRates::default(),
             memory_max: None,

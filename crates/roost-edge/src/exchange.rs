@@ -147,7 +147,7 @@ impl Exchange {
         parts: &mut Parts,
         mut body: Option<ClientBody>,
     ) -> Result<Response<ResponseBody>, Page> {
-        if self.shared.overload.is_on() {
+        if self.shared.is_overloaded() {
             return Err(route::overloaded());
         }
         if self.serving.as_ref().is_some_and(|one| !one.may_ask()) {

@@ -38,6 +38,7 @@ mod header_watch;
 mod headers;
 mod http1;
 mod kept;
+mod lanes;
 mod late;
 pub mod limits;
 mod load;
@@ -86,6 +87,7 @@ pub use rates::EdgeRates;
 pub use relay::RelayConfig;
 pub use sockets::{Listening, listen};
 
+use crate::lanes::Lanes;
 use crate::metrics::Records;
 use crate::ports::{Door, Way};
 use crate::shared::Shared;
@@ -137,6 +139,9 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+    /// A thread that serves clients could not be started.
+    #[error("start a thread of the edge")]
+    Thread(#[source] io::Error),
     /// TLS could not be set up.
     #[error("set up TLS")]
     Tls(#[source] rustls::Error),
@@ -190,17 +195,30 @@ impl Edge {
         given: Listening,
     ) -> Result<Self, BindError> {
         let sockets = Sockets::new(given);
-        let http = listen_all(&sockets, &config.http, "HTTP")?;
-        let https = listen_all(&sockets, &config.https, "HTTPS")?;
+        let lanes = Lanes::start(config.threads).map_err(BindError::Thread)?;
+        let (http, https) = {
+            let _at = lanes.first().enter();
+            let http = listen_all(&sockets, &config.http, "HTTP")?;
+            (http, listen_all(&sockets, &config.https, "HTTPS")?)
+        };
         let relay_door = relay::Door::open(config.relay.as_ref(), &sockets)?;
         let (http_addrs, https_addrs) = (addresses(&http), addresses(&https));
         let peer_addrs = relay_door.addresses();
         let https_port = https_addrs.first().map(SocketAddr::port);
         let router = Router::new(config.region.clone(), feed, counter.clone());
-        let shared = Shared::new(config, router, certificates, sockets, https_port, tasks)?;
+        let shared = Shared::new(
+            config,
+            router,
+            certificates,
+            sockets,
+            https_port,
+            lanes,
+            tasks,
+        )?;
         // Before clients are: until then their connections wait in the sockets' queues.
         relay_door.serve(&shared, tasks).await;
         let listen = |name, listeners: Vec<Arc<TcpListener>>, door: Door| {
+            let _at = shared.lanes.first().enter();
             for listener in listeners {
                 tasks.spawn(
                     name,
@@ -219,7 +237,7 @@ impl Edge {
         tasks.spawn("edge-routes", follow_table(shared.clone()));
         tasks.spawn("edge-names", names::follow(shared.clone()));
         tasks.spawn("edge-reaper", reap(shared.clone()));
-        tasks.spawn("edge-overload", overload::watch(shared.clone()));
+        overload::watch(&shared, tasks);
         tasks.spawn("edge-drain", drain_at_end(shared.clone()));
         Ok(Self {
             shared,

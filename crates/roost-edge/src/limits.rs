@@ -147,8 +147,8 @@ pub const LATE_MAX: Duration = Duration::from_secs(1);
 pub const OVERLOAD_TICK: Duration = Duration::from_millis(100);
 /// Looks in a row that have to be late: one alone may be a pause of the whole machine.
 pub const OVERLOAD_LATE_TICKS: u32 = 3;
-/// Looks between two at memory.
-pub const OVERLOAD_MEMORY_TICKS: u32 = 10;
+/// How often it looks at its memory.
+pub const OVERLOAD_MEMORY_TICK: Duration = Duration::from_secs(1);
 /// How long memory that does not grow counts.
 pub const OVERLOAD_MEMORY_LONGEST: Duration = Duration::from_secs(30);
 /// The share of its memory, in percent, from which on the edge takes nothing new.

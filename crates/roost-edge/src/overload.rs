@@ -2,76 +2,98 @@
 //! than be late for all: requests by 503, other connections by closing them.
 //!
 //! Two signs: its tasks run late, and its process has nearly all the memory that it may have.
+//! Each thread is late by itself, and refuses what comes to it; memory is short for all.
 //! The kernel's own figures of pressure are none: on virtual machines they can stand near 100 %
 //! at rest.
 
+use crate::lanes::Lane;
 use crate::limits;
 use crate::shared::Shared;
+use roost_runtime::tasks::Tasks;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-/// The state of an edge.
+/// What the threads of an edge have in common of it: memory.
 #[derive(Debug, Default)]
 pub(crate) struct Overload(AtomicBool);
 
 impl Overload {
-    /// Whether nothing new is taken.
-    pub(crate) fn is_on(&self) -> bool {
+    /// Whether there is no memory for anything new.
+    pub(crate) fn is_full(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn set(&self, is_on: bool) -> bool {
-        self.0.swap(is_on, Ordering::Relaxed) != is_on
+    fn set(&self, is_full: bool) -> bool {
+        self.0.swap(is_full, Ordering::Relaxed) != is_full
     }
 }
 
-/// What was seen last.
+/// How often in a row a thread was late.
 #[derive(Debug, Default)]
-struct Signs {
-    late_in_a_row: u32,
-    is_full: bool,
-    /// Since when, and with how many bytes.
-    full_since: Option<(Instant, u64)>,
-}
+struct Lateness(u32);
 
-impl Signs {
-    fn late_by(&mut self, late: Duration, most: Duration) {
-        self.late_in_a_row = if late > most {
-            self.late_in_a_row.saturating_add(1)
+impl Lateness {
+    /// Whether that is too often.
+    fn late_by(&mut self, late: Duration, most: Duration) -> bool {
+        self.0 = if late > most {
+            self.0.saturating_add(1)
         } else {
             0
         };
-    }
-
-    /// What the allocator has may never be given back: unless it grows, it counts for a while only.
-    fn memory(&mut self, used: u64, most: u64, now: Instant) {
-        let percent = most / 100;
-        if used <= percent * limits::OVERLOAD_MEMORY_PERCENT {
-            (self.is_full, self.full_since) = (false, None);
-            return;
-        }
-        match self.full_since {
-            Some((since, bytes)) if used <= bytes + percent => {
-                self.is_full = now.duration_since(since) < limits::OVERLOAD_MEMORY_LONGEST;
-            }
-            _ => (self.is_full, self.full_since) = (true, Some((now, used))),
-        }
-    }
-
-    fn is_overload(&self) -> bool {
-        self.is_full || self.late_in_a_row >= limits::OVERLOAD_LATE_TICKS
+        self.0 >= limits::OVERLOAD_LATE_TICKS
     }
 }
 
-/// Looks again and again.
-pub(crate) async fn watch(shared: Arc<Shared>) {
-    let (late_max, memory_max) = (shared.config.late_max, shared.config.memory_max);
-    let mut tick = interval(limits::OVERLOAD_TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut signs = Signs::default();
-    let (mut last, mut n_ticks) = (Instant::now(), 0_u32);
+/// What was seen of the memory last.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Since when it is short, and with how many bytes.
+    full_since: Option<(Instant, u64)>,
+}
+
+impl Memory {
+    /// Whether it is short. What the allocator has may never be given back: unless it grows, it
+    /// counts for a while only.
+    fn is_full(&mut self, used: u64, most: u64, now: Instant) -> bool {
+        let percent = most / 100;
+        if used <= percent * limits::OVERLOAD_MEMORY_PERCENT {
+            self.full_since = None;
+            return false;
+        }
+        match self.full_since {
+            Some((since, bytes)) if used <= bytes + percent => {
+                now.duration_since(since) < limits::OVERLOAD_MEMORY_LONGEST
+            }
+            _ => {
+                self.full_since = Some((now, used));
+                true
+            }
+        }
+    }
+}
+
+/// Looks again and again, at each thread and at the memory.
+pub(crate) fn watch(shared: &Arc<Shared>, tasks: &Tasks) {
+    for lane in shared.lanes.all() {
+        let _at = lane.enter();
+        tasks.spawn("edge-late", watch_lane(shared.clone(), lane.clone()));
+    }
+    if let Some(most) = shared.config.memory_max {
+        tasks.spawn("edge-memory", watch_memory(shared.clone(), most));
+    }
+}
+
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn watch_lane(shared: Arc<Shared>, lane: Arc<Lane>) {
+    let mut tick = ticks(limits::OVERLOAD_TICK);
+    let (mut last, mut lateness) = (Instant::now(), Lateness::default());
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -79,27 +101,42 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
         }
         let took = last.elapsed();
         last = Instant::now();
-        signs.late_by(took.saturating_sub(limits::OVERLOAD_TICK), late_max);
-        if n_ticks.is_multiple_of(limits::OVERLOAD_MEMORY_TICKS)
-            && let Some(most) = memory_max
-            && let Some(used) = memory_used()
-        {
-            signs.memory(used, most, last);
+        let late = took.saturating_sub(limits::OVERLOAD_TICK);
+        let is_late = lateness.late_by(late, shared.config.late_max);
+        if lane.set_late(is_late) {
+            let (late_ms, thread) = (late.as_millis(), crate::lanes::number());
+            say(
+                is_late,
+                &format_args!("thread {thread} of it is {late_ms} ms late"),
+            );
         }
-        n_ticks = n_ticks.wrapping_add(1);
-        let is_overload = signs.is_overload();
-        if shared.overload.set(is_overload) {
-            let (late_ms, is_full) = (took.as_millis(), signs.is_full);
-            if is_overload {
-                tracing::warn!(
-                    late_ms,
-                    is_full,
-                    "the edge takes nothing new: it has more to do than it can"
-                );
-            } else {
-                tracing::info!("the edge takes requests again");
-            }
+    }
+}
+
+async fn watch_memory(shared: Arc<Shared>, most: u64) {
+    let mut tick = ticks(limits::OVERLOAD_MEMORY_TICK);
+    let mut memory = Memory::default();
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = shared.graceful.cancelled() => return,
         }
+        let Some(used) = memory_used() else { continue };
+        let is_full = memory.is_full(used, most, Instant::now());
+        if shared.overload.set(is_full) {
+            say(
+                is_full,
+                &format_args!("it has {used} bytes of memory of {most}"),
+            );
+        }
+    }
+}
+
+fn say(is_overload: bool, seen: &dyn std::fmt::Display) {
+    if is_overload {
+        tracing::warn!(%seen, "the edge takes nothing new: it has more to do than it can");
+    } else {
+        tracing::info!(%seen, "the edge takes requests again");
     }
 }
 
@@ -115,25 +152,22 @@ fn memory_used() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Signs, memory_used};
+    use super::{Lateness, Memory, memory_used};
     use std::time::Duration;
     use tokio::time::Instant;
 
     #[test]
     fn one_pause_is_no_overload_and_several_in_a_row_are() {
         let (most, late) = (Duration::from_secs(1), Duration::from_secs(5));
-        let mut signs = Signs::default();
-        let mut seen = Vec::new();
-        for late in [late, late, most, late, late, late, late, most] {
-            signs.late_by(late, most);
-            seen.push(signs.is_overload());
-        }
+        let mut lateness = Lateness::default();
+        let seen = [late, late, most, late, late, late, late, most];
+        let seen = seen.map(|late| lateness.late_by(late, most));
         assert_eq!(seen, [false, false, false, false, false, true, true, false]);
     }
 
     #[test]
     fn memory_counts_from_nine_tenths_on() {
-        let mut signs = Signs::default();
+        let mut memory = Memory::default();
         let begun = Instant::now();
         for (used, after, expected) in [
             (0, 0, false),
@@ -147,8 +181,8 @@ mod tests {
             (913, 64, true),
             (913, 65, false),
         ] {
-            signs.memory(used, 1_000, begun + Duration::from_secs(after));
-            assert_eq!(signs.is_overload(), expected, "{used} after {after}");
+            let is_full = memory.is_full(used, 1_000, begun + Duration::from_secs(after));
+            assert_eq!(is_full, expected, "{used} after {after}");
         }
         assert!(memory_used().unwrap() > 64 * 1024);
     }

@@ -4,10 +4,13 @@
 //! others grow old and are closed. HTTP/2: one connection that all share; one
 //! with as many requests as the machine takes gives way to another, and ends
 //! with the last of them. A closed pool keeps nothing: what comes back is dropped.
+//!
+//! A connection is used where it was opened ([`crate::lanes`]): elsewhere each of its answers
+//! would have to wake another thread.
 
 use crate::body::RequestBody;
 use crate::http1::machine::MachineConnection;
-use crate::limits;
+use crate::{lanes, limits};
 use hyper::client::conn::http1;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -22,25 +25,31 @@ pub(crate) type Http2Sender = roost_http2::client::Sender<RequestBody>;
 struct Idle<C> {
     connection: C,
     since: Instant,
+    lane: usize,
 }
 
 impl<C> Idle<C> {
     fn begins(connection: C) -> Self {
-        let since = Instant::now();
-        Self { connection, since }
+        let (since, lane) = (Instant::now(), lanes::number());
+        Self {
+            connection,
+            since,
+            lane,
+        }
     }
 }
 
-/// The newest that is younger than `limit` and still good.
+/// The newest of this lane that is younger than `limit` and still good.
 fn newest<C>(idle: &mut Vec<Idle<C>>, limit: Duration, is_good: fn(&C) -> bool) -> Option<C> {
-    while let Some(newest) = idle.pop() {
-        if newest.since.elapsed() >= limit {
+    let here = lanes::number();
+    while let Some(at) = idle.iter().rposition(|idle| idle.lane == here) {
+        if idle[at].since.elapsed() >= limit {
             // Those below are older still; others may have more patience.
-            idle.push(newest);
             return None;
         }
-        if is_good(&newest.connection) {
-            return Some(newest.connection);
+        let newest = idle.remove(at).connection;
+        if is_good(&newest) {
+            return Some(newest);
         }
     }
     None
@@ -53,7 +62,8 @@ struct State {
     idle: Vec<Idle<Http1Sender>>,
     /// For those without.
     plain: Vec<Idle<MachineConnection>>,
-    shared: Option<(Http2Sender, Instant)>,
+    /// One of each lane; since when it is not used.
+    shared: Vec<Idle<Http2Sender>>,
 }
 
 /// The kept connections.
@@ -70,7 +80,7 @@ impl Pool {
                 open: true,
                 idle: Vec::new(),
                 plain: Vec::new(),
-                shared: None,
+                shared: Vec::new(),
             }),
         })
     }
@@ -82,7 +92,8 @@ impl Pool {
         if !open {
             // Requests under way hold their own senders.
             let plain = std::mem::take(&mut state.plain);
-            let dropped = (std::mem::take(&mut state.idle), plain, state.shared.take());
+            let shared = std::mem::take(&mut state.shared);
+            let dropped = (std::mem::take(&mut state.idle), plain, shared);
             drop(state);
             drop(dropped);
         }
@@ -125,30 +136,35 @@ impl Pool {
 
     /// The shared HTTP/2 connection, if it takes another request now.
     pub(crate) fn take_http2(&self) -> Option<Http2Sender> {
+        let here = lanes::number();
         let mut state = self.state.lock();
-        let (sender, used) = state.shared.as_mut()?;
-        if sender.is_closed() || sender.is_full() {
-            state.shared = None;
+        let at = state.shared.iter().position(|shared| shared.lane == here)?;
+        let shared = &mut state.shared[at];
+        if shared.connection.is_closed() || shared.connection.is_full() {
+            state.shared.swap_remove(at);
             return None;
         }
-        *used = Instant::now();
-        Some(sender.clone())
+        shared.since = Instant::now();
+        Some(shared.connection.clone())
     }
 
-    /// Shares a new HTTP/2 connection.
+    /// Shares a new HTTP/2 connection, in place of the one before.
     pub(crate) fn put_http2(&self, sender: Http2Sender) {
+        let new = Idle::begins(sender);
         let mut state = self.state.lock();
         if state.open {
-            state.shared = Some((sender, Instant::now()));
+            state.shared.retain(|shared| shared.lane != new.lane);
+            state.shared.push(new);
         }
     }
 
     /// Shares this HTTP/2 connection no more.
     pub(crate) fn forget_http2(&self, sender: &Http2Sender) {
         let mut state = self.state.lock();
-        let shared = state.shared.take_if(|(shared, _)| shared.is_of(sender));
+        let is_it = |shared: &mut Idle<Http2Sender>| shared.connection.is_of(sender);
+        let forgotten: Vec<_> = state.shared.extract_if(.., is_it).collect();
         drop(state);
-        drop(shared);
+        drop(forgotten);
     }
 
     /// Drops what has been idle for longer than `limit`.
@@ -160,13 +176,8 @@ impl Pool {
         state
             .plain
             .retain(|idle| idle.since.elapsed() < limit && idle.connection.is_quiet());
-        if nothing_in_flight
-            && state
-                .shared
-                .as_ref()
-                .is_some_and(|(_, used)| used.elapsed() >= limit)
-        {
-            state.shared = None;
+        if nothing_in_flight {
+            state.shared.retain(|shared| shared.since.elapsed() < limit);
         }
     }
 }

@@ -187,6 +187,7 @@ fn apply(shared: &Arc<Shared>, tasks: &Tasks, open: &mut OpenPorts) -> bool {
 fn open_port(shared: &Arc<Shared>, tasks: &Tasks, door: &Door) -> Result<(), String> {
     let addresses = shared.config.port_ips.iter();
     let addresses = addresses.map(|&ip| SocketAddr::new(ip, door.external));
+    let _at = shared.lanes.first().enter();
     let listeners: Result<Vec<_>, String> = addresses
         .map(|address| {
             let listener = shared.sockets.listen(address);

@@ -3,6 +3,7 @@
 use crate::BindError;
 use crate::certificates::CertificateSource;
 use crate::config::EdgeConfig;
+use crate::lanes::Lanes;
 use crate::limits;
 use crate::meter::Series;
 use crate::names::Names;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     /// What became of the ports that apps ask for.
     pub(crate) ports: watch::Sender<Arc<PortTable>>,
     pub(crate) visitors: Clients,
+    /// What serves clients.
+    pub(crate) lanes: Lanes,
     pub(crate) overload: Overload,
     /// Edges of other nodes.
     pub(crate) peers: Arc<Peers>,
@@ -82,6 +85,7 @@ impl Shared {
         certificates: Arc<dyn CertificateSource>,
         sockets: Sockets,
         https_port: Option<u16>,
+        lanes: Lanes,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, BindError> {
         let names = Names::new(config.names.clone());
@@ -103,6 +107,7 @@ impl Shared {
             compressions: Arc::new(Semaphore::new(limits::COMPRESSIONS_MAX)),
             ports: watch::Sender::default(),
             visitors: Clients::new(config.rates),
+            lanes,
             overload: Overload::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             waiters: Semaphore::new(limits::WAITERS_MAX),
@@ -119,6 +124,12 @@ impl Shared {
             kill: CancellationToken::new(),
             config,
         }))
+    }
+
+    /// Whether nothing new is taken: the edge has no memory left, or this thread of it more to
+    /// do than it can.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.overload.is_full() || self.lanes.is_late_here()
     }
 }
 

@@ -114,7 +114,7 @@ impl Port {
         let shared = &self.shared;
         let way = self.door.way.load();
         let Way::Raw(app) = &**way else { return None };
-        if shared.overload.is_on() {
+        if shared.is_overloaded() {
             return None;
         }
         let visit = shared.visitors.enter(path.client.ip())?;

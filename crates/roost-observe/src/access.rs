@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// Which requests are logged.
@@ -128,6 +129,10 @@ impl AccessWriter {
                         return;
                     }
                     self.write(std::mem::take(&mut batch)).await;
+                    if n < limits::ACCESS_BATCH_MAX {
+                        // What comes meanwhile wakes nobody, and is written at once.
+                        stop.run_until_cancelled(sleep(limits::ACCESS_PAUSE)).await;
+                    }
                 }
                 // Nothing is in the queue.
                 () = stop.cancelled() => return,

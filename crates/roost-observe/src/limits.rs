@@ -55,4 +55,6 @@ pub const ACCESS_SEGMENTS_MAX: usize = 8;
 /// Records that wait to be written to the access log.
 pub const ACCESS_QUEUE_MAX: usize = 8192;
 /// Records that are written to it at once.
-pub const ACCESS_BATCH_MAX: usize = 128;
+pub const ACCESS_BATCH_MAX: usize = 512;
+/// How long it is left alone after fewer than that: who logs a request should wake nobody.
+pub const ACCESS_PAUSE: Duration = Duration::from_millis(50);

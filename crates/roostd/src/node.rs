@@ -28,6 +28,7 @@ use roost_runtime::fs::ensure_dir;
 use roost_runtime::points;
 use roost_runtime::tasks::Tasks;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -364,6 +365,7 @@ fn edge_config(config: &NodeConfig, sockets: &EdgeSockets, names: NameFeed) -> E
         memory_max: roost_host::room::memory_of_process()
             .ok()
             .map(|memory| memory.0),
+        threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         domains: config.domains.clone(),
         names,
         node: config.node.id.to_string(),

@@ -102,7 +102,7 @@ impl Exchange {
         parts: &mut Parts,
         body: Incoming,
     ) -> Result<Response<ResponseBody>, Verdict> {
-        if self.shared.overload.is_on() {
+        if self.shared.is_overloaded() {
             return Err(elsewhere(Reason::Overloaded));
         }
         let app = self.shared.router.routes().app(block.app.as_str()).cloned();

@@ -268,7 +268,7 @@ async fn raw(
         external: block.port,
     };
     let gone = |why: &str| Verdict::Elsewhere(Reason::Gone, why.to_owned());
-    if shared.overload.is_on() {
+    if shared.is_overloaded() {
         return Err(Verdict::Elsewhere(Reason::Overloaded, String::new()));
     }
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();

@@ -16,6 +16,7 @@ mod h2_machines;
 mod h2_streams;
 mod hardening;
 mod hostile;
+mod lanes;
 mod limits;
 mod names;
 mod options;

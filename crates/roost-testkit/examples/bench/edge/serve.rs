@@ -81,6 +81,7 @@ async fn edge(http: u16, https: u16, back: u16, folder: &Path) {
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
     let certificates = Arc::new(OneCertificate(Arc::new(CertifiedKey::new(chain, key))));
     let mut config = EdgeConfig::new(region());
+    config.threads = 1;
     config.http = vec![local(http)];
     config.https = vec![local(https)];
     let keys = TicketKeys::of_this_process(roost_runtime::clock::now());
@@ -131,6 +132,7 @@ async fn routes(http: u16, back: u16, count: u64) {
     let route = move |number: u64| app(&format!("app-{number}"), number, Service::http(back), back);
     let mut table: TrafficTable = (0..count).map(route).collect();
     let mut config = EdgeConfig::new(region());
+    config.threads = 1;
     config.http = vec![local(http)];
     let (sender, feed) = tokio::sync::watch::channel(Arc::new(table.clone()));
     let (counter, tasks) = (TrafficCounter::new(), Tasks::new());
