@@ -10,6 +10,7 @@ use crate::relay::wire::Leg;
 use bytes::Bytes;
 use http::header::VIA;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use roost_http2::hpack::Block;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
@@ -180,47 +181,70 @@ impl Arrival {
         }
     }
 
-    /// Gives the headers of a request line by line, with the same added.
-    pub(crate) fn write(&self, headers: &HeaderMap, mut line: impl FnMut(&HeaderName, &[u8])) {
-        self.write_of_request(headers, &mut line);
-        for (name, value) in self.origin.lines() {
-            line(name, value.as_bytes());
-        }
+    /// Writes the headers of a request as fields of HTTP/2, with the same added; those that are
+    /// not `kept` are left out.
+    pub(crate) fn write_http2(
+        &self,
+        headers: &HeaderMap,
+        block: &mut Block<'_>,
+        is_kept: impl Fn(&HeaderName, &[u8]) -> bool,
+    ) {
+        self.write_of_request(headers, |comes, name, value| match comes {
+            Comes::Again if is_kept(name, value) => block.field(name.as_str(), value),
+            Comes::Again => {}
+            Comes::Once => block.once(name.as_str(), value),
+        });
+        block.run(self.origin.lines_of_http1(), |block| {
+            for (name, value) in self.origin.lines() {
+                block.field(name.as_str(), value.as_bytes());
+            }
+        });
     }
 
     /// The same as lines of HTTP/1.
     pub(crate) fn write_http1(&self, headers: &HeaderMap, bytes: &mut Vec<u8>) {
-        self.write_of_request(headers, |name, value| {
+        self.write_of_request(headers, |_, name, value| {
             write_line(name.as_str(), value, bytes);
         });
         bytes.extend_from_slice(self.origin.lines_of_http1());
     }
 
     /// Those that are not the same for all requests of the connection.
-    fn write_of_request(&self, headers: &HeaderMap, mut line: impl FnMut(&HeaderName, &[u8])) {
+    fn write_of_request(
+        &self,
+        headers: &HeaderMap,
+        mut line: impl FnMut(Comes, &HeaderName, &[u8]),
+    ) {
         let has_trace = trace(headers).is_some();
         for (name, value) in headers {
             let is_replaced = *name == X_FORWARDED_FOR
                 || (!has_trace && (*name == TRACEPARENT || *name == TRACESTATE));
             if !is_replaced {
-                line(name, value.as_bytes());
+                line(Comes::Again, name, value.as_bytes());
             }
         }
         if headers.contains_key(&X_FORWARDED_FOR) {
             let way = forwarded_for(headers, &self.origin.way);
-            line(&X_FORWARDED_FOR, way.as_bytes());
+            line(Comes::Again, &X_FORWARDED_FOR, way.as_bytes());
         } else {
-            line(&X_FORWARDED_FOR, self.origin.way.as_bytes());
+            line(Comes::Again, &X_FORWARDED_FOR, self.origin.way.as_bytes());
         }
         for name in [&REQUEST_ID.stock, &REQUEST_ID.neutral] {
-            line(name, self.request_id.as_bytes());
+            line(Comes::Once, name, self.request_id.as_bytes());
         }
-        line(&X_REQUEST_START, self.start().as_ref());
-        line(&VIA, via(self.version).as_bytes());
+        line(Comes::Once, &X_REQUEST_START, self.start().as_ref());
+        line(Comes::Again, &VIA, via(self.version).as_bytes());
         if !has_trace {
-            line(&TRACEPARENT, &self.trace());
+            line(Comes::Once, &TRACEPARENT, &self.trace());
         }
     }
+}
+
+/// Whether a header line will come again.
+#[derive(Debug, Clone, Copy)]
+enum Comes {
+    Again,
+    Once,
 }
 
 const TRACE_BYTES: usize = 55;
@@ -344,6 +368,7 @@ mod tests {
     use super::{Arrival, LINES, Origin};
     use crate::headers::towards_app;
     use http::{HeaderMap, HeaderName, HeaderValue, Version};
+    use roost_http2::hpack::{Decoder, Encoder, Field, Size};
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |&(name, value)| {
@@ -396,11 +421,19 @@ mod tests {
         ]);
         assert_eq!(headers, expected);
         // The same in the two other forms, also for the second request of a connection.
-        let mut lines = HeaderMap::new();
-        arrival.write(&client, |name, value| {
-            lines.append(name, HeaderValue::from_bytes(value).unwrap());
-        });
-        assert_eq!(lines, expected);
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
+        for _ in 0..3 {
+            let mut block = Vec::new();
+            arrival.write_http2(&client, &mut encoder.block(&mut block), |_, _| true);
+            let mut lines = HeaderMap::new();
+            let size = decoder.decode(&block, 1 << 16, |field| {
+                let Field::Header(name, value) = field else {
+                    panic!("{field:?}")
+                };
+                lines.append(name, value);
+            });
+            assert_eq!((size, lines), (Ok(Size::Good), expected.clone()));
+        }
         for _ in 0..2 {
             let mut bytes = Vec::new();
             arrival.write_http1(&client, &mut bytes);

@@ -77,13 +77,13 @@ impl Head {
         } else {
             block.field(":path", path.as_bytes());
         }
-        self.arrival.write(&self.headers, |name, value| {
-            let is_of_hop =
-                *name == HOST || is_of_connection(name) || (*name == TE && value != b"trailers");
-            if !is_of_hop {
-                block.field(name.as_str(), value);
-            }
-        });
+        self.arrival
+            .write_http2(&self.headers, block, |name, value| {
+                let is_of_hop = *name == HOST
+                    || is_of_connection(name)
+                    || (*name == TE && value != b"trailers");
+                !is_of_hop
+            });
     }
 
     /// Made for each attempt: the head itself stays, for another or for a replay.

@@ -12,8 +12,15 @@ use std::collections::VecDeque;
 
 /// A longer field is not remembered.
 const FIELD_BYTES_MAX: usize = 512;
-/// Fields that can be found in the table, and hashes of fields that came once.
-const PLACES: usize = 64;
+/// Runs of fields that are remembered as they were written.
+const RUNS: usize = 4;
+/// Hashes of fields that came once.
+const SEEN: usize = 64;
+/// Buckets of fields that can be found in the table.
+const BUCKETS: usize = 32;
+/// Fields of a bucket: more than a connection has in one of its buckets, nearly always. One that
+/// is pushed out is put into the table again when it comes.
+const WAYS: usize = 4;
 
 #[derive(Debug)]
 struct Entry {
@@ -39,10 +46,20 @@ pub struct Encoder {
     smallest: Option<usize>,
     /// How many have been put into the table.
     n_added: u32,
-    /// By hash, the number of a field in the table, and that hash.
-    places: [(u32, u32); PLACES],
+    /// By hash, the numbers of fields in the table, each behind its hash; the newest first.
+    places: [[(u32, u32); WAYS]; BUCKETS],
     /// By hash, the hash of what came last without being in the table.
-    seen: [u32; PLACES],
+    seen: [u32; SEEN],
+    /// Runs that were indexes only, the newest at the end; none that is older than a change of
+    /// the table.
+    runs: VecDeque<Run>,
+}
+
+/// Fields that came together, as indexes.
+#[derive(Debug)]
+struct Run {
+    text: Box<[u8]>,
+    block: Box<[u8]>,
 }
 
 impl Default for Encoder {
@@ -60,8 +77,9 @@ impl Encoder {
             size_max: TABLE_BYTES,
             smallest: None,
             n_added: 0,
-            places: [(0, 0); PLACES],
-            seen: [0; PLACES],
+            places: [[(0, 0); WAYS]; BUCKETS],
+            seen: [0; SEEN],
+            runs: VecDeque::new(),
         }
     }
 
@@ -87,6 +105,7 @@ impl Encoder {
         Block {
             encoder: self,
             into,
+            has_literals: false,
         }
     }
 
@@ -95,17 +114,16 @@ impl Encoder {
             && let Some(oldest) = self.table.pop_back()
         {
             self.size -= oldest.size();
+            self.runs.clear();
         }
     }
 
     /// The index of a field that is in the table.
     fn find(&self, hash: u32, name: &str, value: &[u8]) -> Option<usize> {
-        let (known, number) = self.places.get(place(hash)).copied()?;
-        if known != hash {
-            return None;
-        }
+        let mut bucket = self.places.get(place(hash) % BUCKETS)?.iter();
+        let (_, number) = bucket.find(|(known, _)| *known == hash)?;
         // The newest has the number before the next.
-        let at = usize::try_from(self.n_added.wrapping_sub(number).wrapping_sub(1)).ok()?;
+        let at = usize::try_from(self.n_added.wrapping_sub(*number).wrapping_sub(1)).ok()?;
         let entry = self.table.get(at)?;
         let (one, other) = entry.text.split_at_checked(entry.name_length)?;
         (one == name.as_bytes() && other == value).then_some(statics::COUNT + 1 + at)
@@ -113,7 +131,7 @@ impl Encoder {
 
     /// Whether a field came before, by its hash; it has now.
     fn came_before(&mut self, hash: u32) -> bool {
-        let Some(seen) = self.seen.get_mut(place(hash)) else {
+        let Some(seen) = self.seen.get_mut(place(hash) % SEEN) else {
             return false;
         };
         std::mem::replace(seen, hash) == hash
@@ -128,8 +146,18 @@ impl Encoder {
         if entry.size() > self.size_max {
             return;
         }
-        if let Some(place) = self.places.get_mut(place(hash)) {
-            *place = (hash, self.n_added);
+        self.runs.clear();
+        if let Some(bucket) = self.places.get_mut(place(hash) % BUCKETS) {
+            // In place of itself, if it was there.
+            let places = bucket.iter();
+            let own = places
+                .take(WAYS - 1)
+                .take_while(|(known, _)| *known != hash);
+            let end = own.count();
+            bucket.copy_within(..end, 1);
+            if let Some(first) = bucket.first_mut() {
+                *first = (hash, self.n_added);
+            }
         }
         self.n_added = self.n_added.wrapping_add(1);
         self.size += entry.size();
@@ -142,6 +170,8 @@ impl Encoder {
 pub struct Block<'a> {
     encoder: &'a mut Encoder,
     into: &'a mut Vec<u8>,
+    /// Whether a field since the last look was more than an index.
+    has_literals: bool,
 }
 
 impl Block<'_> {
@@ -168,6 +198,36 @@ impl Block<'_> {
         self.literal(found, 4, 0x00, name, value);
     }
 
+    /// Adds a field that will not come again with this value, and is not to be kept from anybody.
+    pub fn once(&mut self, name: &str, value: &[u8]) {
+        let found = statics::find(name, value);
+        self.literal(found, 4, 0x00, name, value);
+    }
+
+    /// Adds fields that come together again and again. The text stands for them: with the same
+    /// text the fields are the same.
+    pub fn run(&mut self, text: &[u8], fields: impl FnOnce(&mut Self)) {
+        let mut known = self.encoder.runs.iter();
+        if let Some(run) = known.find(|run| *run.text == *text) {
+            return self.into.extend_from_slice(&run.block);
+        }
+        let from = self.into.len();
+        self.has_literals = false;
+        fields(self);
+        if !self.has_literals
+            && let Some(block) = self.into.get(from..)
+        {
+            let runs = &mut self.encoder.runs;
+            if runs.len() >= RUNS {
+                runs.pop_front();
+            }
+            runs.push_back(Run {
+                text: text.into(),
+                block: block.into(),
+            });
+        }
+    }
+
     /// Adds a header line.
     pub fn header(&mut self, name: &HeaderName, value: &HeaderValue) {
         if value.is_sensitive() {
@@ -185,6 +245,7 @@ impl Block<'_> {
     }
 
     fn literal(&mut self, found: Found, prefix: u32, kind: u8, name: &str, value: &[u8]) {
+        self.has_literals = true;
         match found {
             Found::Name(index) | Found::Field(index) => {
                 integer::write(index, prefix, kind, self.into);
@@ -213,7 +274,7 @@ fn is_secret(name: &str) -> bool {
 
 fn place(hash: u32) -> usize {
     // The upper bits depend on all bytes.
-    (hash >> 26) as usize % PLACES
+    (hash >> 24) as usize
 }
 
 /// Not zero, which stands for nothing.

@@ -231,6 +231,67 @@ fn what_comes_twice_is_an_index_from_then_on() {
 }
 
 #[test]
+fn many_fields_that_come_again_are_indexes_and_stay_so() {
+    let mut encoder = Encoder::new();
+    let mut decoder = Decoder::new();
+    let sizes = [(); 6].map(|()| {
+        let mut written = Vec::new();
+        let mut block = encoder.block(&mut written);
+        for n in 0..32 {
+            block.field(&format!("x-name-{n}"), b"some value of this field");
+        }
+        block.once("x-id", b"1");
+        decode(&mut decoder, &written).unwrap();
+        written.len()
+    });
+    // One byte each, and what is not kept.
+    assert_eq!(sizes[2..], [32 + 1 + 5 + 2; 4]);
+    assert_eq!(decoder.table.len(), 32);
+}
+
+#[test]
+fn fields_that_come_together_are_written_as_they_were() {
+    let mut encoder = Encoder::new();
+    let mut decoder = Decoder::new();
+    let mut n_asked = 0;
+    let mut write = |text: &str, other: &[u8]| {
+        let mut written = Vec::new();
+        let mut block = encoder.block(&mut written);
+        block.run(text.as_bytes(), |block| {
+            n_asked += 1;
+            block.field("a", text.as_bytes());
+            block.field("accept-encoding", b"gzip, deflate");
+        });
+        block.field("other", other);
+        let expected = [
+            format!("a: {text}"),
+            "accept-encoding: gzip, deflate".to_owned(),
+            format!("other: {}", String::from_utf8_lossy(other)),
+        ];
+        assert_eq!(decode(&mut decoder, &written).unwrap(), expected);
+        n_asked
+    };
+    // A literal, one that is put into the table, an index: from then on it is known.
+    for n in 1..=3 {
+        assert_eq!(write("b", b"1"), n.min(3));
+    }
+    assert_eq!(
+        [write("b", b"1"), write("b", b"2"), write("c", b"3")],
+        [3, 3, 4]
+    );
+    assert_eq!(
+        [write("c", b"3"), write("c", b"3"), write("c", b"3")],
+        [5, 6, 6]
+    );
+    // What has come into the table since then has moved the index.
+    assert_eq!([write("b", b"3"), write("b", b"3")], [7, 7]);
+    assert_eq!(
+        [write("c", b"4"), write("b", b"4"), write("b", b"4")],
+        [7, 7, 8]
+    );
+}
+
+#[test]
 fn a_smaller_table_is_told_and_kept_to() {
     let mut encoder = Encoder::new();
     let mut decoder = Decoder::new();
@@ -261,13 +322,13 @@ proptest! {
     #[test]
     fn what_is_encoded_is_decoded(
         messages in prop::collection::vec(
-            (prop::collection::vec((0..4_u8, 0..40_usize), 0..20), 0..8_u32),
-            1..12,
+            (prop::collection::vec((0..4_u8, 0..40_usize), 0..20), 0..8_u32, 0..6_usize),
+            1..20,
         )
     ) {
         let mut encoder = Encoder::new();
         let mut decoder = Decoder::new();
-        for (fields, size) in messages {
+        for (fields, size, run) in messages {
             if size < 4 {
                 encoder.set_table_size(size * 64);
             } else if size == 4 {
@@ -278,12 +339,20 @@ proptest! {
                 let length = if value > 36 { value * 20 } else { value };
                 (format!("name-{name}"), "v".repeat(length))
             };
-            let fields: Vec<_> = fields.into_iter().map(field).collect();
+            let mut fields: Vec<_> = fields.into_iter().map(field).collect();
+            let together = [("name-1", run), ("run-1", run), ("run-2", 7)];
+            let together = together.map(|(name, value)| (name.to_owned(), "v".repeat(value)));
             let mut written = Vec::new();
             let mut block = encoder.block(&mut written);
             for (name, value) in &fields {
                 block.field(name, value.as_bytes());
             }
+            block.run(run.to_string().as_bytes(), |block| {
+                for (name, value) in &together {
+                    block.field(name, value.as_bytes());
+                }
+            });
+            fields.extend(together);
             let lines = decode(&mut decoder, &written).unwrap();
             let expected: Vec<_> = fields.iter().map(|(name, value)| format!("{name}: {value}")).collect();
             prop_assert_eq!(lines, expected);
