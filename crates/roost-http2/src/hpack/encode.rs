@@ -14,9 +14,7 @@ use std::collections::VecDeque;
 const FIELD_BYTES_MAX: usize = 512;
 /// Runs of fields that are remembered as they were written.
 const RUNS: usize = 4;
-/// Hashes of fields that came once.
-const SEEN: usize = 64;
-/// Buckets of fields that can be found in the table.
+/// Buckets of fields that can be found in the table, and of those that came once.
 const BUCKETS: usize = 32;
 /// Fields of a bucket: more than a connection has in one of its buckets, nearly always. One that
 /// is pushed out is put into the table again when it comes.
@@ -48,8 +46,8 @@ pub struct Encoder {
     n_added: u32,
     /// By hash, the numbers of fields in the table, each behind its hash; the newest first.
     places: [[(u32, u32); WAYS]; BUCKETS],
-    /// By hash, the hash of what came last without being in the table.
-    seen: [u32; SEEN],
+    /// By hash, the hashes of what came last without being in the table, the newest first.
+    seen: [[u32; WAYS]; BUCKETS],
     /// Runs that were indexes only, the newest at the end; none that is older than a change of
     /// the table.
     runs: VecDeque<Run>,
@@ -78,7 +76,7 @@ impl Encoder {
             smallest: None,
             n_added: 0,
             places: [[(0, 0); WAYS]; BUCKETS],
-            seen: [0; SEEN],
+            seen: [[0; WAYS]; BUCKETS],
             runs: VecDeque::new(),
         }
     }
@@ -120,7 +118,7 @@ impl Encoder {
 
     /// The index of a field that is in the table.
     fn find(&self, hash: u32, name: &str, value: &[u8]) -> Option<usize> {
-        let mut bucket = self.places.get(place(hash) % BUCKETS)?.iter();
+        let mut bucket = self.places.get(place(hash))?.iter();
         let (_, number) = bucket.find(|(known, _)| *known == hash)?;
         // The newest has the number before the next.
         let at = usize::try_from(self.n_added.wrapping_sub(*number).wrapping_sub(1)).ok()?;
@@ -131,10 +129,12 @@ impl Encoder {
 
     /// Whether a field came before, by its hash; it has now.
     fn came_before(&mut self, hash: u32) -> bool {
-        let Some(seen) = self.seen.get_mut(place(hash) % SEEN) else {
+        let Some(bucket) = self.seen.get_mut(place(hash)) else {
             return false;
         };
-        std::mem::replace(seen, hash) == hash
+        let came_before = bucket.contains(&hash);
+        put_first(bucket, hash, |seen| *seen == hash);
+        came_before
     }
 
     fn insert(&mut self, hash: u32, name: &str, value: &[u8]) {
@@ -147,17 +147,8 @@ impl Encoder {
             return;
         }
         self.runs.clear();
-        if let Some(bucket) = self.places.get_mut(place(hash) % BUCKETS) {
-            // In place of itself, if it was there.
-            let places = bucket.iter();
-            let own = places
-                .take(WAYS - 1)
-                .take_while(|(known, _)| *known != hash);
-            let end = own.count();
-            bucket.copy_within(..end, 1);
-            if let Some(first) = bucket.first_mut() {
-                *first = (hash, self.n_added);
-            }
+        if let Some(bucket) = self.places.get_mut(place(hash)) {
+            put_first(bucket, (hash, self.n_added), |(known, _)| *known == hash);
         }
         self.n_added = self.n_added.wrapping_add(1);
         self.size += entry.size();
@@ -272,9 +263,18 @@ fn is_secret(name: &str) -> bool {
     )
 }
 
+/// Puts one before the others: in place of the one that it is, else of the last.
+fn put_first<T: Copy>(bucket: &mut [T; WAYS], one: T, is_it: impl Fn(&T) -> bool) {
+    let at = bucket.iter().position(is_it).unwrap_or(WAYS - 1);
+    bucket.copy_within(..at, 1);
+    if let Some(first) = bucket.first_mut() {
+        *first = one;
+    }
+}
+
 fn place(hash: u32) -> usize {
     // The upper bits depend on all bytes.
-    (hash >> 24) as usize
+    (hash >> 24) as usize % BUCKETS
 }
 
 /// Not zero, which stands for nothing.
