@@ -1,5 +1,6 @@
 //! What the API does, apart from HTTP.
 
+pub(crate) mod addresses;
 pub(crate) mod apps;
 pub(crate) mod builds;
 pub(crate) mod certificates;

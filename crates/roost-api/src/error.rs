@@ -14,6 +14,7 @@ use roost_store::StoreError;
 /// Every code that this crate makes itself. Each has a page in `docs/errors/`.
 #[cfg(test)]
 pub(crate) const CODES: &[&str] = &[
+    "address-not-found",
     "already-exists",
     "app-deleting",
     "app-has-machines",
@@ -51,6 +52,7 @@ pub(crate) const CODES: &[&str] = &[
     "never-deployed",
     "no-capacity",
     "no-certificate-authority",
+    "no-free-address",
     "no-placement",
     "overloaded",
     "not-found",

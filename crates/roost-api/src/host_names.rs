@@ -183,6 +183,8 @@ async fn table(state: &ApiState, store: &Store) -> Result<NameTable, StoreError>
         };
         table.hosts.insert(record.host, host);
     }
+    let addresses = store.addresses(None).await?.into_iter();
+    table.addresses = addresses.map(|own| (own.address, own.app)).collect();
     Ok(table)
 }
 

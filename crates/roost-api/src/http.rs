@@ -1,5 +1,6 @@
 //! HTTP: routes, what every request goes through, the OpenAPI document.
 
+mod addresses;
 mod apps;
 mod builds;
 mod certificates;
@@ -104,6 +105,8 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(certificates::upload))
         .routes(routes!(certificates::get, certificates::remove))
         .routes(routes!(certificates::check))
+        .routes(routes!(addresses::list, addresses::allocate))
+        .routes(routes!(addresses::release))
         .routes(routes!(logs::logs))
         .routes(routes!(builds::create))
         .routes(routes!(images::pull))

@@ -24,6 +24,7 @@ use roost_runtime::clock::Clock;
 use roost_runtime::tasks::Tasks;
 use roost_store::records::TokenRecord;
 use roost_store::{Store, StoreError};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Mutex, Semaphore, watch};
 
@@ -42,6 +43,8 @@ pub struct NodeFacts {
     pub https_port: u16,
     /// Host and port of the built-in registry.
     pub registry: String,
+    /// Addresses of the host that apps may have for themselves.
+    pub edge_addresses: Vec<IpAddr>,
 }
 
 /// The parts that an API is put together from.
@@ -58,7 +61,7 @@ pub struct ApiParts {
     pub builder: Arc<dyn ImageBuilder>,
     /// The node.
     pub node: NodeFacts,
-    /// Custom host names.
+    /// Custom host names and what else the edge is told of apps.
     pub host_names: HostNameParts,
     /// The key that seals secrets.
     pub sealing_key: Arc<SealingKey>,
@@ -183,7 +186,7 @@ impl ApiState {
         Ok(())
     }
 
-    /// Tells the edge of the custom host names, before anything else of the API begins.
+    /// Tells the edge of custom host names and dedicated addresses, before anything else of the API begins.
     pub async fn publish_host_names(&self) -> Result<(), StoreError> {
         host_names::publish(self).await
     }

@@ -92,6 +92,7 @@ pub async fn parts(dir: &Path, workers: Vec<(NodeId, Arc<dyn WorkerApi>)>) -> Ap
             http_port: 8080,
             https_port: 8443,
             registry: "localhost:4280".into(),
+            edge_addresses: vec![],
         },
         host_names: HostNameParts::default(),
         sealing_key: Arc::new(sealing_key.expect("the key is there or made")),

@@ -77,6 +77,8 @@ pub enum Action {
     ManageSecrets,
     /// Add and remove custom host names and their certificates.
     ManageCertificates,
+    /// Give addresses to an app, and take them from it.
+    ManageAddresses,
     /// Pull images from the built-in registry.
     PullImages,
     /// Push images to, and delete them from, the built-in registry.
@@ -132,6 +134,7 @@ pub fn allow(caller: &Caller, action: Action, app: Option<&AppName>) -> Result<(
             | Action::Exec
             | Action::ManageSecrets
             | Action::ManageCertificates
+            | Action::ManageAddresses
             | Action::PullImages
             | Action::PushImages
                 if app == Some(own) =>
@@ -149,6 +152,7 @@ pub fn allow(caller: &Caller, action: Action, app: Option<&AppName>) -> Result<(
             | Action::Exec
             | Action::ManageSecrets
             | Action::ManageCertificates
+            | Action::ManageAddresses
             | Action::PullImages
             | Action::PushImages => Err(Denied::Forbidden),
         },

@@ -3,6 +3,7 @@
 mod apps;
 mod certs;
 mod deploy;
+mod ips;
 pub(crate) mod machines;
 mod operations;
 mod platform;
@@ -11,6 +12,7 @@ mod values;
 pub(crate) use apps::{AppsCommand, ConfigCommand, LogsArgs, OpenArgs, SecretsCommand, ThenDeploy};
 pub(crate) use certs::{AddArgs, CertsCommand};
 pub(crate) use deploy::{CanaryArgs, DeployArgs, LaunchArgs, RollbackArgs, Strategy};
+pub(crate) use ips::IpsCommand;
 pub(crate) use machines::{ExecArgs, MachineId, MachinesCommand};
 pub(crate) use operations::{OpsCommand, WhyCommand};
 pub(crate) use platform::{DoctorArgs, DownArgs, UpArgs};
@@ -137,6 +139,13 @@ pub(crate) enum Command {
         before_help = "Examples:\n  roost certs add www.example.com -a web\n  roost certs show www.example.com -a web"
     )]
     Certs(CertsCommand),
+    /// Addresses that are an app's alone: list, allocate, release
+    #[command(
+        subcommand,
+        alias = "ip",
+        before_help = "Examples:\n  roost ips list -a db\n  roost ips allocate-v4 -a db"
+    )]
+    Ips(IpsCommand),
     /// List the releases of an app
     #[command(
         alias = "release",

@@ -2,6 +2,7 @@
 
 pub(crate) mod apps;
 pub(crate) mod certs;
+pub(crate) mod ips;
 pub(crate) mod local;
 pub(crate) mod logs;
 pub(crate) mod machines;

@@ -13,7 +13,7 @@ use crate::{deploy, limits, project, settings};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Shells};
-use roost_proto::rest::{App, AppList, CertificateList, Deployment, SecretList};
+use roost_proto::rest::{App, AppList, CertificateList, Deployment, IpAssignmentList, SecretList};
 use std::ffi::OsString;
 
 /// The environment variable that asks for completions instead of a command.
@@ -185,6 +185,17 @@ pub(crate) fn host_names() -> Vec<CompletionCandidate> {
         let list: CertificateList = client.get(&path).await?;
         let row = |found: roost_proto::rest::Certificate| CompletionCandidate::new(found.hostname);
         Ok(list.certificates.into_iter().map(row).collect())
+    })
+}
+
+/// Dedicated addresses of an app.
+pub(crate) fn addresses() -> Vec<CompletionCandidate> {
+    ask(|client, global| async move {
+        let app = project::app_name(&global)?;
+        let path = format!("/v1/apps/{app}/ip_assignments");
+        let list: IpAssignmentList = client.get(&path).await?;
+        let row = |own: roost_proto::rest::IpAssignment| candidate(own.ip, own.kind);
+        Ok(list.ips.into_iter().map(row).collect())
     })
 }
 

@@ -34,7 +34,7 @@ use args::{Cli, Command};
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use client::Client;
-use commands::{apps, certs, local, logs, machines, ops, releases, secrets, why};
+use commands::{apps, certs, ips, local, logs, machines, ops, releases, secrets, why};
 use deploy::Unchanged;
 use error::CliError;
 use output::Output;
@@ -134,6 +134,7 @@ async fn run(cli: Cli, output: Output) -> Result<u8, CliError> {
         Command::Logs(args) => logs::run(&client, &global, &args, output).await?,
         Command::Secrets(command) => secrets::run(&client, &global, command, output).await?,
         Command::Certs(command) => certs::run(&client, &global, command, output).await?,
+        Command::Ips(command) => ips::run(&client, &global, command, output).await?,
         Command::Releases => releases::list(&client, &global, output).await?,
         Command::Rollback(args) => releases::rollback(&client, &global, &args, output).await?,
         Command::Ops(command) => ops::run(&client, &global, command, output).await?,

@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// Proxies in front of the edge that say who its clients are.
     #[serde(default)]
     pub(crate) proxies: Vec<String>,
+    /// Addresses of this machine that apps may have for themselves.
+    #[serde(default)]
+    pub(crate) edge_addresses: Vec<String>,
     /// Where the edge takes requests from edges of other nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) edge_peers_listen: Option<String>,
@@ -146,6 +149,7 @@ impl Options {
             domains: list(&args.domains, |last| &last.domains),
             public_ip: text(&args.public_ip, |last| &last.public_ip),
             proxies: list(&args.proxies, |last| &last.proxies),
+            edge_addresses: list(&args.edge_addresses, |last| &last.edge_addresses),
             edge_peers_listen: text(&args.edge_peers_listen, |last| &last.edge_peers_listen),
             edge_peers: list(&args.edge_peers, |last| &last.edge_peers),
             region: text(&args.region, |last| &last.region),
@@ -212,6 +216,7 @@ impl Options {
         for (flag, values) in [
             ("--domain", &self.domains),
             ("--proxy", &self.proxies),
+            ("--edge-address", &self.edge_addresses),
             ("--edge-peer", &self.edge_peers),
             ("--insecure-registry", &self.insecure_registries),
         ] {
@@ -378,14 +383,14 @@ mod tests {
 
     #[test]
     fn an_empty_value_takes_an_option_back() {
-        let set = "--domain a.example --domain b.example --insecure-registry r:5000 \
+        let set = "--domain a.example --domain b.example --edge-address 192.0.2.3 --insecure-registry r:5000 \
             --public-ip 192.0.2.1 --images-max 20GiB --runtime library --region fra --listen 0.0.0.0 \
             --memory 8GiB --access-log full --drain-timeout 5m --autostop-after 1m --edge-peers-listen 192.0.2.2:1 --edge-peer n=192.0.2.1:1 --overcommit-cpu 100 --overcommit-memory 100 \
             --acme-directory https://a/d --acme-email a@b.example --acme-root /a \
             --shim /s --vm /v --guest /g --qemu /q --firecracker /f --jailer /j";
         let set = Options::choose(&args(set), None);
         assert_eq!(set.domains, ["a.example", "b.example"]);
-        let taken_back = "--domain= --insecure-registry= --public-ip= --images-max= --runtime= \
+        let taken_back = "--domain= --edge-address= --insecure-registry= --public-ip= --images-max= --runtime= \
             --memory= --access-log= --drain-timeout= --autostop-after= --overcommit-cpu= --overcommit-memory= --region= --listen= --edge-peers-listen= --edge-peer= --acme-directory= --acme-email= --acme-root= --shim= --vm= --guest= --qemu= --firecracker= --jailer=";
         assert_eq!(
             Options::choose(&args(taken_back), Some(&set)),

@@ -19,7 +19,7 @@ use roost_http2::frame::PREFACE;
 use roost_http2::server::{self, RequestBody};
 use roost_model::machine::PortSharing;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -39,6 +39,8 @@ pub(crate) struct Ends {
     /// The external port that the client has come to: 80 and 443 on the shared
     /// listeners, whatever their numbers.
     pub(crate) external: u16,
+    /// The dedicated address that the client has come to; its app is the one that is meant.
+    pub(crate) own: Option<IpAddr>,
 }
 
 /// Accepts until the port is closed, another edge has the socket, or the edge
@@ -65,8 +67,8 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: Arc<TcpListener>,
                 let Ok(permit) = permit else { return };
                 let activity = Activity::new(permit);
                 let way = door.way.load_full();
-                let connection =
-                    serve(shared.clone(), stream, client, door.external, way, activity);
+                let place = (door.external, door.own);
+                let connection = serve(shared.clone(), stream, client, place, way, activity);
                 // On the bare tracker: a span and a supervisor task per connection would cost more than some requests.
                 seat.serve(&shared.clients, connection);
             }
@@ -85,7 +87,7 @@ async fn serve(
     shared: Arc<Shared>,
     mut stream: TcpStream,
     client: SocketAddr,
-    external: u16,
+    (external, own): (u16, Option<IpAddr>),
     way: Arc<Way>,
     activity: Arc<Activity>,
 ) {
@@ -98,6 +100,7 @@ async fn serve(
         is_tls: false,
         handshake: Duration::ZERO,
         external,
+        own,
     };
     // Only a performance hint: a socket that refuses it still works.
     let _ = stream.set_nodelay(true);
@@ -170,10 +173,7 @@ async fn secured(
         } else {
             PortSharing::ByServerName
         };
-        shared
-            .tls
-            .accept(&shared, stream, ends.external, sharing)
-            .await
+        shared.tls.accept(&shared, stream, ends, sharing).await
     };
     // On the heap and gone afterwards: the connection need not be as large as its handshake.
     let agreed = Box::pin(timeout(shared.config.timeouts.handshake, agree)).await;

@@ -164,7 +164,7 @@ impl Exchange {
             let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type)]);
             return Ok(self.own(StatusCode::OK, None, headers, answer.into()));
         }
-        let app = route::find(&self.shared, &self.host, self.ends.external)?;
+        let app = route::find(&self.shared, &self.host, self.ends)?;
         self.app = Some(app.clone());
         self.trail.routed();
         if !app
@@ -176,7 +176,7 @@ impl Exchange {
         }
         self.count_open(&app)?;
         if route::wants_https(&app, self.ends) {
-            route::force_https(&self.shared, parts, &self.host)?;
+            route::force_https(&self.shared, parts, &self.host, self.ends)?;
         }
         let wish = upgrade::take_wish(parts, &mut body);
         // The body of an extended CONNECT is the tunnel itself.

@@ -1,4 +1,4 @@
-//! Custom host names: an immutable snapshot of the control plane's table.
+//! Custom host names and dedicated addresses: an immutable snapshot of the control plane's table.
 //!
 //! A key is parsed at the first handshake that needs it, and the outcome is kept as long as the
 //! certificate stays the same.
@@ -12,7 +12,8 @@ use roost_proto::names::{CertificatePem, ChallengeAnswer, NameFeed, NameTable};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 /// Where HTTP-01 challenges are asked for (RFC 8555 8.3).
@@ -32,6 +33,8 @@ struct Snapshot {
     /// By host name: token and key authorisation.
     http_challenges: HashMap<String, (String, String)>,
     tls_challenges: HashMap<String, Arc<Certificate>>,
+    /// Dedicated addresses with their apps.
+    addresses: Arc<BTreeMap<IpAddr, AppName>>,
 }
 
 #[derive(Debug)]
@@ -103,6 +106,16 @@ impl Names {
         found.map(|host| host.app.clone())
     }
 
+    /// The app whose alone an address is.
+    pub(crate) fn app_at(&self, address: IpAddr) -> Option<AppName> {
+        self.snapshot.load().addresses.get(&address).cloned()
+    }
+
+    /// All such addresses.
+    pub(crate) fn addresses(&self) -> Arc<BTreeMap<IpAddr, AppName>> {
+        self.snapshot.load().addresses.clone()
+    }
+
     /// The certificate of a host name in lower case.
     pub(crate) fn certificate(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let names = self.snapshot.load();
@@ -132,7 +145,10 @@ impl Names {
 impl Snapshot {
     /// This table, with what `old` has parsed already.
     fn of(table: &NameTable, old: &Self) -> Self {
-        let mut new = Self::default();
+        let mut new = Self {
+            addresses: Arc::new(table.addresses.clone()),
+            ..Self::default()
+        };
         for (name, host) in &table.hosts {
             let name = name.as_str();
             let name = name.strip_prefix('*').unwrap_or(name);
@@ -180,6 +196,8 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     loop {
         // Also after this task's own clone was made: nothing published in between is missed.
         shared.names.refresh();
+        // Ports are opened at addresses as these come and go.
+        shared.router.nudge();
         tokio::select! {
             changed = feed.changed() => if changed.is_err() { return },
             () = shared.graceful.cancelled() => return,

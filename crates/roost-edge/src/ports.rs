@@ -1,6 +1,9 @@
 //! The external ports that apps ask for, besides the shared 80 and 443: opened
 //! and closed as the table changes.
 //!
+//! At a dedicated address all ports of its app are open, and all that comes there is for that app.
+//! The rest is of the addresses that apps share.
+//!
 //! Apps whose streams say which app they are for share a port: HTTP by host
 //! name, TLS by server name. A port whose stream says nothing is one app's
 //! alone. Who has a port keeps it for as long as it wants it; among those that
@@ -19,7 +22,7 @@ use roost_proto::traffic::{PortStatus, PortTable};
 use roost_runtime::tasks::Tasks;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -53,6 +56,8 @@ impl Way {
 pub(crate) struct Door {
     /// The external port; 80 and 443 for the shared ones, whatever their numbers.
     pub(crate) external: u16,
+    /// The dedicated address, whose app has all that comes.
+    pub(crate) own: Option<IpAddr>,
     /// The way of a connection that comes now.
     pub(crate) way: Arc<ArcSwap<Way>>,
     /// Fires when the port is closed.
@@ -60,17 +65,19 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// A door of the addresses that apps share.
     pub(crate) fn new(external: u16, way: Way) -> Self {
         Self {
             external,
+            own: None,
             way: Arc::new(ArcSwap::from_pointee(way)),
             closed: CancellationToken::new(),
         }
     }
 }
 
-/// An external port: each protocol has its own.
-type Key = (Protocol, u16);
+/// An external port: each protocol has its own, and so has each dedicated address.
+type Key = (Protocol, Option<IpAddr>, u16);
 
 /// What the apps of the table get of the ports that they ask for.
 #[derive(Default)]
@@ -80,13 +87,18 @@ struct Division {
     asked: Vec<(AppName, Key, Option<String>)>,
 }
 
-/// Divides the ports among the apps; who has one already goes before others.
-fn divide(routes: &Routes, held: impl Fn(Key) -> Option<Way>) -> Division {
+/// Divides the ports among the apps; who has one already goes before others. Who has an address of
+/// its own has all its ports there.
+fn divide(
+    routes: &Routes,
+    addresses: &BTreeMap<IpAddr, AppName>,
+    held: impl Fn(Key) -> Option<Way>,
+) -> Division {
     let mut asked: BTreeMap<Key, BTreeMap<&AppName, Way>> = BTreeMap::new();
     for app in routes.with_ports() {
         for port in app.own_ports() {
             let way = Way::new(port.rule.handler.sharing(), &app.name);
-            let key = (port.protocol, port.number);
+            let key = (port.protocol, None, port.number);
             asked.entry(key).or_default().insert(&app.name, way);
         }
     }
@@ -99,10 +111,22 @@ fn divide(routes: &Routes, held: impl Fn(Key) -> Option<Way>) -> Division {
         let holder = asked.iter().find(|(_, theirs)| **theirs == way);
         for (&app, theirs) in &asked {
             let why = holder.filter(|_| *theirs != way);
+            if why.is_some() && addresses.values().any(|with_own| with_own == app) {
+                continue;
+            }
             let why = why.map(|(holder, _)| format!("the app {holder} has this port"));
             division.asked.push((app.clone(), key, why));
         }
         division.ways.insert(key, way);
+    }
+    for (&address, name) in addresses {
+        let app = routes.app(name.as_str());
+        for port in app.iter().flat_map(|app| app.ports()) {
+            let way = Way::new(port.rule.handler.sharing(), name);
+            let key = (port.protocol, Some(address), port.number);
+            division.ways.insert(key, way);
+            division.asked.push((name.clone(), key, None));
+        }
     }
     division
 }
@@ -135,7 +159,8 @@ pub(crate) fn follow(shared: Arc<Shared>, tasks: Tasks) -> impl Future<Output = 
 /// Brings the open ports in line with the routes, and publishes what became of
 /// each. Whether all could be opened.
 fn apply(shared: &Arc<Shared>, tasks: &Tasks, open: &mut OpenPorts) -> bool {
-    let division = divide(&shared.router.routes(), |key| {
+    let addresses = shared.names.addresses();
+    let division = divide(&shared.router.routes(), &addresses, |key| {
         let (door, _) = open.get(&key)?;
         Some(Way::clone(&door.way.load()))
     });
@@ -146,8 +171,11 @@ fn apply(shared: &Arc<Shared>, tasks: &Tasks, open: &mut OpenPorts) -> bool {
             door.way.store(Arc::new(way));
             continue;
         }
-        let (protocol, number) = key;
-        let door = Door::new(number, way);
+        let (protocol, own, number) = key;
+        let door = Door {
+            own,
+            ..Door::new(number, way)
+        };
         let opened = match protocol {
             Protocol::Tcp => open_port(shared, tasks, &door),
             Protocol::Udp => open_datagrams(shared, tasks, &door),
@@ -166,8 +194,9 @@ fn apply(shared: &Arc<Shared>, tasks: &Tasks, open: &mut OpenPorts) -> bool {
     for (app, key, refused) in division.asked {
         let problem = refused.or_else(|| failed.get(&key).cloned());
         let statuses = table.entry(app).or_default();
-        let (protocol, port) = key;
+        let (protocol, address, port) = key;
         statuses.push(PortStatus {
+            address,
             protocol,
             port,
             problem,
@@ -183,10 +212,17 @@ fn apply(shared: &Arc<Shared>, tasks: &Tasks, open: &mut OpenPorts) -> bool {
     failed.is_empty()
 }
 
-/// Listens at this port of every address, or says why not.
+/// Where a door listens.
+fn addresses_of(shared: &Shared, door: &Door) -> impl Iterator<Item = SocketAddr> {
+    let shared_ips = shared.config.port_ips.iter().copied();
+    let shared_ips = shared_ips.filter(|_| door.own.is_none());
+    let ips = door.own.into_iter().chain(shared_ips);
+    ips.map(|ip| SocketAddr::new(ip, door.external))
+}
+
+/// Listens at this port of its address or of all that apps share, or says why not.
 fn open_port(shared: &Arc<Shared>, tasks: &Tasks, door: &Door) -> Result<(), String> {
-    let addresses = shared.config.port_ips.iter();
-    let addresses = addresses.map(|&ip| SocketAddr::new(ip, door.external));
+    let addresses = addresses_of(shared, door);
     let _at = shared.lanes.first().enter();
     let listeners: Result<Vec<_>, String> = addresses
         .map(|address| {
@@ -203,8 +239,7 @@ fn open_port(shared: &Arc<Shared>, tasks: &Tasks, door: &Door) -> Result<(), Str
 
 /// The same for datagrams.
 fn open_datagrams(shared: &Arc<Shared>, tasks: &Tasks, door: &Door) -> Result<(), String> {
-    let addresses = shared.config.port_ips.iter();
-    let addresses = addresses.map(|&ip| SocketAddr::new(ip, door.external));
+    let addresses = addresses_of(shared, door);
     let sockets: Result<Vec<_>, String> = addresses
         .map(|address| {
             let socket = shared.sockets.take_datagrams(address);
@@ -228,6 +263,9 @@ fn problem(protocol: Protocol, address: SocketAddr, error: &io::Error) -> String
             format!("another program listens on {address} (`{shows}` shows it)")
         }
         io::ErrorKind::PermissionDenied => format!("roostd may not listen on {address}"),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("no interface of this host has the address {}", address.ip())
+        }
         _ => format!("roostd cannot listen on {address}: {error}"),
     }
 }

@@ -10,7 +10,9 @@ use crate::table::{AppRoute, app_of_host};
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, StatusCode, Version};
+use roost_model::machine::Service;
 use roost_model::name::AppName;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The name that a request is for.
@@ -219,12 +221,25 @@ pub(crate) fn app(shared: &Shared, host: &str) -> Option<Arc<AppRoute>> {
     shared.router.routes().app(name).cloned()
 }
 
-/// The app that answers to HTTP at this host and external port.
-pub(crate) fn find(shared: &Shared, host: &str, external: u16) -> Result<Arc<AppRoute>, Page> {
+/// The app whose alone an address is.
+pub(crate) fn app_at(shared: &Shared, address: IpAddr) -> Option<Arc<AppRoute>> {
+    let name = shared.names.app_at(address)?;
+    shared.router.routes().app(name.as_str()).cloned()
+}
+
+/// The app that answers to HTTP where the client has come to: that of the address if it is
+/// dedicated, else the one of this host.
+pub(crate) fn find(shared: &Shared, host: &str, ends: Ends) -> Result<Arc<AppRoute>, Page> {
     let not_found = |code, title| Page::new(StatusCode::NOT_FOUND, code, title);
-    let Some(app) = app(shared, host) else {
+    let external = ends.external;
+    let (app, asked) = match ends.own {
+        Some(address) => (app_at(shared, address), address.to_string()),
+        None => (app(shared, host), String::new()),
+    };
+    let Some(app) = app else {
+        let asked = if asked.is_empty() { host } else { &asked };
         return Err(not_found("no-such-app", "no app answers to this name")
-            .detail(format!("the name is {host}"))
+            .detail(format!("the name is {asked}"))
             .next("`roost deploy` in an app's folder, or `roost deploy --image IMAGE`, makes one")
             .next("`roost apps list` shows the apps that there are, and their names"));
     };
@@ -251,12 +266,18 @@ pub(crate) fn wants_https(app: &AppRoute, ends: Ends) -> bool {
 }
 
 /// Sends plain HTTP to HTTPS when the app asks for it and there is an HTTPS port.
-pub(crate) fn force_https(shared: &Shared, parts: &Parts, host: &str) -> Result<(), Page> {
-    let Some(port) = shared.https_port else {
+pub(crate) fn force_https(
+    shared: &Shared,
+    parts: &Parts,
+    host: &str,
+    ends: Ends,
+) -> Result<(), Page> {
+    let own = ends.own.map(|_| Service::HTTPS_PORT);
+    let Some(port) = own.or(shared.https_port) else {
         return Ok(());
     };
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let port = if port == 443 {
+    let port = if port == Service::HTTPS_PORT {
         String::new()
     } else {
         format!(":{port}")

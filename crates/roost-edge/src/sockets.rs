@@ -7,10 +7,10 @@
 
 use crate::{limits, udp};
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use tokio::net::{TcpListener, UdpSocket};
 
@@ -46,13 +46,14 @@ impl Sockets {
 
     /// The socket of this address: the one that was given, else a new one.
     pub(crate) fn listen(&self, address: SocketAddr) -> io::Result<Arc<TcpListener>> {
-        let socket = match self.take_given(address) {
-            Some(socket) => socket,
-            None => listen(address)?,
-        };
-        let listener = Arc::new(TcpListener::from_std(socket)?);
+        let given = self.take_given(address);
         let mut open = self.open.lock();
         open.retain(|listener| listener.strong_count() > 0);
+        let socket = match given {
+            Some(socket) => socket,
+            None => beside(&open, TcpListener::local_addr, address, bind_stream)?,
+        };
+        let listener = Arc::new(TcpListener::from_std(socket)?);
         open.push(Arc::downgrade(&listener));
         Ok(listener)
     }
@@ -63,13 +64,13 @@ impl Sockets {
             let datagrams = &mut self.given.lock().datagrams;
             take_of(datagrams, address, std::net::UdpSocket::local_addr)
         };
-        let socket = match given {
-            Some(socket) => socket,
-            None => udp::open(address)?,
-        };
-        let socket = Arc::new(UdpSocket::from_std(socket)?);
         let mut open = self.open_datagrams.lock();
         open.retain(|socket| socket.strong_count() > 0);
+        let socket = match given {
+            Some(socket) => socket,
+            None => beside(&open, UdpSocket::local_addr, address, udp::open)?,
+        };
+        let socket = Arc::new(UdpSocket::from_std(socket)?);
         open.push(Arc::downgrade(&socket));
         Ok(socket)
     }
@@ -114,14 +115,59 @@ fn take_of<T>(
     Some(sockets.swap_remove(idx))
 }
 
+/// Opens a socket at this address, also where one of these has its port at every address, or at
+/// one while this is to be for every address. What comes is given by the kernel to the socket with
+/// the more exact address.
+///
+/// The kernel lets two have a port so only if both share it at the moment at which the second one is
+/// bound. No longer: else any program could take a part of what comes.
+fn beside<S: AsFd, T: AsFd>(
+    own: &[Weak<S>],
+    address_of: fn(&S) -> io::Result<SocketAddr>,
+    address: SocketAddr,
+    open: fn(SocketAddr, bool) -> io::Result<T>,
+) -> io::Result<T> {
+    let error = match open(address, false) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        opened => return opened,
+    };
+    let is_beside = |socket: &Arc<S>| {
+        address_of(socket).is_ok_and(|local| {
+            local.port() == address.port()
+                && local.is_ipv4() == address.is_ipv4()
+                && local.ip().is_unspecified() != address.ip().is_unspecified()
+        })
+    };
+    let own: Vec<_> = own.iter().filter_map(Weak::upgrade).collect();
+    let beside: Vec<_> = own.into_iter().filter(is_beside).collect();
+    if beside.is_empty() {
+        return Err(error);
+    }
+    let share = |is_shared| {
+        let mut sockets = beside.iter();
+        sockets.try_for_each(|socket| SockRef::from(&**socket).set_reuse_port(is_shared))
+    };
+    let opened = share(true).and_then(|()| open(address, true));
+    share(false)?;
+    let opened = opened?;
+    SockRef::from(&opened).set_reuse_port(false)?;
+    Ok(opened)
+}
+
 /// Opens a listening socket as the edge has them.
 pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    bind_stream(address, false)
+}
+
+/// The same, also at a port that is shared at the moment.
+fn bind_stream(address: SocketAddr, is_shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(is_shared)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

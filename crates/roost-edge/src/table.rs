@@ -140,6 +140,11 @@ impl AppRoute {
         self.targets.iter()
     }
 
+    /// What is behind each of its external ports.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &PortRoute> {
+        self.ports.iter()
+    }
+
     /// What is behind each external port that the app does not share with all others.
     pub(crate) fn own_ports(&self) -> impl Iterator<Item = &PortRoute> {
         let shared = [Service::HTTP_PORT, Service::HTTPS_PORT];

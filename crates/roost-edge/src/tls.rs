@@ -1,6 +1,7 @@
 //! Phase 2, tls: the certificate by the name that the client asks for, and how
 //! TLS is spoken by what the service of that name wants.
 
+use crate::accept::Ends;
 use crate::certificates::CertificateSource;
 use crate::names::Names;
 use crate::shared::Shared;
@@ -14,7 +15,7 @@ use roost_model::machine::{
 };
 use rustls::ServerConfig;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -133,20 +134,37 @@ impl Tls {
         Ok(made)
     }
 
-    /// Agrees with a client on TLS, as the service wants it that it asks for at
-    /// this external port.
+    /// The same, with the certificate of this name for everybody.
+    fn under(&self, name: &str, config: &ServerConfig) -> io::Result<Arc<ServerConfig>> {
+        let key = self.certificates.local.certificate(name);
+        let key = key.ok_or_else(|| io::Error::other("an app without a certificate"))?;
+        let mut config = config.clone();
+        config.cert_resolver = Arc::new(SingleCertAndKey::from(key));
+        Ok(Arc::new(config))
+    }
+
+    /// Agrees with a client on TLS, as the service wants it that it asks for where it has come to.
+    /// At a dedicated address that is one of its app, whatever name the client has for it.
     pub(crate) async fn accept(
         &self,
         shared: &Shared,
         stream: TcpStream,
-        external: u16,
+        ends: Ends,
         sharing: PortSharing,
     ) -> io::Result<Secured> {
         let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let name = server_name(&begun.client_hello());
         let is_challenge = is_asked_to_validate(&begun.client_hello());
-        let app = name.filter(|_| !is_challenge);
-        let app = app.and_then(|name| route::app(shared, &name));
+        let named = name.filter(|_| !is_challenge);
+        let named = named.and_then(|name| route::app(shared, &name));
+        let own = ends.own.filter(|_| !is_challenge);
+        let own = own.map(|address| route::app_at(shared, address));
+        let is_strange = match (&own, &named) {
+            (Some(Some(own)), Some(named)) => own.name != named.name,
+            (Some(Some(_)), None) => true,
+            (Some(None) | None, _) => false,
+        };
+        let app = own.unwrap_or(named);
         let most = shared.config.rates.app_handshakes;
         if app
             .as_ref()
@@ -154,6 +172,7 @@ impl Tls {
         {
             return Err(io::Error::other("too many handshakes with the app's names"));
         }
+        let external = ends.external;
         let port = app.as_ref().and_then(|app| app.port(external));
         let rule = port
             .map(|port| &port.rule)
@@ -163,6 +182,12 @@ impl Tls {
             // A page says what is wrong with the name.
             None if external == Service::HTTPS_PORT => self.http.clone(),
             None => self.nobody.clone(),
+        };
+        let config = match app.as_ref().zip(shared.domains.first()) {
+            Some((app, domain)) if is_strange && rule.is_some() => {
+                self.under(&format!("{}.{domain}", app.name), &config)?
+            }
+            _ => config,
         };
         let is_http = rule.is_none_or(|rule| rule.handler.is_http());
         let stream = Box::new(begun.into_stream(config).await?);

@@ -1,5 +1,6 @@
-//! What the control plane tells the edge about custom host names: which app each leads to, its
-//! certificate, and what a certificate authority that checks a name is to be answered.
+//! What the control plane tells the edge about custom host names and addresses of apps' own: which
+//! app each leads to, the certificate of a name, and what a certificate authority that checks it is
+//! to be answered.
 //!
 //! As with [`crate::traffic`], each change is a whole new table; the edge keeps the last one.
 
@@ -7,16 +8,19 @@ use roost_model::host_name::HostName;
 use roost_model::name::AppName;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// All custom host names.
+/// All custom host names, and all addresses that are one app's alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NameTable {
     /// Each name with what is behind it.
     pub hosts: BTreeMap<HostName, Host>,
     /// What is being validated, one answer for each name at most.
     pub challenges: BTreeMap<HostName, ChallengeAnswer>,
+    /// Each dedicated address with its app.
+    pub addresses: BTreeMap<IpAddr, AppName>,
 }
 
 /// What is behind a host name.

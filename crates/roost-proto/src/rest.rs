@@ -3,11 +3,13 @@
 //! Names and shapes follow the Machines API of Fly.io where it has them;
 //! releases, deployments, builds and logs are roost's own.
 
+mod addresses;
 mod canary;
 mod certificates;
 mod images;
 mod requests;
 
+pub use addresses::{AssignIpRequest, IpAssignment, IpAssignmentList};
 pub use canary::{CanaryConfig, CanaryJudgement, DeploymentCanary, ReleaseSeen};
 pub use certificates::{
     Certificate, CertificateAttempt, CertificateList, HostLookup, IssueCertificateRequest,
@@ -92,7 +94,8 @@ pub struct App {
     pub current_release: Option<u64>,
     /// Where it answers, best first.
     pub urls: Vec<String>,
-    /// What became of the external ports that it asks for, besides 80 and 443.
+    /// What became of the external ports that it asks for: at its dedicated addresses all, at those
+    /// that apps share all but 80 and 443.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<AppPort>,
     /// When it was created, milliseconds since the epoch.
@@ -102,6 +105,9 @@ pub struct App {
 /// An external port that an app asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AppPort {
+    /// The dedicated address that it is at; none for those that apps share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
     /// What carries its traffic, `tcp` or `udp`.
     #[serde(default = "tcp")]
     pub protocol: String,

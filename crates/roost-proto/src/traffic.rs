@@ -12,7 +12,7 @@ use roost_model::machine::{Protocol, Service, StaticFolder};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::split::Split;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -77,9 +77,12 @@ pub type TrafficTable = AppMap<AppTraffic>;
 /// The edge's subscription: the newest table, and a wake-up at each change.
 pub type TrafficFeed = tokio::sync::watch::Receiver<Arc<TrafficTable>>;
 
-/// An external port that an app asks for, besides 80 and 443, which all apps share.
+/// An external port that an app asks for: at its dedicated addresses each one, else those besides
+/// 80 and 443, which all apps share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortStatus {
+    /// The dedicated address; none for those that apps share.
+    pub address: Option<IpAddr>,
     /// What carries its traffic.
     pub protocol: Protocol,
     /// The number.

@@ -1,11 +1,13 @@
 //! The control database: tokens, apps, releases, deployments, the runs of
-//! workflows, sealed secrets, host names and their certificates, idempotency keys.
+//! workflows, sealed secrets, host names and their certificates, dedicated addresses, idempotency
+//! keys.
 //!
 //! SQLite today. Nothing of SQL or SQLite is in the public interface, and the
 //! SQL keeps to what PostgreSQL reads too, but for the tables of runs.
 
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 mod apps;
 mod database;
 mod deployments;

@@ -25,6 +25,7 @@ use roost_proto::machine_config::MachineConfig;
 use roost_proto::rest::{
     CanaryConfig, CanaryJudgement, DeploymentCanary, DeploymentError, DeploymentStep, ReleaseSeen,
 };
+use roost_store::addresses::AddressKind;
 use roost_store::host_names::{CertificateRecord, NewHostName};
 use roost_store::placements::{Blueprint, Change, Chosen, Fence};
 use roost_store::records::{
@@ -34,6 +35,7 @@ use roost_store::records::{
 use roost_store::{Store, subject_of_app};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,8 +50,11 @@ const CORDONS: i64 = 5;
 const HOST_NAMES: i64 = 6;
 /// The version that canaries came with.
 const CANARIES: i64 = 7;
+/// The version that addresses came with.
+const ADDRESSES: i64 = 8;
 /// Versions between which no other was released.
-const RELEASED: [i64; 5] = [2, 4, 5, 6, 7];
+const RELEASED: [i64; 6] = [2, 4, 5, 6, 7, 8];
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
 /// Apps by id, and where their newest deployments are.
 const APPS: [(&str, &str, DeploymentStatus); 4] = [
     ("app_1", "web", DeploymentStatus::Running),
@@ -105,6 +110,14 @@ async fn check(store: &Store, version: i64) {
     if let Some(host_name) = host_names.first() {
         assert_eq!(host_name.certificate.as_ref(), Some(&certificate()));
     }
+    let addresses = store.addresses(Some("app_1")).await.unwrap();
+    let found: Vec<_> = addresses.iter().map(|record| record.address).collect();
+    let expected: &[IpAddr] = if version >= ADDRESSES {
+        &[ADDRESS]
+    } else {
+        &[]
+    };
+    assert_eq!(found, expected);
     let secrets = store.secrets("app_1").await.unwrap();
     assert_eq!(secrets[0].sealed, [1, 2, 3]);
     let releases = store.releases("app_1").await.unwrap();
@@ -370,6 +383,8 @@ async fn fill(store: &Store) {
     };
     store.change_secrets("app_1", &[secret], NOW).await.unwrap();
     add_host_name(store).await;
+    let taken = store.take_address("app_1", AddressKind::V4, &[ADDRESS], NOW);
+    taken.await.unwrap().unwrap();
     place(store).await;
 
     for (n, (app, _, status)) in (2..).zip(APPS) {

@@ -74,6 +74,10 @@ pub(crate) struct RunArgs {
     /// who the client is.
     #[arg(long = "proxy", value_name = "NETWORK")]
     pub(crate) proxies: Vec<String>,
+    /// An address of this host that an app may have for itself (`roost ips allocate-v4`); may be
+    /// repeated. It is not one of --listen.
+    #[arg(long = "edge-address", value_name = "ADDRESS")]
+    pub(crate) edge_addresses: Vec<String>,
     /// What one client and one app may ask of the edge.
     #[command(flatten)]
     pub(crate) rates: RateArgs,

@@ -1,5 +1,6 @@
 //! The configuration of a node: checked and complete, every fault at once.
 
+mod addresses;
 mod node;
 
 use crate::args::{AcmeArgs, RunArgs, VmArgs};
@@ -58,6 +59,8 @@ pub(crate) struct NodeConfig {
     pub(crate) images_max: ByteSize,
     /// Who issues certificates for custom host names.
     pub(crate) acme: Option<AcmeSettings>,
+    /// Addresses of the host that apps may have for themselves.
+    pub(crate) edge_addresses: Vec<IpAddr>,
     /// Where the edge is reached from outside, as far as that is known.
     pub(crate) public_ips: Vec<IpAddr>,
     pub(crate) node: NodeProfile,
@@ -177,6 +180,9 @@ impl NodeConfig {
         let domains = domains(args, &mut faults);
         let proxies = proxies(&args.proxies, &mut faults);
         let edge_peers = edge_peers(&args.edge_peers, &mut faults);
+        let listen = edge_ip(args);
+        let http = addresses(listen, args.http_port);
+        let edge_addresses = addresses::edge_addresses(&args.edge_addresses, &http, &mut faults);
         let region = RegionCode::parse(&args.region)
             .map_err(|error| faults.push(error.to_string()))
             .ok();
@@ -206,13 +212,12 @@ impl NodeConfig {
         else {
             bail!("the configuration has faults:\n  {}", faults.join("\n  "));
         };
-        let listen = edge_ip(args);
         Ok(Self {
             paths,
             tag,
             region,
             api: addresses(args.listen, args.api_port),
-            http: addresses(listen, args.http_port),
+            http,
             https: addresses(listen, args.https_port),
             proxies,
             rates: (&args.rates).into(),
@@ -232,7 +237,8 @@ impl NodeConfig {
             insecure_registries: args.insecure_registries.clone(),
             images_max,
             acme,
-            public_ips: public_ip(args, listen).into_iter().collect(),
+            public_ips: public_ips(args, listen, &edge_addresses),
+            edge_addresses,
             node,
             take_over: args.take_over,
             drain_timeout,
@@ -249,10 +255,12 @@ fn edge_ip(args: &RunArgs) -> IpAddr {
     }
 }
 
-/// The address by which the world reaches the edge, if it is known.
-fn public_ip(args: &RunArgs, listen: IpAddr) -> Option<IpAddr> {
-    let own = args.public_ip.unwrap_or(listen);
-    Some(own).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+/// The addresses by which the world reaches the edge, as far as they are known.
+fn public_ips(args: &RunArgs, listen: IpAddr, edge_addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let shared = args.public_ip.unwrap_or(listen);
+    let all = edge_addresses.iter().copied().chain([shared]);
+    all.filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+        .collect()
 }
 
 /// The domains of apps, best first.

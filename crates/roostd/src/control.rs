@@ -175,6 +175,7 @@ fn node_facts(config: &NodeConfig, facts: &Facts) -> NodeFacts {
         http_port: facts.http_port,
         https_port: facts.https_port,
         registry: format!("localhost:{}", facts.api_port),
+        edge_addresses: config.edge_addresses.clone(),
     }
 }
 

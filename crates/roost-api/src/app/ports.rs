@@ -1,6 +1,7 @@
 //! External ports of apps, besides 80 and 443, which all share.
 //!
-//! The edge decides who has a port. Here a request for one that is another
+//! At a dedicated address its app has all its ports. Of those that apps share the edge decides who
+//! has a port. Here a request for one that is another
 //! app's is refused before anything changes; of two requests at once one is
 //! told by its status.
 
@@ -17,7 +18,8 @@ pub(crate) async fn refuse_taken(
     services: &[Service],
 ) -> Result<(), ApiError> {
     let wanted: Vec<_> = own(services).collect();
-    if wanted.is_empty() {
+    let addresses = state.store.addresses(None).await?;
+    if wanted.is_empty() || addresses.iter().any(|own| own.app == *app) {
         return Ok(());
     }
     for machine in state.worker.machines(None).await? {
@@ -37,9 +39,12 @@ pub(crate) async fn refuse_taken(
             let (what, hint) = match protocol {
                 Protocol::Tcp => (
                     "port",
-                    "choose another port; with the same of the handlers tls, pg_tls or http apps share one",
+                    "choose another port, or give the app an address of its own (`roost ips allocate-v4`); with the same of the handlers tls, pg_tls or http apps share one",
                 ),
-                Protocol::Udp => ("udp port", "choose another port"),
+                Protocol::Udp => (
+                    "udp port",
+                    "choose another port, or give the app an address of its own (`roost ips allocate-v4`)",
+                ),
             };
             let message = format!("{what} {} is the app `{holder}`'s", port.ports);
             return Err(ApiError::conflict("port-taken", message).with_hint(hint));
@@ -77,6 +82,7 @@ pub(crate) fn of_app(state: &ApiState, app: &AppName) -> Vec<AppPort> {
     let table = feed.borrow().clone();
     let ports = table.get(app).map_or(&[][..], Vec::as_slice);
     let view = |status: &roost_proto::traffic::PortStatus| AppPort {
+        address: status.address.map(|address| address.to_string()),
         protocol: status.protocol.as_str().to_owned(),
         port: status.port,
         problem: status.problem.clone(),

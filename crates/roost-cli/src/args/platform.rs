@@ -31,6 +31,9 @@ pub(crate) struct UpArgs {
     /// A proxy in front of the edge, an address or a network such as 10.0.0.0/8, that says who its clients are by the PROXY protocol; may be repeated, an empty one takes them back
     #[arg(long = "proxy", value_name = "NETWORK")]
     pub(crate) proxies: Vec<String>,
+    /// An address of this machine that an app may have for itself (`roost ips allocate-v4`); may be repeated, an empty one takes them back
+    #[arg(long = "edge-address", value_name = "ADDRESS")]
+    pub(crate) edge_addresses: Vec<String>,
     /// Address and port where the edge takes requests from edges of other nodes; an empty one takes it back
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) edge_peers_listen: Option<String>,

@@ -111,13 +111,19 @@ fn describe(app: &App) -> String {
     }
     for port in &app.ports {
         let AppPort {
+            address,
             protocol,
             port,
             problem,
         } = port;
+        let shown = match address {
+            Some(address) if address.contains(':') => format!("[{}]:{port}", printable(address)),
+            Some(address) => format!("{}:{port}", printable(address)),
+            None => port.to_string(),
+        };
         let shown = match protocol.as_str() {
-            "tcp" => port.to_string(),
-            other => format!("{port}/{}", printable(other)),
+            "tcp" => shown,
+            other => format!("{shown}/{}", printable(other)),
         };
         let problem = problem.as_deref().map(printable);
         let problem = problem.map(|problem| format!(" is not open: {problem}"));

@@ -48,6 +48,7 @@ pub(crate) async fn handle(
         is_tls: block.is_tls,
         handshake: Duration::ZERO,
         external: block.port,
+        own: None,
     };
     let region = HeaderValue::from_str(&block.region);
     let region = region.unwrap_or(HeaderValue::from_static("unknown"));

@@ -266,6 +266,7 @@ async fn raw(
         is_tls: block.is_tls,
         handshake: Duration::ZERO,
         external: block.port,
+        own: None,
     };
     let gone = |why: &str| Verdict::Elsewhere(Reason::Gone, why.to_owned());
     if shared.is_overloaded() {

@@ -71,6 +71,7 @@ async fn led(shared: Arc<Shared>, mut client: DuplexStream) -> Result<Vec<u8>, S
         is_tls: false,
         handshake: std::time::Duration::ZERO,
         external: PORT,
+        own: None,
     };
     let mut early = Vec::new();
     let reached = reach(&shared, &mut client, &mut early, ends, "app").await;

@@ -22,9 +22,10 @@ pub(crate) struct Path {
     pub(crate) local: IpAddr,
 }
 
-/// Opens the socket of a port.
-pub(crate) fn open(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+/// Opens the socket of a port, also of one that is shared at the moment.
+pub(crate) fn open(address: SocketAddr, is_shared: bool) -> io::Result<std::net::UdpSocket> {
     let socket = datagram_socket(address)?;
+    socket.set_reuse_port(is_shared)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
         setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
