@@ -102,6 +102,10 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("certs show", with(&["www.example.com"]), Reads),
         ("certs check", with(&["www.example.com"]), Changes),
         ("certs remove", with(&["www.example.com"]), Changes),
+        ("ips list", web.clone(), Reads),
+        ("ips allocate-v4", web.clone(), Changes),
+        ("ips allocate-v6", web.clone(), Changes),
+        ("ips release", with(&["192.0.2.1"]), Changes),
         ("releases", web.clone(), Reads),
         ("rollback", web.clone(), Changes),
         ("ops list", web.clone(), Reads),
@@ -139,6 +143,7 @@ fn certificates() -> Router {
 fn parts_of_app() -> Router {
     let process = json!({"pid": 1, "stime": 10, "rtime": 1000, "command": "app", "directory": "/", "cpu": 1,
         "rss": 4096, "listen_sockets": [{"proto": "tcp", "address": "0.0.0.0:80"}]});
+    let address = json!({"ip": "192.0.2.1", "type": "v4", "region": "local", "created_at": 0});
     let lease = json!({"status": "success", "data": {"expires_at": 1, "owner": "ann", "description": "",
         "version": "i"}});
     let operation = json!({"id": "run_1", "kind": "start", "subject": "machine/m1", "cause": {"kind": "user"},
@@ -156,6 +161,7 @@ fn parts_of_app() -> Router {
         .route("/v1/apps/web/machines/m1/events", ok(json!([])))
         .route("/v1/apps/web/machines/m1/metadata", ok(json!({"a": "b"})))
         .route("/v1/apps/web/machines/m1/lease", ok(lease))
+        .route("/v1/apps/web/ip_assignments", ok(json!({"ips": [address]})))
         .route("/v1/apps/web/operations", ok(json!([operation.clone()])))
         .route("/v1/apps/web/operations/run_1", ok(operation))
 }

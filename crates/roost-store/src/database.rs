@@ -34,6 +34,11 @@ pub(crate) const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../migrations/0006_host_names.sql"),
     ),
     (7, "canary", include_str!("../migrations/0007_canary.sql")),
+    (
+        8,
+        "addresses",
+        include_str!("../migrations/0008_addresses.sql"),
+    ),
 ];
 
 /// The control database. Cheap to clone.

@@ -8,6 +8,8 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 #![expect(clippy::too_many_lines, reason = "a story is told in one piece")]
 
+#[path = "e2e/addresses.rs"]
+mod addresses;
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
 #[path = "e2e/canary.rs"]

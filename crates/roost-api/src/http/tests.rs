@@ -1,6 +1,7 @@
 //! The API as a client sees it, over a worker in memory.
 
 mod access;
+mod addresses;
 mod apps;
 mod bad_requests;
 mod deletion;

@@ -60,12 +60,12 @@ pub(crate) fn behind(port: ServicePort, number: u8, address: SocketAddr) -> Endp
     }
 }
 
-fn app(name: &str, endpoints: Vec<Endpoint>) -> (AppName, AppTraffic) {
+pub(crate) fn app(name: &str, endpoints: Vec<Endpoint>) -> (AppName, AppTraffic) {
     (AppName::parse(name).unwrap(), AppTraffic { endpoints })
 }
 
 impl World {
-    fn publish_apps<const N: usize>(&self, apps: [(AppName, AppTraffic); N]) {
+    pub(crate) fn publish_apps<const N: usize>(&self, apps: [(AppName, AppTraffic); N]) {
         self.table.send_replace(Arc::new(TrafficTable::from(apps)));
     }
 
@@ -87,7 +87,7 @@ impl World {
         TcpStream::connect((ip, PORT)).await.unwrap()
     }
 
-    async fn tls(
+    pub(crate) async fn tls(
         &self,
         stream: TcpStream,
         name: &str,

@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 /// A machine that answers each datagram with a prefix and the same.
-async fn echo(tasks: &Tasks, prefix: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) async fn echo(tasks: &Tasks, prefix: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let count = Arc::new(AtomicUsize::new(0));
@@ -33,7 +33,7 @@ async fn echo(tasks: &Tasks, prefix: &'static str) -> (SocketAddr, Arc<AtomicUsi
     (address, count)
 }
 
-fn at_ports(range: PortRange, number: u8, address: SocketAddr) -> Endpoint {
+pub(crate) fn at_ports(range: PortRange, number: u8, address: SocketAddr) -> Endpoint {
     let mut endpoint = behind(ServicePort::new(range, PortHandler::Raw), number, address);
     let service: &mut Service = Arc::make_mut(&mut endpoint.service);
     service.protocol = Protocol::Udp;
@@ -53,7 +53,7 @@ impl World {
 }
 
 /// A client that sends to one port.
-async fn client(ip: IpAddr, port: u16) -> UdpSocket {
+pub(crate) async fn client(ip: IpAddr, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect((ip, port)).await.unwrap();
     socket
@@ -73,7 +73,7 @@ async fn ask(client: &UdpSocket, text: &[u8]) -> Vec<u8> {
 }
 
 /// Asks again and again, as clients of datagrams do, until the answer is this one.
-async fn until_answered(client: &UdpSocket, text: &[u8], expected: &[u8]) {
+pub(crate) async fn until_answered(client: &UdpSocket, text: &[u8], expected: &[u8]) {
     let asking = async {
         loop {
             // A refusal of the port is an error that the next call tells.

@@ -32,6 +32,7 @@ impl Operation {
             "upload_certificate" => {
                 json!({"hostname": "www.example.com", "fullchain": "", "private_key": ""})
             }
+            "assign_ip" => json!({"type": "v4"}),
             "pull_image" => json!({"image": "hello"}),
             _ => return Body::empty(),
         };
@@ -73,6 +74,7 @@ fn operations() -> Vec<Operation> {
                 .replace("{name}", "A")
                 .replace("{key}", "A")
                 .replace("{version}", "1")
+                .replace("{ip}", "192.0.2.1")
                 .replace("{hostname}", "www.example.com");
             assert!(!path.contains('{'), "{path} has a part with no sample");
             if path.ends_with("/builds") {

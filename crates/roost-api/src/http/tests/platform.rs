@@ -150,16 +150,22 @@ impl Platform {
 
     /// Over a database and machines that are there already; nothing is taken up yet.
     pub(crate) async fn start_with(dir: &Path, worker: Arc<SimWorker>) -> Self {
+        Self::start_of(testing::parts(dir, vec![]).await, worker).await
+    }
+
+    /// With these parts, but for machines, images, logs and builds.
+    pub(super) async fn start_of(parts: ApiParts, worker: Arc<SimWorker>) -> Self {
         let logs = Arc::new(FakeLogs {
             worker: worker.clone(),
             ..FakeLogs::default()
         });
         let node = NodeId::from_ulid(ulid::Ulid::nil());
         let state = ApiState::new(ApiParts {
+            workers: vec![(node, worker.clone())],
             images: Arc::new(Fakes),
             logs: logs.clone(),
             builder: Arc::new(Fakes),
-            ..testing::parts(dir, vec![(node, worker.clone())]).await
+            ..parts
         });
         let token = state
             .mint_admin_token("test")

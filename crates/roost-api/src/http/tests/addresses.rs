@@ -1,0 +1,161 @@
+//! Dedicated addresses: who gets them, what the edge hears, and which ports they make free.
+
+use super::Platform;
+use crate::state::ApiParts;
+use crate::testing;
+use roost_model::name::AppName;
+use roost_proto::names::NameTable;
+use roost_testkit::sim_worker::SimWorker;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A platform with the apps `one` and `two` and these addresses to give.
+async fn start(dir: &Path, pool: &[&str]) -> (Platform, watch::Receiver<Arc<NameTable>>) {
+    let mut parts: ApiParts = testing::parts(dir, vec![]).await;
+    parts.node.edge_addresses = pool.iter().map(|text| text.parse().unwrap()).collect();
+    let table = parts.host_names.table.subscribe();
+    let platform = Platform::start_of(parts, Arc::new(SimWorker::new())).await;
+    platform.state.resume().await.unwrap();
+    for app in ["one", "two"] {
+        let body = json!({"app_name": app});
+        assert_eq!(platform.call("POST", "/v1/apps", body).await.0, 201);
+    }
+    (platform, table)
+}
+
+impl Platform {
+    async fn allocate(&self, app: &str, kind: &str) -> (u16, Value) {
+        let path = format!("/v1/apps/{app}/ip_assignments");
+        let (status, body) = self.call("POST", &path, json!({"type": kind})).await;
+        (status.as_u16(), body)
+    }
+
+    async fn release(&self, app: &str, address: &str) -> (u16, Value) {
+        let path = format!("/v1/apps/{app}/ip_assignments/{address}");
+        let (status, body) = self.call("DELETE", &path, Value::Null).await;
+        (status.as_u16(), body)
+    }
+
+    async fn addresses(&self, app: &str) -> Vec<String> {
+        let path = format!("/v1/apps/{app}/ip_assignments");
+        let (status, body) = self.call("GET", &path, Value::Null).await;
+        assert_eq!(status, 200, "{body}");
+        let ips = body["ips"].as_array().unwrap().iter();
+        ips.map(|own| own["ip"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+/// What the edge knows.
+fn published(table: &watch::Receiver<Arc<NameTable>>) -> Vec<(String, AppName)> {
+    let known = table.borrow().addresses.clone();
+    known
+        .into_iter()
+        .map(|(ip, app): (IpAddr, AppName)| (ip.to_string(), app))
+        .collect()
+}
+
+#[tokio::test]
+async fn addresses_are_given_while_there_are_some_and_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (platform, table) = start(dir.path(), &["192.0.2.1", "2001:db8::1", "192.0.2.2"]).await;
+    let name = |text: &str| AppName::parse(text).unwrap();
+    let (status, own) = platform.allocate("one", "v4").await;
+    assert_eq!(status, 201, "{own}");
+    assert_eq!(
+        (&own["ip"], &own["type"]),
+        (&json!("192.0.2.1"), &json!("v4"))
+    );
+    assert_eq!(
+        (&own["region"], &own["shared"]),
+        (&json!("local"), &json!(false))
+    );
+    assert_eq!(published(&table), [("192.0.2.1".into(), name("one"))]);
+    assert_eq!(platform.allocate("two", "v6").await.1["ip"], "2001:db8::1");
+    assert_eq!(platform.allocate("two", "v4").await.1["ip"], "192.0.2.2");
+    for (kind, says) in [("v4", "all 2 v4"), ("v6", "all 1 v6")] {
+        let (status, error) = platform.allocate("one", kind).await;
+        assert_eq!((status, &error["code"]), (409, &json!("no-free-address")));
+        assert!(error["error"].as_str().unwrap().contains(says), "{error}");
+    }
+    // Another app's address is not one's own to give back.
+    let (status, error) = platform.release("one", "192.0.2.2").await;
+    assert_eq!((status, &error["code"]), (404, &json!("address-not-found")));
+    assert_eq!(
+        platform.addresses("two").await,
+        ["2001:db8::1", "192.0.2.2"]
+    );
+    assert_eq!(platform.release("two", "2001:DB8:0::1").await.0, 204);
+    assert_eq!(platform.addresses("two").await, ["192.0.2.2"]);
+    assert_eq!(platform.allocate("one", "v6").await.0, 201);
+
+    // An app that is destroyed leaves its addresses.
+    let (status, body) = platform.call("DELETE", "/v1/apps/one", Value::Null).await;
+    assert!(status.is_success(), "{body}");
+    let mut gone = table.clone();
+    let gone = gone.wait_for(|table| table.addresses.len() == 1);
+    tokio::time::timeout(super::platform::PATIENCE, gone)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(published(&table), [("192.0.2.2".into(), name("two"))]);
+    assert_eq!(platform.allocate("two", "v4").await.1["ip"], "192.0.2.1");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_address_or_no_app_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (platform, _table) = start(dir.path(), &[]).await;
+    let code = |(status, body): (u16, Value)| (status, body["code"].as_str().unwrap().to_owned());
+    let refused = |status, code: &str| (status, code.to_owned());
+    let shared = platform.allocate("one", "shared_v4").await;
+    assert_eq!(code(shared), refused(422, "invalid-request"));
+    let (status, none) = platform.allocate("one", "v4").await;
+    assert_eq!((status, &none["code"]), (409, &json!("no-free-address")));
+    assert!(
+        none["hint"].as_str().unwrap().contains("--edge-address"),
+        "{none}"
+    );
+    let absent = platform.allocate("absent", "v4").await;
+    assert_eq!(code(absent), refused(404, "app-not-found"));
+    let garbled = platform.release("one", "192.0.2").await;
+    assert_eq!(garbled.1["code"], "malformed-request");
+    let never = platform.release("one", "192.0.2.1").await;
+    assert_eq!(code(never), refused(404, "address-not-found"));
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn with_an_address_of_its_own_an_app_may_have_a_port_that_another_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let (platform, _table) = start(dir.path(), &["192.0.2.1"]).await;
+    let service = json!({"internal_port": 5432, "ports": [{"port": 5432}]});
+    let body = json!({"config": {"image": "hello", "services": [service]}});
+    let machine = async |app: &str| {
+        let path = format!("/v1/apps/{app}/machines");
+        let (status, body) = platform.call("POST", &path, body.clone()).await;
+        (status.as_u16(), body)
+    };
+    assert_eq!(machine("one").await.0, 200);
+    let (status, error) = machine("two").await;
+    assert_eq!(
+        (status, &error["code"]),
+        (409, &json!("port-taken")),
+        "{error}"
+    );
+    assert!(
+        error["hint"]
+            .as_str()
+            .unwrap()
+            .contains("roost ips allocate-v4"),
+        "{error}"
+    );
+    assert_eq!(platform.allocate("two", "v4").await.0, 201);
+    let (status, made) = machine("two").await;
+    assert_eq!(status, 200, "{made}");
+    platform.stop().await;
+}
