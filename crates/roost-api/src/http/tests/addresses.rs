@@ -140,7 +140,7 @@ async fn with_an_address_of_its_own_an_app_may_have_a_port_that_another_has() {
         let (status, body) = platform.call("POST", &path, body.clone()).await;
         (status.as_u16(), body)
     };
-    assert_eq!(machine("one").await.0, 200);
+    assert_eq!(machine("one").await.0, 201);
     let (status, error) = machine("two").await;
     assert_eq!(
         (status, &error["code"]),
@@ -156,6 +156,6 @@ async fn with_an_address_of_its_own_an_app_may_have_a_port_that_another_has() {
     );
     assert_eq!(platform.allocate("two", "v4").await.0, 201);
     let (status, made) = machine("two").await;
-    assert_eq!(status, 200, "{made}");
+    assert_eq!(status, 201, "{made}");
     platform.stop().await;
 }
