@@ -7,6 +7,7 @@
 
 use crate::affinity::Affinity;
 use crate::choose::{Choice, choose};
+use crate::connect::ConnectError;
 use crate::eject::Outcome;
 use crate::gauge::InFlight;
 use crate::limits;
@@ -38,8 +39,10 @@ pub(crate) struct Picked {
 #[derive(Debug, Default)]
 pub(crate) struct Tried {
     places: Vec<(MachineId, SocketAddr)>,
-    /// Until when the same endpoints may be tried again.
-    again_until: Option<Instant>,
+    /// When it was refused first.
+    refused_at: Option<Instant>,
+    /// For how long after that the same endpoints may be tried again.
+    again_for: Duration,
     /// Since when the request waits for a machine.
     since: Option<Instant>,
     /// Whether one was woken meanwhile: that takes longer.
@@ -69,8 +72,17 @@ impl Tried {
     pub(crate) fn refused(&mut self, shared: &Shared, endpoint: &Endpoint, why: String) {
         self.pass_over(endpoint);
         self.last = Some(why);
-        self.again_until
-            .get_or_insert_with(|| Instant::now() + shared.config.timeouts.connect);
+        self.refused_at.get_or_insert_with(Instant::now);
+        self.again_for = self.again_for.max(shared.config.timeouts.connect);
+    }
+
+    /// Notes one to which there is no connection, and why. One that has not taken it in time is
+    /// there, but busy: it is given longer.
+    pub(crate) fn unreached(&mut self, shared: &Shared, endpoint: &Endpoint, error: &ConnectError) {
+        self.refused(shared, endpoint, error.to_string());
+        if matches!(error, ConnectError::Timeout { .. }) {
+            self.again_for = self.again_for.max(shared.config.timeouts.machine / 2);
+        }
     }
 
     /// Notes an endpoint whose node would not take the request, and why. `false` when there
@@ -158,8 +170,8 @@ impl Tried {
     }
 
     fn is_over(&self) -> bool {
-        self.again_until
-            .is_some_and(|until| Instant::now() >= until)
+        self.refused_at
+            .is_some_and(|at| at.elapsed() >= self.again_for)
     }
 }
 

@@ -157,7 +157,7 @@ async fn reach(
             }
             Err(error) => {
                 pick::note(shared, asked, &picked.target, Outcome::NoAnswer);
-                tried.refused(shared, &picked.target.endpoint, error.to_string());
+                tried.unreached(shared, &picked.target.endpoint, &error);
             }
         }
     }

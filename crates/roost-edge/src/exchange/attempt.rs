@@ -89,8 +89,8 @@ impl Exchange {
                 match connect::connect(&shared, &target, asked.external, carries, kept_max).await {
                     Ok(connection) => connection,
                     Err(error) => {
-                        let why = self.unreached(asked, &target, &error);
-                        tried.refused(&shared, &target.endpoint, why);
+                        self.unreached(asked, &target, &error);
+                        tried.unreached(&shared, &target.endpoint, &error);
                         continue;
                     }
                 };

@@ -2,7 +2,7 @@
 //! edge's own pages.
 
 use crate::world::{
-    World, backend, endpoint, full, machine, nobody, says, wait_until, with_health,
+    LIMIT, World, backend, endpoint, full, machine, nobody, says, wait_until, with_health,
 };
 use http::Response;
 use roost_proto::traffic::EndpointHealth;
@@ -136,6 +136,37 @@ async fn a_machine_that_refuses_connections_is_passed_over() {
         page.contains("machine-unreachable") && page.contains("refused"),
         "{page}"
     );
+}
+
+#[tokio::test]
+async fn a_machine_that_is_too_busy_to_take_a_connection_is_asked_again() {
+    let world = World::with(|config| {
+        config.timeouts.connect = Duration::from_millis(100);
+        config.timeouts.machine = LIMIT * 2;
+    })
+    .await;
+    // A queue of one, and nobody who accepts: the kernel answers to no more of them.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let first = tokio::net::TcpStream::connect(address).await.unwrap();
+    world.publish(vec![endpoint(1, address)]);
+    let (client, url) = (world.client(), world.url("/"));
+    let waiting = tokio::spawn(async move { client.get(url).send().await.unwrap().text().await });
+    // For several attempts and more than the time in which a refusal would have ended it.
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert!(!waiting.is_finished());
+    drop(first);
+    world.tasks.spawn("awake", async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nawake";
+            // The one that filled the queue, and those that were given up, are gone.
+            let _ = stream.write_all(answer).await;
+            let _ = stream.read(&mut [0; 4096]).await;
+        }
+    });
+    assert_eq!(waiting.await.unwrap().unwrap(), "awake");
 }
 
 /// A machine that answers the first request of each connection, and closes the
