@@ -320,6 +320,8 @@ async fn by_http2<S>(
         header_bytes_max: u32::try_from(limits::HEADER_BYTES_MAX).unwrap_or(u32::MAX),
         header_lines_max: limits::HTTP2_HEADER_LINES_MAX,
         quick_resets_max: limits::HTTP2_QUICK_RESETS_MAX,
+        cancels_max: limits::HTTP2_CANCELS_MAX,
+        cancel_pause: limits::HTTP2_CANCEL_PAUSE,
         error_resets_max: limits::HTTP2_ERROR_RESETS_MAX,
         stall_max: shared.config.timeouts.body_idle,
     };

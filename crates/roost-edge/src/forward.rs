@@ -102,10 +102,14 @@ impl Head {
 pub(crate) enum SendFailure {
     /// The connection did not take the request.
     Unsent(String),
+    /// The connection had no room for the request for as long as it waited.
+    Full,
     /// The connection broke before any byte of a response.
     Broken(String),
     /// The app did not answer in time.
     TooLate,
+    /// The header of the app's answer is beyond what the edge takes. Another one would be as well.
+    TooLarge,
     /// The client's body broke off or stood still.
     ClientBody,
     /// The edge of the machine's node has not sent it on.
@@ -114,8 +118,6 @@ pub(crate) enum SendFailure {
 
 /// A response header, with the HTTP/1 connection that its body comes on.
 pub(crate) type Answer = (Response<AppBody>, Option<Http1Sender>);
-
-const FULL: &str = "it takes no more requests at once on this connection";
 
 /// Sends the request and waits for the response header. `idle` is how long the app lets an
 /// exchange stand still, if it says so.
@@ -157,7 +159,7 @@ pub(crate) async fn send(
                     // Whether the machine is slow or the connection is dead, nobody knows.
                     target.pool.forget_http2(&sender);
                     if !is_begun.load(Ordering::Relaxed) && sender.is_full() {
-                        return Err(SendFailure::Unsent(FULL.to_owned()));
+                        return Err(SendFailure::Full);
                     }
                     Err(SendFailure::TooLate)
                 }
@@ -176,14 +178,24 @@ pub(crate) fn judge(sent: &Result<Answer, SendFailure>) -> Option<Outcome> {
     match sent {
         Ok((response, _)) if response.status().is_server_error() => Some(Outcome::Error),
         Ok(_) => Some(Outcome::Answered),
+        // It has answered, if in a way that is no use to anybody.
+        Err(SendFailure::TooLarge) => Some(Outcome::Error),
         Err(SendFailure::Broken(_) | SendFailure::TooLate) => Some(Outcome::NoAnswer),
-        Err(SendFailure::Unsent(_) | SendFailure::ClientBody | SendFailure::Elsewhere(_)) => None,
+        Err(
+            SendFailure::Unsent(_)
+            | SendFailure::Full
+            | SendFailure::ClientBody
+            | SendFailure::Elsewhere(_),
+        ) => None,
     }
 }
 
 pub(crate) fn failure<T>(error: TrySendError<T>, slot: Slot<'_>) -> SendFailure {
     let unsent = error.message().is_some();
     let error = error.into_error();
+    if error.is_parse_too_large() {
+        return SendFailure::TooLarge;
+    }
     let why = roost_model::error::chain(&error);
     if unsent {
         SendFailure::Unsent(why)
@@ -195,7 +207,9 @@ pub(crate) fn failure<T>(error: TrySendError<T>, slot: Slot<'_>) -> SendFailure 
 }
 
 fn http2_failure(error: roost_http2::client::Error, slot: Slot<'_>) -> SendFailure {
-    if error.is_unsent() {
+    if error.is_too_large() {
+        SendFailure::TooLarge
+    } else if error.is_unsent() {
         SendFailure::Unsent(error.to_string())
     } else if slot.is_some_and(|slot| slot.broke_off()) {
         SendFailure::ClientBody

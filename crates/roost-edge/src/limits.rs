@@ -35,6 +35,10 @@ pub const CHUNK_EXTENSION_BYTES_MAX: usize = 1024;
 pub const HTTP2_STREAMS_MAX: u32 = 128;
 /// Streams that a client has opened and reset at once, beyond those that came to their end.
 pub const HTTP2_QUICK_RESETS_MAX: u32 = 20;
+/// Streams that a client has reset before their answers began, beyond those that came to their end.
+pub const HTTP2_CANCELS_MAX: u32 = 200;
+/// After this long it may reset one more of them.
+pub const HTTP2_CANCEL_PAUSE: Duration = Duration::from_millis(50);
 /// Streams that were reset because of the client's errors.
 pub const HTTP2_ERROR_RESETS_MAX: u32 = 256;
 /// Header lines of one HTTP/2 request: cookies may come in many (RFC 9113 8.2.3).

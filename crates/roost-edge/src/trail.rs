@@ -137,6 +137,8 @@ impl Trail {
         self.end(End::Failed(match failure {
             SendFailure::Unsent(why) => format!("the connection did not take the request: {why}"),
             SendFailure::Broken(why) => format!("the connection broke before an answer: {why}"),
+            SendFailure::Full => "it took no more requests at once on its connection".to_owned(),
+            SendFailure::TooLarge => "its answer has too long a header".to_owned(),
             SendFailure::TooLate => "no answer in time".to_owned(),
             SendFailure::Elsewhere(elsewhere) => elsewhere.to_string(),
             SendFailure::ClientBody => "the client's body broke off or stood still".to_owned(),

@@ -6,7 +6,7 @@
 //!
 //! What a client may do is bounded: streams ([`Settings::streams_max`]), header blocks, what waits
 //! to be written (nothing more is read until the client takes it), streams that it opens and
-//! resets at once, streams that have to be reset for its errors, frames that say nothing. A
+//! resets at once or before they are answered, streams that have to be reset for its errors, frames that say nothing. A
 //! connection that waits holds its tables and no buffers.
 
 mod body;
@@ -87,6 +87,11 @@ pub struct Settings {
     pub header_lines_max: usize,
     /// Streams that a client may open and reset at once, beyond those that it lets come to an end.
     pub quick_resets_max: u32,
+    /// Streams that a client may reset before their answers have begun, beyond those that it lets
+    /// come to an end.
+    pub cancels_max: u32,
+    /// After this long it may reset one more of them.
+    pub cancel_pause: Duration,
     /// Streams that may have to be reset for errors of the client.
     pub error_resets_max: u32,
     /// How long a client may take nothing of an answer, or less than 4 KiB at a time.

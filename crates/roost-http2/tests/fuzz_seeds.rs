@@ -1,7 +1,14 @@
-//! The seeds of the fuzz target, run as they are: none panics, and those that are good are read.
+//! The seeds of the fuzz targets, run as they are: none panics, and those that are good are read.
 
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt as _, Full};
+use roost_http2::frame::{self, Frame};
 use roost_http2::hpack::Decoder;
+use roost_http2::server::{Connection, RequestBody, Settings};
 use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[test]
 fn header_blocks_are_read_or_refused() {
@@ -27,4 +34,63 @@ fn header_blocks_are_read_or_refused() {
         n_seeds += 1;
     }
     assert_eq!(n_seeds, 4);
+}
+
+async fn answer(_: http::request::Parts, body: Option<RequestBody>) -> Response<Full<Bytes>> {
+    let body = match body {
+        Some(body) => body.collect().await.map(|body| body.to_bytes()),
+        None => Ok(Bytes::from_static(&[7; 10_000])),
+    };
+    Response::new(Full::new(body.unwrap_or_default()))
+}
+
+#[tokio::test]
+async fn connections_go_on_or_end_with_a_reason() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus-seeds/http2_server");
+    let mut ends = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let mut said = frame::PREFACE.to_vec();
+        frame::write_settings(&mut said, &frame::Settings::default());
+        // The first byte says how it is cut up.
+        said.extend(&std::fs::read(&path).unwrap()[1..]);
+        let settings = Settings {
+            streams_max: 8,
+            stream_window: 65_535,
+            connection_window: 100_000,
+            header_bytes_max: 4096,
+            header_lines_max: 50,
+            quick_resets_max: 5,
+            cancels_max: 5,
+            cancel_pause: Duration::from_secs(3600),
+            error_resets_max: 5,
+            stall_max: Duration::from_secs(60),
+        };
+        let (mut client, io) = tokio::io::duplex(1 << 20);
+        client.write_all(&said).await.unwrap();
+        client.shutdown().await.unwrap();
+        Connection::new(io, settings, answer).await;
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        let mut rest = &heard[..];
+        let mut end = None;
+        while let Some((head, payload)) = frame::split(rest, 16_384).unwrap() {
+            if let Frame::GoAway { code, .. } = head.read(payload).unwrap() {
+                end = Some(code.0);
+            }
+            rest = &rest[frame::HEAD_BYTES + payload.len()..];
+        }
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        ends.push((name, end));
+    }
+    ends.sort();
+    let ends: Vec<(&str, Option<u32>)> = ends.iter().map(|(n, end)| (&n[..], *end)).collect();
+    let expected = [
+        ("broken", Some(1)),
+        ("cancels", None),
+        ("requests", None),
+        ("resets", Some(11)),
+        ("windows", None),
+    ];
+    assert_eq!(ends, expected);
 }

@@ -1,6 +1,7 @@
 //! The attempts of an exchange: pick a machine, connect, ask, and another one when that is safe.
 
 use super::Exchange;
+use super::relayed::FULL;
 use crate::body::Slot;
 use crate::connect::{Carries, Connection};
 use crate::forward::{Answer, Head, SendFailure};
@@ -109,7 +110,10 @@ impl Exchange {
                     continue;
                 }
             }
-            let is_silence = matches!(failure, SendFailure::Broken(_) | SendFailure::TooLate);
+            let is_silence = matches!(
+                failure,
+                SendFailure::Broken(_) | SendFailure::TooLate | SendFailure::TooLarge
+            );
             if is_silence && !place.is_some_and(|place| place.is_counted()) {
                 target.series.unanswered();
             }
@@ -144,9 +148,12 @@ impl Exchange {
     /// no harm twice (RFC 9110 9.2.2), and nothing of its body is gone.
     fn may_repeat(&self, app: &AppRoute, failure: &SendFailure, slot: Slot<'_>) -> bool {
         let safe = match failure {
-            SendFailure::Unsent(_) => true,
+            SendFailure::Unsent(_) | SendFailure::Full => true,
             SendFailure::Broken(_) => self.method.is_idempotent(),
-            SendFailure::TooLate | SendFailure::ClientBody | SendFailure::Elsewhere(_) => false,
+            SendFailure::TooLate
+            | SendFailure::TooLarge
+            | SendFailure::ClientBody
+            | SendFailure::Elsewhere(_) => false,
         };
         safe && self.attempts < limits::ATTEMPTS_MAX
             && slot.is_none_or(|slot| slot.take_back().is_ok())
@@ -172,6 +179,17 @@ fn broken(app: &str, target: &Target, failure: SendFailure) -> Page {
             let title = "the app closed the connection without an answer";
             Page::new(StatusCode::BAD_GATEWAY, "no-answer", title)
                 .detail(format!("machine {machine}: {why}"))
+        }
+        SendFailure::Full => {
+            let title = "the app takes no more requests at once";
+            let page = Page::new(StatusCode::SERVICE_UNAVAILABLE, "hard-limit", title)
+                .detail(format!("machine {machine}: {FULL}"));
+            page.retry_after(1)
+        }
+        SendFailure::TooLarge => {
+            let title = "the header of the app's answer is too large";
+            Page::new(StatusCode::BAD_GATEWAY, "answer-header", title)
+                .detail(format!("machine {machine}"))
         }
         SendFailure::TooLate => Page::new(
             StatusCode::GATEWAY_TIMEOUT,

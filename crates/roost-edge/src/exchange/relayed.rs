@@ -205,8 +205,10 @@ impl Exchange {
             if !may_repeat || slot.is_some_and(|slot| slot.take_back().is_err()) {
                 let verdict = verdict_of(failure);
                 let is_counted = place.is_some_and(|place| place.is_counted());
-                let is_silence =
-                    matches!(verdict, Verdict::Failed(Failed::Broken | Failed::Late, _));
+                let is_silence = matches!(
+                    verdict,
+                    Verdict::Failed(Failed::Broken | Failed::Late | Failed::Header, _)
+                );
                 if is_silence && !is_counted {
                     target.series.unanswered();
                 }
@@ -270,6 +272,7 @@ impl Exchange {
         let (status, code) = match verdict {
             Verdict::Elsewhere(reason, _) => (StatusCode::SERVICE_UNAVAILABLE, reason.as_str()),
             Verdict::Failed(Failed::Late, _) => (StatusCode::GATEWAY_TIMEOUT, "answer-timeout"),
+            Verdict::Failed(Failed::Header, _) => (StatusCode::BAD_GATEWAY, "answer-header"),
             Verdict::Failed(Failed::Body, _) => (StatusCode::BAD_REQUEST, "request-body"),
             Verdict::Failed(Failed::Broken, _) | Verdict::Answer | Verdict::Enclosed(_) => {
                 (StatusCode::BAD_GATEWAY, "no-answer")
@@ -300,13 +303,18 @@ fn nothing(settlement: Settlement) -> ResponseBody {
     }
 }
 
+/// What is said of a connection of HTTP/2 that has had no room for a request.
+pub(super) const FULL: &str = "it takes no more requests at once on this connection";
+
 /// What the other edge hears of a failure.
 fn verdict_of(failure: SendFailure) -> Verdict {
     match failure {
         SendFailure::Unsent(why) => Verdict::Elsewhere(Reason::Unreachable, why),
+        SendFailure::Full => Verdict::Elsewhere(Reason::HardLimit, FULL.to_owned()),
         SendFailure::Elsewhere(it) => Verdict::Elsewhere(it.reason, it.why),
         SendFailure::Broken(why) => Verdict::Failed(Failed::Broken, why),
         SendFailure::TooLate => Verdict::Failed(Failed::Late, String::new()),
+        SendFailure::TooLarge => Verdict::Failed(Failed::Header, String::new()),
         SendFailure::ClientBody => Verdict::Failed(Failed::Body, String::new()),
     }
 }

@@ -1,7 +1,7 @@
 //! A connection to a machine that carries one exchange after another, for requests without a
 //! body. No task of its own: who waits for the answer reads it.
 
-use super::answer::{self, AnswerHead, Framing};
+use super::answer::{self, AnswerHead, BadAnswer, Framing};
 use super::chunks::{Chunks, Event};
 use super::spare;
 use crate::body::BodyError;
@@ -132,8 +132,7 @@ impl MachineConnection {
             }
             n_seen = buffer.len();
             if n_seen >= limits::BACKEND_BUFFER_BYTES_MAX {
-                let why = "its answer has too long a header".to_owned();
-                return Err(SendFailure::Broken(why));
+                return Err(SendFailure::TooLarge);
             }
         }
     }
@@ -175,8 +174,11 @@ impl MachineConnection {
 
 const ENDED: &str = "it closed the connection before its answer was complete";
 
-fn broken(error: impl std::fmt::Display) -> SendFailure {
-    SendFailure::Broken(error.to_string())
+fn broken(error: BadAnswer) -> SendFailure {
+    match error {
+        BadAnswer::Syntax(httparse::Error::TooManyHeaders) => SendFailure::TooLarge,
+        error => SendFailure::Broken(error.to_string()),
+    }
 }
 
 /// Where the next bytes of a body belong.

@@ -123,6 +123,7 @@ impl PeerStream {
                 Err(match how {
                     Failed::Broken => SendFailure::Broken(format!("at {node}: {why}")),
                     Failed::Late => SendFailure::TooLate,
+                    Failed::Header => SendFailure::TooLarge,
                     Failed::Body => SendFailure::ClientBody,
                 })
             }

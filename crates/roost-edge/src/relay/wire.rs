@@ -280,16 +280,19 @@ pub(crate) enum Failed {
     Late,
     /// The request's body broke off or stood still.
     Body,
+    /// The header of the answer is too large.
+    Header,
 }
 
 impl Failed {
-    const ALL: [Self; 3] = [Self::Broken, Self::Late, Self::Body];
+    const ALL: [Self; 4] = [Self::Broken, Self::Late, Self::Body, Self::Header];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Broken => "broken",
             Self::Late => "late",
             Self::Body => "body",
+            Self::Header => "header",
         }
     }
 }

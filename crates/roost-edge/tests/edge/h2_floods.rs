@@ -51,6 +51,62 @@ async fn streams_that_are_opened_and_reset_at_once_end_the_connection() {
     );
 }
 
+/// Each of them has reached the app, which the edge then no longer waits for.
+#[tokio::test]
+async fn streams_that_are_reset_before_their_answers_end_the_connection_at_some_time() {
+    const BATCH: u32 = 50;
+    let world = World::new().await;
+    let n_asked = Arc::<AtomicUsize>::default();
+    let count = n_asked.clone();
+    let address = backend(&world.tasks, move |request| {
+        let count = count.clone();
+        async move {
+            if request.uri().path() == "/" {
+                count.fetch_add(1, Ordering::SeqCst);
+                std::future::pending::<()>().await;
+            }
+            Response::new(full("ok"))
+        }
+    })
+    .await;
+    world.publish(vec![endpoint(1, address)]);
+    let mut stream = http2(&world, &[]).await;
+    let flags = END_STREAM | END_HEADERS;
+    let codes = async {
+        for first in (0..100 * BATCH).step_by(BATCH as usize) {
+            let ids = || (first..first + BATCH).map(|n| 2 * n + 1);
+            let open = ids().flat_map(|id| frame(HEADERS, flags, id, &request_fields("/")));
+            let ping = frame(PING, 0, 0, &[0; 8]);
+            let batch: Vec<u8> = open.chain(ping).collect();
+            let _ = stream.write_all(&batch).await;
+            // All of them are asked for when this is answered.
+            loop {
+                match next_frame(&mut stream).await {
+                    Some((PING, ..)) => break,
+                    Some((GOAWAY, _, payload)) => {
+                        return Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+                    }
+                    Some(_) => {}
+                    // A reset of the connection has swallowed it.
+                    None => return Some(ENHANCE_YOUR_CALM),
+                }
+            }
+            let reset = |id| frame(RST_STREAM, 0, id, &CANCEL.to_be_bytes());
+            let resets: Vec<u8> = ids().flat_map(reset).collect();
+            let _ = stream.write_all(&resets).await;
+        }
+        None
+    };
+    assert_eq!(codes.await, Some(ENHANCE_YOUR_CALM));
+    let n_asked = n_asked.load(Ordering::SeqCst);
+    assert!(n_asked < 2000, "the app saw {n_asked}");
+    let answer = world
+        .raw(format!("GET /other HTTP/1.1\r\n{HOST}\r\n"))
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    nothing_is_left(&world, 1).await;
+}
+
 #[tokio::test]
 async fn a_header_block_that_goes_on_for_ever_ends_the_connection() {
     let world = World::new().await;

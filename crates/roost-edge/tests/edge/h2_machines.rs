@@ -1,12 +1,14 @@
 //! Machines that speak HTTP/2: what of a connection's state becomes of the requests on it.
 
 use crate::raw::{
-    END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, frame, nothing_is_left, status,
+    CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, field, frame,
+    nothing_is_left, status,
 };
 use crate::world::{World, endpoint, machine, says, wait_until};
 use roost_proto::traffic::Endpoint;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -205,6 +207,109 @@ async fn what_a_connection_never_had_room_for_goes_elsewhere() {
     assert_eq!(status(&second), "200", "{second}");
     drop(first);
     nothing_is_left(&world, 1).await;
+}
+
+/// The same when nothing is left of the budget for trying elsewhere.
+#[tokio::test]
+async fn who_waited_in_vain_for_room_and_may_not_try_elsewhere_hears_that_the_app_is_full() {
+    // More than the budget has, and earns in the time.
+    const N_WAITING: usize = 320;
+    let world = World::with(|config| {
+        config.timeouts.response_header = Duration::from_secs(8);
+    })
+    .await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (is_asked, asked) = oneshot::channel();
+    let (goes_on, going_on) = oneshot::channel();
+    world.tasks.spawn("one-at-once", async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut heard = Vec::new();
+        hear(&mut stream, &mut heard, 1).await;
+        is_asked.send(()).unwrap();
+        going_on.await.unwrap();
+        let settings = frame(SETTINGS, 0, 0, &ONE_AT_ONCE);
+        let head = frame(HEADERS, END_HEADERS, 1, &[0x88]);
+        stream.write_all(&[settings, head].concat()).await.unwrap();
+        // Who tries another connection finds nobody.
+        drop(listener);
+        let _ = stream.read_to_end(&mut heard).await;
+    });
+    let other = says(&world.tasks, "other").await;
+    world.publish(vec![speaks_http2(1, address), endpoint(2, other)]);
+    let at_first = POST.replace(
+        "\r\n\r\n",
+        &format!("\r\nfly-prefer-instance-id: {}\r\n\r\n", machine(1)),
+    );
+    let mut first = TcpStream::connect(world.http()).await.unwrap();
+    first.write_all(at_first.as_bytes()).await.unwrap();
+    asked.await.unwrap();
+    let waiting = (0..N_WAITING).map(|_| world.raw(at_first.as_bytes()));
+    let waiting = futures_util::future::join_all(waiting);
+    let say = async {
+        let gauge = world.edge.gauge();
+        wait_until("all are at the machine", || {
+            gauge.in_flight(&machine(1)) == N_WAITING + 1
+        })
+        .await;
+        goes_on.send(()).unwrap();
+    };
+    let (answers, ()) = tokio::join!(waiting, say);
+    let mut n_full = 0;
+    for answer in answers {
+        if status(&answer) == "503" {
+            assert!(answer.contains("hard-limit"), "{answer}");
+            assert!(answer.contains("retry-after: 1"), "{answer}");
+            n_full += 1;
+        } else {
+            assert_eq!(status(&answer), "200", "{answer}");
+        }
+    }
+    assert!(n_full > 0, "the budget was enough for all");
+    drop(first);
+    nothing_is_left(&world, 1).await;
+}
+
+/// Another machine of the app, or the same one, would answer alike.
+#[tokio::test]
+async fn an_answer_with_too_large_a_header_is_not_asked_for_again() {
+    let lines = |n: usize| field("x-more", &"y".repeat(100)).repeat(n);
+    for fields in [lines(101), lines(600)] {
+        let world = World::new().await;
+        let n_asked = Arc::<AtomicUsize>::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let count = n_asked.clone();
+        world.tasks.spawn("verbose", async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut heard = Vec::new();
+                stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+                hear(&mut stream, &mut heard, 1).await;
+                count.fetch_add(1, Ordering::SeqCst);
+                let block = [vec![0x88], fields.clone()].concat();
+                let mut pieces = block.chunks(16_000).peekable();
+                let mut kind = HEADERS;
+                let mut answer = Vec::new();
+                while let Some(piece) = pieces.next() {
+                    let last = if pieces.peek().is_none() {
+                        END_HEADERS
+                    } else {
+                        0
+                    };
+                    answer.extend(frame(kind, last, 1, piece));
+                    kind = CONTINUATION;
+                }
+                stream.write_all(&answer).await.unwrap();
+                // Until the edge is done with it.
+                let _ = stream.read_to_end(&mut heard).await;
+            }
+        });
+        world.publish(vec![speaks_http2(1, address), speaks_http2(2, address)]);
+        let answer = world.raw(POST.replace("POST", "GET")).await;
+        assert_eq!(status(&answer), "502", "{answer}");
+        assert!(answer.contains("answer-header"), "{answer}");
+        assert_eq!(n_asked.load(Ordering::SeqCst), 1);
+    }
 }
 
 /// Nobody knows whether it is only slow.

@@ -54,6 +54,11 @@ impl Error {
         self.is_unsent
     }
 
+    /// Whether the header of the answer is beyond what is taken: it would be so again.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self.why, Why::TooLarge)
+    }
+
     /// Whether the request's own body is to blame.
     pub fn is_of_request_body(&self) -> bool {
         matches!(self.why, Why::RequestBody)

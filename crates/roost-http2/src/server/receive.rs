@@ -3,11 +3,13 @@
 use super::body::Shared;
 use super::request::{head, only_length};
 use super::stream::{Incoming, Phase, Stream};
-use super::{CLOSING, Connection, Service, Stage, goes_on_with_preface};
+use super::{CLOSING, Connection, Service, Settings, Stage, goes_on_with_preface};
 use crate::fields::Fields;
 use crate::frame::{self, Code, FRAME_BYTES_MAX, Frame, FrameError, HEAD_BYTES, PREFACE, Window};
 use http::Method;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 /// Frames of one header block.
 const BLOCK_FRAMES_MAX: u32 = 64;
@@ -26,6 +28,9 @@ pub(super) struct OpenBlock {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     quick_resets: u32,
+    cancels: u32,
+    /// Since when time has given none of them back.
+    cancels_since: Option<Instant>,
     error_resets: u32,
     empty_data: u32,
     /// Whether the client has seen the settings.
@@ -36,7 +41,23 @@ impl Counts {
     /// A stream has come to its end as it should.
     pub(super) fn stream_ended(&mut self) {
         self.quick_resets = self.quick_resets.saturating_sub(1);
+        self.cancels = self.cancels.saturating_sub(1);
         self.error_resets = self.error_resets.saturating_sub(1);
+    }
+
+    /// A stream was reset that somebody had begun to answer; whether that was one too many.
+    fn is_one_cancel_too_many(&mut self, settings: &Settings) -> bool {
+        let now = Instant::now();
+        let since = *self.cancels_since.get_or_insert(now);
+        let pause = settings.cancel_pause.max(Duration::from_millis(1));
+        let n_back = (now - since).as_millis() / pause.as_millis();
+        if n_back > 0 {
+            let n_back = u32::try_from(n_back).unwrap_or(u32::MAX);
+            self.cancels = self.cancels.saturating_sub(n_back);
+            self.cancels_since = Some(now);
+        }
+        self.cancels += 1;
+        self.cancels > settings.cancels_max
     }
 }
 
@@ -381,6 +402,10 @@ where
             if self.counts.quick_resets > self.settings.quick_resets_max {
                 return Err(Code::ENHANCE_YOUR_CALM);
             }
+        } else if matches!(stream.phase, Phase::Answering(_))
+            && self.counts.is_one_cancel_too_many(&self.settings)
+        {
+            return Err(Code::ENHANCE_YOUR_CALM);
         }
         Ok(())
     }

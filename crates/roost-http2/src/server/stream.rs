@@ -7,6 +7,7 @@ use crate::frame::{self, Code, FRAME_BYTES_MAX, Window};
 use bytes::{Buf as _, Bytes};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, StatusCode};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -94,8 +95,10 @@ impl<S: Service> Stream<S> {
             }
         }
         if let Phase::Answering(answer) = &mut self.phase {
-            let Poll::Ready(response) = answer.as_mut().poll(cx) else {
-                return After::Waits;
+            let response = match unless_it_panics(|| answer.as_mut().poll(cx)) {
+                Some(Poll::Pending) => return After::Waits,
+                Some(Poll::Ready(response)) => response,
+                None => return After::Breaks(Code::INTERNAL_ERROR),
             };
             self.phase = match begin(self.id, self.is_head, response, out) {
                 Ok(Some(sending)) => Phase::Sending(sending),
@@ -129,6 +132,12 @@ impl<S: Service> Stream<S> {
             After::Waits
         }
     }
+}
+
+/// What an answer gives; none if it panics, which is then the end of this stream and of no other.
+fn unless_it_panics<T>(poll: impl FnOnce() -> T) -> Option<T> {
+    // What has panicked is dropped and not asked again.
+    catch_unwind(AssertUnwindSafe(poll)).ok()
 }
 
 /// Writes the head of an answer; its body, if one is to follow.
@@ -205,7 +214,11 @@ where
                 }
                 continue;
             }
-            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            let polled = unless_it_panics(|| Pin::new(&mut self.body).poll_frame(cx));
+            let Some(polled) = polled else {
+                return After::Breaks(Code::INTERNAL_ERROR);
+            };
+            let frame = match polled {
                 Poll::Pending => return After::Waits,
                 Poll::Ready(None) if self.is_short() => return After::Breaks(Code::INTERNAL_ERROR),
                 Poll::Ready(None) => {

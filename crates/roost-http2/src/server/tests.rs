@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::frame::Frame;
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use http_body::Body as _;
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -16,6 +16,7 @@ use tokio::io::DuplexStream;
 struct Pieces {
     frames: VecDeque<http_body::Frame<Bytes>>,
     is_open: bool,
+    panics: bool,
     length: Option<u64>,
 }
 
@@ -37,6 +38,7 @@ impl http_body::Body for Pieces {
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        assert!(!self.panics, "on purpose");
         match self.frames.pop_front() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None if self.is_open => Poll::Pending,
@@ -74,6 +76,8 @@ fn settings() -> Settings {
         header_bytes_max: 4096,
         header_lines_max: 50,
         quick_resets_max: 5,
+        cancels_max: 5,
+        cancel_pause: Duration::from_secs(3600),
         error_resets_max: 5,
         stall_max: Duration::from_secs(60),
     }

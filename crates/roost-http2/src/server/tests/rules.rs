@@ -342,6 +342,74 @@ async fn streams_that_are_opened_and_reset_at_once_are_too_many_at_some_time() {
 }
 
 #[tokio::test]
+async fn streams_that_are_reset_while_they_are_answered_are_too_many_at_some_time() {
+    let unanswered = || world(|_, _| std::future::pending::<Response<Pieces>>());
+    let cancel = |world: &mut World, stream: u32| {
+        let asked = world.get(stream);
+        assert!(world.say(&asked).is_empty(), "it is being answered");
+        world.say(&reset(stream))
+    };
+    let mut world = unanswered();
+    for n in 0..5 {
+        assert!(cancel(&mut world, 2 * n + 1).is_empty(), "{n}");
+    }
+    assert_eq!(cancel(&mut world, 11), ["GOAWAY 11 11"]);
+    assert!(world.is_over);
+    // Time gives them back.
+    let mut world = unanswered();
+    world.connection.settings.cancel_pause = Duration::from_millis(1);
+    for n in 0..20 {
+        assert!(cancel(&mut world, 2 * n + 1).is_empty(), "{n}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_lets_as_many_streams_end_as_it_cancels_goes_on() {
+    let mut world = world(|head, _| async move {
+        if head.method == Method::PUT {
+            std::future::pending().await
+        }
+        Response::new(Pieces::default())
+    });
+    for n in 0..200 {
+        let asked = world.request(4 * n + 1, "PUT", &[]);
+        assert!(world.say(&asked).is_empty());
+        assert!(world.say(&reset(4 * n + 1)).is_empty(), "{n}");
+        let asked = world.get(4 * n + 3);
+        let answered = world.say(&asked);
+        assert_eq!(answered, [format!("HEADERS {} 200 END", 4 * n + 3)]);
+        // Who polls by hand uses up what the runtime lets a task do at once.
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_panics_ends_its_stream_and_no_other() {
+    let mut world = world(|head, _| async move {
+        assert_ne!(head.method, Method::PUT, "on purpose");
+        let is_open = head.method == Method::DELETE;
+        Response::new(Pieces {
+            panics: is_open,
+            is_open,
+            ..Pieces::default()
+        })
+    });
+    for (n, method) in (0..).zip(["PUT", "DELETE", "PUT", "DELETE"]) {
+        let (bad, good) = (4 * n + 1, 4 * n + 3);
+        let asked = [world.request(bad, method, &[]), world.get(good)].concat();
+        let mut said = world.say(&asked);
+        // The turns of streams begin anywhere.
+        said.sort();
+        let head = (method == "DELETE").then(|| format!("HEADERS {bad} 200"));
+        let rest = [format!("RESET {bad} 2"), format!("HEADERS {good} 200 END")];
+        let mut expected: Vec<String> = head.into_iter().chain(rest).collect();
+        expected.sort();
+        assert_eq!(said, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_beyond_the_limit_is_refused_and_a_slot_is_used_again() {
     let mut world = world(|_, _| std::future::pending());
     let frames: Vec<u8> = (0..9).flat_map(|n| world.get(2 * n + 1)).collect();
