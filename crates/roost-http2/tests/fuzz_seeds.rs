@@ -87,7 +87,7 @@ async fn connections_go_on_or_end_with_a_reason() {
     let ends: Vec<(&str, Option<u32>)> = ends.iter().map(|(n, end)| (&n[..], *end)).collect();
     let expected = [
         ("broken", Some(1)),
-        ("cancels", None),
+        ("cancels", Some(11)),
         ("requests", None),
         ("resets", Some(11)),
         ("windows", None),

@@ -3,6 +3,7 @@
 //! It is a label of the machines of that release, so that it goes where they go: to the edge by
 //! the worker's table, to other edges, through a restart, and away with them.
 
+use crate::client_header::says_something;
 use crate::name::RegionCode;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -59,6 +60,12 @@ impl HeaderMatch {
         }
         if name.len().max(value.len()) > HEADER_BYTES_MAX {
             return error("is longer than 256 characters");
+        }
+        if !says_something(&name) {
+            return error(&format!(
+                "`{name}` is one that the edge takes off or sets itself, so that no client's is \
+                 looked at; use another name"
+            ));
         }
         Ok(Self {
             name,
@@ -188,6 +195,12 @@ mod tests {
             "percent=5;header=x",
             "percent=5;header=x y: 1",
             "percent=5;header=x:",
+            "percent=5;header=TE: trailers",
+            "percent=5;header=expect: 100-continue",
+            "percent=5;header=Fly-Client-IP: 1",
+            "percent=5;header=roost-x: 1",
+            "percent=5;header=X-Forwarded-For: 1",
+            "percent=5;header=connection: x",
             "percent=5;else",
         ] {
             assert!(Split::parse(bad).is_err(), "{bad}");
@@ -201,7 +214,7 @@ mod tests {
             percent in 1_u8..=100,
             by_client in any::<bool>(),
             regions in prop::collection::vec("[a-z]{3}", 0..4),
-            header in prop::option::of(("[a-z][a-z-]{0,9}", "[!-~]([ -~]{0,9}[!-~])?")),
+            header in prop::option::of(("x-[a-z-]{0,8}", "[!-~]([ -~]{0,9}[!-~])?")),
         ) {
             let split = Split {
                 percent,

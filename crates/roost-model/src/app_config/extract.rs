@@ -7,7 +7,7 @@ mod deploy;
 mod services;
 
 use super::tree::{Node, Value};
-use super::walk::fraction;
+use super::walk::{fraction, share};
 use super::{
     AppConfig, BuildSection, FileSection, FileSource, Findings, RestartSection, VmSection,
 };

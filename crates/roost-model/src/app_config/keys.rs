@@ -3,8 +3,8 @@
 //! A path is written without array brackets: `services.ports.handlers`.
 
 use Kind::{
-    Any, Boolean, Command, CommandLine, Duration, Fraction, Integer, Map, Scalars, Size, Table,
-    Tables, Text, Texts,
+    Any, Boolean, Command, CommandLine, Duration, Fraction, Integer, Map, Scalars, Share, Size,
+    Table, Tables, Text, Texts,
 };
 use Status::{Honoured, Refused, Warned};
 
@@ -15,8 +15,10 @@ pub enum Kind {
     Text,
     /// A whole number, or its digits as text.
     Integer,
-    /// A number or a percentage as text.
+    /// A number or a percentage as text, above 0.
     Fraction,
+    /// The same, from 0 to 1.
+    Share,
     /// True or false.
     Boolean,
     /// Go-style text or a whole number.
@@ -136,7 +138,7 @@ pub const KEYS: &[KeyRule] = &[
     key("deploy.canary.regions", Texts, Honoured),
     key("deploy.canary.wait", Duration, Honoured),
     key("deploy.canary.requests", Integer, Honoured),
-    key("deploy.canary.more_errors", Fraction, Honoured),
+    key("deploy.canary.more_errors", Share, Honoured),
     key("deploy.canary.times_slower", Fraction, Honoured),
     key("deploy.release_command", CommandLine, Honoured),
     key(

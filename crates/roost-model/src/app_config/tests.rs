@@ -210,6 +210,25 @@ times_slower = 1.5
         (canary.more_errors, canary.times_slower),
         (Some(0.01), Some(1.5))
     );
+    for (text, share) in [("0", Some(0.0)), ("0.0", Some(0.0)), ("'100%'", Some(1.0))] {
+        let (config, _) = ok(&format!("[deploy.canary]\nmore_errors = {text}\n"));
+        assert_eq!(config.deploy.canary.more_errors, share);
+    }
+    for text in ["-0.1", "1.1", "'101%'", "'x'"] {
+        let text = bad(&format!("[deploy.canary]\nmore_errors = {text}\n")).to_string();
+        let expected = "`deploy.canary.more_errors` must be a number from 0 to 1";
+        assert!(text.contains(expected), "{text}");
+    }
+    for name in [
+        "TE",
+        "expect",
+        "x-forwarded-proto",
+        "fly-region",
+        "keep-alive",
+    ] {
+        let text = bad(&format!("[deploy.canary]\nheader = '{name}: 1'\n")).to_string();
+        assert!(text.contains("the edge takes off or sets itself"), "{text}");
+    }
     let text =
         bad("[deploy.canary]\npercent = 101\nheader = 'x'\nregions = ['Not OK']\nrequests = 0\n")
             .to_string();

@@ -242,6 +242,7 @@ fn fits(node: &Node, kind: Kind) -> bool {
         Kind::Integer => node.integer().is_some(),
         Kind::Boolean => node.boolean().is_some(),
         Kind::Fraction => fraction(node).is_some(),
+        Kind::Share => share(node).is_some(),
         Kind::Duration => match &node.value {
             Value::Integer(number) => *number >= 0,
             Value::Text(text) => parse_go_duration(text).is_some(),
@@ -263,6 +264,15 @@ fn fits(node: &Node, kind: Kind) -> bool {
 
 /// A count or fraction: `2`, `0.33`, `"25%"`.
 pub(super) fn fraction(node: &Node) -> Option<f64> {
+    decimal(node).filter(|number| *number > 0.0)
+}
+
+/// A part of a whole, which may be none or all: `0`, `0.05`, `"5%"`.
+pub(super) fn share(node: &Node) -> Option<f64> {
+    decimal(node).filter(|number| (0.0..=1.0).contains(number))
+}
+
+fn decimal(node: &Node) -> Option<f64> {
     let number = match &node.value {
         Value::Integer(number) => i32::try_from(*number).ok().map(f64::from)?,
         Value::Float(number) => *number,
@@ -272,7 +282,7 @@ pub(super) fn fraction(node: &Node) -> Option<f64> {
         },
         _ => return None,
     };
-    (number.is_finite() && number > 0.0).then_some(number)
+    number.is_finite().then_some(number)
 }
 
 fn expected(kind: Kind) -> &'static str {
@@ -280,6 +290,7 @@ fn expected(kind: Kind) -> &'static str {
         Kind::Text => "text",
         Kind::Integer => "a whole number",
         Kind::Fraction => "a number above 0 or a percentage such as \"25%\"",
+        Kind::Share => "a number from 0 to 1 or a percentage such as \"5%\"",
         Kind::Boolean => "true or false",
         Kind::Duration => "a duration such as \"10s\", \"1m30s\" or \"500ms\"",
         Kind::Size => "a size such as \"512mb\" or \"2gb\"",

@@ -1,7 +1,7 @@
 //! `[deploy]`.
 
 use super::super::{CanarySection, DeploySection, Findings};
-use super::{Node, Unit, command, duration, flag, fraction, line_of, number, text};
+use super::{Node, Unit, command, duration, flag, fraction, line_of, number, share, text};
 use crate::name::RegionCode;
 use crate::split::HeaderMatch;
 
@@ -64,7 +64,7 @@ fn canary(table: &Node, findings: &mut Findings) -> CanarySection {
         regions,
         wait: duration(table, "wait", Unit::Seconds),
         requests: number(table, "requests", PATH, (1, 1_000_000), findings),
-        more_errors: table.get("more_errors").and_then(fraction),
+        more_errors: table.get("more_errors").and_then(share),
         times_slower: table.get("times_slower").and_then(fraction),
     }
 }
