@@ -30,6 +30,11 @@ impl Busy {
     pub(crate) fn is_idle(&self) -> bool {
         self.now.load(Ordering::Relaxed) == 0
     }
+
+    /// A number that is another one whenever it has been given more.
+    pub(crate) fn n_begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
 }
 
 /// Counts requests by machine. Made before the edge, since the worker needs it too.
@@ -99,7 +104,7 @@ impl TrafficGauge for TrafficCounter {
     fn n_begun(&self, machine_id: &MachineId) -> u64 {
         let machines = self.machines.lock();
         let busy = machines.get(machine_id);
-        busy.map_or(0, |busy| busy.begun.load(Ordering::Relaxed))
+        busy.map_or(0, |busy| busy.n_begun())
     }
 }
 

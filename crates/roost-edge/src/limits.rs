@@ -262,6 +262,12 @@ pub const RELAY_TABLE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 pub const RELAY_TABLE_RETRY: Duration = Duration::from_secs(1);
 /// Between two times that an edge tells of its machines.
 pub const RELAY_TABLE_PAUSE: Duration = Duration::from_millis(50);
+/// Between two times that an edge tells of the loads of its machines.
+pub const RELAY_LOADS_PAUSE: Duration = Duration::from_secs(1);
+/// Loads that the edge of one node tells of: of more, the highest.
+pub const RELAY_LOADS_MAX: usize = 8192;
+/// Bytes in which it tells of them.
+pub const RELAY_LOADS_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Answers that are compressed at once, each of which holds some 300 KiB; others go as they are.
 pub const COMPRESSIONS_MAX: usize = 1024;

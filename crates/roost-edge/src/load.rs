@@ -98,6 +98,9 @@ impl Drop for Waiting {
 #[derive(Debug)]
 pub(crate) struct Load {
     count: AtomicUsize,
+    /// What it is serving for other edges, as far as the edge of its node has told; nothing of
+    /// a machine of this node, whose requests all are in `count`.
+    elsewhere: AtomicUsize,
     freed: Arc<Freed>,
     origin: Instant,
     /// When it began to take traffic, in milliseconds since the origin; or [`LONG_AGO`].
@@ -114,6 +117,7 @@ impl Load {
     pub(crate) fn new(freed: &Arc<Freed>) -> Arc<Self> {
         Arc::new(Self {
             count: AtomicUsize::new(0),
+            elsewhere: AtomicUsize::new(0),
             freed: freed.clone(),
             origin: Instant::now(),
             began: AtomicU64::new(0),
@@ -123,9 +127,22 @@ impl Load {
         })
     }
 
-    /// What it is serving.
+    /// What it is serving for this edge.
     pub(crate) fn now(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// What it is serving for all edges, as far as that is known.
+    pub(crate) fn everywhere(&self) -> usize {
+        self.now()
+            .saturating_add(self.elsewhere.load(Ordering::Relaxed))
+    }
+
+    /// The edge of its node says what it is serving for all edges: what is not this edge's is
+    /// that of others, and stays so until the next time.
+    pub(crate) fn told(&self, all: usize) {
+        let others = all.saturating_sub(self.now());
+        self.elsewhere.store(others, Ordering::Relaxed);
     }
 
     /// It takes traffic from now on.

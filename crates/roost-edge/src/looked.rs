@@ -82,6 +82,7 @@ impl Looked {
             .is_some_and(|(affinity, chosen)| affinity.is_for(chosen));
         let chosen_is_near = chosen.is_some_and(is_near);
         for target in others.by_ref().take(limits::SKIPPED_MAX) {
+            let load = target.load.everywhere();
             let reason = if target.endpoint.health != EndpointHealth::Passing {
                 Reason::Health
             } else if !asked.wants.allows_at_all(target) {
@@ -90,7 +91,7 @@ impl Looked {
                 Reason::Refused
             } else if target.load.is_ejected() {
                 Reason::Ejected
-            } else if !target.candidate(false).is_open() {
+            } else if !target.candidate(false, load).is_open() {
                 Reason::HardLimit
             } else if is_other_side(target) {
                 Reason::Split
@@ -104,7 +105,7 @@ impl Looked {
             self.skipped.push(Skipped {
                 target: target.clone(),
                 reason,
-                load: target.load.now(),
+                load,
             });
         }
         self.n_more = others.count();

@@ -345,14 +345,19 @@ fn choose_wanted(port: &PortRoute, asked: Asked<'_>, tried: &Tried) -> Choice {
     let turn = port.next_turn();
     let classes = [0..port.near, port.near..port.passing.len()];
     let id = |number: usize| port.passing[number].endpoint.machine_id.as_str();
-    let choose_in = |group: &Group, also_ejected: bool, side: Option<Side>| {
+    let choose_in = |group: &Group, also_ejected: bool, side: Option<Side>, as_told: bool| {
         let look = |number: usize| {
             let target = &port.passing[number];
             let is_out = !wants.allows(group, target)
                 || side.is_some_and(|side| !side.has(target))
                 || tried.has(&target.endpoint)
                 || (!also_ejected && target.load.is_ejected());
-            target.candidate(is_out)
+            let load = if as_told {
+                target.load.everywhere()
+            } else {
+                target.load.now()
+            };
+            target.candidate(is_out, load)
         };
         let kept = asked.affinity;
         let kept = kept.and_then(|it| it.choose(&classes, id, look));
@@ -360,18 +365,25 @@ fn choose_wanted(port: &PortRoute, asked: Asked<'_>, tried: &Tried) -> Choice {
     };
     if asked.side.is_some() && port.split.is_some() {
         for group in wants.groups() {
-            if let machine @ Choice::Machine(_) = choose_in(group, false, asked.side) {
+            if let machine @ Choice::Machine(_) = choose_in(group, false, asked.side, true) {
                 return machine;
             }
         }
     }
-    let mut is_full = false;
     for also_ejected in [false, true] {
-        for group in wants.groups() {
-            match choose_in(group, also_ejected, None) {
-                Choice::Nobody => {}
-                Choice::Full => is_full = true,
-                machine @ Choice::Machine(_) => return machine,
+        let mut is_full = false;
+        // A machine of another node that is full by what was told a second ago may have room by
+        // now: when nobody else has, its edge is asked, which has the last word.
+        for as_told in [true, false] {
+            for group in wants.groups() {
+                match choose_in(group, also_ejected, None, as_told) {
+                    Choice::Nobody => {}
+                    Choice::Full => is_full = true,
+                    machine @ Choice::Machine(_) => return machine,
+                }
+            }
+            if !is_full {
+                break;
             }
         }
         if is_full {

@@ -12,14 +12,16 @@
 //! - [`peers`]: the kept connections to edges of other nodes.
 //! - [`client`]: a request, a raw connection or a wish to wake goes out.
 //! - [`tables`]: what edges tell each other of their machines.
+//! - [`loads`]: the same of what those are serving.
 //! - [`server`]: the listener for other edges. What comes there is
 //!   [`crate::exchange`]'s, which for such a request picks one machine and answers at once.
 //!
 //! The edge of the machine's node has the last word: it counts, holds to the
-//! hard limit, queues and wakes. What the first edge knows of those machines is
-//! its own share of their load.
+//! hard limit, queues and wakes. What the first edge knows of the load of those
+//! machines is its own share, and what it was told of the others' a second ago.
 
 pub(crate) mod client;
+pub(crate) mod loads;
 pub(crate) mod peers;
 pub(crate) mod server;
 mod tables;

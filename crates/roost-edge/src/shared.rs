@@ -10,6 +10,7 @@ use crate::names::Names;
 use crate::overload::Overload;
 use crate::rates::Clients;
 use crate::recent::Recent;
+use crate::relay::loads::OwnLoads;
 use crate::relay::peers::Peers;
 use crate::sockets::Sockets;
 use crate::table::Router;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) overload: Overload,
     /// Edges of other nodes.
     pub(crate) peers: Arc<Peers>,
+    /// What they are told of the load of this node's machines.
+    pub(crate) loads: OwnLoads,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) waiters: Semaphore,
     /// Bounds and counts of flows.
@@ -94,6 +97,7 @@ impl Shared {
         let backends = TaskTracker::new();
         Ok(Arc::new(Self {
             peers: Peers::new(config.relay.as_ref(), backends.clone())?,
+            loads: OwnLoads::default(),
             domains: lower_case(&config.domains),
             region: HeaderValue::from_str(config.region.as_str())
                 .unwrap_or(HeaderValue::from_static("unknown")),

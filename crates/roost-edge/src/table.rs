@@ -4,11 +4,14 @@
 //! next snapshot and carries over what lives longer than a table: connection
 //! pools, counts, the turn of round robin.
 
-use crate::choose::Candidate;
-use crate::gauge::{Busy, TrafficCounter};
+mod target;
+
+pub(crate) use target::Target;
+
+use crate::gauge::TrafficCounter;
 use crate::limits;
 use crate::load::{Freed, Load, Queue};
-use crate::meter::{Meter, Series};
+use crate::meter::Meter;
 use crate::pool::Pool;
 use crate::rates::AppRates;
 use crate::replay_cache::ReplayCache;
@@ -16,7 +19,7 @@ use crate::retry::RetryBudget;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use roost_model::app_map::AppMap;
-use roost_model::machine::{HttpOptions, Protocol, Service, ServicePort};
+use roost_model::machine::{Protocol, Service, ServicePort};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::split::Split;
 use roost_proto::traffic::{
@@ -26,68 +29,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use tokio::sync::watch;
-
-/// One endpoint with what the edge keeps about it.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) app: AppName,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) pool: Arc<Pool>,
-    /// All that the machine is serving, by whatever service.
-    pub(crate) in_flight: Arc<Busy>,
-    /// What this service of it is serving.
-    pub(crate) load: Arc<Load>,
-    /// Where its requests are counted.
-    pub(crate) series: Arc<Series>,
-}
-
-impl Target {
-    /// What its service does at an external port of its protocol.
-    pub(crate) fn port(&self, external: u16) -> Option<&ServicePort> {
-        self.endpoint.service.port(external)
-    }
-
-    fn port_of(&self, protocol: Protocol, external: u16) -> Option<&ServicePort> {
-        let service = &self.endpoint.service;
-        // Datagrams do not go from edge to edge: the client's address would be lost.
-        let is_here = protocol == Protocol::Tcp || self.endpoint.node.is_none();
-        (service.protocol == protocol && is_here).then(|| service.port(external))?
-    }
-
-    /// How its service speaks HTTP at an external port.
-    pub(crate) fn http(&self, external: u16) -> Option<&HttpOptions> {
-        Some(&self.port(external)?.http)
-    }
-
-    /// How long an exchange there may stand still, if its service says so.
-    pub(crate) fn idle_timeout(&self, external: u16) -> Option<std::time::Duration> {
-        self.http(external)?.idle_timeout
-    }
-
-    /// From here on it gets nothing.
-    pub(crate) fn hard_limit(&self) -> Option<usize> {
-        let limit = self.endpoint.service.concurrency.hard_limit?;
-        Some(usize::try_from(limit).unwrap_or(usize::MAX))
-    }
-
-    /// Whether it is serving more than its soft limit.
-    pub(crate) fn is_beyond_soft_limit(&self) -> bool {
-        let soft_limit = self.endpoint.service.concurrency.soft_limit;
-        self.load.now() > usize::try_from(soft_limit).unwrap_or(usize::MAX)
-    }
-
-    /// What the choice of a machine looks at.
-    pub(crate) fn candidate(&self, is_out: bool) -> Candidate {
-        let soft_limit = self.endpoint.service.concurrency.soft_limit;
-        Candidate {
-            load: self.load.now(),
-            soft_limit: usize::try_from(soft_limit).unwrap_or(usize::MAX).max(1),
-            hard_limit: self.hard_limit(),
-            is_new: self.load.is_new(),
-            is_out,
-        }
-    }
-}
 
 /// One app with its endpoints.
 #[derive(Debug)]
@@ -350,6 +291,16 @@ impl Router {
     /// A receiver of the feed for the task that waits for changes.
     pub(crate) fn feed(&self) -> TrafficFeed {
         self.feed.lock().clone()
+    }
+
+    /// The endpoints of this node's machines.
+    pub(crate) fn own_targets(&self) -> Vec<Arc<Target>> {
+        let own = self.tables.lock().own.clone();
+        let routes = self.routes.load();
+        let apps = own.iter().filter_map(|(name, _)| routes.app(name.as_str()));
+        let targets = apps.flat_map(|app| app.targets());
+        let own = targets.filter(|target| target.endpoint.node.is_none());
+        own.cloned().collect()
     }
 
     /// Takes the tables of another feed from here on, beginning with its present one.

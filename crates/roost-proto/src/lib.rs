@@ -12,6 +12,7 @@ pub mod duration;
 pub mod logs;
 pub mod machine_config;
 pub mod names;
+pub mod peer_loads;
 pub mod peer_table;
 pub mod release_traffic;
 pub mod rest;

@@ -207,7 +207,9 @@ async fn answer(
         return say(&Verdict::Answer);
     }
     if let Some(upgrade) = wants_tables(&mut request) {
-        shared.clients.spawn(tables::tell(shared.clone(), upgrade));
+        let with_loads = super::wire::wants_loads(request.headers());
+        let tell = tables::tell(shared.clone(), upgrade, with_loads);
+        shared.clients.spawn(tell);
         return say(&Verdict::Answer);
     }
     let block = match Block::of(request.headers()) {

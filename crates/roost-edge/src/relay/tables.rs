@@ -5,23 +5,25 @@
 
 use crate::body::RequestBody;
 use crate::limits;
+use crate::relay::loads::Told;
+use crate::relay::wire;
 use crate::shared::Shared;
 use http::{Method, Request, Version};
 use hyper::ext::Protocol;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use roost_proto::peer_table;
 use roost_proto::traffic::PeerNode;
+use roost_proto::{peer_loads, peer_table};
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 /// What a stream of tables is asked for by.
 pub(crate) const PROTOCOL: &str = "table";
 
-/// Tells another edge of the machines of this node, until either side ends.
-pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade) {
+/// Tells another edge of the machines of this node, and of their load, until either side ends.
+pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade, with_loads: bool) {
     let limit = shared.config.timeouts.header;
     let Ok(Ok(stream)) = timeout(limit, upgrade).await else {
         return;
@@ -30,17 +32,31 @@ pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade) {
     let mut feed = shared.router.feed();
     feed.mark_changed();
     let mut age = std::pin::pin!(sleep(limits::RELAY_AGE_MAX));
+    let mut pace = interval(limits::RELAY_LOADS_PAUSE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The loads that the other edge knows, since the last table.
+    let mut told = None;
     loop {
-        tokio::select! {
+        let is_loads = tokio::select! {
             // When the worker is gone there is another feed, or none: the other edge asks again.
-            changed = feed.changed() => if changed.is_err() { return },
+            changed = feed.changed() => if changed.is_err() { return } else { false },
+            _ = pace.tick(), if with_loads => true,
             () = shared.graceful.cancelled() => return,
             () = shared.retired.cancelled() => return,
             () = &mut age => return,
             // The other edge says nothing; this is its end.
             _ = stream.read_u8() => return,
-        }
-        let line = peer_table::to_line(&feed.borrow_and_update());
+        };
+        let line = if is_loads {
+            let line = shared.loads.line(&shared.router);
+            if told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &line)) {
+                continue;
+            }
+            told.insert(line).clone()
+        } else {
+            told = None;
+            peer_table::to_line(&feed.borrow_and_update()).into()
+        };
         let written = async {
             stream.write_all(line.as_bytes()).await?;
             stream.flush().await
@@ -58,6 +74,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>, first: mpsc
     let mut heard = Heard {
         first: Some(first),
         not_understood: None,
+        no_loads: None,
     };
     loop {
         let read = async {
@@ -79,8 +96,19 @@ pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>, first: mpsc
 struct Heard {
     /// Held until its first table is there.
     first: Option<mpsc::Sender<()>>,
-    /// What of its last table was not.
+    /// What of its last table was not understood.
     not_understood: Option<String>,
+    /// Why its last loads were not.
+    no_loads: Option<String>,
+}
+
+/// Complains of what is not understood: once for each change, however often it comes.
+fn complain(before: &mut Option<String>, node: &PeerNode, what: &str, error: Option<String>) {
+    if let Some(error) = error.as_ref().filter(|_| error != *before) {
+        let node = node.id.as_str();
+        tracing::warn!(node, error, "{what} of another edge are not understood");
+    }
+    *before = error;
 }
 
 async fn read(shared: &Shared, node: &Arc<PeerNode>, heard: &mut Heard) -> String {
@@ -89,6 +117,8 @@ async fn read(shared: &Shared, node: &Arc<PeerNode>, heard: &mut Heard) -> Strin
         Err(error) => return error,
     };
     let mut stream = BufReader::new(TokioIo::new(stream));
+    // What it tells of loads counts as long as the stream stands.
+    let mut told = Told::default();
     loop {
         let mut line = String::new();
         let most = limits::RELAY_TABLE_BYTES_MAX;
@@ -96,6 +126,11 @@ async fn read(shared: &Shared, node: &Arc<PeerNode>, heard: &mut Heard) -> Strin
             Ok(_) if line.ends_with('\n') => {}
             Ok(_) => return "it ended".to_owned(),
             Err(error) => return error.to_string(),
+        }
+        if peer_loads::is_one(&line) {
+            let error = told.hear(&shared.router, node, &line).err();
+            complain(&mut heard.no_loads, node, "loads", error);
+            continue;
         }
         let left_out = match peer_table::from_line(&line, node) {
             Ok((table, left_out)) => {
@@ -106,15 +141,7 @@ async fn read(shared: &Shared, node: &Arc<PeerNode>, heard: &mut Heard) -> Strin
             // The next one may be better; to ask for the same again would not be.
             Err(error) => Some(error),
         };
-        // Once for each change, however often the table comes.
-        if let Some(error) = left_out
-            .as_ref()
-            .filter(|_| left_out != heard.not_understood)
-        {
-            let node = node.id.as_str();
-            tracing::warn!(node, error, "the table of another edge is not understood");
-        }
-        heard.not_understood = left_out;
+        complain(&mut heard.not_understood, node, "machines", left_out);
     }
 }
 
@@ -127,6 +154,8 @@ async fn open(shared: &Shared, node: &Arc<PeerNode>) -> Result<Upgraded, String>
     *request.version_mut() = Version::HTTP_2;
     let protocol = Protocol::from_static(PROTOCOL);
     request.extensions_mut().insert(protocol);
+    let headers = request.headers_mut();
+    headers.insert(wire::RELAY, wire::with_loads());
     let upgraded = async {
         let response = sender.send_request(request).await?;
         hyper::upgrade::on(response).await

@@ -81,6 +81,18 @@ pub(crate) struct Block {
     pub(crate) leg: Leg,
 }
 
+/// Has a stream of tables bring the loads of machines as well: an edge that does not know of them
+/// has not asked, and is not told.
+pub(crate) fn with_loads() -> HeaderValue {
+    HeaderValue::from_static("1;with=loads")
+}
+
+/// Whether another edge asks for a stream of tables with loads.
+pub(crate) fn wants_loads(headers: &HeaderMap) -> bool {
+    let fields = Fields::of(headers);
+    fields.is_ok_and(|fields| fields.text("with") == Ok("loads"))
+}
+
 /// A header that is not understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WireError {
@@ -360,7 +372,9 @@ fn plain(words: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Block, Failed, Kind, Leg, RELAY, Reason, Verdict, WireError};
+    use super::{
+        Block, Failed, Kind, Leg, RELAY, Reason, Verdict, WireError, wants_loads, with_loads,
+    };
     use http::{HeaderMap, HeaderValue, StatusCode, Version};
     use proptest::prelude::{Just, Strategy as _, any, prop_oneof};
     use roost_model::id::MachineId;
@@ -369,6 +383,18 @@ mod tests {
 
     fn headers(value: HeaderValue) -> HeaderMap {
         HeaderMap::from_iter([(RELAY, value)])
+    }
+
+    #[test]
+    fn loads_are_for_those_that_ask_for_them() {
+        assert!(wants_loads(&headers(with_loads())));
+        assert!(!wants_loads(&HeaderMap::new()));
+        for other in ["1;with=", "1;with=colours", "2;with=loads", "loads"] {
+            assert!(
+                !wants_loads(&headers(HeaderValue::from_static(other))),
+                "{other}"
+            );
+        }
     }
 
     fn block() -> Block {

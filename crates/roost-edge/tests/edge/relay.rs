@@ -39,7 +39,7 @@ impl Cluster {
         }
     }
 
-    fn identity(&self, n: u8, role: Role, at: Timestamp) -> Arc<ClusterIdentity> {
+    pub(crate) fn identity(&self, n: u8, role: Role, at: Timestamp) -> Arc<ClusterIdentity> {
         let node = node(n);
         ClusterIdentity::new(&self.authority, Peer { node, role }, at).unwrap()
     }
@@ -130,7 +130,7 @@ async fn mirror(world: &World) -> SocketAddr {
     .await
 }
 
-async fn record(world: &World, response: &reqwest::Response) -> Arc<RequestRecord> {
+pub(crate) async fn record(world: &World, response: &reqwest::Response) -> Arc<RequestRecord> {
     let id = response.headers()["roost-request-id"].to_str().unwrap();
     let records = world.edge.records();
     wait_until("the record", || records.request(id).is_some()).await;

@@ -1,0 +1,83 @@
+//! One service of a machine, as requests may be sent to it.
+
+use crate::choose::Candidate;
+use crate::gauge::Busy;
+use crate::load::Load;
+use crate::meter::Series;
+use crate::pool::Pool;
+use roost_model::machine::{HttpOptions, Protocol, ServicePort};
+use roost_model::name::AppName;
+use roost_proto::traffic::Endpoint;
+use std::sync::Arc;
+
+/// One endpoint with what the edge keeps about it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) app: AppName,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) pool: Arc<Pool>,
+    /// All that the machine is serving, by whatever service.
+    pub(crate) in_flight: Arc<Busy>,
+    /// What this service of it is serving.
+    pub(crate) load: Arc<Load>,
+    /// Where its requests are counted.
+    pub(crate) series: Arc<Series>,
+}
+
+impl Target {
+    /// What its service does at an external port of its protocol.
+    pub(crate) fn port(&self, external: u16) -> Option<&ServicePort> {
+        self.endpoint.service.port(external)
+    }
+
+    pub(super) fn port_of(&self, protocol: Protocol, external: u16) -> Option<&ServicePort> {
+        let service = &self.endpoint.service;
+        // Datagrams do not go from edge to edge: the client's address would be lost.
+        let is_here = protocol == Protocol::Tcp || self.endpoint.node.is_none();
+        (service.protocol == protocol && is_here).then(|| service.port(external))?
+    }
+
+    /// How its service speaks HTTP at an external port.
+    pub(crate) fn http(&self, external: u16) -> Option<&HttpOptions> {
+        Some(&self.port(external)?.http)
+    }
+
+    /// How long an exchange there may stand still, if its service says so.
+    pub(crate) fn idle_timeout(&self, external: u16) -> Option<std::time::Duration> {
+        self.http(external)?.idle_timeout
+    }
+
+    /// From here on it gets nothing.
+    pub(crate) fn hard_limit(&self) -> Option<usize> {
+        let limit = self.endpoint.service.concurrency.hard_limit?;
+        Some(usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    /// Whether it is serving more than its soft limit.
+    pub(crate) fn is_beyond_soft_limit(&self) -> bool {
+        let soft_limit = self.endpoint.service.concurrency.soft_limit;
+        self.load.everywhere() > usize::try_from(soft_limit).unwrap_or(usize::MAX)
+    }
+
+    /// The first external TCP port of its service: no other one of the machine has it.
+    pub(crate) fn first_tcp_port(&self) -> Option<u16> {
+        let service = &self.endpoint.service;
+        let ports = service
+            .ports
+            .first()
+            .filter(|_| service.protocol == Protocol::Tcp)?;
+        Some(ports.ports.first)
+    }
+
+    /// What the choice of a machine looks at, when it is serving so much.
+    pub(crate) fn candidate(&self, is_out: bool, load: usize) -> Candidate {
+        let soft_limit = self.endpoint.service.concurrency.soft_limit;
+        Candidate {
+            load,
+            soft_limit: usize::try_from(soft_limit).unwrap_or(usize::MAX).max(1),
+            hard_limit: self.hard_limit(),
+            is_new: self.load.is_new(),
+            is_out,
+        }
+    }
+}
