@@ -264,6 +264,8 @@ pub const RELAY_TABLE_RETRY: Duration = Duration::from_secs(1);
 pub const RELAY_TABLE_PAUSE: Duration = Duration::from_millis(50);
 /// Between two times that an edge tells of the loads of its machines.
 pub const RELAY_LOADS_PAUSE: Duration = Duration::from_secs(1);
+/// After this time it tells them again, whether they have changed or not.
+pub const RELAY_LOADS_REPEAT: Duration = Duration::from_secs(5);
 /// Loads that the edge of one node tells of: of more, the highest.
 pub const RELAY_LOADS_MAX: usize = 8192;
 /// Bytes in which it tells of them.

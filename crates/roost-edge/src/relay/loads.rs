@@ -5,10 +5,10 @@
 //! edge of the machine's node knows. That one tells all that its machines are
 //! serving, and who hears it takes off what it has sent there itself: the rest
 //! is served for others ([`crate::load::Load::told`]). It is off by what is on
-//! the way at that moment, until the next time. An edge tells as soon as a
-//! request has begun or ended, at most once a second, and what it told counts
-//! as long as the stream stands: an edge that is silent loses it, by the PING
-//! of its connection.
+//! the way at that moment, until the next time. An edge tells when a request
+//! has begun or ended, at most once a second, and every few seconds in any
+//! case. What it told counts as long as the stream stands: an edge that is
+//! silent loses it, by the PING of its connection.
 
 use crate::limits;
 use crate::load::Load;

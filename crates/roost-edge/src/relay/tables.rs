@@ -17,7 +17,7 @@ use roost_proto::{peer_loads, peer_table};
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 /// What a stream of tables is asked for by.
 pub(crate) const PROTOCOL: &str = "table";
@@ -34,8 +34,8 @@ pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade, with_loads: bo
     let mut age = std::pin::pin!(sleep(limits::RELAY_AGE_MAX));
     let mut pace = interval(limits::RELAY_LOADS_PAUSE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The loads that the other edge knows, since the last table.
-    let mut told = None;
+    // The loads that the other edge knows, since the last table, and since when.
+    let mut told = None::<(Arc<str>, Instant)>;
     loop {
         let is_loads = tokio::select! {
             // When the worker is gone there is another feed, or none: the other edge asks again.
@@ -49,10 +49,14 @@ pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade, with_loads: bo
         };
         let line = if is_loads {
             let line = shared.loads.line(&shared.router);
-            if told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &line)) {
+            if let Some((told, at)) = &told
+                && Arc::ptr_eq(told, &line)
+                && at.elapsed() < limits::RELAY_LOADS_REPEAT
+            {
                 continue;
             }
-            told.insert(line).clone()
+            told = Some((line.clone(), Instant::now()));
+            line
         } else {
             told = None;
             peer_table::to_line(&feed.borrow_and_update()).into()

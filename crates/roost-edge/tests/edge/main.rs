@@ -41,4 +41,5 @@ mod tcp;
 mod tickets;
 mod udp;
 mod wake;
+mod wire;
 mod world;

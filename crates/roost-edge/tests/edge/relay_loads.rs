@@ -2,6 +2,7 @@
 
 use crate::limits::{Held, get, limited};
 use crate::relay::{Cluster, node, peers_of, record};
+use crate::wire::wire;
 use crate::world::{LIMIT, World, backend, full, machine, says, wait_until};
 use bytes::Bytes;
 use http::{Method, Request, Response, Version};
@@ -17,15 +18,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt as _, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 /// The edge of node 1, which follows the edges of nodes 2, 3, … at these addresses.
-async fn following(cluster: &Cluster, addresses: &[SocketAddr]) -> World {
+pub(crate) async fn following(cluster: &Cluster, addresses: &[SocketAddr]) -> World {
     let peers = addresses.iter().zip(2..);
     let peers = peers.map(|(&edge, n)| PeerNode { id: node(n), edge });
     let peers = peers.collect();
@@ -88,7 +88,11 @@ impl Busy {
 }
 
 /// Asks, and says what the last attempt had against a machine.
-async fn skipped(world: &World, client: &reqwest::Client, number: u8) -> Option<SkippedMachine> {
+pub(crate) async fn skipped(
+    world: &World,
+    client: &reqwest::Client,
+    number: u8,
+) -> Option<SkippedMachine> {
     let response = client.get(world.url("/")).send().await.unwrap();
     let record = record(world, &response).await;
     of_machine(&record, number).cloned()
@@ -101,7 +105,7 @@ fn of_machine(record: &RequestRecord, number: u8) -> Option<&SkippedMachine> {
 }
 
 /// Asks until a machine is skipped for this reason, with so much that it serves.
-async fn until_skipped(world: &World, number: u8, reason: &str, load: u64) {
+pub(crate) async fn until_skipped(world: &World, number: u8, reason: &str, load: u64) {
     let (client, begun) = (world.client(), Instant::now());
     loop {
         let seen = skipped(world, &client, number).await;
@@ -167,33 +171,11 @@ async fn a_machine_that_others_have_filled_is_asked_only_when_nobody_else_has_ro
     filling.join_all().await;
 }
 
-/// A way to another edge that can be cut. The address of its near end.
-async fn wire(world: &World, to: SocketAddr) -> (SocketAddr, CancellationToken) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, cut) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let (is_cut, tasks) = (cut.clone(), world.tasks.clone());
-    world.tasks.spawn("wire", async move {
-        loop {
-            let (mut near, _) = tokio::select! {
-                accepted = listener.accept() => accepted.unwrap(),
-                () = is_cut.cancelled() => return,
-            };
-            let is_cut = is_cut.clone();
-            tasks.spawn("wire-connection", async move {
-                let mut far = TcpStream::connect(to).await.unwrap();
-                let carried = copy_bidirectional(&mut near, &mut far);
-                let _ = is_cut.run_until_cancelled(carried).await;
-            });
-        }
-    });
-    (address, cut)
-}
-
 #[tokio::test]
 async fn a_load_that_is_no_longer_told_does_not_count() {
     let cluster = Cluster::new();
     let far = cluster.edge(2).await;
-    let (address, cut) = wire(&far, peers_of(&far)).await;
+    let (address, cut) = wire(&far, peers_of(&far), Duration::ZERO).await;
     let near = following(&cluster, &[address]).await;
     let mut busy = Busy::new(&far).await;
     far.publish(vec![limited(1, busy.address, 20, 100)]);
