@@ -161,7 +161,7 @@ mod tests {
         let endpoints = endpoints.collect();
         let app = AppName::parse("web").unwrap();
         let table = TrafficTable::from([(app, AppTraffic { endpoints })]);
-        let (_, feed) = tokio::sync::watch::channel(Arc::new(table));
+        let (_sender, feed) = tokio::sync::watch::channel(Arc::new(table));
         let region = RegionCode::parse("local").unwrap();
         Router::new(region, feed, TrafficCounter::new())
     }
