@@ -2,10 +2,12 @@
 //!
 //! The nearest class that has a machine below its hard limit is taken, and in
 //! it those below their soft limit before the others. Among those: of two, the
-//! one with the smaller share of its soft limit. Two are better than the least
+//! one with the smaller share of its soft limit, for which a farther one counts
+//! as fuller than it is. Two are better than the least
 //! loaded of all, since every edge would send to that one until it hears of the
 //! others' traffic.
 
+use crate::relay::distance::Distance;
 use std::cmp::Ordering;
 use std::ops::Range;
 
@@ -20,6 +22,8 @@ pub(crate) struct Candidate {
     pub(crate) hard_limit: Option<usize>,
     /// Whether it began to take traffic only now.
     pub(crate) is_new: bool,
+    /// How far it is: see [`crate::relay::distance`].
+    pub(crate) distance: Distance,
     /// Whether it is out of the question for this request.
     pub(crate) is_out: bool,
 }
@@ -34,18 +38,20 @@ impl Candidate {
         self.is_open() && self.load < self.soft_limit
     }
 
-    /// A new machine counts as a quarter full, so that it is not flooded.
+    /// Eighths of requests. A new machine counts as a quarter full, so that it is not flooded;
+    /// each class of distance as an eighth.
     fn weighted_load(&self) -> usize {
         let ramp = if self.is_new {
             self.soft_limit.div_ceil(4)
         } else {
             0
         };
-        self.load + ramp
+        (self.load + ramp) * 8 + self.soft_limit * usize::from(self.distance)
     }
 
     fn is_busier_than(&self, other: &Self) -> bool {
-        self.weighted_load() * other.soft_limit > other.weighted_load() * self.soft_limit
+        let (own, theirs) = (self.weighted_load(), other.weighted_load());
+        own.saturating_mul(other.soft_limit) > theirs.saturating_mul(self.soft_limit)
     }
 }
 
@@ -149,17 +155,20 @@ mod tests {
         soft_limit: 20,
         hard_limit: None,
         is_new: false,
+        distance: 0,
         is_out: false,
     };
 
     fn candidate() -> impl Strategy<Value = Candidate> {
         let hard = proptest::option::of(0..12_usize);
-        (0..12_usize, 1..8_usize, hard, any::<bool>(), any::<bool>()).prop_map(
-            |(load, soft_limit, hard_limit, is_new, is_out)| Candidate {
+        let flags = (any::<bool>(), any::<bool>());
+        (0..12_usize, 1..8_usize, hard, 0..7_u8, flags).prop_map(
+            |(load, soft_limit, hard_limit, distance, (is_new, is_out))| Candidate {
                 load,
                 soft_limit,
                 hard_limit,
                 is_new,
+                distance,
                 is_out,
             },
         )
@@ -188,6 +197,38 @@ mod tests {
                 Choice::Nobody => prop_assert!(all.iter().all(|candidate| candidate.is_out)),
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn of_two_that_are_as_full_the_nearer_one_and_of_two_as_near_the_less_full_one(
+            one in candidate(),
+            load in 0..12_usize,
+            distance in 0..7_u8,
+            turn in any::<usize>(),
+        ) {
+            let one = Candidate { is_out: false, hard_limit: None, ..one };
+            for other in [Candidate { distance, ..one }, Candidate { load, ..one }] {
+                let both = [one, other];
+                let class = 0..both.len();
+                let Choice::Machine(chosen) = choose(&[class], turn, |i| both[i]) else {
+                    panic!("both have room")
+                };
+                let (chosen, left) = (both[chosen], both[1 - chosen]);
+                prop_assert!(chosen.distance <= left.distance && chosen.load <= left.load);
+            }
+        }
+    }
+
+    #[test]
+    fn a_farther_machine_gets_its_share_once_the_nearer_one_is_busy() {
+        let far = Candidate {
+            distance: 4,
+            ..IDLE
+        };
+        assert_eq!(loads_after(vec![IDLE, far], 10), [10, 0]);
+        // Half of its soft limit: from there on they take turns.
+        assert_eq!(loads_after(vec![IDLE, far], 30), [20, 10]);
     }
 
     /// What each of some machines has after this many requests that never end.

@@ -270,6 +270,26 @@ pub const RELAY_LOADS_REPEAT: Duration = Duration::from_secs(5);
 pub const RELAY_LOADS_MAX: usize = 8192;
 /// Bytes in which it tells of them.
 pub const RELAY_LOADS_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The most that one service is believed to serve.
+pub const RELAY_LOAD_MAX: u32 = 1 << 24;
+/// Between two round trips to another edge that are measured.
+pub const RELAY_ROUND_TRIP_INTERVAL: Duration = Duration::from_secs(5);
+/// The same of the first ones.
+pub const RELAY_ROUND_TRIP_FIRST: Duration = Duration::from_millis(100);
+/// Round trips of which the shortest counts.
+pub const RELAY_ROUND_TRIPS: usize = 8;
+/// With fewer nothing is known.
+pub const RELAY_ROUND_TRIPS_MIN: usize = 3;
+/// Round-trip times at which nodes begin to be farther; below the first they are as near as the
+/// edge's own.
+pub const RELAY_DISTANCES: [Duration; 6] = [
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+];
 
 /// Answers that are compressed at once, each of which holds some 300 KiB; others go as they are.
 pub const COMPRESSIONS_MAX: usize = 1024;

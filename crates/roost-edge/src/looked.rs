@@ -60,10 +60,6 @@ impl Looked {
         let is_same = |a: &Arc<Target>, b: &Arc<Target>| Arc::ptr_eq(&a.load, &b.load);
         let others = port.targets.iter();
         let mut others = others.filter(|target| !chosen.is_some_and(|it| is_same(it, target)));
-        let is_near = |target: &Arc<Target>| {
-            let near = &port.passing[..port.near];
-            near.iter().any(|it| is_same(it, target))
-        };
         let is_refused = |target: &Arc<Target>| {
             let endpoint = &target.endpoint;
             let is_it = |(id, address): &(MachineId, SocketAddr)| {
@@ -80,7 +76,11 @@ impl Looked {
             .affinity
             .zip(chosen)
             .is_some_and(|(affinity, chosen)| affinity.is_for(chosen));
-        let chosen_is_near = chosen.is_some_and(is_near);
+        let chosen_class = chosen.and_then(|it| port.class_of(it));
+        let is_farther = |target: &Target| {
+            let classes = chosen_class.zip(port.class_of(target));
+            classes.is_some_and(|(chosen, other)| other > chosen)
+        };
         for target in others.by_ref().take(limits::SKIPPED_MAX) {
             let load = target.load.everywhere();
             let reason = if target.endpoint.health != EndpointHealth::Passing {
@@ -97,7 +97,7 @@ impl Looked {
                 Reason::Split
             } else if is_kept {
                 Reason::Session
-            } else if chosen_is_near && !is_near(target) {
+            } else if is_farther(target) {
                 Reason::Farther
             } else {
                 Reason::OtherChosen
@@ -162,10 +162,7 @@ impl Skipped {
                 "session",
                 "the requests of this session go to another machine".to_owned(),
             ),
-            Reason::Farther => (
-                "farther",
-                "a machine in the region of the edge could take it".to_owned(),
-            ),
+            Reason::Farther => ("farther", "a nearer machine could take it".to_owned()),
             Reason::OtherChosen => (
                 "other-chosen",
                 "it could have had it; another one was chosen".to_owned(),

@@ -75,6 +75,7 @@ fn text(shared: &Shared) -> String {
         );
     }
     datagrams(out, shared, &counts);
+    round_trips(out, shared);
     let name = "fly_app_concurrency";
     head(
         out,
@@ -109,6 +110,17 @@ fn text(shared: &Shared) -> String {
         line(out, &format!("{name} {}", log.n_dropped()));
     }
     text
+}
+
+/// How long the way to each edge of another node is.
+fn round_trips(out: &mut String, shared: &Shared) {
+    let name = "roost_edge_round_trip_seconds";
+    let help = "shortest of the last round trips to the edges of other nodes";
+    head(out, name, "gauge", help);
+    for (node, time) in shared.peers.round_trips() {
+        let time = seconds(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        line(out, &format!("{name}{{node=\"{node}\"}} {time}"));
+    }
 }
 
 /// Counts of datagrams, and how many flows there are.

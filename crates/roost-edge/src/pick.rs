@@ -343,7 +343,7 @@ fn look_at(
 fn choose_wanted(port: &PortRoute, asked: Asked<'_>, tried: &Tried) -> Choice {
     let wants = asked.wants;
     let turn = port.next_turn();
-    let classes = [0..port.near, port.near..port.passing.len()];
+    let classes = &port.classes;
     let id = |number: usize| port.passing[number].endpoint.machine_id.as_str();
     let choose_in = |group: &Group, also_ejected: bool, side: Option<Side>, as_told: bool| {
         let look = |number: usize| {
@@ -360,8 +360,8 @@ fn choose_wanted(port: &PortRoute, asked: Asked<'_>, tried: &Tried) -> Choice {
             target.candidate(is_out, load)
         };
         let kept = asked.affinity;
-        let kept = kept.and_then(|it| it.choose(&classes, id, look));
-        kept.map_or_else(|| choose(&classes, turn, look), Choice::Machine)
+        let kept = kept.and_then(|it| it.choose(classes, id, look));
+        kept.map_or_else(|| choose(classes, turn, look), Choice::Machine)
     };
     if asked.side.is_some() && port.split.is_some() {
         for group in wants.groups() {

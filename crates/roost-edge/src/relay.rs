@@ -13,6 +13,7 @@
 //! - [`client`]: a request, a raw connection or a wish to wake goes out.
 //! - [`tables`]: what edges tell each other of their machines.
 //! - [`loads`]: the same of what those are serving.
+//! - [`distance`]: how long the way to another edge is.
 //! - [`server`]: the listener for other edges. What comes there is
 //!   [`crate::exchange`]'s, which for such a request picks one machine and answers at once.
 //!
@@ -21,6 +22,7 @@
 //! machines is its own share, and what it was told of the others' a second ago.
 
 pub(crate) mod client;
+pub(crate) mod distance;
 pub(crate) mod loads;
 pub(crate) mod peers;
 pub(crate) mod server;

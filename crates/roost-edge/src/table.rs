@@ -14,6 +14,7 @@ use crate::load::{Freed, Load, Queue};
 use crate::meter::Meter;
 use crate::pool::Pool;
 use crate::rates::AppRates;
+use crate::relay::distance::Distance;
 use crate::replay_cache::ReplayCache;
 use crate::retry::RetryBudget;
 use arc_swap::ArcSwap;
@@ -26,6 +27,7 @@ use roost_proto::traffic::{
     AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficFeed, TrafficTable,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use tokio::sync::watch;
@@ -106,14 +108,15 @@ pub(crate) struct PortRoute {
     pub(crate) rule: ServicePort,
     /// The endpoints that this port leads to.
     pub(crate) targets: Vec<Arc<Target>>,
-    /// Those that take new requests, those of the edge's region first.
+    /// Those that take new requests, the nearest first.
     pub(crate) passing: Vec<Arc<Target>>,
-    /// Those that may be woken, those of the edge's region first.
+    /// Those that may be woken, the nearest first.
     pub(crate) asleep: Vec<Arc<Target>>,
     /// Who gets what of the requests, while a release is tried out and takes traffic.
     pub(crate) split: Option<Arc<Split>>,
-    /// How many of `passing` are of the edge's region.
-    pub(crate) near: usize,
+    /// Which of `passing` are as near as each other: those of the edge's region, then those of
+    /// others by the round-trip time to their nodes.
+    pub(crate) classes: Vec<Range<usize>>,
     /// Requests that wait until a machine takes them.
     pub(crate) queue: Arc<Queue>,
     turn: Arc<AtomicUsize>,
@@ -123,6 +126,14 @@ impl PortRoute {
     /// The position in `passing` at which the next request begins.
     pub(crate) fn next_turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The number of the class that a machine is in, if it takes new requests.
+    pub(crate) fn class_of(&self, target: &Target) -> Option<usize> {
+        let mut passing = self.passing.iter();
+        let number = passing.position(|it| Arc::ptr_eq(&it.load, &target.load))?;
+        let mut classes = self.classes.iter();
+        classes.position(|class| class.contains(&number))
     }
 
     fn new(
@@ -137,12 +148,17 @@ impl PortRoute {
             .filter(|t| t.port_of(protocol, number).is_some());
         let targets: Vec<Arc<Target>> = targets.cloned().collect();
         let is_passing = |t: &&Arc<Target>| t.endpoint.health == EndpointHealth::Passing;
-        let is_near = |t: &Arc<Target>| t.endpoint.region == *region;
+        // In the edge's region all are one class; a node of which nobody knows is the farthest.
+        let way_to = |target: &Arc<Target>| {
+            let is_near = target.endpoint.region == *region;
+            let distance = target.distance.unwrap_or(Distance::MAX);
+            if is_near { None } else { Some(distance) }
+        };
         let mut passing: Vec<Arc<Target>> = targets.iter().filter(is_passing).cloned().collect();
-        passing.sort_by_key(|target| !is_near(target));
+        passing.sort_by_key(way_to);
         let is_asleep = |t: &&Arc<Target>| matches!(t.endpoint.health, EndpointHealth::Asleep(_));
         let mut asleep: Vec<Arc<Target>> = targets.iter().filter(is_asleep).cloned().collect();
-        asleep.sort_by_key(|target| !is_near(target));
+        asleep.sort_by_key(way_to);
         let mut rule = passing.iter().chain(&targets).next()?.port(number)?.clone();
         let mut rules = targets.iter().filter_map(|target| target.port(number));
         rule.force_https = rules.any(|rule| rule.force_https);
@@ -151,7 +167,7 @@ impl PortRoute {
             number,
             rule,
             targets,
-            near: passing.partition_point(is_near),
+            classes: ranges(passing.chunk_by(|a, b| way_to(a) == way_to(b))),
             split: passing
                 .iter()
                 .find_map(|target| target.endpoint.split.clone()),
@@ -161,6 +177,16 @@ impl PortRoute {
             turn: old.map_or_else(Arc::default, |old| old.turn.clone()),
         })
     }
+}
+
+/// Where each of these pieces of one whole is.
+fn ranges<'a, T: 'a>(pieces: impl Iterator<Item = &'a [T]>) -> Vec<Range<usize>> {
+    let range = |begin: &mut usize, piece: &[T]| {
+        let range = *begin..*begin + piece.len();
+        *begin = range.end;
+        Some(range)
+    };
+    pieces.scan(0, range).collect()
 }
 
 /// All routes at one moment.
@@ -211,9 +237,34 @@ struct Tables {
     own: Arc<TrafficTable>,
     /// By node: what edges of other nodes have told.
     learned: BTreeMap<String, TrafficTable>,
+    /// By node: how far it is.
+    distances: BTreeMap<String, Distance>,
 }
 
 impl Tables {
+    /// How far the node of an endpoint is.
+    fn distance(&self, endpoint: &Endpoint) -> Option<Distance> {
+        let Some(node) = &endpoint.node else {
+            return Some(0);
+        };
+        self.distances.get(node.id.as_str()).copied()
+    }
+
+    /// Apps that have machines at a node.
+    fn apps_at(&self, node: &PeerNode) -> Vec<&AppName> {
+        let is_there = |traffic: &AppTraffic| {
+            let mut endpoints = traffic.endpoints.iter();
+            endpoints.any(|it| it.node.as_ref().is_some_and(|it| it.id == node.id))
+        };
+        let learned = self.learned.get(node.id.as_str());
+        let all = self
+            .own
+            .iter()
+            .chain(learned.into_iter().flat_map(AppMap::iter));
+        let there = all.filter(|(_, traffic)| is_there(traffic));
+        there.map(|(name, _)| name).collect()
+    }
+
     /// All machines of an app.
     fn traffic(&self, name: &AppName) -> Option<AppTraffic> {
         let own = self.own.get(name.as_str());
@@ -330,6 +381,13 @@ impl Router {
         self.apply(&tables, &before.unwrap_or_default().changed(&table));
     }
 
+    /// Takes that a node is so far from here from now on.
+    pub(crate) fn is_at(&self, node: &PeerNode, distance: Distance) {
+        let mut tables = self.tables.lock();
+        tables.distances.insert(node.id.to_string(), distance);
+        self.apply(&tables, &tables.apps_at(node));
+    }
+
     /// Derives the routes of these apps anew.
     fn apply(&self, tables: &Tables, changed: &[&AppName]) {
         let mut routes = Routes::clone(&self.routes.load());
@@ -337,12 +395,16 @@ impl Router {
         for &name in changed {
             let old = routes.app(name.as_str());
             let traffic = tables.traffic(name);
+            let is_moved = |old: &Arc<AppRoute>| {
+                let mut targets = old.targets.iter();
+                targets.any(|it| it.distance != tables.distance(&it.endpoint))
+            };
             // A table may change in what others know better.
-            if old.map(|old| &old.traffic) == traffic.as_ref() {
+            if old.map(|old| &old.traffic) == traffic.as_ref() && !old.is_some_and(is_moved) {
                 continue;
             }
-            let new = traffic
-                .map(|traffic| Arc::new(self.derive_app(name, &traffic, old.map(AsRef::as_ref))));
+            let derive = |traffic| self.derive_app(tables, name, &traffic, old.map(AsRef::as_ref));
+            let new = traffic.map(|traffic| Arc::new(derive(traffic)));
             let old = routes.set(name, new.clone());
             replaced.push((old, new));
         }
@@ -372,7 +434,13 @@ impl Router {
         self.nudge();
     }
 
-    fn derive_app(&self, name: &AppName, traffic: &AppTraffic, old: Option<&AppRoute>) -> AppRoute {
+    fn derive_app(
+        &self,
+        tables: &Tables,
+        name: &AppName,
+        traffic: &AppTraffic,
+        old: Option<&AppRoute>,
+    ) -> AppRoute {
         let freed = old.map_or_else(Arc::default, |old| old.freed.clone());
         let meter = old.map_or_else(Arc::<Meter>::default, |old| old.meter.clone());
         let target = |endpoint: &Endpoint| {
@@ -396,6 +464,7 @@ impl Router {
                 in_flight: self.counter.counter(&endpoint.machine_id),
                 load,
                 series: meter.series(&endpoint.region, endpoint.release),
+                distance: tables.distance(endpoint),
             })
         };
         let targets: Vec<Arc<Target>> = traffic.endpoints.iter().map(target).collect();

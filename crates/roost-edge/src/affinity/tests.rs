@@ -12,6 +12,7 @@ const OPEN: Candidate = Candidate {
     soft_limit: 1,
     hard_limit: Some(4),
     is_new: false,
+    distance: 0,
     is_out: false,
 };
 

@@ -104,7 +104,8 @@ impl Told {
                     && it.first_tcp_port() == Some(told.port)
             });
             let load = &target?.load;
-            load.told(usize::try_from(told.load).unwrap_or(usize::MAX));
+            let count = told.load.min(limits::RELAY_LOAD_MAX);
+            load.told(usize::try_from(count).unwrap_or(usize::MAX));
             Some(load.clone())
         };
         let now: Vec<Arc<Load>> = told.iter().filter_map(take).collect();

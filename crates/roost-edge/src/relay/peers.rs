@@ -14,9 +14,10 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use roost_auth::cluster::{IdentityError, Peer, Role};
+use roost_model::id::NodeId;
 use roost_proto::traffic::PeerNode;
 use rustls::pki_types::ServerName;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::net::TcpStream;
@@ -142,6 +143,8 @@ pub(crate) struct Peers {
     tls: Option<TlsConnector>,
     tasks: TaskTracker,
     edges: Mutex<HashMap<PeerKey, Arc<PeerEdge>>>,
+    /// Round trips to those whose tables are followed just now.
+    round_trips: Mutex<BTreeMap<NodeId, Duration>>,
 }
 
 impl std::fmt::Debug for Peers {
@@ -166,6 +169,7 @@ impl Peers {
             tls: tls.map(|config| TlsConnector::from(Arc::new(config))),
             tasks,
             edges: Mutex::default(),
+            round_trips: Mutex::default(),
         }))
     }
 
@@ -219,6 +223,20 @@ impl Peers {
                 error("it did not take the connection in time"),
             )),
         }
+    }
+
+    /// Keeps how long a round trip to the edge of a node takes; nothing if nobody knows any more.
+    pub(crate) fn keep_round_trip(&self, node: &NodeId, time: Option<Duration>) {
+        let mut all = self.round_trips.lock();
+        match time {
+            Some(time) => all.insert(node.clone(), time),
+            None => all.remove(node),
+        };
+    }
+
+    /// How long round trips to the edges of nodes take.
+    pub(crate) fn round_trips(&self) -> BTreeMap<NodeId, Duration> {
+        self.round_trips.lock().clone()
     }
 
     fn edge(&self, node: &PeerNode) -> Arc<PeerEdge> {
@@ -284,6 +302,11 @@ async fn open(
     tasks.spawn(async move { drop(connection.await) });
     // The other side may still refuse this one's certificate: nothing of a client is sent
     // before it has answered.
+    hello(&mut sender).await.map(|()| sender)
+}
+
+/// Asks the other edge for nothing but an answer.
+pub(crate) async fn hello(sender: &mut PeerSender) -> Result<(), String> {
     let mut hello = Request::new(RequestBody::Empty);
     *hello.method_mut() = Method::OPTIONS;
     *hello.uri_mut() = Uri::from_static("http://edge/");
@@ -291,7 +314,7 @@ async fn open(
     let answer = sender.send_request(hello).await;
     let answer = answer.map_err(|error| roost_model::error::chain(&error))?;
     match Verdict::of(answer.headers()) {
-        Ok(Verdict::Answer) => Ok(sender),
+        Ok(Verdict::Answer) => Ok(()),
         Ok(verdict) => Err(format!("it answered {verdict:?}")),
         Err(error) => Err(format!("its answer is not understood: {error}")),
     }

@@ -169,9 +169,9 @@ async fn drive(shared: Arc<Shared>, stream: TlsStream<TcpStream>, activity: Arc<
         .timer(TokioTimer::new())
         .keep_alive_interval(limits::RELAY_PING_INTERVAL)
         .keep_alive_timeout(limits::RELAY_PING_TIMEOUT)
-        // One more than requests: the stream of tables is none of those that the other edge counts,
-        // and one request would wait for its end without a bound.
-        .max_concurrent_streams(streams + 1)
+        // Two more than requests: the stream of tables and the round trips that are measured are none
+        // of those that the other edge counts, and one request would wait for its end without a bound.
+        .max_concurrent_streams(streams + 2)
         // Clients of the other edge leave all at once at times: that is no attack of it.
         .max_pending_accept_reset_streams(streams as usize)
         .max_local_error_reset_streams(None)

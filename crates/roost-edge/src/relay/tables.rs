@@ -5,7 +5,9 @@
 
 use crate::body::RequestBody;
 use crate::limits;
+use crate::relay::distance::RoundTrips;
 use crate::relay::loads::Told;
+use crate::relay::peers::{self, PeerSender};
 use crate::relay::wire;
 use crate::shared::Shared;
 use http::{Method, Request, Version};
@@ -14,6 +16,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use roost_proto::traffic::PeerNode;
 use roost_proto::{peer_loads, peer_table};
+use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc;
@@ -79,10 +82,12 @@ pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>, first: mpsc
         first: Some(first),
         not_understood: None,
         no_loads: None,
+        round_trips: RoundTrips::default(),
     };
     loop {
         let read = async {
             let error = read(&shared, &node, &mut heard).await;
+            shared.peers.keep_round_trip(&node.id, None);
             heard.first = None;
             let (node, address) = (node.id.as_str(), node.edge);
             tracing::debug!(node, %address, error, "the table of another edge ended; asking again");
@@ -104,6 +109,7 @@ struct Heard {
     not_understood: Option<String>,
     /// Why its last loads were not.
     no_loads: Option<String>,
+    round_trips: RoundTrips,
 }
 
 /// Complains of what is not understood: once for each change, however often it comes.
@@ -116,10 +122,53 @@ fn complain(before: &mut Option<String>, node: &PeerNode, what: &str, error: Opt
 }
 
 async fn read(shared: &Shared, node: &Arc<PeerNode>, heard: &mut Heard) -> String {
-    let stream = match open(shared, node).await {
-        Ok(stream) => stream,
+    let (stream, sender) = match open(shared, node).await {
+        Ok(opened) => opened,
         Err(error) => return error,
     };
+    let mut round_trips = std::mem::take(&mut heard.round_trips);
+    let error = tokio::select! {
+        error = hear(shared, node, heard, stream) => error,
+        never = measure(shared, node, &mut round_trips, sender) => match never {},
+    };
+    heard.round_trips = round_trips;
+    error
+}
+
+/// Measures round trips on the connection of the stream, as long as that stands.
+async fn measure(
+    shared: &Shared,
+    node: &PeerNode,
+    round_trips: &mut RoundTrips,
+    mut sender: PeerSender,
+) -> Infallible {
+    loop {
+        let begun = Instant::now();
+        let answer = timeout(limits::RELAY_CONNECT_TIMEOUT, peers::hello(&mut sender)).await;
+        // What has become of the connection the stream finds out.
+        if let Ok(Ok(())) = answer {
+            if let Some(distance) = round_trips.note(begun.elapsed()) {
+                shared.router.is_at(node, distance);
+            }
+            let shortest = round_trips.shortest();
+            shared.peers.keep_round_trip(&node.id, shortest);
+        }
+        sleep(if round_trips.shortest().is_some() {
+            limits::RELAY_ROUND_TRIP_INTERVAL
+        } else {
+            limits::RELAY_ROUND_TRIP_FIRST
+        })
+        .await;
+    }
+}
+
+/// Takes what comes by a stream until it ends.
+async fn hear(
+    shared: &Shared,
+    node: &Arc<PeerNode>,
+    heard: &mut Heard,
+    stream: Upgraded,
+) -> String {
     let mut stream = BufReader::new(TokioIo::new(stream));
     // What it tells of loads counts as long as the stream stands.
     let mut told = Told::default();
@@ -149,9 +198,9 @@ async fn read(shared: &Shared, node: &Arc<PeerNode>, heard: &mut Heard) -> Strin
     }
 }
 
-async fn open(shared: &Shared, node: &Arc<PeerNode>) -> Result<Upgraded, String> {
+async fn open(shared: &Shared, node: &PeerNode) -> Result<(Upgraded, PeerSender), String> {
     let taken = shared.peers.take(node).await;
-    let (mut sender, place) = taken.map_err(|error| error.to_string())?;
+    let (sender, place) = taken.map_err(|error| error.to_string())?;
     let mut request = Request::new(RequestBody::Empty);
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = http::Uri::from_static("http://edge/");
@@ -161,7 +210,7 @@ async fn open(shared: &Shared, node: &Arc<PeerNode>) -> Result<Upgraded, String>
     let headers = request.headers_mut();
     headers.insert(wire::RELAY, wire::with_loads());
     let upgraded = async {
-        let response = sender.send_request(request).await?;
+        let response = sender.clone().send_request(request).await?;
         hyper::upgrade::on(response).await
     };
     let upgraded = timeout(limits::RELAY_CONNECT_TIMEOUT, upgraded).await;
@@ -169,5 +218,6 @@ async fn open(shared: &Shared, node: &Arc<PeerNode>) -> Result<Upgraded, String>
     upgraded
         .map_err(|_| "no answer in time".to_owned())?
         .inspect_err(|_| place.blame())
+        .map(|stream| (stream, sender))
         .map_err(|error| roost_model::error::chain(&error))
 }

@@ -5,6 +5,7 @@ use crate::gauge::Busy;
 use crate::load::Load;
 use crate::meter::Series;
 use crate::pool::Pool;
+use crate::relay::distance::Distance;
 use roost_model::machine::{HttpOptions, Protocol, ServicePort};
 use roost_model::name::AppName;
 use roost_proto::traffic::Endpoint;
@@ -22,6 +23,8 @@ pub(crate) struct Target {
     pub(crate) load: Arc<Load>,
     /// Where its requests are counted.
     pub(crate) series: Arc<Series>,
+    /// How far its node is, if that is known.
+    pub(crate) distance: Option<Distance>,
 }
 
 impl Target {
@@ -77,6 +80,8 @@ impl Target {
             soft_limit: usize::try_from(soft_limit).unwrap_or(usize::MAX).max(1),
             hard_limit: self.hard_limit(),
             is_new: self.load.is_new(),
+            // What nobody has measured is no reason against it.
+            distance: self.distance.unwrap_or(0),
             is_out,
         }
     }

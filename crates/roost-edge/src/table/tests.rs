@@ -2,9 +2,12 @@
 
 use super::{Router, app_of_host};
 use crate::gauge::{InFlight, TrafficCounter};
+use roost_model::id::NodeId;
 use roost_model::machine::{PortHandler, PortRange, ServicePort};
 use roost_model::{id::MachineId, machine::Service, name::AppName, name::RegionCode};
-use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficGauge as _, TrafficTable};
+use roost_proto::traffic::{
+    AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficGauge as _, TrafficTable,
+};
 use std::sync::Arc;
 
 fn one(health: EndpointHealth) -> Endpoint {
@@ -108,4 +111,60 @@ fn a_reading_of_the_gauge_applies_the_newest_table_first() {
     );
     drop((guard, app));
     assert_eq!(counter.in_flight(&machine), 0);
+}
+
+#[test]
+fn machines_are_in_order_of_the_way_to_them_and_those_of_the_region_before_all() {
+    let peer = |number: u8| PeerNode {
+        id: NodeId::from_ulid(ulid::Ulid::from(u128::from(number))),
+        edge: "192.0.2.1:4282".parse().unwrap(),
+    };
+    // The number of the machine is that of its node; 0 is the edge's own.
+    let at = |number: u8, region: &str| Endpoint {
+        machine_id: MachineId::from_bytes([number; 7]),
+        region: RegionCode::parse(region).unwrap(),
+        node: (number > 0).then(|| Arc::new(peer(number))),
+        ..one(EndpointHealth::Passing)
+    };
+    let all = [
+        at(1, "ams"),
+        at(2, "fra"),
+        at(3, "local"),
+        at(4, "ord"),
+        at(0, "local"),
+    ];
+    let (_sender, feed) = tokio::sync::watch::channel(table_of(all.into()));
+    let counter = TrafficCounter::new();
+    let router = Router::new(RegionCode::parse("local").unwrap(), feed, counter);
+    let classes = || -> Vec<Vec<u8>> {
+        let app = router.routes().app("a").unwrap().clone();
+        let port = app.port(80).unwrap();
+        let number = |at: usize| {
+            let id = port.passing[at].endpoint.machine_id.as_str();
+            id[..2].parse().unwrap()
+        };
+        let classes = port.classes.iter();
+        classes
+            .map(|class| class.clone().map(number).collect())
+            .collect()
+    };
+    // Of nobody in other regions it is known where he is.
+    assert_eq!(classes(), [vec![3, 0], vec![1, 2, 4]]);
+    let before = router.routes().app("a").unwrap().clone();
+    let busy = InFlight::begin(&before.port(80).unwrap().passing[0]).unwrap();
+    router.is_at(&peer(2), 1);
+    assert_eq!(classes(), [vec![3, 0], vec![2], vec![1, 4]]);
+    // Not even far away is a machine of the region behind others.
+    router.is_at(&peer(3), 6);
+    router.is_at(&peer(1), 5);
+    router.is_at(&peer(4), 5);
+    assert_eq!(classes(), [vec![3, 0], vec![2], vec![1, 4]]);
+    router.is_at(&peer(4), 0);
+    assert_eq!(classes(), [vec![3, 0], vec![4], vec![2], vec![1]]);
+    let now = router.routes().app("a").unwrap().clone();
+    let port = now.port(80).unwrap();
+    assert!(!before.is_current() && now.is_current());
+    assert_eq!(port.passing[0].load.now(), 1, "its load stays");
+    assert_eq!(port.class_of(&port.passing[3]), Some(2));
+    drop(busy);
 }
