@@ -4,7 +4,7 @@
 //! answer; the shortest of the last few counts, since what delays one now and
 //! then is no distance. Routes are derived anew when a node comes into another
 //! class, and requests pay nothing. A class is left only when its bound is
-//! passed by a fifth and more, so that a time at a bound does not go to and fro.
+//! passed by a quarter, so that a time at a bound does not go to and fro.
 
 use crate::limits;
 use std::collections::VecDeque;

@@ -62,11 +62,11 @@ async fn the_nearer_of_two_regions_gets_the_requests_when_the_own_one_has_nobody
     // And the farther one after them.
     near.publish(vec![]);
     close.publish(vec![]);
-    until_skipped_or_far(&near, &client).await;
+    until_far_answers(&near, &client).await;
 }
 
 /// Asks until the machine that is far away answers.
-async fn until_skipped_or_far(near: &World, client: &reqwest::Client) {
+async fn until_far_answers(near: &World, client: &reqwest::Client) {
     let begun = std::time::Instant::now();
     while get(client.clone(), near.url("/")).await != (200, "far".to_owned()) {
         assert!(begun.elapsed() < crate::world::LIMIT, "nobody asks it");

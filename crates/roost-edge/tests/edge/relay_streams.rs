@@ -136,7 +136,9 @@ async fn a_slow_reader_holds_up_the_machine_and_neither_edges_memory_nor_other_s
     })
     .await;
     pair.publish(address);
-    let response = pair.near.client().get(pair.near.url("/")).send();
+    let request = pair.near.client().get(pair.near.url("/"));
+    // All of it has to come in this time: a busy machine takes long.
+    let response = request.timeout(LIMIT * 6).send();
     let mut slow = response.await.unwrap().bytes_stream();
     // What the kernel's buffers of three connections hold, and windows of the edges'.
     let held_up = stands_still(&written).await;
