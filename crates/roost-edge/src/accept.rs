@@ -65,12 +65,13 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: Arc<TcpListener>,
                     permit = shared.connections.clone().acquire_owned() => permit,
                 };
                 let Ok(permit) = permit else { return };
-                let activity = Activity::new(permit);
+                let runtime = seat.runtime();
+                let activity = Activity::new(permit, Some(seat));
                 let way = door.way.load_full();
                 let place = (door.external, door.own);
                 let connection = serve(shared.clone(), stream, client, place, way, activity);
                 // On the bare tracker: a span and a supervisor task per connection would cost more than some requests.
-                seat.serve(&shared.clients, connection);
+                shared.clients.spawn_on(connection, &runtime);
             }
             Err(error) => {
                 if complained.is_none_or(|at| at.elapsed().as_secs() >= 10) {

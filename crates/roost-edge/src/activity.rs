@@ -1,6 +1,7 @@
 //! What a client connection is doing: serving, reading a header, or nothing.
 
 use crate::config::EdgeTimeouts;
+use crate::lanes::Seat;
 use crate::rates::Visit;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -39,13 +40,15 @@ pub(crate) struct Activity {
     two_lengths: AtomicBool,
     /// The place among the edge's connections; a tunnel keeps it until it ends.
     _place: OwnedSemaphorePermit,
+    /// Likewise the one at its thread; none for connections of other edges.
+    _seat: Option<Seat>,
     /// Known once the client is.
     visit: OnceLock<Visit>,
 }
 
 impl Activity {
     /// A new connection, from which a header is expected.
-    pub(crate) fn new(place: OwnedSemaphorePermit) -> Arc<Self> {
+    pub(crate) fn new(place: OwnedSemaphorePermit, seat: Option<Seat>) -> Arc<Self> {
         Arc::new(Self {
             origin: Instant::now(),
             serving: AtomicUsize::new(0),
@@ -57,6 +60,7 @@ impl Activity {
             closing: AtomicBool::new(false),
             two_lengths: AtomicBool::new(false),
             _place: place,
+            _seat: seat,
             visit: OnceLock::new(),
         })
     }

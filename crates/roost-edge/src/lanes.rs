@@ -1,9 +1,10 @@
 //! The threads that serve clients. Each is a runtime of its own; a connection stays on the one
-//! that it was given to, with all that is done for its requests, so that a request meets no
-//! other core: no lock that another one holds, no task that is woken elsewhere.
+//! that it was given to, with all that is done for its requests, so that a request wakes no
+//! other core.
 //!
 //! [`Lanes`] owns the threads: they end when it is dropped, which is when the last task of the
 //! edge is. The first of them accepts for all, and gives each connection to who has fewest.
+//! Datagrams, connections of other edges and those to them belong to the caller's runtime.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -15,7 +16,6 @@ use std::task::ready;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, EnterGuard, Handle};
 use tokio::sync::oneshot;
-use tokio_util::task::TaskTracker;
 
 thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(CALLER) };
@@ -86,6 +86,8 @@ impl Lane {
 pub(crate) struct Lanes {
     /// Behind the caller's runtime.
     all: Box<[Arc<Lane>]>,
+    /// Where the next look for the emptiest begins.
+    turn: AtomicUsize,
 }
 
 impl Lanes {
@@ -94,7 +96,8 @@ impl Lanes {
         let lanes = (1..=n_threads).map(|number| Lane::start(number).map(Arc::new));
         let caller = std::iter::once_with(|| Ok(Arc::new(Lane::of_caller())));
         let all = caller.chain(lanes).collect::<io::Result<_>>()?;
-        Ok(Self { all })
+        let turn = AtomicUsize::new(0);
+        Ok(Self { all, turn })
     }
 
     /// Those that serve clients: at least one.
@@ -131,19 +134,22 @@ impl Lanes {
             // A stream belongs to the runtime in which it comes to be.
             let _here = lane.enter();
             let (stream, client) = ready!(listener.poll_accept(cx))?;
+            self.turn.fetch_add(1, Ordering::Relaxed);
             Ok((stream, client, Seat::take(lane.clone()))).into()
         })
         .await
     }
 
-    /// The one with the fewest connections; one that is late only if all are.
+    /// The one with the fewest connections, among equals by turns; one that is late only if all are.
     fn emptiest(&self) -> &Arc<Lane> {
         let lanes = self.serving();
+        let (after, before) = lanes.split_at(self.turn.load(Ordering::Relaxed) % lanes.len());
         let key = |lane: &&Arc<Lane>| {
             let is_late = lane.is_late.load(Ordering::Relaxed);
             (is_late, lane.n_connections.load(Ordering::Relaxed))
         };
-        lanes.iter().min_by_key(key).unwrap_or(&lanes[0])
+        let in_turn = before.iter().chain(after);
+        in_turn.min_by_key(key).unwrap_or(&lanes[0])
     }
 }
 
@@ -157,17 +163,9 @@ impl Seat {
         Self(lane)
     }
 
-    /// Serves the connection there.
-    pub(crate) fn serve<F>(self, clients: &TaskTracker, connection: F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let handle = self.0.handle.clone();
-        let seated = async move {
-            connection.await;
-            drop(self);
-        };
-        clients.spawn_on(seated, &handle);
+    /// The runtime of its lane.
+    pub(crate) fn runtime(&self) -> Handle {
+        self.0.handle.clone()
     }
 }
 
@@ -200,17 +198,22 @@ mod tests {
         for _ in 0..4 {
             let (client, mut stream, seat) = connect(&lanes, &listener).await;
             let (told, (end, ended)) = (told.clone(), tokio::sync::oneshot::channel::<()>());
-            seat.serve(&tracker, async move {
+            let runtime = seat.runtime();
+            let served = async move {
+                let _seat = seat;
                 told.send(number()).await.unwrap();
                 // Through the socket, whose runtime it has to be.
                 let byte = tokio::io::AsyncReadExt::read_u8(&mut stream).await;
                 assert_eq!(byte.unwrap(), 7);
                 told.send(number()).await.unwrap();
                 let _ = ended.await;
-            });
+            };
+            tracker.spawn_on(served, &runtime);
             clients.push(client);
             ends.push(end);
         }
+        // What fails there sends nothing.
+        drop(told);
         let mut first = [0; 4];
         for place in &mut first {
             *place = seen.recv().await.unwrap();
@@ -276,10 +279,8 @@ mod tests {
         let lanes = Lanes::start(0).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (_client, _stream, seat) = connect(&lanes, &listener).await;
-        let tracker = TaskTracker::new();
-        seat.serve(&tracker, async { assert_eq!(number(), 0) });
-        tracker.close();
-        tracker.wait().await;
+        let served = seat.runtime().spawn(async { number() });
+        assert_eq!(served.await.unwrap(), 0);
     }
 
     #[tokio::test]

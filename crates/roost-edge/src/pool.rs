@@ -5,8 +5,9 @@
 //! with as many requests as the machine takes gives way to another, and ends
 //! with the last of them. A closed pool keeps nothing: what comes back is dropped.
 //!
-//! A connection is used where it was opened ([`crate::lanes`]): elsewhere each of its answers
-//! would have to wake another thread.
+//! A connection is used by the thread that it belongs to ([`crate::lanes`]), since elsewhere each
+//! of its answers would have to wake another one. Who has none takes an idle one of another thread:
+//! an app that serves one connection at a time must not wait for one that nobody uses.
 
 use crate::body::RequestBody;
 use crate::http1::machine::MachineConnection;
@@ -39,20 +40,27 @@ impl<C> Idle<C> {
     }
 }
 
-/// The newest of this lane that is younger than `limit` and still good.
-fn newest<C>(idle: &mut Vec<Idle<C>>, limit: Duration, is_good: fn(&C) -> bool) -> Option<C> {
+/// The newest of this lane that is younger than `limit` and still good, else the newest of all.
+fn newest<C>(idle: &mut Vec<Idle<C>>, limit: Duration, is_good: fn(&C) -> bool) -> Option<Idle<C>> {
     let here = lanes::number();
-    while let Some(at) = idle.iter().rposition(|idle| idle.lane == here) {
-        if idle[at].since.elapsed() >= limit {
-            // Those below are older still; others may have more patience.
-            return None;
-        }
-        let newest = idle.remove(at).connection;
-        if is_good(&newest) {
+    loop {
+        // Older ones stay: others may have more patience.
+        let is_young = |at: &usize| idle[*at].since.elapsed() < limit;
+        let own = idle.iter().rposition(|idle| idle.lane == here);
+        let last = || idle.len().checked_sub(1).filter(is_young);
+        let at = own.filter(is_young).or_else(last)?;
+        let newest = idle.remove(at);
+        if is_good(&newest.connection) {
             return Some(newest);
         }
     }
-    None
+}
+
+/// Keeps one more, in place of the oldest when there are too many.
+fn keep<C>(idle: &mut Vec<Idle<C>>, connection: C) -> Option<Idle<C>> {
+    let oldest = (idle.len() >= limits::POOL_IDLE_MAX).then(|| idle.remove(0));
+    idle.push(Idle::begins(connection));
+    oldest
 }
 
 #[derive(Debug)]
@@ -101,26 +109,28 @@ impl Pool {
 
     /// The newest idle connection that is still open and younger than `limit`.
     pub(crate) fn take_http1(&self, limit: Duration) -> Option<Http1Sender> {
-        newest(&mut self.state.lock().idle, limit, |sender| {
-            !sender.is_closed()
-        })
+        let is_good = |sender: &Http1Sender| !sender.is_closed();
+        let newest = newest(&mut self.state.lock().idle, limit, is_good);
+        newest.map(|idle| idle.connection)
     }
 
     /// The same for a request without a body.
     pub(crate) fn take_plain(&self, limit: Duration) -> Option<MachineConnection> {
-        newest(
-            &mut self.state.lock().plain,
-            limit,
-            MachineConnection::is_quiet,
-        )
+        let is_good = MachineConnection::is_quiet;
+        let newest = newest(&mut self.state.lock().plain, limit, is_good)?;
+        if newest.lane == lanes::number() {
+            return Some(newest.connection);
+        }
+        // Cheaper than a new one. It fails only when this thread ends.
+        newest.connection.moved_here().ok()
     }
 
     /// Keeps a connection on which nothing is under way.
     pub(crate) fn put_plain(&self, connection: MachineConnection) {
         let mut state = self.state.lock();
-        if state.open && state.plain.len() < limits::POOL_IDLE_MAX {
-            state.plain.push(Idle::begins(connection));
-        }
+        let dropped = state.open.then(|| keep(&mut state.plain, connection));
+        drop(state);
+        drop(dropped);
     }
 
     /// Keeps a connection whose response has ended.
@@ -129,9 +139,9 @@ impl Pool {
             return;
         }
         let mut state = self.state.lock();
-        if state.open && state.idle.len() < limits::POOL_IDLE_MAX {
-            state.idle.push(Idle::begins(sender));
-        }
+        let dropped = state.open.then(|| keep(&mut state.idle, sender));
+        drop(state);
+        drop(dropped);
     }
 
     /// The shared HTTP/2 connection, if it takes another request now.

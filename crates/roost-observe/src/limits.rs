@@ -53,7 +53,7 @@ pub const ACCESS_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// Segments of the access log that are kept, the newest ones.
 pub const ACCESS_SEGMENTS_MAX: usize = 8;
 /// Records that wait to be written to the access log.
-pub const ACCESS_QUEUE_MAX: usize = 8192;
+pub const ACCESS_QUEUE_MAX: usize = 16_384;
 /// Records that are written to it at once.
 pub const ACCESS_BATCH_MAX: usize = 512;
 /// How long it is left alone after fewer than that: who logs a request should wake nobody.

@@ -79,6 +79,15 @@ impl MachineConnection {
         }
     }
 
+    /// The same connection, as one of the runtime of this thread.
+    pub(crate) fn moved_here(self) -> io::Result<Self> {
+        let stream = TcpStream::from_std(self.stream.into_std()?)?;
+        Ok(Self {
+            buffer: self.buffer,
+            ..Self::new(stream)
+        })
+    }
+
     /// Whether the machine has neither ended it nor said anything without being asked.
     pub(crate) fn is_quiet(&self) -> bool {
         let read = self.stream.try_read(&mut [0]);

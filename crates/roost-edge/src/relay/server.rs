@@ -97,7 +97,7 @@ pub(crate) async fn accept_loop(shared: Arc<Shared>, listener: Arc<TcpListener>,
                 let clients = shared.clients.clone();
                 clients.spawn(async move {
                     if let Some(stream) = let_in(&shared, &gate, stream, from, tls).await {
-                        Box::pin(drive(shared, stream, Activity::new(place))).await;
+                        Box::pin(drive(shared, stream, Activity::new(place, None))).await;
                     }
                 });
             }
