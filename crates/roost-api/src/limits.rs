@@ -145,3 +145,5 @@ pub(crate) const CERTIFICATE_STEPS_MAX: usize = 8;
 pub(crate) const RECONCILE_AT_ONCE: usize = 8;
 /// Most characters of a request's id that an error repeats.
 pub(crate) const REQUEST_ID_SHOWN_MAX: usize = 64;
+/// Private addresses of apps.
+pub(crate) const PRIVATE_ADDRESSES_MAX: u128 = 4_096;

@@ -24,7 +24,7 @@ use roost_runtime::clock::Clock;
 use roost_runtime::tasks::Tasks;
 use roost_store::records::TokenRecord;
 use roost_store::{Store, StoreError};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Mutex, Semaphore, watch};
 
@@ -45,6 +45,8 @@ pub struct NodeFacts {
     pub registry: String,
     /// Addresses of the host that apps may have for themselves.
     pub edge_addresses: Vec<IpAddr>,
+    /// The prefix of the addresses at which its machines reach apps through the edge.
+    pub private_addresses: Option<Ipv6Addr>,
 }
 
 /// The parts that an API is put together from.

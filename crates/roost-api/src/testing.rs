@@ -93,6 +93,7 @@ pub async fn parts(dir: &Path, workers: Vec<(NodeId, Arc<dyn WorkerApi>)>) -> Ap
             https_port: 8443,
             registry: "localhost:4280".into(),
             edge_addresses: vec![],
+            private_addresses: None,
         },
         host_names: HostNameParts::default(),
         sealing_key: Arc::new(sealing_key.expect("the key is there or made")),

@@ -104,7 +104,7 @@ fn leaves() -> Vec<(&'static str, Vec<&'static str>, Kind)> {
         ("certs remove", with(&["www.example.com"]), Changes),
         ("ips list", web.clone(), Reads),
         ("ips allocate-v4", web.clone(), Changes),
-        ("ips allocate-v6", web.clone(), Changes),
+        ("ips allocate-v6", with(&["--private"]), Changes),
         ("ips release", with(&["192.0.2.1"]), Changes),
         ("releases", web.clone(), Reads),
         ("rollback", web.clone(), Changes),

@@ -121,7 +121,11 @@ async fn serve(
     if *way != Way::Http && shared.is_overloaded() {
         return;
     }
-    let Some(visit) = shared.visitors.enter(ends.client.ip()) else {
+    let visit = match own {
+        Some(own) if shared.config.is_private(own) => shared.visitors.enter_alone(ends.client.ip()),
+        _ => shared.visitors.enter(ends.client.ip()),
+    };
+    let Some(visit) = visit else {
         return;
     };
     if matches!(*way, Way::Tls | Way::PgTls) && !visit.may_shake_hands() {

@@ -21,6 +21,9 @@ pub struct EdgeConfig {
     pub https: Vec<SocketAddr>,
     /// Addresses at which ports that services ask for are opened.
     pub port_ips: Vec<IpAddr>,
+    /// Where dedicated addresses are private: the host takes what is for all of them, but no
+    /// interface has them, and only streams come.
+    pub private: Option<Network>,
     /// Proxies that say who the client is, by the PROXY protocol. Each of their
     /// connections has to begin so; what others send is never read as that.
     pub proxies: Vec<Network>,
@@ -64,6 +67,7 @@ impl std::fmt::Debug for EdgeConfig {
             .field("http", &self.http)
             .field("https", &self.https)
             .field("port_ips", &self.port_ips)
+            .field("private", &self.private)
             .field("proxies", &self.proxies)
             .field("domains", &self.domains)
             .field("tickets", &self.tickets)
@@ -90,6 +94,7 @@ impl EdgeConfig {
             http: Vec::new(),
             https: Vec::new(),
             port_ips: Vec::new(),
+            private: None,
             proxies: Vec::new(),
             domains: vec!["localhost".to_owned()],
             names: tokio::sync::watch::channel(Arc::default()).1,
@@ -111,6 +116,11 @@ impl EdgeConfig {
 }
 
 impl EdgeConfig {
+    /// Whether this dedicated address is for machines of the node only.
+    pub(crate) fn is_private(&self, own: IpAddr) -> bool {
+        self.private.is_some_and(|private| private.contains(own))
+    }
+
     /// Whether connections from this address begin with a PROXY header.
     pub(crate) fn is_proxy(&self, client: IpAddr) -> bool {
         self.proxies.iter().any(|network| network.contains(client))

@@ -175,7 +175,7 @@ impl Exchange {
             return Err(route::too_fast("app-rate", "this app is asked too often"));
         }
         self.count_open(&app)?;
-        if route::wants_https(&app, self.ends) {
+        if route::wants_https(&self.shared, &app, self.ends) {
             route::force_https(&self.shared, parts, &self.host, self.ends)?;
         }
         let wish = upgrade::take_wish(parts, &mut body);

@@ -194,7 +194,7 @@ impl Edge {
         tasks: &Tasks,
         given: Listening,
     ) -> Result<Self, BindError> {
-        let sockets = Sockets::new(given);
+        let sockets = Sockets::new(given, config.private);
         let lanes = Lanes::start(config.threads).map_err(BindError::Thread)?;
         let (http, https) = {
             let _at = lanes.first().enter();

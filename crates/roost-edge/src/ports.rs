@@ -88,12 +88,14 @@ struct Division {
 }
 
 /// Divides the ports among the apps; who has one already goes before others. Who has an address of
-/// its own has all its ports there.
+/// its own has all its ports there, but those of datagrams at a private one.
 fn divide(
     routes: &Routes,
     addresses: &BTreeMap<IpAddr, AppName>,
+    is_private: impl Fn(IpAddr) -> bool,
     held: impl Fn(Key) -> Option<Way>,
 ) -> Division {
+    let has = |address, protocol| protocol == Protocol::Tcp || !is_private(address);
     let mut asked: BTreeMap<Key, BTreeMap<&AppName, Way>> = BTreeMap::new();
     for app in routes.with_ports() {
         for port in app.own_ports() {
@@ -111,7 +113,8 @@ fn divide(
         let holder = asked.iter().find(|(_, theirs)| **theirs == way);
         for (&app, theirs) in &asked {
             let why = holder.filter(|_| *theirs != way);
-            if why.is_some() && addresses.values().any(|with_own| with_own == app) {
+            let mut own = addresses.iter().filter(|(_, with_own)| *with_own == app);
+            if why.is_some() && own.any(|(&address, _)| has(address, key.0)) {
                 continue;
             }
             let why = why.map(|(holder, _)| format!("the app {holder} has this port"));
@@ -121,7 +124,8 @@ fn divide(
     }
     for (&address, name) in addresses {
         let app = routes.app(name.as_str());
-        for port in app.iter().flat_map(|app| app.ports()) {
+        let ports = app.iter().flat_map(|app| app.ports());
+        for port in ports.filter(|port| has(address, port.protocol)) {
             let way = Way::new(port.rule.handler.sharing(), name);
             let key = (port.protocol, Some(address), port.number);
             division.ways.insert(key, way);
@@ -160,7 +164,9 @@ pub(crate) fn follow(shared: Arc<Shared>, tasks: Tasks) -> impl Future<Output = 
 /// each. Whether all could be opened.
 fn apply(shared: &Arc<Shared>, tasks: &Tasks, open: &mut OpenPorts) -> bool {
     let addresses = shared.names.addresses();
-    let division = divide(&shared.router.routes(), &addresses, |key| {
+    let routes = shared.router.routes();
+    let is_private = |address| shared.config.is_private(address);
+    let division = divide(&routes, &addresses, is_private, |key| {
         let (door, _) = open.get(&key)?;
         Some(Way::clone(&door.way.load()))
     });

@@ -2,7 +2,7 @@
 //! once, and requests and TLS handshakes a second.
 //!
 //! A client is an IPv4 address or an IPv6 /64, which is what a customer is
-//! given. Who comes from the node itself (loopback) is no client to bound. What
+//! given; of the node's own machines each is one. Who comes from the node itself (loopback) is no client to bound. What
 //! is known of clients is bounded too: when the table is full, those without a
 //! connection are forgotten.
 
@@ -183,8 +183,12 @@ impl Clients {
 
     /// A client comes; `None` when it has too many connections already.
     pub(crate) fn enter(&self, address: IpAddr) -> Option<Visit> {
-        let address = address.to_canonical();
-        let client = (!address.is_loopback()).then(|| self.client(key(address)));
+        self.enter_alone(key(address.to_canonical()))
+    }
+
+    /// The same, if no other address counts as this client: a machine of the node comes.
+    pub(crate) fn enter_alone(&self, address: IpAddr) -> Option<Visit> {
+        let client = (!address.is_loopback()).then(|| self.client(address));
         let visit = Visit {
             client,
             rates: self.rates,
@@ -238,11 +242,13 @@ impl Drop for Visit {
     }
 }
 
-/// The addresses that count as one client, by their first.
+/// The addresses that count as one client, by their first; loopback is itself.
 pub(crate) fn key(address: IpAddr) -> IpAddr {
     match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        IpAddr::V6(address) if !address.is_loopback() => {
+            Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()
+        }
+        _ => address,
     }
 }
 
@@ -283,6 +289,9 @@ mod tests {
         drop(first);
         let _again = enter("192.0.2.1").unwrap();
         let _node = [enter("127.0.0.1").unwrap(), enter("127.0.0.1").unwrap()];
+        let machine = |address: &str| clients.enter_alone(address.parse().unwrap());
+        let _machines = [machine("fdaa::2").unwrap(), machine("fdaa::3").unwrap()];
+        assert!(machine("fdaa::2").is_none());
     }
 
     #[test]

@@ -259,10 +259,12 @@ pub(crate) fn takes_http(app: &AppRoute, external: u16) -> bool {
     port.is_some_and(|port| port.rule.handler.is_http())
 }
 
-/// Whether the app sends this client to HTTPS.
-pub(crate) fn wants_https(app: &AppRoute, ends: Ends) -> bool {
+/// Whether the app sends this client to HTTPS: not the machines of the node, as nobody has a
+/// certificate for the names by which they call it.
+pub(crate) fn wants_https(shared: &Shared, app: &AppRoute, ends: Ends) -> bool {
     let port = app.port(ends.external);
-    !ends.is_tls && port.is_some_and(|port| port.rule.force_https)
+    let is_private = ends.own.is_some_and(|own| shared.config.is_private(own));
+    !ends.is_tls && !is_private && port.is_some_and(|port| port.rule.force_https)
 }
 
 /// Sends plain HTTP to HTTPS when the app asks for it and there is an HTTPS port.

@@ -5,6 +5,7 @@
 //! stops: at no time is the socket closed, or without somebody who accepts. It is
 //! the same with datagrams.
 
+use crate::config::Network;
 use crate::{limits, udp};
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -26,6 +27,8 @@ pub struct Listening {
 /// The sockets of one edge.
 #[derive(Debug)]
 pub(crate) struct Sockets {
+    /// Of addresses that no interface has.
+    private: Option<Network>,
     /// Those of the edge before that nobody has asked for yet.
     given: Mutex<Listening>,
     /// Those that are accepted from, and some that no longer are.
@@ -36,8 +39,9 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     /// None yet but the given ones.
-    pub(crate) fn new(given: Listening) -> Self {
+    pub(crate) fn new(given: Listening, private: Option<Network>) -> Self {
         Self {
+            private,
             given: Mutex::new(given),
             open: Mutex::default(),
             open_datagrams: Mutex::default(),
@@ -51,7 +55,11 @@ impl Sockets {
         open.retain(|listener| listener.strong_count() > 0);
         let socket = match given {
             Some(socket) => socket,
-            None => beside(&open, TcpListener::local_addr, address, bind_stream)?,
+            None => {
+                let is_private = self.private.is_some_and(|all| all.contains(address.ip()));
+                let open_one = |address, is_shared| bind_stream(address, is_shared, is_private);
+                beside(&open, TcpListener::local_addr, address, open_one)?
+            }
         };
         let listener = Arc::new(TcpListener::from_std(socket)?);
         open.push(Arc::downgrade(&listener));
@@ -125,7 +133,7 @@ fn beside<S: AsFd, T: AsFd>(
     own: &[Weak<S>],
     address_of: fn(&S) -> io::Result<SocketAddr>,
     address: SocketAddr,
-    open: fn(SocketAddr, bool) -> io::Result<T>,
+    open: impl Fn(SocketAddr, bool) -> io::Result<T>,
 ) -> io::Result<T> {
     let error = match open(address, false) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
@@ -156,11 +164,15 @@ fn beside<S: AsFd, T: AsFd>(
 
 /// Opens a listening socket as the edge has them.
 pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    bind_stream(address, false)
+    bind_stream(address, false, false)
 }
 
-/// The same, also at a port that is shared at the moment.
-fn bind_stream(address: SocketAddr, is_shared: bool) -> io::Result<std::net::TcpListener> {
+/// The same, also at a port that is shared at the moment, or at an address that no interface has.
+fn bind_stream(
+    address: SocketAddr,
+    is_shared: bool,
+    is_private: bool,
+) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -170,6 +182,7 @@ fn bind_stream(address: SocketAddr, is_shared: bool) -> io::Result<std::net::Tcp
     socket.set_reuse_port(is_shared)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+        socket.set_freebind_v6(is_private)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -27,6 +27,7 @@ pub mod linux;
 pub mod sysctl;
 pub mod tap;
 
+mod app_routes;
 mod edge_routes;
 mod netlink;
 #[cfg(test)]

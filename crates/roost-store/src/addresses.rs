@@ -20,6 +20,8 @@ pub enum AddressKind {
     V4,
     /// IPv6, of the pool.
     V6,
+    /// IPv6, of the node's private network: for its machines.
+    PrivateV6,
 }
 
 impl AddressKind {
@@ -28,12 +30,13 @@ impl AddressKind {
         match self {
             Self::V4 => "v4",
             Self::V6 => "v6",
+            Self::PrivateV6 => "private_v6",
         }
     }
 
     /// Reads the text form.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::V4, Self::V6]
+        [Self::V4, Self::V6, Self::PrivateV6]
             .into_iter()
             .find(|kind| kind.as_str() == text)
     }
@@ -42,7 +45,7 @@ impl AddressKind {
     pub fn includes(self, address: IpAddr) -> bool {
         match self {
             Self::V4 => address.is_ipv4(),
-            Self::V6 => address.is_ipv6(),
+            Self::V6 | Self::PrivateV6 => address.is_ipv6(),
         }
     }
 }
@@ -84,7 +87,7 @@ impl Store {
         &self,
         app_id: &str,
         kind: AddressKind,
-        pool: &[IpAddr],
+        pool: impl IntoIterator<Item = IpAddr>,
         now: Timestamp,
     ) -> Result<Option<AddressRecord>, StoreError> {
         let mut transaction = self.begin(CHANGE).await?;
@@ -104,7 +107,7 @@ impl Store {
             .await
             .attempt(CHANGE)?;
         let taken: BTreeSet<String> = taken.into_iter().collect();
-        let mut free = pool.iter().filter(|address| kind.includes(**address));
+        let mut free = pool.into_iter().filter(|address| kind.includes(*address));
         let Some(free) = free.find(|address| !taken.contains(&address.to_string())) else {
             return Ok(None);
         };

@@ -5,9 +5,9 @@ use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use roost_api::{ApiState, FolderBuilder};
 use roost_auth::token::TokenSecret;
-use roost_edge::AccessLog;
+use roost_edge::{AccessLog, Network};
 use roost_host::buildah::{BuildRegistry, Buildah, BuildahSettings};
-use roost_host::net::addresses::{MACHINES_MAX, NodeNetwork};
+use roost_host::net::addresses::{APPS_PREFIX, MACHINES_MAX, NodeNetwork};
 use roost_image::build::{Builder, BuilderSettings};
 use roost_image::{Images, ImagesConfig};
 use roost_model::error::chain;
@@ -41,6 +41,11 @@ pub(crate) fn images_config(config: &NodeConfig) -> ImagesConfig {
             .to_vec(),
         ..ImagesConfig::new(config.paths.images())
     }
+}
+
+/// The addresses at which the node's machines reach apps through the edge.
+pub(crate) fn private_network(network: NodeNetwork) -> Option<Network> {
+    Network::parse(&format!("{}/{APPS_PREFIX}", network.apps_ipv6()))
 }
 
 /// Builds folders into the built-in registry; Dockerfiles by buildah, which may

@@ -39,6 +39,7 @@ pub(crate) struct Machines {
     images: Images,
     logs: LogStore,
     drivers: Drivers,
+    pub(crate) network: NodeNetwork,
     pub(crate) worker: Arc<Worker>,
 }
 
@@ -81,6 +82,7 @@ impl Machines {
             images,
             logs,
             drivers,
+            network,
             worker,
         })
     }
@@ -105,7 +107,10 @@ impl Machines {
             images: Arc::new(self.images.clone()),
             logs: Arc::new(self.logs.clone()),
             builder: Arc::new(adapters::builder(config, &self.images, &token)?),
-            node: node_facts(config, &facts),
+            node: NodeFacts {
+                private_addresses: Some(self.network.apps_ipv6()),
+                ..node_facts(config, &facts)
+            },
             host_names: HostNameParts {
                 table: names.clone(),
                 acme: config.acme.clone(),
@@ -176,6 +181,7 @@ fn node_facts(config: &NodeConfig, facts: &Facts) -> NodeFacts {
         https_port: facts.https_port,
         registry: format!("localhost:{}", facts.api_port),
         edge_addresses: config.edge_addresses.clone(),
+        private_addresses: None,
     }
 }
 

@@ -152,6 +152,7 @@ impl Node {
             files: Some(machines.worker.files()),
             access_log,
             tickets: cluster::ticket_keys(&config, &edge_tasks),
+            private: adapters::private_network(machines.network),
             ..edge_config(&config, &sockets, feeds.1)
         };
         let edge = bind_edge(

@@ -4,12 +4,13 @@ use super::find_app;
 use crate::ctx::RequestCtx;
 use crate::error::ApiError;
 use crate::host_names::publish;
+use crate::limits;
 use crate::state::ApiState;
 use roost_auth::policy::Action;
 use roost_model::name::AppName;
 use roost_proto::rest::{IpAssignment, IpAssignmentList};
 use roost_store::addresses::{AddressKind, AddressRecord};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The addresses of an app.
 pub(crate) async fn list(
@@ -34,14 +35,14 @@ pub(crate) async fn allocate(
 ) -> Result<IpAssignment, ApiError> {
     ctx.allow(Action::ManageAddresses, Some(name))?;
     let kind = AddressKind::parse(kind).ok_or_else(|| {
-        ApiError::invalid(format!("type `{kind}` is not `v4` or `v6`"))
+        ApiError::invalid(format!("type `{kind}` is not `v4`, `v6` or `private_v6`"))
             .with_hint("the addresses that all apps share need no allocation")
     })?;
     let app = find_app(state, name).await?;
     let state_of_task = state.clone();
     let taken = ctx.supervised(state, async move {
         let state = state_of_task;
-        let (pool, now) = (&state.node.edge_addresses, state.clock.now());
+        let (pool, now) = (pool(&state, kind), state.clock.now());
         let taken = state.store.take_address(&app.id, kind, pool, now).await?;
         publish(&state).await?;
         Ok(taken)
@@ -76,9 +77,22 @@ pub(crate) async fn release(
         .with_hint(format!("`roost ips list -a {name}` shows those it has")))
 }
 
+/// The addresses of this kind that apps may have.
+fn pool(state: &ApiState, kind: AddressKind) -> Vec<IpAddr> {
+    let private = state.node.private_addresses;
+    match kind {
+        AddressKind::V4 | AddressKind::V6 => state.node.edge_addresses.clone(),
+        AddressKind::PrivateV6 => private
+            .iter()
+            .flat_map(|first| (1..=limits::PRIVATE_ADDRESSES_MAX).map(|n| first.to_bits() + n))
+            .map(|bits| Ipv6Addr::from_bits(bits).into())
+            .collect(),
+    }
+}
+
 fn none_free(state: &ApiState, kind: AddressKind) -> ApiError {
-    let pool = state.node.edge_addresses.iter();
-    let message = match pool.filter(|address| kind.includes(**address)).count() {
+    let pool = pool(state, kind).into_iter();
+    let message = match pool.filter(|address| kind.includes(*address)).count() {
         0 => format!(
             "this platform has no {} addresses to give to apps",
             kind.as_str()
@@ -88,10 +102,14 @@ fn none_free(state: &ApiState, kind: AddressKind) -> ApiError {
             kind.as_str()
         ),
     };
-    ApiError::conflict("no-free-address", message).with_hint(
-        "release one (`roost ips release`), or give the platform another one that the host has: \
-         `roost up --restart --edge-address ADDRESS`",
-    )
+    let hint = match kind {
+        AddressKind::PrivateV6 => "release one (`roost ips release`)",
+        AddressKind::V4 | AddressKind::V6 => {
+            "release one (`roost ips release`), or give the platform another one that the host \
+             has: `roost up --restart --edge-address ADDRESS`"
+        }
+    };
+    ApiError::conflict("no-free-address", message).with_hint(hint)
 }
 
 fn view(state: &ApiState, record: &AddressRecord) -> IpAssignment {

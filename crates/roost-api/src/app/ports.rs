@@ -10,6 +10,7 @@ use crate::state::ApiState;
 use roost_model::machine::{MachineState, PortSharing, Protocol, Service, ServicePort};
 use roost_model::name::AppName;
 use roost_proto::rest::AppPort;
+use roost_store::addresses::{AddressKind, AddressRecord};
 
 /// Refuses services at ports that another app has and cannot share.
 pub(crate) async fn refuse_taken(
@@ -17,9 +18,16 @@ pub(crate) async fn refuse_taken(
     app: &AppName,
     services: &[Service],
 ) -> Result<(), ApiError> {
-    let wanted: Vec<_> = own(services).collect();
-    let addresses = state.store.addresses(None).await?;
-    if wanted.is_empty() || addresses.iter().any(|own| own.app == *app) {
+    let mut wanted: Vec<_> = own(services).collect();
+    let mut addresses = state.store.addresses(None).await?;
+    addresses.retain(|own| own.app == *app);
+    // Datagrams do not come to private ones.
+    wanted.retain(|(protocol, _)| {
+        let has =
+            |own: &AddressRecord| *protocol == Protocol::Tcp || own.kind != AddressKind::PrivateV6;
+        !addresses.iter().any(has)
+    });
+    if wanted.is_empty() {
         return Ok(());
     }
     for machine in state.worker.machines(None).await? {

@@ -18,8 +18,14 @@ pub(crate) enum IpsCommand {
     #[command(before_help = "Examples:\n  roost ips allocate-v4 -a db")]
     AllocateV4,
     /// Give an app an IPv6 address of its own
-    #[command(before_help = "Examples:\n  roost ips allocate-v6 -a db")]
-    AllocateV6,
+    #[command(
+        before_help = "Examples:\n  roost ips allocate-v6 -a db\n  roost ips allocate-v6 --private -a db"
+    )]
+    AllocateV6 {
+        /// One that only the machines of the platform reach
+        #[arg(long)]
+        private: bool,
+    },
     /// Take addresses from an app; what is connected there stays so
     #[command(
         before_help = "Examples:\n  roost ips release 203.0.113.7 -a db\n  roost ips release 203.0.113.7 -a db --yes"

@@ -34,7 +34,10 @@ pub(crate) async fn run(
             Ok(())
         }
         IpsCommand::AllocateV4 => allocate(client, global, &app, "v4", output).await,
-        IpsCommand::AllocateV6 => allocate(client, global, &app, "v6", output).await,
+        IpsCommand::AllocateV6 { private } => {
+            let kind = if private { "private_v6" } else { "v6" };
+            allocate(client, global, &app, kind, output).await
+        }
         IpsCommand::Release { addresses } => {
             release(client, global, &app, &addresses, output).await
         }
@@ -55,7 +58,7 @@ async fn allocate(
     if global.dry_run {
         let details = serde_json::json!({"app": app, "type": kind});
         let what = format!("give {app} a {kind} address of its own");
-        output.plan(&format!("ips allocate-{kind}"), details, &what);
+        output.plan("ips allocate", details, &what);
         return Ok(());
     }
     let kind = kind.to_owned();

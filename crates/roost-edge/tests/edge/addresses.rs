@@ -3,8 +3,8 @@
 use crate::tcp::{PORT, app, ask, at_port, behind, echo, own_ip, read_all};
 use crate::udp;
 use crate::world::{LIMIT, World, says, wait_until};
-use roost_edge::EdgeConfig;
-use roost_model::machine::{PortHandler, PortRange, ServicePort};
+use roost_edge::{EdgeConfig, Network};
+use roost_model::machine::{PortHandler, PortRange, Protocol, ServicePort};
 use roost_model::name::AppName;
 use roost_proto::names::NameTable;
 use roost_proto::traffic::{Endpoint, PortStatus, TrafficTable};
@@ -234,6 +234,38 @@ async fn http_at_an_address_is_for_its_app_whatever_the_host() {
     let request = "GET / HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n";
     let answer = answered(kept, request).await;
     assert!(answer.contains("no-such-app"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_private_address_does_not_lead_to_https_and_takes_no_datagrams() {
+    let (shared, own) = (own_ip(), own_ip());
+    let (world, _names) = world(&[(own, "b")], |config| {
+        config.port_ips = vec![shared];
+        config.private = Network::parse(&own.to_string());
+    })
+    .await;
+    let says = says(&world.tasks, "the app").await;
+    let (echo, _) = udp::echo(&world.tasks, "").await;
+    let datagrams = |number| udp::at_ports(PortRange::single(PORT), number, echo);
+    let forced = ServicePort {
+        force_https: true,
+        ..at_port(PortHandler::Http)
+    };
+    world.publish_apps([
+        app("a", vec![datagrams(1)]),
+        app("b", vec![behind(forced, 2, says), datagrams(3)]),
+    ]);
+    world.is_open("b", Some(own)).await;
+    let answer = asked(own, "b.localhost").await;
+    assert!(answer.ends_with("\r\n\r\nthe app"), "{answer}");
+    let answer = asked(shared, "b.localhost").await;
+    assert!(!answer.ends_with("the app"), "{answer}");
+    let at_own = world.statuses("b", Some(own));
+    assert!(at_own.iter().all(|port| port.protocol == Protocol::Tcp));
+    // So it lacks the port of datagrams that another app has.
+    let elsewhere = world.statuses("b", None);
+    let problem = elsewhere.iter().find_map(|port| port.problem.as_deref());
+    assert_eq!(problem, Some("the app a has this port"));
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const IPV4_PREFIX: u8 = 20;
 /// Length of the node's IPv6 prefix.
 pub const IPV6_PREFIX: u8 = 64;
+/// Length of the prefix of [`NodeNetwork::apps_ipv6`].
+pub const APPS_PREFIX: u8 = 80;
 /// How many machines a node has addresses for: all but network, gateway and broadcast.
 pub const MACHINES_MAX: u16 = (1 << (32 - IPV4_PREFIX)) - 3;
 /// The machines' IPv6 gateway: an address of the host's end of each link.
@@ -78,6 +80,12 @@ impl NodeNetwork {
     /// The host's own address in the IPv6 network.
     pub fn gateway_ipv6(&self) -> Ipv6Addr {
         Ipv6Addr::from_bits(self.ipv6.to_bits() + 1)
+    }
+
+    /// The prefix of the addresses at which machines reach apps through the edge; no machine has
+    /// one of them.
+    pub fn apps_ipv6(&self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.ipv6.to_bits() + (1 << (128 - u32::from(APPS_PREFIX))))
     }
 
     /// The addresses of the machine at this position; `None` beyond [`MACHINES_MAX`].
@@ -186,6 +194,7 @@ mod tests {
             "not the broadcast address"
         );
         assert!(network.address(MACHINES_MAX).is_none());
+        assert_eq!(network.apps_ipv6().to_string(), "fdaa:1a2b:0:0:1::");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //!
 //! Rules, for packets from and to machines of this instance:
 //! - from a machine: only with the machine's own source addresses (per link);
-//! - machine → host: only answers, neighbour discovery, and echo requests;
+//! - machine → host: only answers, neighbour discovery, echo requests, and TCP to the private
+//!   addresses of apps, where a socket is bound to that very address, as the edge's are: not to
+//!   programs that listen at every address of the host, which those are as well;
+//! - to the private addresses of apps: from nobody but machines and the host itself;
 //! - machine → machine: nothing, of whichever instance;
 //! - outside → machine: only answers;
 //! - an answer to a client in whose name the edge has sent datagrams: to the
@@ -19,10 +22,11 @@
 //! policy of another one (ufw, firewalld, Docker's `FORWARD`) still stops
 //! machines from reaching the outside; no table can undo that. Traffic
 //! between host and machines passes a drop policy on `input` when that table
-//! accepts answers, as all common ones do.
+//! accepts answers, as all common ones do; but the way to private addresses of
+//! apps is open only if it accepts what comes by the machines' links.
 
 use super::PlumbError;
-use super::addresses::{IPV4_PREFIX, IPV6_PREFIX, NodeNetwork, link_local_of};
+use super::addresses::{APPS_PREFIX, IPV4_PREFIX, IPV6_PREFIX, NodeNetwork, link_local_of};
 use crate::driver::MachineAddresses;
 use crate::instance::{InstanceTag, NFT_TABLE_PREFIX};
 use crate::process::{self, NFT, ProgramOutput};
@@ -47,9 +51,9 @@ pub(crate) type Sources = BTreeMap<String, MachineAddresses>;
 pub(crate) fn table_script(tag: InstanceTag, network: &NodeNetwork, sources: &Sources) -> String {
     let table = tag.nft_table();
     let links = format!("\"{}*\"", tag.interface_prefix());
-    let (gateway4, gateway6) = (network.gateway_ipv4(), network.gateway_ipv6());
     let (ipv4, ipv6, mark) = (network.ipv4, network.ipv6, tag.edge_mark());
-    let for_edge = for_edge(&links, mark);
+    let (for_edge, to_host) = (for_edge(&links, mark), to_host(network, mark));
+    let apps = network.apps_ipv6();
     let mut script = format!(
         "table inet {table} {{}}
 delete table inet {table}
@@ -72,16 +76,9 @@ table inet {table} {{
 {for_edge}  chain input {{
     type filter hook input priority filter; policy accept;
     iifname {links} jump to_host
+    iifname != \"lo\" ip6 daddr {apps}/{APPS_PREFIX} drop
   }}
-  chain to_host {{
-    ct state established,related accept
-    meta mark {mark} accept
-    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
-    ip daddr {gateway4} icmp type echo-request accept
-    ip6 daddr {{ {gateway6}, fe80::1 }} icmpv6 type echo-request accept
-    drop
-  }}
-  chain forward {{
+{to_host}  chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname {links} oifname {links} drop
     iifname {links} ct direction reply drop
@@ -123,6 +120,25 @@ fn for_edge(links: &str, mark: u32) -> String {
         "  chain for_edge {{
     type filter hook prerouting priority mangle; policy accept;
     iifname {links} meta l4proto {{ udp, icmp, ipv6-icmp }} socket wildcard 0 socket transparent 1 meta mark set {mark}
+  }}
+"
+    )
+}
+
+/// What machines may send to the host itself.
+fn to_host(network: &NodeNetwork, mark: u32) -> String {
+    let (gateway4, gateway6) = (network.gateway_ipv4(), network.gateway_ipv6());
+    let apps = format!("ip6 daddr {}/{APPS_PREFIX}", network.apps_ipv6());
+    format!(
+        "  chain to_host {{
+    ct state established,related accept
+    meta mark {mark} accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+    ip daddr {gateway4} icmp type echo-request accept
+    ip6 daddr {{ {gateway6}, fe80::1 }} icmpv6 type echo-request accept
+    {apps} meta l4proto tcp socket wildcard 0 accept
+    {apps} meta l4proto tcp reject with tcp reset
+    drop
   }}
 "
     )

@@ -3,7 +3,7 @@
 use super::addresses::{ExistingRoute, GATEWAY_LINK_LOCAL, NodeNetwork, hardware_address_of};
 use super::firewall::{self, Sources};
 use super::netlink::{Link, Netlink, Netns, OnLink as _, is_same_namespace, run_in};
-use super::{MTU, PacketPlumber, PlumbError, edge_routes, sysctl};
+use super::{MTU, PacketPlumber, PlumbError, app_routes, edge_routes, sysctl};
 use crate::driver::MachineAddresses;
 use crate::instance::InstanceTag;
 use async_trait::async_trait;
@@ -125,7 +125,8 @@ impl PacketPlumber for LinuxPlumber {
         firewall::replace_table(self.config.tag, &self.config.network, &sources).await?;
         let (tag, network) = (self.config.tag, self.config.network);
         run_in(Netns::Own, async move |netlink: Netlink| {
-            edge_routes::ensure(&netlink, tag, network).await
+            edge_routes::ensure(&netlink, tag, network).await?;
+            app_routes::ensure(&netlink, network).await
         })
         .await?;
         // Only behind the firewall: nothing is routed before its rules are there.
@@ -207,6 +208,7 @@ pub async fn remove_instance(
             netlink.delete_link(link).await?;
         }
         edge_routes::remove(&netlink, tag).await?;
+        app_routes::remove(&netlink, tag).await?;
         Ok(links.into_iter().map(|link| link.name).collect())
     })
     .await?;

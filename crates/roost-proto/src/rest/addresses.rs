@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AssignIpRequest {
-    /// `v4` or `v6`.
+    /// `v4`, `v6`, or `private_v6` for the machines of the node.
     #[serde(rename = "type")]
     pub kind: String,
 }
@@ -17,7 +17,7 @@ pub struct AssignIpRequest {
 pub struct IpAssignment {
     /// The address.
     pub ip: String,
-    /// `v4` or `v6`.
+    /// `v4`, `v6` or `private_v6`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Where it is.

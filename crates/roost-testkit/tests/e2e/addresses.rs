@@ -52,6 +52,47 @@ fn allocate(platform: &Platform, app: &str) -> String {
 }
 
 #[test]
+fn a_machine_reaches_another_app_at_its_private_address_and_wakes_it() {
+    skip_unless_possible!();
+    let platform = Platform::up();
+    platform.push(&redis(), "cache:1");
+    let port = free_port();
+    deploy(&platform, "called", port);
+    platform.roost(&["apps", "create", "caller"]);
+    platform.roost(&["machines", "run", "cache:1", "-a", "caller"]);
+    let own = platform.roost_json(&["ips", "allocate-v6", "--private", "-a", "called"]);
+    let (address, port) = (own["ip"].as_str().unwrap(), port.to_string());
+    assert!(address.starts_with("fdaa:"), "{own}");
+    let says = |answer: &str| {
+        wait_until(answer, MOMENT, || {
+            let call = ["redis-cli", "-h", address, "-p", &port, "PING"];
+            let exec = ["exec", "-a", "caller", "--"];
+            let called = platform.cli(&[&exec[..], &call].concat()).output().unwrap();
+            let [out, err] =
+                [called.stdout, called.stderr].map(|text| String::from_utf8(text).unwrap());
+            let text = out + &err;
+            text.contains(answer).then_some(()).ok_or(text)
+        });
+    };
+    says("PONG");
+
+    // It sleeps, and the next call wakes it.
+    let machines = platform.roost_json(&["machines", "list", "-a", "called"]);
+    let id = machines[0]["id"].as_str().unwrap().to_owned();
+    platform.roost(&["machines", "stop", &id, "-a", "called"]);
+    says("PONG");
+    let woken = platform.roost_json(&["machines", "status", &id, "-a", "called"]);
+    assert_eq!(woken["state"], "started", "{woken}");
+
+    // A new roostd has the address as well; a released one is nobody's.
+    let mut restart = platform.up_command();
+    assert!(restart.arg("--restart").status().unwrap().success());
+    says("PONG");
+    platform.roost(&["ips", "release", address, "-a", "called", "--yes"]);
+    says("Connection refused");
+}
+
+#[test]
 fn two_apps_have_one_raw_port_at_addresses_of_their_own() {
     skip_unless_possible!();
     let [_, _, high, low] = std::process::id().to_be_bytes();

@@ -107,6 +107,47 @@ async fn addresses_are_given_while_there_are_some_and_come_back() {
 }
 
 #[tokio::test]
+async fn a_private_address_is_of_the_nodes_network_and_stays_the_apps() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut parts: ApiParts = testing::parts(dir.path(), vec![]).await;
+    parts.node.private_addresses = Some("fdaa:1:0:0:1::".parse().unwrap());
+    let platform = Platform::start_of(parts, Arc::new(SimWorker::new())).await;
+    for app in ["one", "two"] {
+        let body = json!({"app_name": app});
+        assert_eq!(platform.call("POST", "/v1/apps", body).await.0, 201);
+    }
+    let (status, own) = platform.allocate("one", "private_v6").await;
+    assert_eq!(status, 201, "{own}");
+    assert_eq!(
+        (&own["ip"], &own["type"]),
+        (&json!("fdaa:1::1:0:0:1"), &json!("private_v6"))
+    );
+    assert_eq!(
+        platform.allocate("two", "private_v6").await.1["ip"],
+        "fdaa:1::1:0:0:2"
+    );
+    assert_eq!(platform.addresses("one").await, ["fdaa:1::1:0:0:1"]);
+
+    // There it has ports of streams that others have elsewhere, and none of datagrams.
+    for (app, protocol, expected) in [
+        ("one", "tcp", 201),
+        ("one", "udp", 201),
+        ("two", "tcp", 201),
+        ("two", "udp", 409),
+    ] {
+        let port = json!({"port": 5432});
+        let service = json!({"protocol": protocol, "internal_port": 5432, "ports": [port]});
+        let body = json!({"config": {"image": "hello", "services": [service]}});
+        let path = format!("/v1/apps/{app}/machines");
+        let (status, made) = platform.call("POST", &path, body).await;
+        assert_eq!(status, expected, "{app} {protocol}: {made}");
+    }
+    assert_eq!(platform.release("one", "fdaa:1::1:0:0:1").await.0, 204);
+    assert_eq!(platform.addresses("two").await, ["fdaa:1::1:0:0:2"]);
+    platform.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_no_address_or_no_app_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (platform, _table) = start(dir.path(), &[]).await;

@@ -8,7 +8,7 @@ use crate::net::{PacketPlumber as _, PlumbError};
 use roost_model::id::MachineId;
 use socket2::{Domain, Socket, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -117,6 +117,60 @@ fn machines_reach_the_outside_with_the_hosts_address_and_only_as_themselves() {
             b"true",
             "a packet with a false source came through"
         );
+    });
+}
+
+#[test]
+fn machines_reach_the_private_addresses_of_apps_and_the_outside_does_not() {
+    in_fresh_host(async || {
+        let host = Host::new();
+        let outside = Namespace::new();
+        let pid = outside.pid();
+        uplink(pid);
+        shell(&format!(
+            "nsenter -t {pid} -n ip route add fdaa::/16 via 2001:db8::1"
+        ));
+        host.plumber.ensure_node().await.unwrap();
+        // As after a restart of the node.
+        host.restarted().ensure_node().await.unwrap();
+        let (machine, _, addresses) = host.machine(1).await;
+        let app = host.network.apps_ipv6().to_bits() + 7;
+        let app = SocketAddr::new(Ipv6Addr::from_bits(app).into(), 80);
+        let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+        socket.set_freebind_v6(true).unwrap();
+        socket.bind(&app.into()).unwrap();
+        socket.listen(16).unwrap();
+        let listener = TcpListener::from(socket);
+        let _all = TcpListener::bind("[::]:9000").unwrap();
+
+        let _stream = machine
+            .run(|| TcpStream::connect_timeout(&app, LIMIT))
+            .unwrap();
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(peer.ip(), IpAddr::from(addresses.ipv6));
+        // Nobody listens at the one; at the other a program of the host does, at every address.
+        for port in [81, 9000] {
+            let other = SocketAddr::new(app.ip(), port);
+            let refused = machine.run(|| TcpStream::connect_timeout(&other, LIMIT));
+            let kind = refused.map(drop).map_err(|error| error.kind());
+            assert_eq!(kind, Err(io::ErrorKind::ConnectionRefused), "{port}");
+        }
+        // The way is there: what the host offers to all is reached by it.
+        let public = "[2001:db8::1]:9000".parse().unwrap();
+        let start = Instant::now();
+        while outside.connect(public).is_err() {
+            assert!(start.elapsed() < LIMIT, "the outside reaches nothing");
+        }
+        for port in [80, 9000] {
+            let from_outside = outside.connect(SocketAddr::new(app.ip(), port));
+            assert!(
+                from_outside.is_err(),
+                "the outside reaches a private address"
+            );
+        }
+        host.plumber.remove_node().await.unwrap();
+        let routes = shell("ip -6 route show table all");
+        assert!(!routes.contains("fdaa:1a2b:0:0:1::/80"), "{routes}");
     });
 }
 
