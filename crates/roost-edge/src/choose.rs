@@ -1,6 +1,7 @@
 //! The choice of a machine, as a pure function.
 //!
-//! The nearest class that has a machine below its hard limit is taken, and in
+//! A class is the edge's region, or others that are as near as each other. The
+//! nearest class that has a machine below its hard limit is taken, and in
 //! it those below their soft limit before the others. Among those: of two, the
 //! one with the smaller share of its soft limit, for which a farther one counts
 //! as fuller than it is. Two are better than the least

@@ -115,7 +115,7 @@ pub(crate) struct PortRoute {
     /// Who gets what of the requests, while a release is tried out and takes traffic.
     pub(crate) split: Option<Arc<Split>>,
     /// Which of `passing` are as near as each other: those of the edge's region, then those of
-    /// others by the round-trip time to their nodes.
+    /// other regions, each as near as the nearest of its nodes.
     pub(crate) classes: Vec<Range<usize>>,
     /// Requests that wait until a machine takes them.
     pub(crate) queue: Arc<Queue>,
@@ -139,7 +139,6 @@ impl PortRoute {
     fn new(
         (protocol, number): (Protocol, u16),
         of_app: &[Arc<Target>],
-        region: &RegionCode,
         queue: Arc<Queue>,
         old: Option<&Self>,
     ) -> Option<Self> {
@@ -148,17 +147,27 @@ impl PortRoute {
             .filter(|t| t.port_of(protocol, number).is_some());
         let targets: Vec<Arc<Target>> = targets.cloned().collect();
         let is_passing = |t: &&Arc<Target>| t.endpoint.health == EndpointHealth::Passing;
-        // In the edge's region all are one class; a node of which nobody knows is the farthest.
+        // Whatever their health: a region does not move when a machine of it fails.
+        let ways = ways_to_regions(&targets);
+        // In the edge's region all are one class.
         let way_to = |target: &Arc<Target>| {
-            let is_near = target.endpoint.region == *region;
-            let distance = target.distance.unwrap_or(Distance::MAX);
-            if is_near { None } else { Some(distance) }
+            let way = ways.get(&target.endpoint.region).copied();
+            way.filter(|_| !target.is_near)
         };
         let mut passing: Vec<Arc<Target>> = targets.iter().filter(is_passing).cloned().collect();
         passing.sort_by_key(way_to);
         let is_asleep = |t: &&Arc<Target>| matches!(t.endpoint.health, EndpointHealth::Asleep(_));
         let mut asleep: Vec<Arc<Target>> = targets.iter().filter(is_asleep).cloned().collect();
-        asleep.sort_by_key(way_to);
+        // One of them is woken: of a region that is far away the nearest.
+        asleep.sort_by_key(|target| {
+            let distance = if target.is_near {
+                0
+            } else {
+                target.distance_counted()
+            };
+            (way_to(target), distance)
+        });
+        let classes = ranges(passing.chunk_by(|a, b| way_to(a) == way_to(b)));
         let mut rule = passing.iter().chain(&targets).next()?.port(number)?.clone();
         let mut rules = targets.iter().filter_map(|target| target.port(number));
         rule.force_https = rules.any(|rule| rule.force_https);
@@ -166,17 +175,30 @@ impl PortRoute {
             protocol,
             number,
             rule,
-            targets,
-            classes: ranges(passing.chunk_by(|a, b| way_to(a) == way_to(b))),
+            classes,
             split: passing
                 .iter()
                 .find_map(|target| target.endpoint.split.clone()),
+            targets,
             passing,
             asleep,
             queue,
             turn: old.map_or_else(Arc::default, |old| old.turn.clone()),
         })
     }
+}
+
+/// How far the region of each of these is: as far as the nearest of its nodes. One of whose nodes
+/// nobody knows how far they are is the farthest.
+fn ways_to_regions(targets: &[Arc<Target>]) -> HashMap<RegionCode, Distance> {
+    let mut ways = HashMap::new();
+    for target in targets {
+        let distance = target.distance.unwrap_or(Distance::MAX);
+        let way = ways.entry(target.endpoint.region.clone());
+        let way = way.or_insert(distance);
+        *way = distance.min(*way);
+    }
+    ways
 }
 
 /// Where each of these pieces of one whole is.
@@ -465,6 +487,7 @@ impl Router {
                 load,
                 series: meter.series(&endpoint.region, endpoint.release),
                 distance: tables.distance(endpoint),
+                is_near: endpoint.region == self.region,
             })
         };
         let targets: Vec<Arc<Target>> = traffic.endpoints.iter().map(target).collect();
@@ -486,7 +509,7 @@ impl Router {
                 .entry(Arc::as_ptr(first))
                 .or_insert_with(|| old.map_or_else(|| Queue::new(&freed), |old| old.queue.clone()));
             let queue = old.map_or(&*queue, |old| &old.queue).clone();
-            PortRoute::new((protocol, number), &targets, &self.region, queue, old)
+            PortRoute::new((protocol, number), &targets, queue, old)
         };
         let ports: Vec<PortRoute> = numbers.into_iter().filter_map(route).collect();
         let mut rules = ports.iter().map(|port| &port.rule.http);

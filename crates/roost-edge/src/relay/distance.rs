@@ -13,6 +13,9 @@ use std::time::Duration;
 /// A class of round-trip times: 0 is as near as the edge's own node.
 pub(crate) type Distance = u8;
 
+/// The class of times beyond all bounds ([`limits::RELAY_DISTANCES`]).
+pub(crate) const FARTHEST: Distance = 6;
+
 /// Round trips to one edge.
 #[derive(Debug, Default)]
 pub(crate) struct RoundTrips {
@@ -54,7 +57,7 @@ fn class(time: Duration, present: Option<Distance>) -> Distance {
 
 #[cfg(test)]
 mod tests {
-    use super::{RoundTrips, class};
+    use super::{FARTHEST, RoundTrips, class};
     use crate::limits;
     use proptest::prelude::*;
     use std::time::Duration;
@@ -68,6 +71,7 @@ mod tests {
         let times = [0, 4, 5, 24, 70, 199, 200, 9_999];
         let classes = times.map(|it| class(ms(it), None));
         assert_eq!(classes, [0, 0, 1, 2, 4, 5, 6, 6]);
+        assert_eq!(class(Duration::MAX, None), FARTHEST);
     }
 
     #[test]

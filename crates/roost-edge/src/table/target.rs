@@ -5,7 +5,7 @@ use crate::gauge::Busy;
 use crate::load::Load;
 use crate::meter::Series;
 use crate::pool::Pool;
-use crate::relay::distance::Distance;
+use crate::relay::distance::{Distance, FARTHEST};
 use roost_model::machine::{HttpOptions, Protocol, ServicePort};
 use roost_model::name::AppName;
 use roost_proto::traffic::Endpoint;
@@ -25,6 +25,8 @@ pub(crate) struct Target {
     pub(crate) series: Arc<Series>,
     /// How far its node is, if that is known.
     pub(crate) distance: Option<Distance>,
+    /// Whether it is in the region of the edge.
+    pub(crate) is_near: bool,
 }
 
 impl Target {
@@ -80,9 +82,16 @@ impl Target {
             soft_limit: usize::try_from(soft_limit).unwrap_or(usize::MAX).max(1),
             hard_limit: self.hard_limit(),
             is_new: self.load.is_new(),
-            // What nobody has measured is no reason against it.
-            distance: self.distance.unwrap_or(0),
+            distance: self.distance_counted(),
             is_out,
         }
+    }
+
+    /// How far it counts as among those of its region. In the edge's own one it is no reason
+    /// against a machine that nobody has measured the way to it; in another one it is, since the
+    /// way there is long.
+    pub(super) fn distance_counted(&self) -> Distance {
+        let unknown = if self.is_near { 0 } else { FARTHEST };
+        self.distance.unwrap_or(unknown)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Router, app_of_host};
 use crate::gauge::{InFlight, TrafficCounter};
+use crate::relay::distance::FARTHEST;
 use roost_model::id::NodeId;
 use roost_model::machine::{PortHandler, PortRange, ServicePort};
 use roost_model::{id::MachineId, machine::Service, name::AppName, name::RegionCode};
@@ -132,6 +133,7 @@ fn machines_are_in_order_of_the_way_to_them_and_those_of_the_region_before_all()
         at(3, "local"),
         at(4, "ord"),
         at(0, "local"),
+        at(5, "fra"),
     ];
     let (_sender, feed) = tokio::sync::watch::channel(table_of(all.into()));
     let counter = TrafficCounter::new();
@@ -149,22 +151,52 @@ fn machines_are_in_order_of_the_way_to_them_and_those_of_the_region_before_all()
             .collect()
     };
     // Of nobody in other regions it is known where he is.
-    assert_eq!(classes(), [vec![3, 0], vec![1, 2, 4]]);
+    assert_eq!(classes(), [vec![3, 0], vec![1, 2, 4, 5]]);
     let before = router.routes().app("a").unwrap().clone();
     let busy = InFlight::begin(&before.port(80).unwrap().passing[0]).unwrap();
+    // A region is as near as its nearest node, and all of it is one class.
     router.is_at(&peer(2), 1);
-    assert_eq!(classes(), [vec![3, 0], vec![2], vec![1, 4]]);
+    assert_eq!(classes(), [vec![3, 0], vec![2, 5], vec![1, 4]]);
     // Not even far away is a machine of the region behind others.
     router.is_at(&peer(3), 6);
     router.is_at(&peer(1), 5);
     router.is_at(&peer(4), 5);
-    assert_eq!(classes(), [vec![3, 0], vec![2], vec![1, 4]]);
+    assert_eq!(classes(), [vec![3, 0], vec![2, 5], vec![1, 4]]);
     router.is_at(&peer(4), 0);
-    assert_eq!(classes(), [vec![3, 0], vec![4], vec![2], vec![1]]);
+    assert_eq!(classes(), [vec![3, 0], vec![4], vec![2, 5], vec![1]]);
     let now = router.routes().app("a").unwrap().clone();
     let port = now.port(80).unwrap();
     assert!(!before.is_current() && now.is_current());
     assert_eq!(port.passing[0].load.now(), 1, "its load stays");
     assert_eq!(port.class_of(&port.passing[3]), Some(2));
     drop(busy);
+}
+
+#[test]
+fn far_away_an_unmeasured_node_counts_as_the_farthest_of_its_region() {
+    let peer = |number: u8| PeerNode {
+        id: NodeId::from_ulid(ulid::Ulid::from(u128::from(number))),
+        edge: "192.0.2.1:4282".parse().unwrap(),
+    };
+    let at = |number: u8, region: &str| Endpoint {
+        machine_id: MachineId::from_bytes([number; 7]),
+        region: RegionCode::parse(region).unwrap(),
+        node: Some(Arc::new(peer(number))),
+        ..one(EndpointHealth::Passing)
+    };
+    let all = vec![at(1, "local"), at(2, "fra"), at(3, "fra")];
+    let (_sender, feed) = tokio::sync::watch::channel(table_of(all));
+    let counter = TrafficCounter::new();
+    let router = Router::new(RegionCode::parse("local").unwrap(), feed, counter);
+    let distances = || -> Vec<u8> {
+        let app = router.routes().app("a").unwrap().clone();
+        let passing = &app.port(80).unwrap().passing;
+        let candidates = passing.iter().map(|target| target.candidate(false, 0));
+        candidates.map(|candidate| candidate.distance).collect()
+    };
+    assert_eq!(distances(), [0, FARTHEST, FARTHEST]);
+    router.is_at(&peer(2), 1);
+    assert_eq!(distances(), [0, 1, FARTHEST]);
+    router.is_at(&peer(3), 2);
+    assert_eq!(distances(), [0, 1, 2]);
 }
