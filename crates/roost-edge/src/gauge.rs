@@ -121,6 +121,10 @@ impl InFlight {
     /// Counts one more, unless the service is at its hard limit.
     pub(crate) fn begin(target: &Target) -> Option<Self> {
         let service = target.load.take(target.hard_limit())?;
+        // Of machines of this node nobody tells.
+        if target.endpoint.node.is_some() {
+            target.load.note_most();
+        }
         target.in_flight.begun.fetch_add(1, Ordering::Relaxed);
         target.in_flight.now.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);

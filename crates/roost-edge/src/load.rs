@@ -101,6 +101,9 @@ pub(crate) struct Load {
     /// What it is serving for other edges, as far as the edge of its node has told; nothing of
     /// a machine of this node, whose requests all are in `count`.
     elsewhere: AtomicUsize,
+    /// The most that this edge had under way there since its edge has told last; counted for
+    /// machines of other nodes only.
+    most: AtomicUsize,
     freed: Arc<Freed>,
     origin: Instant,
     /// When it began to take traffic, in milliseconds since the origin; or [`LONG_AGO`].
@@ -118,6 +121,7 @@ impl Load {
         Arc::new(Self {
             count: AtomicUsize::new(0),
             elsewhere: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
             freed: freed.clone(),
             origin: Instant::now(),
             began: AtomicU64::new(0),
@@ -138,11 +142,19 @@ impl Load {
             .saturating_add(self.elsewhere.load(Ordering::Relaxed))
     }
 
-    /// The edge of its node says what it is serving for all edges: what is not this edge's is
-    /// that of others, and stays so until the next time.
+    /// The edge of its node says what it was serving for all edges: what is not this edge's is
+    /// that of others, and stays so until the next time. Requests of this edge may have ended
+    /// since that was so, and are not to count as those of others: the most that it had counts.
     pub(crate) fn told(&self, all: usize) {
-        let others = all.saturating_sub(self.now());
-        self.elsewhere.store(others, Ordering::Relaxed);
+        let now = self.now();
+        let own = self.most.swap(now, Ordering::Relaxed).max(now);
+        self.elsewhere
+            .store(all.saturating_sub(own), Ordering::Relaxed);
+    }
+
+    /// One more was taken, for a machine of another node: for [`Self::told`].
+    pub(crate) fn note_most(&self) {
+        self.most.fetch_max(self.now(), Ordering::Relaxed);
     }
 
     /// It takes traffic from now on.

@@ -3,12 +3,13 @@
 //!
 //! An edge counts what it sends to a machine; what others send there only the
 //! edge of the machine's node knows. That one tells all that its machines are
-//! serving, and who hears it takes off what it has sent there itself: the rest
-//! is served for others ([`crate::load::Load::told`]). It is off by what is on
-//! the way at that moment, until the next time. An edge tells when a request
-//! has begun or ended, at most once a second, and every few seconds in any
-//! case. What it told counts as long as the stream stands: an edge that is
-//! silent loses it, by the PING of its connection.
+//! serving, and who hears it takes off the most that it had there itself since
+//! the time before, since some of that may have ended while the line was on its
+//! way: the rest is served for others ([`crate::load::Load::told`]). That may be
+//! too few, until the next time. An edge tells when a request has begun or
+//! ended, at most once a second, and every few seconds in any case. What it told
+//! counts as long as the stream stands: an edge that is silent loses it, by the
+//! PING of its connection.
 
 use crate::limits;
 use crate::load::Load;
@@ -202,6 +203,29 @@ mod tests {
         told.hear(&router, &node(2), &line(&[])).unwrap();
         assert_eq!((one.load.everywhere(), two.load.everywhere()), (0, 1));
         drop(busy);
+    }
+
+    #[test]
+    fn what_ended_while_the_line_was_on_its_way_is_not_served_for_others() {
+        let router = router(&[2]);
+        let one = target(&router, 1);
+        let mut told = Told::default();
+        let busy = [
+            InFlight::begin(&one).unwrap(),
+            InFlight::begin(&one).unwrap(),
+        ];
+        drop(busy);
+        told.hear(&router, &node(2), &line(&[(1, 3)])).unwrap();
+        assert_eq!((one.load.now(), one.load.everywhere()), (0, 1));
+        // When the next one was written they had ended.
+        told.hear(&router, &node(2), &line(&[(1, 3)])).unwrap();
+        assert_eq!((one.load.now(), one.load.everywhere()), (0, 3));
+        // What is under way all the time is taken off each time.
+        let _busy = InFlight::begin(&one).unwrap();
+        for _ in 0..2 {
+            told.hear(&router, &node(2), &line(&[(1, 3)])).unwrap();
+            assert_eq!(one.load.everywhere(), 3);
+        }
     }
 
     #[test]
