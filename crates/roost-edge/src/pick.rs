@@ -348,7 +348,7 @@ fn choose_wanted(port: &PortRoute, asked: Asked<'_>, tried: &Tried) -> Choice {
     let classes = &port.classes;
     let id = |number: usize| port.passing[number].endpoint.machine_id.as_str();
     let choose_in = |group: &Group, also_ejected: bool, side: Option<Side>, as_told: bool| {
-        let look = |number: usize| {
+        let look = |number: usize, as_told: bool| {
             let target = &port.passing[number];
             let is_out = !wants.allows(group, target)
                 || side.is_some_and(|side| !side.has(target))
@@ -362,13 +362,20 @@ fn choose_wanted(port: &PortRoute, asked: Asked<'_>, tried: &Tried) -> Choice {
             target.candidate(is_out, load)
         };
         let kept = asked.affinity;
-        let kept = kept.and_then(|it| it.choose(classes, id, look));
-        kept.map_or_else(|| choose(classes, turn, look), Choice::Machine)
+        // Of a certain machine its edge is asked, whatever was told of it a second ago.
+        let kept = kept.and_then(|it| it.choose(classes, id, |number| look(number, false)));
+        let as_told = as_told && !matches!(group, Group::Machine(_));
+        let any = || choose(classes, turn, |number| look(number, as_told));
+        kept.map_or_else(any, Choice::Machine)
     };
     if asked.side.is_some() && port.split.is_some() {
-        for group in wants.groups() {
-            if let machine @ Choice::Machine(_) = choose_in(group, false, asked.side, true) {
-                return machine;
+        // Nor is a side left for what was told.
+        for as_told in [true, false] {
+            for group in wants.groups() {
+                let choice = choose_in(group, false, asked.side, as_told);
+                if matches!(choice, Choice::Machine(_)) {
+                    return choice;
+                }
             }
         }
     }

@@ -163,6 +163,15 @@ async fn a_machine_that_others_have_filled_is_asked_only_when_nobody_else_has_ro
         assert_eq!(record.attempts.len(), 1, "it was asked in vain: {record:?}");
         assert_eq!(response.text().await.unwrap(), "room");
     }
+    // Of a machine that is asked for its edge is asked: it may have room by now.
+    let wanted = client.get(near.url("/"));
+    let wanted = wanted.header("fly-prefer-instance-id", machine(1).as_str());
+    let response = wanted.send().await.unwrap();
+    let attempts = record(&near, &response).await.attempts.len();
+    assert_eq!(
+        (attempts, response.text().await.unwrap().as_str()),
+        (2, "room")
+    );
     // Now all are full. A place that becomes free is found before it is told of.
     two.publish(vec![limited(3, other.address, 1, 1)]);
     let mut filling = JoinSet::new();
