@@ -81,18 +81,15 @@ fn read(router: &Router) -> Vec<(ServiceLoad, u64)> {
 pub(crate) struct Told(Vec<Arc<Load>>);
 
 impl Told {
-    /// Takes a line of them.
+    /// Takes a line of them. After one that is not understood nothing is known any more: what was
+    /// told before may have changed with it.
     pub(crate) fn hear(
         &mut self,
         router: &Router,
         node: &PeerNode,
         line: &str,
     ) -> Result<(), String> {
-        if line.len() > limits::RELAY_LOADS_BYTES_MAX {
-            let n_bytes = line.len();
-            return Err(format!("its loads have {n_bytes} bytes, which is too much"));
-        }
-        let told = peer_loads::from_line(line, limits::RELAY_LOADS_MAX)?;
+        let told = rows(line).inspect_err(|_| self.forget())?;
         let routes = router.routes();
         let take = |told: &ServiceLoad| {
             let mut targets = routes.app(told.app.as_str())?.targets();
@@ -118,14 +115,26 @@ impl Told {
         }
         Ok(())
     }
+
+    fn forget(&mut self) {
+        for load in self.0.drain(..) {
+            load.told(0);
+        }
+    }
 }
 
 impl Drop for Told {
     fn drop(&mut self) {
-        for load in &self.0 {
-            load.told(0);
-        }
+        self.forget();
     }
+}
+
+fn rows(line: &str) -> Result<Vec<ServiceLoad>, String> {
+    if line.len() > limits::RELAY_LOADS_BYTES_MAX {
+        let n_bytes = line.len();
+        return Err(format!("its loads have {n_bytes} bytes, which is too much"));
+    }
+    peer_loads::from_line(line, limits::RELAY_LOADS_MAX)
 }
 
 #[cfg(test)]
@@ -239,12 +248,14 @@ mod tests {
         let mut other = Told::default();
         other.hear(&router, &node(3), &all).unwrap();
         assert_eq!(loads(), [7, 8, 0]);
-        // What is not understood changes nothing.
+        // After what is not understood nothing is known, until the next line that is.
         let too_long = " ".repeat(limits::RELAY_LOADS_BYTES_MAX + 1);
         for bad in ["{}", "{\"loads\":1}", &too_long] {
             assert!(told.hear(&router, &node(2), bad).is_err());
+            assert_eq!(loads(), [0, 8, 0]);
+            told.hear(&router, &node(2), &all).unwrap();
+            assert_eq!(loads(), [7, 8, 0]);
         }
-        assert_eq!(loads(), [7, 8, 0]);
         drop(told);
         assert_eq!(loads(), [0, 8, 0]);
     }
