@@ -151,7 +151,7 @@ impl Exchange {
         let mut wants = Wants::of(&head.headers);
         let affinity = self.affinity_of(&app, &wants, head);
         let mut cut = self.short_cut(&mut app, &mut wants, head);
-        self.affinity = affinity.filter(|_| !cut.is_taken);
+        self.affinity = affinity.clone().filter(|_| !cut.is_taken);
         let mut handover: Option<Handover> = None;
         let mut is_last = false;
         for _ in 0..=limits::REPLAYS_MAX {
@@ -166,6 +166,7 @@ impl Exchange {
                     cut.forget();
                     app = cut.origin.clone();
                     wants = Wants::default();
+                    self.affinity.clone_from(&affinity);
                     self.app = Some(app.clone());
                     replay_cache::STATUS.remove(&mut head.headers);
                     continue;

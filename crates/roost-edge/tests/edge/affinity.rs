@@ -295,6 +295,52 @@ async fn a_replay_goes_where_the_app_says_and_sets_no_cookie() {
 }
 
 #[tokio::test]
+async fn a_session_counts_again_when_a_kept_replay_leads_nowhere() {
+    for (cookie, is_known) in [(cookie_of(4), true), (cookie_of(9), false)] {
+        let world = World::new().await;
+        let publish = |own: Vec<Endpoint>, other: Endpoint| {
+            let app = |name: &str, endpoints: Vec<Endpoint>| {
+                (AppName::parse(name).unwrap(), AppTraffic { endpoints })
+            };
+            let apps = [app("app", own), app("other", vec![other])];
+            world.table.send_replace(Arc::new(apps.into()));
+            world.edge.gauge().in_flight(&machine(0));
+        };
+        let replays = backend(&world.tasks, |_| async {
+            let response = Response::builder()
+                .header("fly-replay", "app=other")
+                .header("fly-replay-cache", "app.localhost/path/*")
+                .header("fly-replay-cache-ttl-secs", "60");
+            response.body(full("not to be seen")).unwrap()
+        })
+        .await;
+        let other = endpoint(2, tells(&world, 2).await);
+        let own = keeps(endpoint(1, replays), &by_cookie());
+        publish(vec![own], other.clone());
+        let get = || {
+            let request = world.client().get(world.url("/path"));
+            ask(request.header("cookie", cookie.as_str()))
+        };
+        let kept = get().await;
+        assert_eq!((kept.machine, kept.set), (2, None));
+        let mut own = Vec::new();
+        for number in 3..=6 {
+            own.push(keeps(
+                endpoint(number, tells(&world, number).await),
+                &by_cookie(),
+            ));
+        }
+        publish(
+            own,
+            with_health(other, EndpointHealth::Down("stopped".into())),
+        );
+        let told = get().await;
+        assert_eq!(told.machine == 4 && told.set.is_none(), is_known);
+        assert!(is_known || told.set.is_some(), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_session_goes_to_the_side_that_its_split_says_and_stays_with_a_machine_there() {
     let world = World::new().await;
     let mut all = four(&world, &by_cookie()).await;
