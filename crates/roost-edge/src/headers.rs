@@ -186,14 +186,24 @@ fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
 
 /// Takes all cookies of this name out of a request, and leaves the others as they are.
 pub(crate) fn take_cookie(headers: &mut HeaderMap, name: &str) {
-    if !headers.contains_key(COOKIE) {
+    let has_it = |line: &HeaderValue| {
+        let mut pairs = line.as_bytes().split(|b| *b == b';');
+        pairs.any(|pair| value_of(pair, name).is_some())
+    };
+    if !headers.get_all(COOKIE).iter().any(has_it) {
         return;
     }
     let mut lines = Vec::new();
     for line in headers.get_all(COOKIE) {
+        if !has_it(line) {
+            lines.push(line.clone());
+            continue;
+        }
         let pairs = line.as_bytes().split(|b| *b == b';');
         let others = pairs.filter(|pair| value_of(pair, name).is_none());
-        let others: Vec<&[u8]> = others.map(<[u8]>::trim_ascii).collect();
+        let others = others.map(<[u8]>::trim_ascii);
+        // What is left of `s=x;` is nothing.
+        let others: Vec<&[u8]> = others.filter(|pair| !pair.is_empty()).collect();
         if !others.is_empty() {
             lines.extend(HeaderValue::from_bytes(&others.join(&b"; "[..])));
         }
@@ -329,6 +339,26 @@ mod tests {
             .collect();
         let expected = ["a=1; b=s=2; as=3", "c; sa=4", "u=ä"].map(str::as_bytes);
         assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn a_line_without_the_cookie_stays_as_it_is_and_an_empty_one_goes() {
+        let cases: [(&[&'static str], &[&str]); 6] = [
+            (&["s=x;"], &[]),
+            (&["s=x; ;"], &[]),
+            (&["; s=x;; a=1;"], &["a=1"]),
+            (&["a=1;b=2", "s=x", " c=3;"], &["a=1;b=2", " c=3;"]),
+            (&["a=1;b=2;"], &["a=1;b=2;"]),
+            (&[], &[]),
+        ];
+        for (before, after) in cases {
+            let lines: Vec<_> = before.iter().map(|line| ("cookie", *line)).collect();
+            let mut headers = map(&lines);
+            take_cookie(&mut headers, "s");
+            let left = headers.get_all("cookie").iter();
+            let left: Vec<&str> = left.map(|line| line.to_str().unwrap()).collect();
+            assert_eq!(left, after, "{before:?}");
+        }
     }
 
     #[test]
