@@ -31,9 +31,10 @@ impl Affinity {
     pub(crate) fn take(key: &SessionKey, headers: &mut HeaderMap) -> Option<Self> {
         match key {
             SessionKey::Cookie(name) => {
-                let value = headers::cookie(headers, name);
-                // What is no id was not set here.
-                let machine = value.and_then(|value| MachineId::parse(value).ok());
+                // What is no id was not set here: the app may have one of the same name and another
+                // path or domain.
+                let id = |value| MachineId::parse(std::str::from_utf8(value).ok()?).ok();
+                let machine = headers::cookies(headers, name).find_map(id);
                 headers::take_cookie(headers, name);
                 let name = name.clone();
                 Some(Self::Cookie { name, machine })

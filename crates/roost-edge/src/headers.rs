@@ -172,11 +172,15 @@ pub(crate) fn towards_app(headers: &mut HeaderMap) {
 }
 
 /// The value of the first cookie of this name.
-pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &'a str) -> Option<&'a str> {
+    std::str::from_utf8(cookies(headers, name).next()?).ok()
+}
+
+/// The values of all cookies of this name.
+pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(COOKIE).into_iter();
-    let mut pairs = lines.flat_map(|line| line.as_bytes().split(|b| *b == b';'));
-    let value = pairs.find_map(|pair| value_of(pair, name))?;
-    std::str::from_utf8(value).ok()
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|b| *b == b';'));
+    pairs.filter_map(move |pair| value_of(pair, name))
 }
 
 fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {

@@ -122,6 +122,11 @@ fn a_cookie_that_names_no_machine_is_none_and_the_app_sees_none() {
             Some("a=1; b=2"),
         ),
         ("s=01020304050607", Some("01020304050607"), None),
+        (
+            "s=A; a=1; s=01020304050607; s=B",
+            Some("01020304050607"),
+            Some("a=1"),
+        ),
         ("s=0102030405060G", None, None),
         ("s=../../etc; a=1", None, Some("a=1")),
         ("s=; a=1", None, Some("a=1")),
