@@ -4,6 +4,7 @@
 //! requests that are followed, and for those that no machine took at once.
 
 use crate::access::beginning;
+use crate::affinity::Affinity;
 use crate::limits;
 use crate::pick::Asked;
 use crate::split::Side;
@@ -81,6 +82,9 @@ impl Looked {
             let classes = chosen_class.zip(port.class_of(target));
             classes.is_some_and(|(chosen, other)| other > chosen)
         };
+        // A header brings a request to a machine of the nearest class, a cookie to any.
+        let is_by_header = matches!(asked.affinity, Some(Affinity::Header(_)));
+        let loses_by_session = |target: &Target| is_kept && !(is_by_header && is_farther(target));
         for target in others.by_ref().take(limits::SKIPPED_MAX) {
             let load = target.load.everywhere();
             let reason = if target.endpoint.health != EndpointHealth::Passing {
@@ -95,7 +99,7 @@ impl Looked {
                 Reason::HardLimit
             } else if is_other_side(target) {
                 Reason::Split
-            } else if is_kept {
+            } else if loses_by_session(target) {
                 Reason::Session
             } else if is_farther(target) {
                 Reason::Farther

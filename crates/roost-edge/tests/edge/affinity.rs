@@ -245,6 +245,23 @@ async fn requests_with_the_same_header_go_to_one_machine_and_few_move() {
 }
 
 #[tokio::test]
+async fn a_record_calls_machines_farther_that_no_header_could_have_chosen() {
+    let world = World::new().await;
+    let key = SessionKey::Header("x-session".into());
+    let mut all = four(&world, &key).await;
+    for endpoint in &mut all[2..] {
+        endpoint.region = RegionCode::parse("far").unwrap();
+    }
+    world.publish(all);
+    let request = world.client().get(world.url("/"));
+    let followed = ask(request.header("x-session", "1")).await;
+    let record = record(&world, &followed.id).await;
+    let skipped = &record.attempts[0].skipped;
+    let reasons = [3 - followed.machine, 3, 4].map(|number| reason_of(skipped, number));
+    assert_eq!(reasons, ["session", "farther", "farther"]);
+}
+
+#[tokio::test]
 async fn who_asks_for_a_machine_or_region_gets_it_whatever_his_session() {
     let world = World::new().await;
     let mut all = four(&world, &by_cookie()).await;
