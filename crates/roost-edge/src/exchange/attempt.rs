@@ -184,12 +184,22 @@ fn broken(app: &str, target: &Target, failure: SendFailure) -> Page {
             let title = "the app takes no more requests at once";
             let page = Page::new(StatusCode::SERVICE_UNAVAILABLE, "hard-limit", title)
                 .detail(format!("machine {machine}: {FULL}"));
-            page.retry_after(1)
+            // The app has not seen the request, so its logs say nothing.
+            return page.retry_after(1).next(
+                "more machines, or a higher limit of concurrent streams in the app, make room",
+            );
         }
         SendFailure::TooLarge => {
             let title = "the header of the app's answer is too large";
             Page::new(StatusCode::BAD_GATEWAY, "answer-header", title)
                 .detail(format!("machine {machine}"))
+                .detail(format!(
+                    "over HTTP/1 the most is {} lines and {} bytes, over HTTP/2 {} and {}",
+                    limits::HEADER_LINES_MAX,
+                    limits::BACKEND_BUFFER_BYTES_MAX,
+                    limits::HTTP2_MACHINE.header_lines_max,
+                    limits::HTTP2_MACHINE.header_bytes_max,
+                ))
         }
         SendFailure::TooLate => Page::new(
             StatusCode::GATEWAY_TIMEOUT,

@@ -260,6 +260,7 @@ async fn who_waited_in_vain_for_room_and_may_not_try_elsewhere_hears_that_the_ap
         if status(&answer) == "503" {
             assert!(answer.contains("hard-limit"), "{answer}");
             assert!(answer.contains("retry-after: 1"), "{answer}");
+            assert!(answer.contains("concurrent streams"), "{answer}");
             n_full += 1;
         } else {
             assert_eq!(status(&answer), "200", "{answer}");
