@@ -54,7 +54,13 @@ impl Counts {
         if n_back > 0 {
             let n_back = u32::try_from(n_back).unwrap_or(u32::MAX);
             self.cancels = self.cancels.saturating_sub(n_back);
-            self.cancels_since = Some(now);
+            // What is left of a pause counts, while there is anything to give back.
+            let is_clear = self.cancels == 0;
+            self.cancels_since = Some(if is_clear {
+                now
+            } else {
+                since + pause * n_back
+            });
         }
         self.cancels += 1;
         self.cancels > settings.cancels_max

@@ -364,6 +364,21 @@ async fn streams_that_are_reset_while_they_are_answered_are_too_many_at_some_tim
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_pause_counts_for_the_next_cancel() {
+    let mut world = world(|_, _| std::future::pending::<Response<Pieces>>());
+    world.connection.settings.cancel_pause = Duration::from_millis(10);
+    for n in 0..20 {
+        for stream in [4 * n + 1, 4 * n + 3] {
+            let asked = world.get(stream);
+            assert!(world.say(&asked).is_empty(), "it is being answered");
+            assert!(world.say(&reset(stream)).is_empty(), "{n}");
+        }
+        // Two pauses, nearly.
+        tokio::time::advance(Duration::from_millis(19)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_lets_as_many_streams_end_as_it_cancels_goes_on() {
     let mut world = world(|head, _| async move {
