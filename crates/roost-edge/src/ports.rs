@@ -88,7 +88,8 @@ struct Division {
 }
 
 /// Divides the ports among the apps; who has one already goes before others. Who has an address of
-/// its own has all its ports there, but those of datagrams at a private one.
+/// its own has all its ports there, but those of datagrams at a private one; with a dedicated one it
+/// gets of the shared ports those that nobody else asks for.
 fn divide(
     routes: &Routes,
     addresses: &BTreeMap<IpAddr, AppName>,
@@ -104,10 +105,20 @@ fn divide(
             asked.entry(key).or_default().insert(&app.name, way);
         }
     }
+    let has_dedicated = |app: &AppName| {
+        let mut addresses = addresses.iter();
+        addresses.any(|(&address, with_own)| with_own == app && !is_private(address))
+    };
     let mut division = Division::default();
     for (key, asked) in asked {
         let held = held(key).filter(|held| asked.values().any(|way| way == held));
-        let Some(way) = held.or_else(|| asked.values().next().cloned()) else {
+        // After a restart nobody holds a port: one may be all that an app without an address has.
+        let first = || {
+            let mut ways = asked.iter();
+            let without = ways.find(|&(&app, _)| !has_dedicated(app));
+            without.or_else(|| asked.iter().next())
+        };
+        let Some(way) = held.or_else(|| first().map(|(_, way)| way.clone())) else {
             continue;
         };
         let holder = asked.iter().find(|(_, theirs)| **theirs == way);
@@ -275,3 +286,6 @@ fn problem(protocol: Protocol, address: SocketAddr, error: &io::Error) -> String
         _ => format!("roostd cannot listen on {address}: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
