@@ -95,6 +95,9 @@ async fn serve(
     let Ok(local) = stream.local_addr() else {
         return;
     };
+    let Ok(own) = place_of(&shared, own, local.ip(), &way) else {
+        return;
+    };
     let mut ends = Ends {
         client,
         local,
@@ -143,6 +146,31 @@ async fn serve(
         }
     }
 }
+
+/// The dedicated address that a connection has come to, also by a door of every address: its app may
+/// have none of its own there now. An error when the door is another app's.
+fn place_of(
+    shared: &Shared,
+    own: Option<IpAddr>,
+    local: IpAddr,
+    way: &Way,
+) -> Result<Option<IpAddr>, Strange> {
+    if own.is_some() {
+        return Ok(own);
+    }
+    let local = local.to_canonical();
+    let Some(app) = shared.names.app_at(local) else {
+        return Ok(None);
+    };
+    match way {
+        Way::Raw(other) if *other != app => Err(Strange),
+        // What is asked for is looked for in the app of the address, and challenges are answered.
+        Way::Raw(_) | Way::Http | Way::Tls | Way::PgTls => Ok(Some(local)),
+    }
+}
+
+/// A connection to an app's own address by a door of another app.
+struct Strange;
 
 async fn plain(shared: Arc<Shared>, mut stream: TcpStream, ends: Ends, activity: Arc<Activity>) {
     let mut first = Vec::with_capacity(limits::HTTP1_HEAD_BYTES);

@@ -114,6 +114,16 @@ impl Port {
         let shared = &self.shared;
         let way = self.door.way.load();
         let Way::Raw(app) = &**way else { return None };
+        // By a door of every address, where the app of the address has none of its own now.
+        let is_shared = self.door.own.is_none();
+        if is_shared
+            && shared
+                .names
+                .app_at(path.local)
+                .is_some_and(|own| own != *app)
+        {
+            return None;
+        }
         if shared.is_overloaded() {
             return None;
         }

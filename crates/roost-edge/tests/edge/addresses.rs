@@ -175,6 +175,50 @@ async fn datagrams_to_a_dedicated_address_are_for_its_app() {
     udp::until_answered(&udp::client(own, number).await, b"x", b"ax").await;
 }
 
+#[tokio::test]
+async fn what_comes_to_an_address_by_a_port_of_every_address_is_for_no_other_app() {
+    let (every, local) = (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into());
+    let (own, raw, http) = (own_ip(), port_of_every_address(2), port_of_every_address(3));
+    let (world, names) = world(&[(own, "b")], |config| config.port_ips = vec![every]).await;
+    let (a, _) = echo(&world.tasks, "a").await;
+    let (datagrams, _) = udp::echo(&world.tasks, "a").await;
+    let page = says(&world.tasks, "another app").await;
+    let port = |number, handler| ServicePort::new(PortRange::single(number), handler);
+    let of_a = vec![
+        behind(port(raw, PortHandler::Raw), 1, a),
+        behind(port(http, PortHandler::Http), 2, page),
+        udp::at_ports(PortRange::single(raw), 3, datagrams),
+    ];
+    world.publish_apps([app("a", of_a)]);
+    world.is_open("a", None).await;
+    let request = "GET / HTTP/1.1\r\nHost: a.localhost\r\nConnection: close\r\n\r\n";
+    let get = async |ip: IpAddr| {
+        let stream = TcpStream::connect((ip, http)).await.unwrap();
+        answered(stream, request).await
+    };
+    assert_eq!(answer_at(local, raw).await, b"ax");
+    assert!(get(local).await.ends_with("another app"));
+    udp::until_answered(&udp::client(local, raw).await, b"x", b"ax").await;
+
+    let mut stream = TcpStream::connect((own, raw)).await.unwrap();
+    // It may be closed before this is said.
+    let _ = stream.write_all(b"x").await;
+    assert_eq!(read_all(stream).await.unwrap_or_default(), b"");
+    let answer = get(own).await;
+    assert!(answer.contains("no-such-app"), "{answer}");
+    let client = udp::client(own, raw).await;
+    client.send(b"x").await.unwrap();
+    let mut buffer = [0; 8];
+    let a_while = std::time::Duration::from_millis(200);
+    let nothing = timeout(a_while, client.recv(&mut buffer)).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+
+    names.send_replace(table(&[]));
+    udp::until_answered(&client, b"x", b"ax").await;
+    assert_eq!(answer_at(own, raw).await, b"ax");
+    assert!(get(own).await.ends_with("another app"));
+}
+
 /// Sends a request, after which the edge closes, and returns the answer.
 async fn answered(mut stream: TcpStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
