@@ -140,6 +140,8 @@ impl Tls {
         let key = key.ok_or_else(|| io::Error::other("an app without a certificate"))?;
         let mut config = config.clone();
         config.cert_resolver = Arc::new(SingleCertAndKey::from(key));
+        // A ticket of another app's name would do without the certificate.
+        Tickets(None).use_in(&mut config);
         Ok(Arc::new(config))
     }
 

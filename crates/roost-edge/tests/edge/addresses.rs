@@ -1,6 +1,7 @@
 //! Dedicated addresses: all that comes there is for one app, whatever others have elsewhere.
 
 use crate::tcp::{PORT, app, ask, at_port, behind, echo, own_ip, read_all};
+use crate::tickets::{self, Cluster};
 use crate::udp;
 use crate::world::{LIMIT, World, says, wait_until};
 use roost_edge::{EdgeConfig, Network};
@@ -8,6 +9,8 @@ use roost_model::machine::{PortHandler, PortRange, Protocol, ServicePort};
 use roost_model::name::AppName;
 use roost_proto::names::NameTable;
 use roost_proto::traffic::{Endpoint, PortStatus, TrafficTable};
+use rustls::HandshakeKind;
+use rustls::pki_types::ServerName;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -333,6 +336,38 @@ async fn tls_at_an_address_has_a_certificate_of_its_app_with_and_without_a_name(
     for strange in ["other.localhost", "no.test"] {
         let error = connect(strange, true).await.unwrap_err().to_string();
         assert!(error.contains("app.localhost"), "{strange}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_with_another_app_is_not_resumed_at_an_address() {
+    for version in tickets::VERSIONS {
+        let (shared, own, cluster) = (own_ip(), own_ip(), Cluster::new());
+        let (world, _names) = world(&[(own, "app")], |config| {
+            config.port_ips = vec![shared];
+            config.tickets = Some(cluster.keys(tickets::BEGIN));
+        })
+        .await;
+        let (address, _) = echo(&world.tasks, "app ").await;
+        let (other, _) = echo(&world.tasks, "other ").await;
+        let tls = |number, address| vec![behind(at_port(PortHandler::Tls), number, address)];
+        world.publish_apps([app("app", tls(1, address)), app("other", tls(2, other))]);
+        world.is_open("app", Some(own)).await;
+        world.is_open("other", None).await;
+        let client = tickets::client(version, &[&world]);
+        let connect = async |ip: IpAddr| {
+            let stream = TcpStream::connect((ip, PORT)).await.unwrap();
+            let name = ServerName::try_from("other.localhost").unwrap();
+            client.connect(name, stream).await
+        };
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let mut stream = connect(shared).await.unwrap();
+            assert_eq!(ask(&mut stream, b"x").await, b"other x");
+            let was = stream.get_ref().1.handshake_kind();
+            assert_eq!(was, Some(kind), "{version:?}");
+        }
+        let error = connect(own).await.unwrap_err().to_string();
+        assert!(error.contains("app.localhost"), "{version:?}: {error}");
     }
 }
 

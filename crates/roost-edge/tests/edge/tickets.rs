@@ -13,21 +13,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-const BEGIN: Timestamp = Timestamp::from_ms(1_700_000_000_000);
-const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+pub(crate) const BEGIN: Timestamp = Timestamp::from_ms(1_700_000_000_000);
+pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS13, &rustls::version::TLS12];
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: app.localhost\r\nconnection: close\r\n\r\n";
 
 /// A cluster's authority, and the secret of its tickets.
-struct Cluster(tempfile::TempDir);
+pub(crate) struct Cluster(tempfile::TempDir);
 
 impl Cluster {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
     /// The keys as a process of it has them.
-    fn keys(&self, now: Timestamp) -> Arc<TicketKeys> {
+    pub(crate) fn keys(&self, now: Timestamp) -> Arc<TicketKeys> {
         let path = self.0.path().join("sealing.key");
         let sealer = Arc::new(SealingKey::open_or_create(&path).unwrap());
         let path = self.0.path().join("tickets");
@@ -42,7 +43,7 @@ impl Cluster {
 }
 
 /// A client that keeps its tickets, and trusts these edges.
-fn client(version: &'static SupportedProtocolVersion, edges: &[&World]) -> TlsConnector {
+pub(crate) fn client(version: &'static SupportedProtocolVersion, edges: &[&World]) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     for edge in edges {
         let pem = edge.authority.certificate_pem().as_bytes();
