@@ -13,11 +13,11 @@
 
 use crate::limits;
 use crate::load::Load;
-use crate::table::Router;
+use crate::table::{Router, Routes, Target};
 use parking_lot::Mutex;
 use roost_proto::peer_loads::{self, ServiceLoad};
 use roost_proto::traffic::PeerNode;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -91,17 +91,10 @@ impl Told {
     ) -> Result<(), String> {
         let told = rows(line).inspect_err(|_| self.forget())?;
         let routes = router.routes();
+        let loads = loads_of(&routes, node, &told);
         let take = |told: &ServiceLoad| {
-            let mut targets = routes.app(told.app.as_str())?.targets();
-            let target = targets.find(|it| {
-                let endpoint = &it.endpoint;
-                // Of the machines of others it has nothing to say.
-                let is_there = endpoint.node.as_ref().is_some_and(|it| it.id == node.id);
-                is_there
-                    && endpoint.machine_id == told.machine
-                    && it.first_tcp_port() == Some(told.port)
-            });
-            let load = &target?.load;
+            let key = (told.app.as_str(), told.machine.as_str(), told.port);
+            let load: &Arc<Load> = loads.get(&key)?;
             let count = told.load.min(limits::RELAY_LOAD_MAX);
             load.told(usize::try_from(count).unwrap_or(usize::MAX));
             Some(load.clone())
@@ -127,6 +120,32 @@ impl Drop for Told {
     fn drop(&mut self) {
         self.forget();
     }
+}
+
+/// By app, machine and port, as rows name them: the services of a node's machines, of the apps
+/// that these rows name. Of the machines of others the node has nothing to say.
+fn loads_of<'a>(
+    routes: &'a Routes,
+    node: &PeerNode,
+    told: &'a [ServiceLoad],
+) -> HashMap<(&'a str, &'a str, u16), &'a Arc<Load>> {
+    let apps: HashSet<&str> = told.iter().map(|it| it.app.as_str()).collect();
+    let apps = apps.into_iter().filter_map(|name| routes.app(name));
+    let is_there = |target: &&Arc<Target>| {
+        let at = target.endpoint.node.as_ref();
+        at.is_some_and(|it| it.id == node.id)
+    };
+    let targets = apps.flat_map(|app| app.targets()).filter(is_there);
+    let by_name = targets.filter_map(|target| {
+        let port = target.first_tcp_port()?;
+        let key = (
+            target.app.as_str(),
+            target.endpoint.machine_id.as_str(),
+            port,
+        );
+        Some((key, &target.load))
+    });
+    by_name.collect()
 }
 
 fn rows(line: &str) -> Result<Vec<ServiceLoad>, String> {
