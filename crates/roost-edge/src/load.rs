@@ -157,6 +157,14 @@ impl Load {
         self.most.fetch_max(self.now(), Ordering::Relaxed);
     }
 
+    /// One was not taken there after all: what its edge tells of does not have it.
+    pub(crate) fn was_not_taken(&self) {
+        let less = |most: usize| most.checked_sub(1);
+        let order = Ordering::Relaxed;
+        // Its edge may have told meanwhile.
+        let _ = self.most.fetch_update(order, order, less);
+    }
+
     /// It takes traffic from now on.
     pub(crate) fn begins(&self) {
         self.began.store(self.now_ms(), Ordering::Relaxed);

@@ -87,19 +87,20 @@ impl Tried {
         }
     }
 
-    /// Notes an endpoint whose node would not take the request, and why. `false` when there
+    /// Notes a machine whose node would not take the request, and why. `false` when there
     /// were too many of them.
     pub(crate) fn elsewhere(
         &mut self,
         shared: &Shared,
-        endpoint: &Endpoint,
+        target: &Target,
         elsewhere: &Elsewhere,
     ) -> bool {
         self.n_elsewhere += 1;
+        target.load.was_not_taken();
         if elsewhere.reason.may_pass() {
-            self.pass_over(endpoint);
+            self.pass_over(&target.endpoint);
         } else {
-            self.refused(shared, endpoint, elsewhere.to_string());
+            self.refused(shared, &target.endpoint, elsewhere.to_string());
         }
         self.n_elsewhere < limits::RELAY_ELSEWHERE_MAX
     }

@@ -143,7 +143,7 @@ async fn reach(
                 }
                 Err(TunnelError::NoRoom(why)) => tried.refused(shared, endpoint, why),
                 Err(TunnelError::Elsewhere(elsewhere)) => {
-                    if !tried.elsewhere(shared, endpoint, &elsewhere) {
+                    if !tried.elsewhere(shared, &picked.target, &elsewhere) {
                         return Err(elsewhere.to_string());
                     }
                 }

@@ -105,7 +105,7 @@ impl Exchange {
             };
             if let SendFailure::Elsewhere(elsewhere) = &failure {
                 self.attempts -= 1;
-                let goes_on = tried.elsewhere(&shared, &target.endpoint, elsewhere);
+                let goes_on = tried.elsewhere(&shared, &target, elsewhere);
                 if goes_on && slot.is_none_or(|slot| slot.take_back().is_ok()) {
                     continue;
                 }

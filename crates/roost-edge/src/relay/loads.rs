@@ -248,6 +248,11 @@ mod tests {
         // When the next one was written they had ended.
         told.hear(&router, &node(2), &line(&[(1, 3)])).unwrap();
         assert_eq!((one.load.now(), one.load.everywhere()), (0, 3));
+        // What it has not taken is not in what it tells of.
+        drop(InFlight::begin(&one).unwrap());
+        one.load.was_not_taken();
+        told.hear(&router, &node(2), &line(&[(1, 3)])).unwrap();
+        assert_eq!(one.load.everywhere(), 3);
         // What is under way all the time is taken off each time.
         let _busy = InFlight::begin(&one).unwrap();
         for _ in 0..2 {
