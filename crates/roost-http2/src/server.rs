@@ -54,7 +54,8 @@ pub trait Service: Unpin {
     /// An answer on its way. When its stream ends before it, it is dropped.
     type Answer: Future<Output = Response<Self::Body>>;
 
-    /// Answers a request. It has a body unless its header says that there is none.
+    /// Answers a request. It has a body unless its header says that there is none. If it panics, the
+    /// stream ends and it is called for the next one.
     fn call(&mut self, head: Parts, body: Option<RequestBody>) -> Self::Answer;
 }
 

@@ -2,7 +2,7 @@
 
 use super::body::Shared;
 use super::request::{head, only_length};
-use super::stream::{Incoming, Phase, Stream};
+use super::stream::{Incoming, Phase, Stream, unless_it_panics};
 use super::{CLOSING, Connection, Service, Settings, Stage, goes_on_with_preface};
 use crate::fields::Fields;
 use crate::frame::{self, Code, FRAME_BYTES_MAX, Frame, FrameError, HEAD_BYTES, PREFACE, Window};
@@ -266,7 +266,8 @@ where
         });
         let reader = body.as_ref().map(Shared::reader);
         let is_head = parts.method == Method::HEAD;
-        let answer = Box::pin(self.service.call(parts, reader));
+        let answer = unless_it_panics(|| Box::pin(self.service.call(parts, reader)));
+        let has_panicked = answer.is_none();
         let stream = Stream {
             id,
             incoming: Incoming {
@@ -276,12 +277,15 @@ where
                 is_ended: is_last,
             },
             window: Window::new(self.out.stream_window),
-            phase: Phase::Answering(answer),
+            phase: answer.map_or(Phase::Sent, Phase::Answering),
             is_head,
             is_begun: false,
             blocked_since: None,
         };
         self.streams.insert(slot, stream);
+        if has_panicked {
+            self.reset(slot, Code::INTERNAL_ERROR);
+        }
         Ok(())
     }
 

@@ -134,10 +134,11 @@ impl<S: Service> Stream<S> {
     }
 }
 
-/// What an answer gives; none if it panics, which is then the end of this stream and of no other.
-fn unless_it_panics<T>(poll: impl FnOnce() -> T) -> Option<T> {
-    // What has panicked is dropped and not asked again.
-    catch_unwind(AssertUnwindSafe(poll)).ok()
+/// What the service or an answer gives; none if it panics, which is then the end of this stream and
+/// of no other.
+pub(super) fn unless_it_panics<T>(give: impl FnOnce() -> T) -> Option<T> {
+    // An answer that has panicked is dropped and not asked again.
+    catch_unwind(AssertUnwindSafe(give)).ok()
 }
 
 /// Writes the head of an answer; its body, if one is to follow.

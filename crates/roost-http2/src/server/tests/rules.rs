@@ -425,6 +425,23 @@ async fn an_answer_that_panics_ends_its_stream_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_service_that_panics_ends_the_stream_and_no_other() {
+    let mut world = world(|head, _| {
+        assert_ne!(head.method, Method::PUT, "on purpose");
+        async { Response::new(Pieces::default()) }
+    });
+    // More than may be open at once.
+    for n in 0..20 {
+        let (bad, good) = (4 * n + 1, 4 * n + 3);
+        let asked = [world.request(bad, "PUT", &[]), world.get(good)].concat();
+        let expected = [format!("RESET {bad} 2"), format!("HEADERS {good} 200 END")];
+        assert_eq!(world.say(&asked), expected);
+        // Who polls by hand uses up what the runtime lets a task do at once.
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_stream_beyond_the_limit_is_refused_and_a_slot_is_used_again() {
     let mut world = world(|_, _| std::future::pending());
     let frames: Vec<u8> = (0..9).flat_map(|n| world.get(2 * n + 1)).collect();
