@@ -14,6 +14,7 @@ use crate::headers;
 use crate::pages::{Form, Page};
 use crate::pick::Picked;
 use crate::rates::Open;
+use crate::relay::wire::OfFile;
 use crate::settle::Settlement;
 use crate::shared::Shared;
 use crate::statics::{Answered, FileAnswer};
@@ -263,6 +264,7 @@ impl Exchange {
         if let Some(affinity) = &self.affinity
             && let Some(target) = target.as_deref()
             && options.is_none_or(|options| !options.pristine)
+            && parts.extensions.get::<OfFile>().is_none()
         {
             let cookie = affinity.cookie_for(target, self.ends.is_tls);
             parts

@@ -18,7 +18,7 @@ use crate::pages::Page;
 use crate::pick::{Asked, Tried};
 use crate::relay::client::PeerStream;
 use crate::relay::peers::Place;
-use crate::relay::wire::{Block, Failed, Kind, Leg, RELAY, Reason, Verdict};
+use crate::relay::wire::{Block, Failed, Kind, Leg, OfFile, RELAY, Reason, Verdict};
 use crate::settle::Settlement;
 use crate::statics::Answered;
 use crate::table::{AppRoute, PortRoute, Target};
@@ -146,7 +146,7 @@ impl Exchange {
         match answered {
             Answered::App(answer) => self.pass_back(answer, slot, wish),
             Answered::File(mut file) => {
-                file.headers.insert(RELAY, Verdict::Answer.value());
+                file.headers.insert(RELAY, OfFile::value());
                 Ok(self.send_file(*file))
             }
         }
@@ -233,7 +233,13 @@ impl Exchange {
             parts.headers.remove(CONTENT_LENGTH);
         }
         headers::strip_hop_by_hop(&mut parts.headers);
-        parts.headers.insert(RELAY, Verdict::Answer.value());
+        let is_file = parts.extensions.get::<OfFile>().is_some();
+        let said = if is_file {
+            OfFile::value()
+        } else {
+            Verdict::Answer.value()
+        };
+        parts.headers.insert(RELAY, said);
         parts.version = http::Version::default();
         let app_upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         parts.extensions.clear();

@@ -7,7 +7,7 @@ use crate::body::{AppBody, RequestBody, Slot};
 use crate::forward::{self, Answer, Head, SendFailure};
 use crate::limits;
 use crate::relay::peers::{PeerError, PeerSender, Peers, Place};
-use crate::relay::wire::{Block, Elsewhere, Failed, Kind, Leg, RELAY, Reason, Verdict};
+use crate::relay::wire::{Block, Elsewhere, Failed, Kind, Leg, OfFile, RELAY, Reason, Verdict};
 use crate::shared::Shared;
 use crate::table::Target;
 use http::header::{CONNECTION, HOST, UPGRADE};
@@ -110,6 +110,9 @@ impl PeerStream {
     fn read(&self, response: &mut Response<Incoming>) -> Result<(), SendFailure> {
         let node = self.node.id.as_str();
         let verdict = Verdict::of(response.headers());
+        if let Some(of_file) = OfFile::of(response.headers()) {
+            response.extensions_mut().insert(of_file);
+        }
         response.headers_mut().remove(RELAY);
         match verdict {
             Ok(Verdict::Answer) => Ok(()),

@@ -4,7 +4,7 @@
 //! ```text
 //! request  1;kind=http;app=web;machine=148e0a…;port=443;client=192.0.2.7:0;local=192.0.2.1:443;
 //!          tls=1;http=2;region=fra;id=01JD…;at=1767225600000000;hop=1;attempt=1;wait=0
-//! answer   1;is=answer  |  1;is=enclosed;status=403  |
+//! answer   1;is=answer  |  1;is=answer;of=file  |  1;is=enclosed;status=403  |
 //!          1;is=elsewhere;reason=hard-limit;why=…  |  1;is=failed;how=late;why=…
 //! ```
 //!
@@ -360,6 +360,22 @@ impl Verdict {
     }
 }
 
+/// Says of an answer that it is a static file of the machine, and none of the app. An edge that does
+/// not know of it takes the answer as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OfFile;
+
+impl OfFile {
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let fields = Fields::of(headers).ok()?;
+        (fields.text("of") == Ok("file")).then_some(Self)
+    }
+
+    pub(crate) fn value() -> HeaderValue {
+        HeaderValue::from_static("1;is=answer;of=file")
+    }
+}
+
 /// Words that fit into a field.
 fn plain(words: &str) -> String {
     let plain = |c: char| match c {
@@ -373,7 +389,8 @@ fn plain(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        Block, Failed, Kind, Leg, RELAY, Reason, Verdict, WireError, wants_loads, with_loads,
+        Block, Failed, Kind, Leg, OfFile, RELAY, Reason, Verdict, WireError, wants_loads,
+        with_loads,
     };
     use http::{HeaderMap, HeaderValue, StatusCode, Version};
     use proptest::prelude::{Just, Strategy as _, any, prop_oneof};
@@ -395,6 +412,15 @@ mod tests {
                 "{other}"
             );
         }
+    }
+
+    #[test]
+    fn a_static_file_is_an_answer_also_to_who_does_not_know_of_it() {
+        let file = headers(OfFile::value());
+        assert_eq!(Verdict::of(&file), Ok(Verdict::Answer));
+        assert_eq!(OfFile::of(&file), Some(OfFile));
+        assert_eq!(OfFile::of(&headers(Verdict::Answer.value())), None);
+        assert_eq!(OfFile::of(&HeaderMap::new()), None);
     }
 
     fn block() -> Block {

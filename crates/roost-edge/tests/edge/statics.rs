@@ -5,7 +5,7 @@ use crate::world::{World, backend, endpoint, full, machine, says, wait_until};
 use http::{Response, StatusCode};
 use roost_edge::limits;
 use roost_model::id::MachineId;
-use roost_model::machine::StaticFolder;
+use roost_model::machine::{SessionKey, StaticFolder};
 use roost_proto::traffic::{AppTraffic, Endpoint, MachineFiles, OpenFileError, Opening};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -308,7 +308,10 @@ async fn the_files_of_a_machine_of_another_node_come_from_that_nodes_edge() {
     let far = far.await;
     put(dir.path(), 1, "srv/a.txt", "far away");
     put(dir.path(), 1, "srv/broken", "");
-    let one = with_statics(endpoint(1, says(&far.tasks, "app").await));
+    let mut one = with_statics(endpoint(1, says(&far.tasks, "app").await));
+    for port in &mut Arc::make_mut(&mut one.service).ports {
+        port.http.session_affinity = Some(SessionKey::Cookie("sid".into()));
+    }
     far.publish(vec![one.clone()]);
     near.publish(vec![at(2, peers_of(&far), one)]);
     for (path, content) in [("/static/a.txt", "far away"), ("/static/none", "app")] {
@@ -319,6 +322,10 @@ async fn the_files_of_a_machine_of_another_node_come_from_that_nodes_edge() {
     let head = head.send().await.unwrap();
     assert_eq!(head.headers()["content-length"], "8");
     assert!(!head.headers().contains_key("roost-relay"), "{head:?}");
+    assert!(!head.headers().contains_key("set-cookie"), "{head:?}");
+    let apps = near.client().get(near.url("/static/none"));
+    let apps = apps.send().await.unwrap();
+    assert!(apps.headers().contains_key("set-cookie"), "{apps:?}");
     assert_eq!(get(&near, "/static/broken").await.0, 502);
 }
 
