@@ -265,6 +265,7 @@ impl Exchange {
             && let Some(target) = target.as_deref()
             && options.is_none_or(|options| !options.pristine)
             && parts.extensions.get::<OfFile>().is_none()
+            && !headers::is_for_shared_caches(&parts.headers)
         {
             let cookie = affinity.cookie_for(target, self.ends.is_tls);
             parts

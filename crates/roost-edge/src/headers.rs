@@ -1,8 +1,8 @@
 //! Header rules: what is taken away and what is put in, on both ways.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, SERVER, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue,
+    SERVER, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 use roost_model::client_header::{ends_here, is_reserved};
@@ -218,6 +218,17 @@ pub(crate) fn take_cookie(headers: &mut HeaderMap, name: &str) {
     }
 }
 
+/// Whether an answer says that caches may give it to others (RFC 9111 5.2.2).
+pub(crate) fn is_for_shared_caches(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(CACHE_CONTROL).iter();
+    let mut directives = lines.flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    directives.any(|directive| {
+        let mut parts = directive.split(|b| *b == b'=');
+        let name = parts.next().unwrap_or_default().trim_ascii();
+        name.eq_ignore_ascii_case(b"public") || name.eq_ignore_ascii_case(b"s-maxage")
+    })
+}
+
 /// Says which machine was preferred and could not be used, if there is one.
 pub(crate) fn note_preference(headers: &mut HeaderMap, unavailable: Option<HeaderValue>) {
     match unavailable {
@@ -298,7 +309,9 @@ pub(crate) fn via(version: Version) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use super::{cookie, hops, strip_hop_by_hop, take_cookie, towards_client};
+    use super::{
+        cookie, hops, is_for_shared_caches, strip_hop_by_hop, take_cookie, towards_client,
+    };
     use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -363,6 +376,25 @@ mod tests {
             let left: Vec<&str> = left.map(|line| line.to_str().unwrap()).collect();
             assert_eq!(left, after, "{before:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_for_shared_caches_says_so() {
+        for (line, expected) in [
+            ("public", true),
+            ("max-age=60, Public", true),
+            ("max-age=60 ,S-MaxAge=5", true),
+            ("s-maxage=0", true),
+            ("private, max-age=60", false),
+            ("no-store", false),
+            ("republic, x=public", false),
+            ("", false),
+        ] {
+            let headers = map(&[("cache-control", line)]);
+            assert_eq!(is_for_shared_caches(&headers), expected, "{line}");
+        }
+        let two = map(&[("cache-control", "max-age=60"), ("cache-control", "public")]);
+        assert!(is_for_shared_caches(&two) && !is_for_shared_caches(&map(&[])));
     }
 
     #[test]

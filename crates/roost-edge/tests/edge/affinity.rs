@@ -476,6 +476,27 @@ async fn answers_that_are_to_be_pristine_and_those_of_the_edge_have_no_cookie() 
 }
 
 #[tokio::test]
+async fn an_answer_for_shared_caches_sets_no_cookie() {
+    let world = World::new().await;
+    let address = backend(&world.tasks, |request: Request<Incoming>| async move {
+        let kept = request.headers()["x-kept"].clone();
+        let response = Response::builder().header("cache-control", kept);
+        response.body(full("")).unwrap()
+    })
+    .await;
+    world.publish(vec![keeps(endpoint(1, address), &by_cookie())]);
+    for (kept, is_set) in [
+        ("public, max-age=60", false),
+        ("s-maxage=60", false),
+        ("private, max-age=60", true),
+    ] {
+        let request = world.client().get(world.url("/")).header("x-kept", kept);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.headers().contains_key("set-cookie"), is_set);
+    }
+}
+
+#[tokio::test]
 async fn a_session_stays_with_a_machine_of_another_node() {
     let cluster = Cluster::new();
     let (near, far) = (cluster.edge(1).await, cluster.edge(2).await);
