@@ -7,7 +7,7 @@
 
 use crate::error::ApiError;
 use crate::state::ApiState;
-use roost_model::machine::{MachineState, PortSharing, Protocol, Service, ServicePort};
+use roost_model::machine::{MachineState, PortRange, PortSharing, Protocol, Service, ServicePort};
 use roost_model::name::AppName;
 use roost_proto::rest::AppPort;
 use roost_store::addresses::{AddressKind, AddressRecord};
@@ -19,14 +19,17 @@ pub(crate) async fn refuse_taken(
     services: &[Service],
 ) -> Result<(), ApiError> {
     let mut wanted: Vec<_> = own(services).collect();
-    let mut addresses = state.store.addresses(None).await?;
-    addresses.retain(|own| own.app == *app);
-    // Datagrams do not come to private ones.
-    wanted.retain(|(protocol, _)| {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let addresses = state.store.addresses(None).await?;
+    let has_own = |app: &AppName, protocol: Protocol| {
+        // Datagrams do not come to private ones.
         let has =
-            |own: &AddressRecord| *protocol == Protocol::Tcp || own.kind != AddressKind::PrivateV6;
-        !addresses.iter().any(has)
-    });
+            |own: &AddressRecord| protocol == Protocol::Tcp || own.kind != AddressKind::PrivateV6;
+        addresses.iter().any(|own| own.app == *app && has(own))
+    };
+    wanted.retain(|(protocol, _)| !has_own(app, *protocol));
     if wanted.is_empty() {
         return Ok(());
     }
@@ -44,6 +47,10 @@ pub(crate) async fn refuse_taken(
                 continue;
             };
             let (holder, (protocol, port)) = (&machine.spec.app, port);
+            // One that lacks nothing without the port goes after others, unless it has it already.
+            if has_own(holder, *protocol) && !is_served(state, holder, *protocol, port.ports) {
+                continue;
+            }
             let (what, hint) = match protocol {
                 Protocol::Tcp => (
                     "port",
@@ -59,6 +66,19 @@ pub(crate) async fn refuse_taken(
         }
     }
     Ok(())
+}
+
+/// Whether the edge serves an app at one of these ports of the addresses that apps share.
+fn is_served(state: &ApiState, app: &AppName, protocol: Protocol, ports: PortRange) -> bool {
+    let Some(feed) = state.edge_ports.get() else {
+        return false;
+    };
+    let table = feed.borrow().clone();
+    let mut statuses = table.get(app).into_iter().flatten();
+    statuses.any(|status| {
+        let is_shared = status.address.is_none() && status.problem.is_none();
+        is_shared && status.protocol == protocol && ports.contains(status.port)
+    })
 }
 
 /// The ports that are not the shared ones.

@@ -3,8 +3,10 @@
 use super::Platform;
 use crate::state::ApiParts;
 use crate::testing;
+use roost_model::machine::Protocol;
 use roost_model::name::AppName;
 use roost_proto::names::NameTable;
+use roost_proto::traffic::{PortStatus, PortTable};
 use roost_testkit::sim_worker::SimWorker;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -36,6 +38,15 @@ impl Platform {
     async fn release(&self, app: &str, address: &str) -> (u16, Value) {
         let path = format!("/v1/apps/{app}/ip_assignments/{address}");
         let (status, body) = self.call("DELETE", &path, Value::Null).await;
+        (status.as_u16(), body)
+    }
+
+    /// Makes a machine at the raw port 5432.
+    async fn machine(&self, app: &str) -> (u16, Value) {
+        let service = json!({"internal_port": 5432, "ports": [{"port": 5432}]});
+        let body = json!({"config": {"image": "hello", "services": [service]}});
+        let path = format!("/v1/apps/{app}/machines");
+        let (status, body) = self.call("POST", &path, body).await;
         (status.as_u16(), body)
     }
 
@@ -174,15 +185,8 @@ async fn what_is_no_address_or_no_app_is_refused_by_name() {
 async fn with_an_address_of_its_own_an_app_may_have_a_port_that_another_has() {
     let dir = tempfile::tempdir().unwrap();
     let (platform, _table) = start(dir.path(), &["192.0.2.1"]).await;
-    let service = json!({"internal_port": 5432, "ports": [{"port": 5432}]});
-    let body = json!({"config": {"image": "hello", "services": [service]}});
-    let machine = async |app: &str| {
-        let path = format!("/v1/apps/{app}/machines");
-        let (status, body) = platform.call("POST", &path, body.clone()).await;
-        (status.as_u16(), body)
-    };
-    assert_eq!(machine("one").await.0, 201);
-    let (status, error) = machine("two").await;
+    assert_eq!(platform.machine("one").await.0, 201);
+    let (status, error) = platform.machine("two").await;
     assert_eq!(
         (status, &error["code"]),
         (409, &json!("port-taken")),
@@ -196,7 +200,35 @@ async fn with_an_address_of_its_own_an_app_may_have_a_port_that_another_has() {
         "{error}"
     );
     assert_eq!(platform.allocate("two", "v4").await.0, 201);
-    let (status, made) = machine("two").await;
+    let (status, made) = platform.machine("two").await;
     assert_eq!(status, 201, "{made}");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn an_app_with_an_address_of_its_own_keeps_from_others_only_a_port_that_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let (platform, _table) = start(dir.path(), &["192.0.2.1"]).await;
+    assert_eq!(platform.allocate("one", "v4").await.0, 201);
+    assert_eq!(platform.machine("one").await.0, 201);
+    let status = |address: Option<&str>| PortStatus {
+        address: address.map(|text| text.parse().unwrap()),
+        protocol: Protocol::Tcp,
+        port: 5432,
+        problem: None,
+    };
+    let ports = |statuses| {
+        Arc::new(PortTable::from([(
+            AppName::parse("one").unwrap(),
+            statuses,
+        )]))
+    };
+    let (edge, feed) = watch::channel(ports(vec![status(Some("192.0.2.1"))]));
+    platform.state.show_ports(feed);
+    let (code, made) = platform.machine("two").await;
+    assert_eq!(code, 201, "{made}");
+    edge.send_replace(ports(vec![status(None)]));
+    let (code, error) = platform.machine("two").await;
+    assert_eq!((code, &error["code"]), (409, &json!("port-taken")));
     platform.stop().await;
 }
