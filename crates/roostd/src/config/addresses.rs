@@ -34,10 +34,15 @@ fn check(text: &str, shared: &[SocketAddr], before: &[IpAddr]) -> Result<IpAddr,
     }
     match TcpListener::bind((address, 0)) {
         Ok(_) => Ok(address),
-        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Err(format!(
-            "is not an address of this host; add it first, as with `ip address add {address}/{} dev INTERFACE`",
-            if address.is_ipv4() { 32 } else { 128 }
-        )),
+        // It may come later, or again: the edge tries each second, and all else works meanwhile.
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+            let prefix = if address.is_ipv4() { 32 } else { 128 };
+            tracing::warn!(
+                %address,
+                "--edge-address is not an address of this host; add it, as with `ip address add {address}/{prefix} dev INTERFACE`"
+            );
+            Ok(address)
+        }
         Err(error) => Err(format!("cannot be listened on: {error}")),
     }
 }
@@ -55,11 +60,13 @@ mod tests {
             let found = edge_addresses(&texts, &shared, &mut faults);
             (found, faults)
         };
-        let (found, faults) = addresses(&["127.0.0.2", "127.0.0.3"]);
+        // The last is no host's (RFC 5737): it may come later.
+        let texts = ["127.0.0.2", "127.0.0.3", "192.0.2.1"];
+        let (found, faults) = addresses(&texts);
         assert_eq!(faults, [""; 0]);
         assert_eq!(
             found,
-            ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap())
+            texts.map(|ip| ip.parse::<std::net::IpAddr>().unwrap())
         );
         for (bad, why) in [
             ("127.0.0", "is not an IPv4"),
@@ -67,7 +74,6 @@ mod tests {
             ("ff02::1", "is not the address of one host"),
             ("127.0.0.1", "is one that all apps share"),
             ("127.0.0.2", "is given twice"),
-            ("192.0.2.1", "is not an address of this host"),
         ] {
             let (_, faults) = addresses(&["127.0.0.2", bad]);
             let [fault] = faults.as_slice() else {
