@@ -2,7 +2,7 @@
 
 use crate::database::{to_i64, to_u64};
 use crate::error::Attempt as _;
-use crate::{Store, StoreError};
+use crate::{Answer, Store, StoreError, limits};
 use roost_model::name::AppName;
 use roost_model::time::Timestamp;
 use sqlx::Row as _;
@@ -79,16 +79,19 @@ fn record(row: &SqliteRow) -> Result<AddressRecord, StoreError> {
 }
 
 impl Store {
-    /// Gives an app the first of these addresses that nobody has; none if all are taken.
+    /// Gives an app the first of these addresses that nobody has; none if all are taken. With it
+    /// the answer to the request for it is recorded, if it is to be kept.
     ///
-    /// Fails with [`StoreError::Deleting`] when the app is on its way out, and with
-    /// [`StoreError::NotFound`] when it is gone.
+    /// Fails with [`StoreError::Deleting`] when the app is on its way out, with
+    /// [`StoreError::NotFound`] when it is gone, and with [`StoreError::TooMany`] when it has as
+    /// many as one app may have.
     pub async fn take_address(
         &self,
         app_id: &str,
         kind: AddressKind,
         pool: impl IntoIterator<Item = IpAddr>,
         now: Timestamp,
+        answer: Option<Answer<'_, AddressRecord>>,
     ) -> Result<Option<AddressRecord>, StoreError> {
         let mut transaction = self.begin(CHANGE).await?;
         let app = sqlx::query("SELECT name, deleting_at FROM apps WHERE id = $1")
@@ -101,6 +104,17 @@ impl Store {
         let deleting_at: Option<i64> = app.try_get("deleting_at").attempt(CHANGE)?;
         if deleting_at.is_some() {
             return Err(StoreError::Deleting(name));
+        }
+        let n_own: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM addresses WHERE app_id = $1")
+            .bind(app_id)
+            .fetch_one(&mut *transaction)
+            .await
+            .attempt(CHANGE)?;
+        if n_own >= limits::ADDRESSES_PER_APP_MAX {
+            return Err(StoreError::TooMany {
+                what: "addresses of an app",
+                max: limits::ADDRESSES_PER_APP_MAX,
+            });
         }
         let taken: Vec<String> = sqlx::query_scalar("SELECT address FROM addresses")
             .fetch_all(&mut *transaction)
@@ -124,6 +138,9 @@ impl Store {
         .await
         .attempt(CHANGE)?;
         let record = record(&row)?;
+        if let Some(answer) = answer {
+            answer.keep(&mut transaction, &record, now).await?;
+        }
         transaction.commit().await.attempt(CHANGE)?;
         Ok(Some(record))
     }

@@ -23,6 +23,8 @@ pub const LIST_MAX: i64 = 200;
 pub const APPS_MAX: i64 = 10_000;
 /// Most custom host names.
 pub const HOST_NAMES_MAX: i64 = 10_000;
+/// Most dedicated addresses of one app.
+pub const ADDRESSES_PER_APP_MAX: i64 = 16;
 /// Most attempts kept of one host name.
 pub const CERTIFICATE_ATTEMPTS_MAX: i64 = 10;
 /// Most secrets of one app.

@@ -383,7 +383,7 @@ async fn fill(store: &Store) {
     };
     store.change_secrets("app_1", &[secret], NOW).await.unwrap();
     add_host_name(store).await;
-    let taken = store.take_address("app_1", AddressKind::V4, [ADDRESS], NOW);
+    let taken = store.take_address("app_1", AddressKind::V4, [ADDRESS], NOW, None);
     taken.await.unwrap().unwrap();
     place(store).await;
 

@@ -10,6 +10,7 @@ use roost_auth::policy::Action;
 use roost_model::name::AppName;
 use roost_proto::rest::{IpAssignment, IpAssignmentList};
 use roost_store::addresses::{AddressKind, AddressRecord};
+use roost_store::{Answer, Claim};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The addresses of an app.
@@ -40,14 +41,29 @@ pub(crate) async fn allocate(
     })?;
     let app = find_app(state, name).await?;
     let state_of_task = state.clone();
-    let taken = ctx.supervised(state, async move {
-        let state = state_of_task;
-        let (pool, now) = (pool(&state, kind), state.clock.now());
-        let taken = state.store.take_address(&app.id, kind, pool, now).await?;
-        publish(&state).await?;
-        Ok(taken)
+    let request = (name, kind.as_str());
+    ctx.once(state, "allocate address", &request, |claim| async move {
+        take(&state_of_task, &app.id, kind, claim.as_deref()).await
+    })
+    .await
+}
+
+async fn take(
+    state: &ApiState,
+    app_id: &str,
+    kind: AddressKind,
+    claim: Option<&Claim>,
+) -> Result<IpAssignment, ApiError> {
+    let write = |record: &AddressRecord| serde_json::to_string(&view(state, record));
+    let answer = claim.map(|claim| Answer {
+        claim,
+        write: &write,
     });
-    match taken.await? {
+    let (pool, now) = (pool(state, kind), state.clock.now());
+    let taken = state.store.take_address(app_id, kind, pool, now, answer);
+    let taken = taken.await?;
+    publish(state).await?;
+    match taken {
         Some(record) => Ok(view(state, &record)),
         None => Err(none_free(state, kind)),
     }

@@ -63,7 +63,7 @@ async fn allocate(
     }
     let kind = kind.to_owned();
     let request = AssignIpRequest { kind };
-    let own: IpAssignment = client.post(&path(app), Some(&request)).await?;
+    let own: IpAssignment = client.create(&path(app), Some(&request)).await?;
     output.result(&own, || format!("{} is {app}'s", own.ip));
     Ok(())
 }

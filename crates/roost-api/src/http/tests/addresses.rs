@@ -232,3 +232,31 @@ async fn an_app_with_an_address_of_its_own_keeps_from_others_only_a_port_that_it
     assert_eq!((code, &error["code"]), (409, &json!("port-taken")));
     platform.stop().await;
 }
+
+#[tokio::test]
+async fn a_request_for_an_address_that_is_repeated_gets_one_and_an_app_has_only_so_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool: Vec<String> = (1..=17).map(|n| format!("192.0.2.{n}")).collect();
+    let pool: Vec<&str> = pool.iter().map(String::as_str).collect();
+    let (platform, _table) = start(dir.path(), &pool).await;
+    let path = "/v1/apps/one/ip_assignments";
+    for _ in 0..2 {
+        let body = json!({"type": "v4"});
+        let (status, own) = platform.call_with_key(path, "key", body).await;
+        assert_eq!((status, &own["ip"]), (201, &json!("192.0.2.1")));
+    }
+    let (status, error) = platform
+        .call_with_key(path, "key", json!({"type": "v6"}))
+        .await;
+    assert_eq!(
+        (status, &error["code"]),
+        (409, &json!("idempotency-mismatch"))
+    );
+    for _ in 2..=16 {
+        assert_eq!(platform.allocate("one", "v4").await.0, 201);
+    }
+    let (status, error) = platform.allocate("one", "v4").await;
+    assert_eq!((status, &error["code"]), (422, &json!("too-many")));
+    assert_eq!(platform.allocate("two", "v4").await.0, 201);
+    platform.stop().await;
+}
