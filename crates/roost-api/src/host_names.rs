@@ -29,7 +29,7 @@ pub struct HostNameParts {
     pub table: watch::Sender<Arc<NameTable>>,
     /// Who issues certificates, if anybody.
     pub acme: Option<AcmeSettings>,
-    /// The addresses under which the edge is reached from outside, if they are known.
+    /// The addresses under which the edge is reached from outside for all apps, if they are known.
     pub public_ips: Vec<IpAddr>,
 }
 

@@ -237,7 +237,7 @@ impl NodeConfig {
             insecure_registries: args.insecure_registries.clone(),
             images_max,
             acme,
-            public_ips: public_ips(args, listen, &edge_addresses),
+            public_ips: public_ips(args, listen),
             edge_addresses,
             node,
             take_over: args.take_over,
@@ -255,11 +255,11 @@ fn edge_ip(args: &RunArgs) -> IpAddr {
     }
 }
 
-/// The addresses by which the world reaches the edge, as far as they are known.
-fn public_ips(args: &RunArgs, listen: IpAddr, edge_addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let shared = args.public_ip.unwrap_or(listen);
-    let all = edge_addresses.iter().copied().chain([shared]);
-    all.filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+/// The addresses by which the world reaches the edge for all apps, as far as they are known.
+fn public_ips(args: &RunArgs, listen: IpAddr) -> Vec<IpAddr> {
+    let shared = [args.public_ip.unwrap_or(listen)].into_iter();
+    shared
+        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
         .collect()
 }
 

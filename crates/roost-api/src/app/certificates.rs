@@ -140,7 +140,7 @@ pub(crate) async fn check(
 ) -> Result<Certificate, ApiError> {
     ctx.allow(Action::ManageCertificates, Some(name))?;
     get(ctx, state, name, host).await?;
-    let seen = lookup(state, host).await;
+    let seen = lookup(state, name, host).await;
     let now = state.clock.now();
     state.store.hasten_certificate(host, now).await?;
     state.host_names.wake();

@@ -121,7 +121,7 @@ async fn save(
 /// A name that is known to lead elsewhere is not asked for: it could only fail, and authorities
 /// count failures.
 async fn held_back(state: &ApiState, record: &HostNameRecord) -> Option<Failure> {
-    let seen = lookup(state, &record.host).await;
+    let seen = lookup(state, &record.app, &record.host).await;
     (seen.points_here == Some(false))
         .then(|| failed(state, record, "held-back", seen.message, false))
 }
