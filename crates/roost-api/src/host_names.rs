@@ -6,6 +6,7 @@ mod work;
 pub(crate) use lookup::lookup;
 pub(crate) use work::{revoke, work_on};
 
+use crate::app::addresses::in_use;
 use crate::error::ApiError;
 use crate::state::ApiState;
 use roost_auth::seal::SealError;
@@ -183,7 +184,7 @@ async fn table(state: &ApiState, store: &Store) -> Result<NameTable, StoreError>
         };
         table.hosts.insert(record.host, host);
     }
-    let addresses = store.addresses(None).await?.into_iter();
+    let addresses = in_use(state).await?.into_iter();
     table.addresses = addresses.map(|own| (own.address, own.app)).collect();
     Ok(table)
 }

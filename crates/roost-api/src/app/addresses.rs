@@ -10,7 +10,7 @@ use roost_auth::policy::Action;
 use roost_model::name::AppName;
 use roost_proto::rest::{IpAssignment, IpAssignmentList};
 use roost_store::addresses::{AddressKind, AddressRecord};
-use roost_store::{Answer, Claim};
+use roost_store::{Answer, Claim, StoreError};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The addresses of an app.
@@ -103,6 +103,27 @@ fn pool(state: &ApiState, kind: AddressKind) -> Vec<IpAddr> {
             .flat_map(|first| (1..=limits::PRIVATE_ADDRESSES_MAX).map(|n| first.to_bits() + n))
             .map(|bits| Ipv6Addr::from_bits(bits).into())
             .collect(),
+    }
+}
+
+/// The addresses that apps have now: those that the platform no longer gives are nobody's until it
+/// does again.
+pub(crate) async fn in_use(state: &ApiState) -> Result<Vec<AddressRecord>, StoreError> {
+    let mut records = state.store.addresses(None).await?;
+    records.retain(|own| is_given(state, own));
+    Ok(records)
+}
+
+fn is_given(state: &ApiState, own: &AddressRecord) -> bool {
+    match (own.kind, own.address, state.node.private_addresses) {
+        (AddressKind::V4 | AddressKind::V6, address, _) => {
+            state.node.edge_addresses.contains(&address)
+        }
+        (AddressKind::PrivateV6, IpAddr::V6(address), Some(first)) => {
+            let number = address.to_bits().checked_sub(first.to_bits());
+            number.is_some_and(|number| (1..=limits::PRIVATE_ADDRESSES_MAX).contains(&number))
+        }
+        (AddressKind::PrivateV6, ..) => false,
     }
 }
 

@@ -5,6 +5,7 @@
 //! app's is refused before anything changes; of two requests at once one is
 //! told by its status.
 
+use super::addresses;
 use crate::error::ApiError;
 use crate::state::ApiState;
 use roost_model::machine::{MachineState, PortRange, PortSharing, Protocol, Service, ServicePort};
@@ -22,7 +23,7 @@ pub(crate) async fn refuse_taken(
     if wanted.is_empty() {
         return Ok(());
     }
-    let addresses = state.store.addresses(None).await?;
+    let addresses = addresses::in_use(state).await?;
     let has_own = |app: &AppName, protocol: Protocol| {
         // Datagrams do not come to private ones.
         let has =

@@ -1,5 +1,6 @@
 //! Where a host name leads, as far as that can be known from here.
 
+use crate::app::addresses::in_use;
 use crate::limits;
 use crate::state::ApiState;
 use roost_model::error::chain;
@@ -20,7 +21,7 @@ struct Here {
 impl Here {
     async fn of(state: &ApiState, app: &AppName) -> Self {
         let shared = state.host_names.parts.public_ips.clone();
-        let own = state.store.addresses(None).await.unwrap_or_else(|error| {
+        let own = in_use(state).await.unwrap_or_else(|error| {
             let error = chain(&error);
             tracing::warn!(%app, error, "the app's own addresses are not known");
             vec![]

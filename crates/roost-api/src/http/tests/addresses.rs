@@ -7,6 +7,7 @@ use roost_model::machine::Protocol;
 use roost_model::name::AppName;
 use roost_proto::names::NameTable;
 use roost_proto::traffic::{PortStatus, PortTable};
+use roost_store::addresses::AddressKind;
 use roost_testkit::sim_worker::SimWorker;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -258,5 +259,28 @@ async fn a_request_for_an_address_that_is_repeated_gets_one_and_an_app_has_only_
     let (status, error) = platform.allocate("one", "v4").await;
     assert_eq!((status, &error["code"]), (422, &json!("too-many")));
     assert_eq!(platform.allocate("two", "v4").await.0, 201);
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_the_platform_no_longer_gives_is_nobodys() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut parts: ApiParts = testing::parts(dir.path(), vec![]).await;
+    let pool = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse::<IpAddr>().unwrap());
+    let (app, now) = (AppName::parse("one").unwrap(), parts.clock.now());
+    let store = &parts.store;
+    store.create_app("app_1", &app, now, None).await.unwrap();
+    for _ in &pool {
+        let taken = store.take_address("app_1", AddressKind::V4, &pool, now, None);
+        taken.await.unwrap().unwrap();
+    }
+    parts.node.edge_addresses = vec![pool[1]];
+    let table = parts.host_names.table.subscribe();
+    let platform = Platform::start_of(parts, Arc::new(SimWorker::new())).await;
+    platform.state.resume().await.unwrap();
+    assert_eq!(published(&table), [("192.0.2.2".into(), app)]);
+    // It is the app's again if the platform gives it again, unless it is released.
+    assert_eq!(platform.addresses("one").await, ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(platform.release("one", "192.0.2.1").await.0, 204);
     platform.stop().await;
 }
