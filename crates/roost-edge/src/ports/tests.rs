@@ -51,9 +51,12 @@ fn given(apps: &[&str], with_own: &str, held: Option<&str>) -> (Way, Vec<AppName
     let router = Router::new(region, feed, TrafficCounter::new());
     let addresses = BTreeMap::from([(ADDRESS, name(with_own))]);
     let held = held.map(|app| Way::Raw(name(app)));
-    let division = divide(&router.routes(), &addresses, |_| false, |key| {
-        held.clone().filter(|_| key == SHARED)
-    });
+    let division = divide(
+        &router.routes(),
+        &addresses,
+        |_| false,
+        |key| held.clone().filter(|_| key == SHARED),
+    );
     let refused = division.asked.iter();
     let refused = refused.filter(|(_, _, problem)| problem.is_some());
     let refused = refused.map(|(app, _, _)| app.clone()).collect();

@@ -271,7 +271,7 @@ async fn an_address_that_the_platform_no_longer_gives_is_nobodys() {
     let store = &parts.store;
     store.create_app("app_1", &app, now, None).await.unwrap();
     for _ in &pool {
-        let taken = store.take_address("app_1", AddressKind::V4, &pool, now, None);
+        let taken = store.take_address("app_1", AddressKind::V4, pool, now, None);
         taken.await.unwrap().unwrap();
     }
     parts.node.edge_addresses = vec![pool[1]];
