@@ -32,6 +32,7 @@ use super::netlink::{Link, Netlink, Netns, OnLink as _, run_in};
 use rtnetlink::LinkUnspec;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 #[expect(
     unsafe_code,
@@ -41,6 +42,10 @@ mod sys;
 mod traffic;
 
 use traffic::Frames;
+
+/// How long a queue may be somebody else's before that is an error, and the pause between looks.
+const QUEUE_BUSY_MAX: Duration = Duration::from_millis(200);
+const QUEUE_BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// Protocols as numbered in the Ethernet header.
 const ARP: u16 = 0x0806;
@@ -96,10 +101,24 @@ impl Tap {
     /// Opens the only queue, for a hypervisor that is given the descriptor.
     ///
     /// The descriptor does not block and is closed on `exec`. While it is open
-    /// nobody else can open the queue.
+    /// nobody else can open the queue; one that is only just closed is waited for, on this thread:
+    /// a child that was forked meanwhile has it until its `exec`.
     pub fn open_queue(&self) -> Result<OwnedFd, PlumbError> {
-        let queue = sys::open_queue(&self.name).on(|| format!("open tap device {}", self.name))?;
-        Ok(queue.into())
+        let begun = Instant::now();
+        loop {
+            match sys::open_queue(&self.name) {
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EBUSY)
+                        && begun.elapsed() < QUEUE_BUSY_MAX =>
+                {
+                    std::thread::sleep(QUEUE_BUSY_PAUSE);
+                }
+                opened => {
+                    let opened = opened.on(|| format!("open tap device {}", self.name));
+                    return Ok(opened?.into());
+                }
+            }
+        }
     }
 }
 
