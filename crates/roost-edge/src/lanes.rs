@@ -178,7 +178,6 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::{Lanes, Seat, number};
-    use std::collections::BTreeSet;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
     use tokio_util::task::TaskTracker;
@@ -246,7 +245,6 @@ mod tests {
         let lanes = Lanes::start(2).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut held = Vec::new();
-        let mut next = BTreeSet::new();
         assert!(lanes.serving()[0].set_late(true));
         assert!(!lanes.serving()[0].set_late(true));
         for _ in 0..3 {
@@ -266,12 +264,7 @@ mod tests {
                 .load(super::Ordering::Relaxed),
             1
         );
-        next.insert(lanes.is_late_here());
-        assert_eq!(
-            next,
-            BTreeSet::from([false]),
-            "the caller's runtime is not late"
-        );
+        assert!(!lanes.is_late_here(), "the caller's runtime is not late");
     }
 
     #[tokio::test]

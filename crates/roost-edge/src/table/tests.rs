@@ -25,6 +25,23 @@ fn one(health: EndpointHealth) -> Endpoint {
     }
 }
 
+fn peer(number: u8) -> PeerNode {
+    PeerNode {
+        id: NodeId::from_ulid(ulid::Ulid::from(u128::from(number))),
+        edge: "192.0.2.1:4282".parse().unwrap(),
+    }
+}
+
+/// A machine of this region. Its number is that of its node; 0 is the edge's own.
+fn at(number: u8, region: &str) -> Endpoint {
+    Endpoint {
+        machine_id: MachineId::from_bytes([number; 7]),
+        region: RegionCode::parse(region).unwrap(),
+        node: (number > 0).then(|| Arc::new(peer(number))),
+        ..one(EndpointHealth::Passing)
+    }
+}
+
 fn table_of(endpoints: Vec<Endpoint>) -> Arc<TrafficTable> {
     let traffic = AppTraffic { endpoints };
     Arc::new([(AppName::parse("a").unwrap(), traffic)].into())
@@ -116,17 +133,6 @@ fn a_reading_of_the_gauge_applies_the_newest_table_first() {
 
 #[test]
 fn machines_are_in_order_of_the_way_to_them_and_those_of_the_region_before_all() {
-    let peer = |number: u8| PeerNode {
-        id: NodeId::from_ulid(ulid::Ulid::from(u128::from(number))),
-        edge: "192.0.2.1:4282".parse().unwrap(),
-    };
-    // The number of the machine is that of its node; 0 is the edge's own.
-    let at = |number: u8, region: &str| Endpoint {
-        machine_id: MachineId::from_bytes([number; 7]),
-        region: RegionCode::parse(region).unwrap(),
-        node: (number > 0).then(|| Arc::new(peer(number))),
-        ..one(EndpointHealth::Passing)
-    };
     let all = [
         at(1, "ams"),
         at(2, "fra"),
@@ -174,16 +180,6 @@ fn machines_are_in_order_of_the_way_to_them_and_those_of_the_region_before_all()
 
 #[test]
 fn far_away_an_unmeasured_node_counts_as_the_farthest_of_its_region() {
-    let peer = |number: u8| PeerNode {
-        id: NodeId::from_ulid(ulid::Ulid::from(u128::from(number))),
-        edge: "192.0.2.1:4282".parse().unwrap(),
-    };
-    let at = |number: u8, region: &str| Endpoint {
-        machine_id: MachineId::from_bytes([number; 7]),
-        region: RegionCode::parse(region).unwrap(),
-        node: Some(Arc::new(peer(number))),
-        ..one(EndpointHealth::Passing)
-    };
     let all = vec![at(1, "local"), at(2, "fra"), at(3, "fra")];
     let (_sender, feed) = tokio::sync::watch::channel(table_of(all));
     let counter = TrafficCounter::new();

@@ -152,6 +152,24 @@ async fn what_one_connection_has_no_room_for_gets_another() {
     nothing_is_left(&world, 1).await;
 }
 
+/// Takes a connection, tells when it is asked, and says only when it may go on that it takes one
+/// request at once; the answer to the first has no end.
+async fn becomes_full(
+    listener: &TcpListener,
+    is_asked: oneshot::Sender<()>,
+    going_on: oneshot::Receiver<()>,
+) -> (TcpStream, Vec<u8>) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut heard = Vec::new();
+    hear(&mut stream, &mut heard, 1).await;
+    is_asked.send(()).unwrap();
+    going_on.await.unwrap();
+    let settings = frame(SETTINGS, 0, 0, &ONE_AT_ONCE);
+    let head = frame(HEADERS, END_HEADERS, 1, &[0x88]);
+    stream.write_all(&[settings, head].concat()).await.unwrap();
+    (stream, heard)
+}
+
 /// What has waited in vain for others on its connection has reached nobody.
 #[tokio::test]
 async fn what_a_connection_never_had_room_for_goes_elsewhere() {
@@ -164,15 +182,7 @@ async fn what_a_connection_never_had_room_for_goes_elsewhere() {
     let (is_asked, asked) = oneshot::channel();
     let (goes_on, going_on) = oneshot::channel();
     world.tasks.spawn("one-at-once", async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut heard = Vec::new();
-        hear(&mut stream, &mut heard, 1).await;
-        is_asked.send(()).unwrap();
-        going_on.await.unwrap();
-        // Only now it says how many it takes; the answer to the first has no end.
-        let settings = frame(SETTINGS, 0, 0, &ONE_AT_ONCE);
-        let head = frame(HEADERS, END_HEADERS, 1, &[0x88]);
-        stream.write_all(&[settings, head].concat()).await.unwrap();
+        let (mut stream, mut heard) = becomes_full(&listener, is_asked, going_on).await;
         let others = async {
             // One that has seen in time that there is no room.
             if let Ok((mut other, _)) = listener.accept().await {
@@ -223,14 +233,7 @@ async fn who_waited_in_vain_for_room_and_may_not_try_elsewhere_hears_that_the_ap
     let (is_asked, asked) = oneshot::channel();
     let (goes_on, going_on) = oneshot::channel();
     world.tasks.spawn("one-at-once", async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut heard = Vec::new();
-        hear(&mut stream, &mut heard, 1).await;
-        is_asked.send(()).unwrap();
-        going_on.await.unwrap();
-        let settings = frame(SETTINGS, 0, 0, &ONE_AT_ONCE);
-        let head = frame(HEADERS, END_HEADERS, 1, &[0x88]);
-        stream.write_all(&[settings, head].concat()).await.unwrap();
+        let (mut stream, mut heard) = becomes_full(&listener, is_asked, going_on).await;
         // Who tries another connection finds nobody.
         drop(listener);
         let _ = stream.read_to_end(&mut heard).await;
