@@ -155,6 +155,10 @@ fn view(state: &ApiState, record: &AddressRecord) -> IpAssignment {
         kind: record.kind.as_str().into(),
         region: state.node.region.to_string(),
         shared: false,
+        state: match is_given(state, record) {
+            true => "active".into(),
+            false => "not-served".into(),
+        },
         created_at: record.created_at.as_ms(),
     }
 }

@@ -24,12 +24,13 @@ pub(crate) async fn run(
                     own.ip.clone(),
                     own.kind.clone(),
                     own.region.clone(),
+                    own.state.clone(),
                     date(own.created_at),
                 ]
             };
             let rows = || list.ips.iter().map(row).collect();
             output.result(&list.ips, || {
-                table(&["address", "type", "region", "created"], rows())
+                table(&["address", "type", "region", "state", "created"], rows())
             });
             Ok(())
         }

@@ -25,6 +25,10 @@ pub struct IpAssignment {
     /// Whether other apps have it as well: never.
     #[serde(default)]
     pub shared: bool,
+    /// `active`, or `not-served`: the platform no longer has it to give, so nothing that comes
+    /// there is for the app until it has again.
+    #[serde(default)]
+    pub state: String,
     /// Since when the app has it, milliseconds since the epoch.
     pub created_at: u64,
 }

@@ -280,7 +280,16 @@ async fn an_address_that_the_platform_no_longer_gives_is_nobodys() {
     platform.state.resume().await.unwrap();
     assert_eq!(published(&table), [("192.0.2.2".into(), app)]);
     // It is the app's again if the platform gives it again, unless it is released.
-    assert_eq!(platform.addresses("one").await, ["192.0.2.1", "192.0.2.2"]);
+    let path = "/v1/apps/one/ip_assignments";
+    let (_, list) = platform.call("GET", path, Value::Null).await;
+    let states = [0, 1].map(|n| (&list["ips"][n]["ip"], &list["ips"][n]["state"]));
+    assert_eq!(
+        states,
+        [
+            (&json!("192.0.2.1"), &json!("not-served")),
+            (&json!("192.0.2.2"), &json!("active"))
+        ]
+    );
     assert_eq!(platform.release("one", "192.0.2.1").await.0, 204);
     platform.stop().await;
 }
