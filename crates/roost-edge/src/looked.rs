@@ -9,11 +9,14 @@ use crate::limits;
 use crate::pick::Asked;
 use crate::split::Side;
 use crate::table::{PortRoute, Target};
-use roost_model::id::MachineId;
+use crate::trail::micros;
+use roost_model::id::{MachineId, NodeId};
 use roost_proto::rest::SkippedMachine;
 use roost_proto::traffic::EndpointHealth;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What speaks against a machine, besides its health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub(crate) struct Looked {
     is_noted: bool,
     skipped: Vec<Skipped>,
     n_more: usize,
+    /// How far other nodes were then.
+    round_trips: BTreeMap<NodeId, Duration>,
 }
 
 impl Looked {
@@ -55,8 +60,10 @@ impl Looked {
         asked: Asked<'_>,
         refused: &[(MachineId, SocketAddr)],
         chosen: Option<&Arc<Target>>,
+        round_trips: BTreeMap<NodeId, Duration>,
     ) {
         self.is_noted = true;
+        self.round_trips = round_trips;
         self.skipped.clear();
         let is_same = |a: &Arc<Target>, b: &Arc<Target>| Arc::ptr_eq(&a.load, &b.load);
         let others = port.targets.iter();
@@ -132,13 +139,20 @@ impl Looked {
 
     /// The machines, for a record, and how many more there are.
     pub(crate) fn for_record(&self) -> (Vec<SkippedMachine>, u64) {
-        let skipped = self.skipped.iter().map(Skipped::for_record).collect();
+        let for_record = |it: &Skipped| it.for_record(self.round_trip_us(&it.target));
+        let skipped = self.skipped.iter().map(for_record).collect();
         (skipped, u64::try_from(self.n_more).unwrap_or(u64::MAX))
+    }
+
+    /// How long a round trip to the node of a machine took, if that is another node and known.
+    pub(crate) fn round_trip_us(&self, target: &Target) -> Option<u64> {
+        let node = target.endpoint.node.as_ref()?;
+        self.round_trips.get(&node.id).copied().map(micros)
     }
 }
 
 impl Skipped {
-    fn for_record(&self) -> SkippedMachine {
+    fn for_record(&self, round_trip_us: Option<u64>) -> SkippedMachine {
         let endpoint = &self.target.endpoint;
         let (reason, message) = match self.reason {
             Reason::Health => of_health(&endpoint.health),
@@ -175,6 +189,8 @@ impl Skipped {
         SkippedMachine {
             machine: endpoint.machine_id.to_string(),
             region: endpoint.region.to_string(),
+            node: endpoint.node.as_ref().map(|node| node.id.to_string()),
+            round_trip_us,
             reason: reason.to_owned(),
             message,
             load: u64::try_from(self.load).unwrap_or(u64::MAX),

@@ -158,11 +158,18 @@ impl Tried {
     }
 
     /// Notes why the others did not get the request, unless the first look found a machine.
-    fn note_look(&mut self, port: &PortRoute, asked: Asked<'_>, chosen: Option<&Arc<Target>>) {
+    fn note_look(
+        &mut self,
+        shared: &Shared,
+        port: &PortRoute,
+        asked: Asked<'_>,
+        chosen: Option<&Arc<Target>>,
+    ) {
         let is_first = self.places.is_empty() && self.since.is_none();
         if self.looked.is_followed || chosen.is_none() || !is_first {
             let places = std::mem::take(&mut self.places);
-            self.looked.note(port, asked, &places, chosen);
+            let round_trips = shared.peers.round_trips();
+            self.looked.note(port, asked, &places, chosen, round_trips);
             self.places = places;
         }
     }
@@ -325,16 +332,16 @@ fn look_at(
             if !port.asleep.is_empty() && target.is_beyond_soft_limit() {
                 wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
             }
-            tried.note_look(port, asked, Some(&target));
+            tried.note_look(shared, port, asked, Some(&target));
             Ok(Some(Look::Picked(Picked { target, in_flight })))
         }
         Choice::Full => {
-            tried.note_look(port, asked, None);
+            tried.note_look(shared, port, asked, None);
             wake::wake_one(shared, port, |one| asked.wants.allows_at_all(one));
             Ok(Some(Look::Full))
         }
         Choice::Nobody => {
-            tried.note_look(port, asked, None);
+            tried.note_look(shared, port, asked, None);
             why_nobody(shared, port, asked).map(Some)
         }
     }

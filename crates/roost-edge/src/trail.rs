@@ -238,6 +238,10 @@ impl Attempt {
             node: endpoint
                 .and_then(|endpoint| endpoint.node.as_ref())
                 .map(|node| node.id.to_string()),
+            round_trip_us: self
+                .target
+                .as_ref()
+                .and_then(|it| self.looked.round_trip_us(it)),
             status,
             error,
             followed: tells_skipped && self.looked.is_noted(),

@@ -14,7 +14,8 @@ use std::time::Duration;
 pub(crate) type Distance = u8;
 
 /// The class of times beyond all bounds ([`limits::RELAY_DISTANCES`]).
-pub(crate) const FARTHEST: Distance = 6;
+#[expect(clippy::cast_possible_truncation, reason = "there are a few bounds")]
+pub(crate) const FARTHEST: Distance = limits::RELAY_DISTANCES.len() as Distance;
 
 /// Round trips to one edge.
 #[derive(Debug, Default)]

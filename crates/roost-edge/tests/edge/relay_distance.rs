@@ -1,8 +1,8 @@
 //! From edge to edge: how far other nodes are, and who gets the requests for that.
 
 use crate::limits::get;
-use crate::relay::{Cluster, node, peers_of};
-use crate::relay_loads::{following, until_skipped};
+use crate::relay::{Cluster, node, peers_of, record};
+use crate::relay_loads::{following, of_machine, until_skipped};
 use crate::wire::wire;
 use crate::world::{World, endpoint, says, wait_until};
 use roost_model::name::RegionCode;
@@ -52,6 +52,7 @@ async fn the_nearer_of_two_regions_gets_the_requests_when_the_own_one_has_nobody
     );
     until_skipped(&near, 1, "farther", 0).await;
     let client = near.client();
+    its_record_has_the_ways(&near, &client).await;
     for _ in 0..20 {
         let answer = get(client.clone(), near.url("/")).await;
         assert_eq!(answer, (200, "close".to_owned()));
@@ -63,6 +64,20 @@ async fn the_nearer_of_two_regions_gets_the_requests_when_the_own_one_has_nobody
     near.publish(vec![]);
     close.publish(vec![]);
     until_far_answers(&near, &client).await;
+}
+
+/// Of a request that goes to the close machine.
+async fn its_record_has_the_ways(near: &World, client: &reqwest::Client) {
+    let response = client.get(near.url("/")).send().await.unwrap();
+    let record = record(near, &response).await;
+    let attempt = &record.attempts[0];
+    let chosen = (attempt.node.clone(), attempt.round_trip_us.unwrap());
+    let skipped = of_machine(&record, 1).unwrap();
+    let far = (skipped.node.clone(), skipped.round_trip_us.unwrap());
+    let nodes = [3, 2].map(|n| Some(node(n).to_string()));
+    assert_eq!([chosen.0, far.0], nodes);
+    let long_way = 2 * u64::try_from(FAR.as_micros()).unwrap();
+    assert!(far.1 >= long_way && chosen.1 < far.1, "{attempt:?}");
 }
 
 /// Asks until the machine that is far away answers.

@@ -98,7 +98,7 @@ pub(crate) async fn skipped(
     of_machine(&record, number).cloned()
 }
 
-fn of_machine(record: &RequestRecord, number: u8) -> Option<&SkippedMachine> {
+pub(crate) fn of_machine(record: &RequestRecord, number: u8) -> Option<&SkippedMachine> {
     let last = record.attempts.last()?;
     let mut skipped = last.skipped.iter();
     skipped.find(|it| it.machine == machine(number).as_str())

@@ -70,6 +70,10 @@ pub struct RequestAttempt {
     /// The node whose edge it was handed to, when the machine is not on the edge's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// How long a round trip to that node took of late; of those attempts of which it was noted
+    /// why the others did not get it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_us: Option<u64>,
     /// The status of the machine's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
@@ -94,6 +98,12 @@ pub struct SkippedMachine {
     pub machine: String,
     /// Its region.
     pub region: String,
+    /// Its node, when that is not the edge's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// How long a round trip to that node took of late, if it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_us: Option<u64>,
     /// A word for programs: `unhealthy`, `draining`, `asleep`, `down`, `not-asked-for`, `refused`,
     /// `ejected`, `hard-limit`, `split`, `session`, `farther`, or `other-chosen`.
     pub reason: String,

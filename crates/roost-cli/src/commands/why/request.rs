@@ -1,7 +1,7 @@
 //! `why request`: the way of one request through the edge.
 
 use crate::output::{date, printable};
-use roost_proto::rest::{RequestAttempt, RequestRecord, RequestSpan};
+use roost_proto::rest::{RequestAttempt, RequestRecord, RequestSpan, SkippedMachine};
 
 /// The record as people read it.
 pub(super) fn explain(record: &RequestRecord) -> String {
@@ -62,7 +62,10 @@ fn attempt_lines<'a>(
 ) -> Vec<String> {
     let whom = match (&attempt.machine, &attempt.region) {
         (Some(machine), Some(region)) => match &attempt.node {
-            Some(node) => format!("machine {machine} in {region}, by the edge of {node}"),
+            Some(node) => {
+                let way = attempt.round_trip_us.map(way).unwrap_or_default();
+                format!("machine {machine} in {region}, by the edge of {node}{way}")
+            }
             None => format!("machine {machine} in {region}"),
         },
         _ => "no machine".to_owned(),
@@ -74,15 +77,7 @@ fn attempt_lines<'a>(
     };
     let times = times(spans);
     let mut lines = vec![format!("attempt {number}: {whom}, {outcome} ({times})")];
-    for skipped in &attempt.skipped {
-        lines.push(format!(
-            "  not {} in {}: {} (serving {})",
-            skipped.machine,
-            skipped.region,
-            printable(&skipped.message),
-            skipped.load
-        ));
-    }
+    lines.extend(attempt.skipped.iter().map(skipped_line));
     if attempt.skipped_more > 0 {
         lines.push(format!("  nor {} more", attempt.skipped_more));
     }
@@ -90,6 +85,26 @@ fn attempt_lines<'a>(
         lines.push("  why not the others was not noted".to_owned());
     }
     lines
+}
+
+fn skipped_line(skipped: &SkippedMachine) -> String {
+    let place = match (&skipped.node, skipped.round_trip_us) {
+        (None, _) => String::new(),
+        (Some(node), Some(us)) => format!(", at {node}{}", way(us)),
+        (Some(node), None) => format!(", at {node}, no round trip measured"),
+    };
+    format!(
+        "  not {} in {}{place}: {} (serving {})",
+        skipped.machine,
+        skipped.region,
+        printable(&skipped.message),
+        skipped.load
+    )
+}
+
+/// How far a node is.
+fn way(round_trip_us: u64) -> String {
+    format!(", a round trip of {}", time(round_trip_us))
 }
 
 fn times<'a>(spans: impl Iterator<Item = &'a RequestSpan>) -> String {
@@ -115,7 +130,7 @@ fn time(us: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{explain, time};
+    use super::{attempt_lines, explain, time};
     use serde_json::json;
 
     #[test]
@@ -147,6 +162,38 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn machines_of_other_nodes_are_shown_with_the_way_to_them() {
+        let skipped = |machine: &str, node: Option<&str>, round_trip_us: Option<u64>| {
+            let mut skipped = json!({"machine": machine, "region": "ams", "reason": "farther",
+                "message": "a nearer machine could take it", "load": 0});
+            skipped["node"] = json!(node);
+            skipped["round_trip_us"] = json!(round_trip_us);
+            skipped
+        };
+        let attempt = serde_json::from_value(json!({
+            "machine": "m1", "region": "ams", "node": "n2", "round_trip_us": 12_100, "status": 200,
+            "followed": true, "skipped": [
+                skipped("m2", Some("n3"), Some(80_000)),
+                skipped("m3", Some("n4"), None),
+                skipped("m4", None, None),
+            ]
+        }));
+        let lines = attempt_lines(1, &attempt.unwrap(), [].iter());
+        assert_eq!(
+            lines,
+            [
+                "attempt 1: machine m1 in ams, by the edge of n2, a round trip of 12.1 ms, \
+                 answered 200 ()",
+                "  not m2 in ams, at n3, a round trip of 80.0 ms: a nearer machine could take it \
+                 (serving 0)",
+                "  not m3 in ams, at n4, no round trip measured: a nearer machine could take it \
+                 (serving 0)",
+                "  not m4 in ams: a nearer machine could take it (serving 0)",
+            ]
+        );
     }
 
     #[test]
