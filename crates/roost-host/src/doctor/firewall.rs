@@ -60,6 +60,12 @@ const PARTS: &[Part] = &[
         table: "chain c { type filter hook output priority filter;
                 meta l4proto tcp reject with icmpx type host-unreachable; }",
     },
+    Part {
+        name: "look at sockets, for private addresses and datagrams",
+        module: "nft_socket",
+        table: "chain c { type filter hook prerouting priority mangle;
+                socket wildcard 0 socket transparent 1 accept; }",
+    },
 ];
 
 /// Tries the rules, and looks at the room that connections have.
@@ -167,7 +173,7 @@ fn check_room(connections_max: u32) -> CheckResult {
 
 #[cfg(test)]
 mod tests {
-    use super::{CHECK_TIMEOUT, PARTS, Part, check, check_room, own_table, try_rules};
+    use super::{CHECK_TIMEOUT, PARTS, Part, check, check_room, load, own_table, try_rules};
     use crate::doctor::CheckStatus;
     use tokio::time::Instant;
 
@@ -197,6 +203,32 @@ mod tests {
             !tables.contains(name) && !tables.contains("roost_check"),
             "{tables}"
         );
+    }
+
+    /// What a kernel lacks is found by the parts, so each is in the rules and works where they do.
+    #[tokio::test]
+    async fn each_part_is_one_of_the_rules_and_can_be_made_alone() {
+        let whole = own_table().unwrap();
+        let words = [
+            "meta ",
+            "ct state",
+            "ct count",
+            "masquerade",
+            "reject",
+            "socket wildcard",
+        ];
+        assert_eq!(words.len(), PARTS.len());
+        for (part, word) in PARTS.iter().zip(words) {
+            assert!(whole.contains(word) && part.table.contains(word), "{word}");
+        }
+        if !can_run() {
+            return;
+        }
+        for part in PARTS {
+            let table = format!("table inet roost_check {{\n{}\n}}\n", part.table);
+            let made = load(&table, Instant::now() + CHECK_TIMEOUT).await;
+            assert!(made.is_ok(), "{}: {made:?}", part.module);
+        }
     }
 
     #[tokio::test]
