@@ -2,13 +2,15 @@
 
 use super::{
     Autostop, Concurrency, ConcurrencyKind, HttpOptions, PortHandler, PortRange, Protocol,
-    ProxyVersion, ReplayCacheRule, Service, ServicePort, SessionKey, TlsOptions, TlsVersion,
+    ProxyVersion, Service, ServicePort, TlsOptions, TlsVersion,
 };
-use crate::client_header::says_something;
 use crate::limits;
 use crate::machine::Check;
-use std::collections::BTreeMap;
-use std::time::Duration;
+
+mod http;
+mod sessions;
+
+pub use sessions::{AffinityDraft, ReplayCacheDraft};
 
 /// A service as a config writes it; what is absent has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,33 +59,6 @@ pub struct PortDraft {
     /// `proxy_proto_options.version`: v1 or v2.
     pub proxy_proto_version: Option<String>,
 }
-
-/// `replay_cache` of `http_options`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ReplayCacheDraft {
-    /// `path_prefix`: `/path` or `host/path`.
-    pub path_prefix: Option<String>,
-    /// `ttl_seconds`.
-    pub ttl_seconds: Option<u64>,
-    /// `type`: cookie or header.
-    pub kind: Option<String>,
-    /// `name`.
-    pub name: Option<String>,
-    /// `allow_bypass`.
-    pub allow_bypass: bool,
-}
-
-/// `session_affinity` of `http_options`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct AffinityDraft {
-    /// `type`: cookie or header.
-    pub kind: Option<String>,
-    /// `name`; a cookie has one by default.
-    pub name: Option<String>,
-}
-
-/// The cookie of the edge's own, unless a config names it.
-const AFFINITY_COOKIE: &str = "roost-session";
 
 /// `concurrency` of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -377,63 +352,6 @@ impl PortDraft {
         Some(version)
     }
 
-    fn http_options(
-        &self,
-        handler: Option<PortHandler>,
-        path: &str,
-        faults: &mut Faults,
-    ) -> HttpOptions {
-        let Some(http) = &self.http else {
-            return HttpOptions::default();
-        };
-        let path = format!("{path}.http_options");
-        if handler.is_some_and(|handler| !handler.is_http()) {
-            faults.add(path, "is for ports with the http handler");
-            return HttpOptions::default();
-        }
-        let (least, most) = (
-            limits::SERVICE_IDLE_TIMEOUT_MIN,
-            limits::SERVICE_IDLE_TIMEOUT_MAX,
-        );
-        if http
-            .idle_timeout
-            .is_some_and(|timeout| !(least..=most).contains(&timeout))
-        {
-            let problem = format!("must be {} to {} s", least.as_secs(), most.as_secs());
-            faults.add(format!("{path}.idle_timeout"), problem);
-        }
-        let response_headers = response_headers(&http.response_headers, &path, faults);
-        if self.replay_cache.len() > limits::REPLAY_CACHE_RULES_MAX {
-            let problem = format!("more than {} rules", limits::REPLAY_CACHE_RULES_MAX);
-            faults.add(format!("{path}.replay_cache"), problem);
-        }
-        let rules = self.replay_cache.iter().enumerate();
-        let rules = rules.take(limits::REPLAY_CACHE_RULES_MAX);
-        let replay_cache: Vec<ReplayCacheRule> = rules
-            .filter_map(|(idx, rule)| rule.build(&format!("{path}.replay_cache[{idx}]"), faults))
-            .collect();
-        let path = format!("{path}.session_affinity");
-        let affinity = self.session_affinity.as_ref();
-        let session_affinity = affinity.and_then(|it| it.build(&path, faults));
-        let is_cookie = matches!(session_affinity, Some(SessionKey::Cookie(_)));
-        let mut keys = replay_cache.iter().map(|rule| &rule.key);
-        if is_cookie && keys.any(|key| Some(key) == session_affinity.as_ref()) {
-            let problem = "is a cookie of replay_cache, which the app sets; use another name";
-            faults.add(format!("{path}.name"), problem);
-        }
-        if is_cookie && http.pristine {
-            let problem = "by cookie needs the edge to set one, and response.pristine is for \
-                           answers without anything of the edge";
-            faults.add(path, problem);
-        }
-        HttpOptions {
-            response_headers,
-            replay_cache,
-            session_affinity,
-            ..http.clone()
-        }
-    }
-
     fn tls_options(
         &self,
         handler: Option<PortHandler>,
@@ -474,127 +392,9 @@ impl PortDraft {
     }
 }
 
-impl ReplayCacheDraft {
-    fn build(&self, path: &str, faults: &mut Faults) -> Option<ReplayCacheRule> {
-        let before = faults.0.len();
-        let prefix = self.path_prefix.as_deref().unwrap_or_default();
-        let (host, below) = prefix.split_at(prefix.find('/').unwrap_or(prefix.len()));
-        let is_plain = |b: u8| b.is_ascii_graphic() && !b"*?#".contains(&b);
-        let is_whole = !below.is_empty() && prefix.len() <= limits::REPLAY_CACHE_PREFIX_BYTES_MAX;
-        if !is_whole || !prefix.bytes().all(is_plain) || host.contains(':') {
-            let problem = "must be /path or host/path, without scheme, port, query or `*`; all                            below it is meant too";
-            faults.add(format!("{path}.path_prefix"), problem);
-        }
-        let (least, most) = (
-            limits::REPLAY_CACHE_TTL_MIN.as_secs(),
-            limits::REPLAY_CACHE_TTL_MAX.as_secs(),
-        );
-        let ttl_seconds = self.ttl_seconds.unwrap_or(0);
-        if !(least..=most).contains(&ttl_seconds) {
-            let problem = format!("must be {least} to {most}");
-            faults.add(format!("{path}.ttl_seconds"), problem);
-        }
-        let name = self.name.as_deref().unwrap_or_default();
-        let key = session_key(self.kind.as_deref(), name, path, faults);
-        let rule = ReplayCacheRule {
-            host: (!host.is_empty()).then(|| host.to_ascii_lowercase()),
-            path: below.trim_end_matches('/').to_owned(),
-            ttl: Duration::from_secs(ttl_seconds),
-            key: key?,
-            allow_bypass: self.allow_bypass,
-        };
-        (faults.0.len() == before).then_some(rule)
-    }
-}
-
-impl AffinityDraft {
-    fn build(&self, path: &str, faults: &mut Faults) -> Option<SessionKey> {
-        let kind = self.kind.as_deref();
-        let own = (kind == Some("cookie")).then_some(AFFINITY_COOKIE);
-        let name = self.name.as_deref().or(own).unwrap_or_default();
-        let key = session_key(kind, name, path, faults)?;
-        if matches!(&key, SessionKey::Header(name) if !says_something(name)) {
-            let problem = "is a header that the edge takes off or sets itself, so that no \
-                           client's is looked at; use another name";
-            faults.add(format!("{path}.name"), problem);
-        }
-        Some(key)
-    }
-}
-
-fn session_key(
-    kind: Option<&str>,
-    name: &str,
-    path: &str,
-    faults: &mut Faults,
-) -> Option<SessionKey> {
-    let is_short = (1..=limits::REPLAY_CACHE_NAME_BYTES_MAX).contains(&name.len());
-    if !is_short || !name.bytes().all(is_token) {
-        faults.add(format!("{path}.name"), "must name a cookie or a header");
-    }
-    match kind {
-        Some("cookie") => Some(SessionKey::Cookie(name.to_owned())),
-        Some("header") => Some(SessionKey::Header(name.to_ascii_lowercase())),
-        _ => {
-            let problem = "must be \"cookie\" or \"header\"";
-            faults.add(format!("{path}.type"), problem);
-            None
-        }
-    }
-}
-
 /// Whether a byte may be in the name of a header (RFC 9110 5.6.2).
 fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
-}
-
-/// The headers with names in lower case. Those that say where a message ends
-/// or what a connection is for are not the app's to set.
-fn response_headers(
-    headers: &BTreeMap<String, Vec<String>>,
-    path: &str,
-    faults: &mut Faults,
-) -> BTreeMap<String, Vec<String>> {
-    const FRAMING: [&str; 7] = [
-        "connection",
-        "content-length",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    let path = format!("{path}.response.headers");
-    let is_text = |b: u8| b == b'\t' || (b' '..=b'~').contains(&b);
-    let bytes = |(name, values): (&String, &Vec<String>)| {
-        name.len() + values.iter().map(String::len).sum::<usize>()
-    };
-    let n_values: usize = headers.values().map(|values| values.len().max(1)).sum();
-    if n_values > limits::RESPONSE_HEADERS_MAX
-        || headers.iter().map(bytes).sum::<usize>() > limits::RESPONSE_HEADER_BYTES_MAX
-    {
-        let (most, bytes) = (
-            limits::RESPONSE_HEADERS_MAX,
-            limits::RESPONSE_HEADER_BYTES_MAX,
-        );
-        faults.add(path, format!("more than {most} headers or {bytes} bytes"));
-        return BTreeMap::new();
-    }
-    for (name, values) in headers {
-        let shown = format!("{path}.{}", name.escape_debug());
-        if name.is_empty() || !name.bytes().all(is_token) {
-            faults.add(shown, "is not the name of a header");
-        } else if FRAMING.contains(&name.to_ascii_lowercase().as_str()) {
-            faults.add(shown, "is the edge's to say: it frames the response");
-        } else if !values.iter().all(|value| value.bytes().all(is_text)) {
-            faults.add(shown, "has a value with other than printable ASCII");
-        }
-    }
-    let lower = |(name, values): (&String, &Vec<String>)| {
-        let name = name.to_ascii_lowercase();
-        (name, values.clone())
-    };
-    headers.iter().map(lower).collect()
 }
 
 /// What is wrong with the services of one machine taken together: the index of
