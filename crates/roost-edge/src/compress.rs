@@ -6,6 +6,7 @@
 use crate::body::{BodyError, ResponseBody};
 use crate::limits;
 use crate::shared::Shared;
+use brotli::CompressorWriter;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -32,19 +33,21 @@ const DIGESTS: [HeaderName; 4] = [
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Accepts {
     zstd: bool,
+    brotli: bool,
     gzip: bool,
 }
 
 impl Accepts {
     /// What a request says (RFC 9110 12.5.3).
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let (mut zstd, mut gzip, mut any) = (None, None, None);
+        let (mut zstd, mut brotli, mut gzip, mut any) = (None, None, None, None);
         for line in headers.get_all(ACCEPT_ENCODING) {
             let codings = line.to_str().unwrap_or_default().split(',');
             for coding in codings {
                 let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
                 let place = match name.trim() {
                     name if name.eq_ignore_ascii_case("zstd") => &mut zstd,
+                    name if name.eq_ignore_ascii_case("br") => &mut brotli,
                     name if name.eq_ignore_ascii_case("gzip") => &mut gzip,
                     "*" => &mut any,
                     _ => continue,
@@ -54,6 +57,7 @@ impl Accepts {
         }
         Self {
             zstd: zstd.unwrap_or(false),
+            brotli: brotli.unwrap_or(false),
             gzip: gzip.or(any).unwrap_or(false),
         }
     }
@@ -96,6 +100,8 @@ pub(crate) fn answer(
     };
     let encoder = if accepts.zstd {
         Encoder::zstd().ok()
+    } else if accepts.brotli {
+        Some(Encoder::brotli())
     } else {
         Some(Encoder::gzip())
     };
@@ -202,12 +208,22 @@ fn weaken_tag(headers: &mut HeaderMap) {
 /// What compresses, with what has come out of it.
 enum Encoder {
     Gzip(GzEncoder<Vec<u8>>),
+    Brotli(Box<CompressorWriter<Vec<u8>>>),
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
 }
 
 impl Encoder {
     fn gzip() -> Self {
         Self::Gzip(GzEncoder::new(Vec::new(), Compression::fast()))
+    }
+
+    fn brotli() -> Self {
+        Self::Brotli(Box::new(CompressorWriter::new(
+            Vec::new(),
+            limits::BROTLI_BUFFER_BYTES,
+            limits::BROTLI_QUALITY,
+            limits::BROTLI_WINDOW_LOG,
+        )))
     }
 
     fn zstd() -> io::Result<Self> {
@@ -219,6 +235,7 @@ impl Encoder {
     fn name(&self) -> &'static str {
         match self {
             Self::Gzip(_) => "gzip",
+            Self::Brotli(_) => "br",
             Self::Zstd(_) => "zstd",
         }
     }
@@ -226,6 +243,7 @@ impl Encoder {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Gzip(encoder) => encoder.write_all(bytes),
+            Self::Brotli(encoder) => encoder.write_all(bytes),
             Self::Zstd(encoder) => encoder.write_all(bytes),
         }
     }
@@ -233,6 +251,7 @@ impl Encoder {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Gzip(encoder) => encoder.flush(),
+            Self::Brotli(encoder) => encoder.flush(),
             Self::Zstd(encoder) => encoder.flush(),
         }
     }
@@ -240,6 +259,7 @@ impl Encoder {
     fn out(&mut self) -> &mut Vec<u8> {
         match self {
             Self::Gzip(encoder) => encoder.get_mut(),
+            Self::Brotli(encoder) => encoder.get_mut(),
             Self::Zstd(encoder) => encoder.get_mut(),
         }
     }
@@ -247,6 +267,8 @@ impl Encoder {
     fn finish(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(encoder) => encoder.finish(),
+            // Nothing can fail in memory.
+            Self::Brotli(encoder) => Ok(encoder.into_inner()),
             Self::Zstd(encoder) => encoder.finish(),
         }
     }
@@ -355,20 +377,23 @@ mod tests {
 
     #[test]
     fn a_client_takes_what_it_names_and_does_not_refuse() {
-        for (line, zstd, gzip) in [
-            ("", false, false),
-            ("gzip, deflate, br, zstd", true, true),
-            ("GZIP;q=0.5", false, true),
-            ("zstd;q=1, gzip; q = 0", true, false),
-            ("gzip;q=0.000,*", false, false),
-            ("*", false, true),
-            ("*;q=0, zstd", true, false),
-            ("identity, br", false, false),
-            ("gzip;q=nonsense", false, true),
+        for (line, takes) in [
+            ("", [false, false, false]),
+            ("gzip, deflate, br, zstd", [true, true, true]),
+            ("GZIP;q=0.5", [false, false, true]),
+            ("zstd;q=1, gzip; q = 0", [true, false, false]),
+            ("gzip;q=0.000,*", [false, false, false]),
+            ("*", [false, false, true]),
+            ("*;q=0, zstd", [true, false, false]),
+            ("identity, BR", [false, true, false]),
+            ("br;q=0, gzip", [false, false, true]),
+            ("gzip;q=nonsense", [false, false, true]),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT_ENCODING, line.parse().unwrap());
-            assert_eq!(Accepts::of(&headers), Accepts { zstd, gzip }, "{line}");
+            let [zstd, brotli, gzip] = takes;
+            let expected = Accepts { zstd, brotli, gzip };
+            assert_eq!(Accepts::of(&headers), expected, "{line}");
         }
         assert_eq!(Accepts::of(&HeaderMap::new()), Accepts::default());
     }

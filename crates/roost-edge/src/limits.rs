@@ -299,6 +299,13 @@ pub const COMPRESS_BYTES_MIN: u64 = 1024;
 pub const COMPRESS_PIECE_BYTES: usize = 16 * 1024;
 /// Pieces that are compressed without an outcome before others have their turn.
 pub const COMPRESS_STEPS: usize = 32;
+/// Quality of brotli: beyond this one each answer holds 1 MiB and more. It is smaller than gzip's
+/// fastest and takes twice the time.
+pub const BROTLI_QUALITY: u32 = 1;
+/// Its window of 128 KiB.
+pub const BROTLI_WINDOW_LOG: u32 = 17;
+/// What it hands on at a time.
+pub const BROTLI_BUFFER_BYTES: usize = 4096;
 /// Level of zstd: its fastest.
 pub const ZSTD_LEVEL: i32 = 1;
 /// Its window of 128 KiB: that of its own choice would take 1 MiB for each answer.

@@ -80,6 +80,12 @@ fn decoded(coding: &str, body: &[u8]) -> Vec<u8> {
             decoder.write_all(body).unwrap();
             decoder.finish().unwrap()
         }
+        "br" => {
+            let mut decoder = brotli::DecompressorWriter::new(Vec::new(), 4096);
+            decoder.write_all(body).unwrap();
+            decoder.close().unwrap();
+            decoder.get_ref().clone()
+        }
         "zstd" => zstd::decode_all(body).unwrap(),
         other => panic!("{other}"),
     }
@@ -97,7 +103,11 @@ async fn text_is_compressed_for_clients_that_take_it_and_is_the_same_afterwards(
         let body = text(length);
         let world = world(200, head, body.clone()).await;
         for is_http2 in [false, true] {
-            for (accept, coding) in [("gzip", "gzip"), ("gzip, br, zstd", "zstd")] {
+            for (accept, coding) in [
+                ("gzip", "gzip"),
+                ("gzip, br", "br"),
+                ("gzip, br, zstd", "zstd"),
+            ] {
                 let answer = get(&world, is_http2, accept).await;
                 let headers = answer.headers().clone();
                 assert_eq!(lines(&headers, "content-encoding"), [coding]);
@@ -110,7 +120,7 @@ async fn text_is_compressed_for_clients_that_take_it_and_is_the_same_afterwards(
                 assert!(sent.len() < length / 2, "{} of {length}", sent.len());
                 assert!(decoded(coding, &sent) == body, "{coding} {length}");
             }
-            let answer = get(&world, is_http2, "br, gzip;q=0").await;
+            let answer = get(&world, is_http2, "deflate, gzip;q=0").await;
             let headers = answer.headers().clone();
             assert_eq!(lines(&headers, "content-encoding"), [""; 0]);
             assert_eq!(lines(&headers, "etag"), ["\"tag\""]);
@@ -239,7 +249,7 @@ fn streamed(pieces: mpsc::Receiver<Bytes>) -> AnyBody {
 
 #[tokio::test]
 async fn events_come_one_by_one_and_trailers_after_them() {
-    for coding in ["gzip", "zstd"] {
+    for coding in ["gzip", "br", "zstd"] {
         let world = World::new().await;
         let (sender, pieces) = mpsc::channel(1);
         let pieces = Arc::new(Mutex::new(Some(pieces)));
@@ -292,6 +302,7 @@ async fn events_come_one_by_one_and_trailers_after_them() {
 /// Decodes what has come so far.
 enum Decoder {
     Gzip(Box<GzDecoder<Vec<u8>>>),
+    Brotli(Box<brotli::DecompressorWriter<Vec<u8>>>),
     Zstd(zstd::stream::write::Decoder<'static, Vec<u8>>),
 }
 
@@ -299,6 +310,10 @@ impl Decoder {
     fn new(coding: &str) -> Self {
         match coding {
             "gzip" => Self::Gzip(Box::new(GzDecoder::new(Vec::new()))),
+            "br" => {
+                let decoder = brotli::DecompressorWriter::new(Vec::new(), 4096);
+                Self::Brotli(Box::new(decoder))
+            }
             _ => {
                 let decoder = zstd::stream::write::Decoder::new(Vec::new());
                 Self::Zstd(decoder.unwrap())
@@ -312,6 +327,10 @@ impl Decoder {
                 decoder.write_all(bytes).unwrap();
                 decoder.flush().unwrap();
             }
+            Self::Brotli(decoder) => {
+                decoder.write_all(bytes).unwrap();
+                decoder.flush().unwrap();
+            }
             Self::Zstd(decoder) => {
                 decoder.write_all(bytes).unwrap();
                 decoder.flush().unwrap();
@@ -322,6 +341,7 @@ impl Decoder {
     fn seen(&self) -> &[u8] {
         match self {
             Self::Gzip(decoder) => decoder.get_ref(),
+            Self::Brotli(decoder) => decoder.get_ref(),
             Self::Zstd(decoder) => decoder.get_ref(),
         }
     }
@@ -344,7 +364,7 @@ async fn an_answer_that_breaks_off_looks_broken_off() {
     });
     world.publish(vec![compressing(address)]);
     for is_http2 in [false, true] {
-        for coding in ["gzip", "zstd"] {
+        for coding in ["gzip", "br", "zstd"] {
             // HTTP/2 may reset the stream before its header has left.
             if let Ok(answer) = try_get(&world, is_http2, coding).await {
                 assert_eq!(lines(answer.headers(), "content-encoding"), [coding]);
