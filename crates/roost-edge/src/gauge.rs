@@ -8,11 +8,12 @@
 
 use crate::limits;
 use crate::load::Serving;
-use crate::relay::peers::Place;
+use crate::relay::peers::{Peers, Place};
 use crate::table::{Router, Target};
 use parking_lot::Mutex;
 use roost_model::id::MachineId;
-use roost_proto::traffic::TrafficGauge;
+use roost_model::name::AppName;
+use roost_proto::traffic::{Endpoint, TrafficGauge};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
@@ -44,6 +45,7 @@ pub struct TrafficCounter {
     /// With so many machines it is time to look which are gone.
     prune_at: AtomicUsize,
     router: OnceLock<Weak<Router>>,
+    peers: OnceLock<Weak<Peers>>,
 }
 
 impl TrafficCounter {
@@ -55,6 +57,11 @@ impl TrafficCounter {
     /// From now on a reading first applies the newest table. The first router stays.
     pub(crate) fn attach(&self, router: &Arc<Router>) {
         let _ = self.router.set(Arc::downgrade(router));
+    }
+
+    /// From now on it is known which nodes tell of their machines. The first edge stays.
+    pub(crate) fn attach_peers(&self, peers: &Arc<Peers>) {
+        let _ = self.peers.set(Arc::downgrade(peers));
     }
 
     /// The count of one machine, to be kept beside its route.
@@ -105,6 +112,24 @@ impl TrafficGauge for TrafficCounter {
         let machines = self.machines.lock();
         let busy = machines.get(machine_id);
         busy.map_or(0, |busy| busy.n_begun())
+    }
+
+    fn elsewhere(&self, app: &AppName) -> Vec<Endpoint> {
+        let router = self.router.get().and_then(Weak::upgrade);
+        let peers = self.peers.get().and_then(Weak::upgrade);
+        let (Some(router), Some(peers)) = (router, peers) else {
+            return vec![];
+        };
+        // A node whose table has stopped coming may be gone.
+        let told = peers.round_trips();
+        let routes = router.routes();
+        let targets = routes.app(app.as_str()).into_iter();
+        let endpoints = targets.flat_map(|app| app.targets().map(|target| &target.endpoint));
+        let is_told = |endpoint: &&Endpoint| {
+            let node = endpoint.node.as_ref();
+            node.is_some_and(|node| told.contains_key(&node.id))
+        };
+        endpoints.filter(is_told).cloned().collect()
     }
 }
 

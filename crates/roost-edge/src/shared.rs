@@ -95,8 +95,10 @@ impl Shared {
         let tls = Tls::new(names.clone(), certificates, config.tickets.clone())
             .map_err(BindError::Tls)?;
         let backends = TaskTracker::new();
+        let peers = Peers::new(config.relay.as_ref(), backends.clone())?;
+        router.counter().attach_peers(&peers);
         Ok(Arc::new(Self {
-            peers: Peers::new(config.relay.as_ref(), backends.clone())?,
+            peers,
             loads: OwnLoads::default(),
             domains: lower_case(&config.domains),
             region: HeaderValue::from_str(config.region.as_str())

@@ -228,6 +228,11 @@ impl Router {
         router
     }
 
+    /// Where requests are counted.
+    pub(crate) fn counter(&self) -> &TrafficCounter {
+        &self.counter
+    }
+
     /// The snapshot now.
     pub(crate) fn routes(&self) -> arc_swap::Guard<Arc<Routes>> {
         self.routes.load()

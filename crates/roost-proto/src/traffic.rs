@@ -97,16 +97,19 @@ pub type PortTable = BTreeMap<AppName, Vec<PortStatus>>;
 /// The subscription to it: the newest table, and a wake-up at each change.
 pub type PortFeed = tokio::sync::watch::Receiver<Arc<PortTable>>;
 
-/// How much traffic is on the way to a machine.
+/// How much traffic is on the way to a machine, and what other nodes have for it.
 ///
 /// The edge implements it; the worker asks before it stops a machine, so that
-/// requests under way can finish.
+/// requests under way can finish, and before it puts one to sleep.
 pub trait TrafficGauge: Send + Sync + 'static {
     /// Requests and upgraded connections that this machine is serving now.
     fn in_flight(&self, machine_id: &MachineId) -> usize;
 
     /// A number that is another one whenever more has come to the machine since it was read.
     fn n_begun(&self, machine_id: &MachineId) -> u64;
+
+    /// The endpoints of an app at other nodes, of those whose edges tell of their machines just now.
+    fn elsewhere(&self, app: &AppName) -> Vec<Endpoint>;
 }
 
 /// Starts machines that are [asleep](EndpointHealth::Asleep).
@@ -176,5 +179,9 @@ impl TrafficGauge for NoTraffic {
 
     fn n_begun(&self, _machine_id: &MachineId) -> u64 {
         0
+    }
+
+    fn elsewhere(&self, _app: &AppName) -> Vec<Endpoint> {
+        vec![]
     }
 }

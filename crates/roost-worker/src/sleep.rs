@@ -7,12 +7,15 @@
 //! app, as [`roost_model::sleep`] says. What was seen of their traffic is kept in
 //! memory: a new worker looks for the whole time before it puts a machine to sleep.
 
+mod region;
+
 use crate::api::requests;
 use crate::board::Entry;
 use crate::limits;
 use crate::worker::{Inner, Worker};
+use region::OfRegion;
 use roost_model::id::MachineId;
-use roost_model::machine::{Autostop, MachineState, Protocol};
+use roost_model::machine::{Autostop, MachineState, Protocol, Service};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::sleep::{Awake, to_sleep};
 use roost_proto::traffic::{SleepControl, WakeError, Waking};
@@ -76,13 +79,12 @@ async fn look(inner: &Arc<Inner>, seen: &mut HashMap<MachineId, Seen>) {
         }
     }
     let after = inner.config.autostop_after;
-    for group in groups.values() {
+    for (alike, group) in &groups {
         let awake: Vec<Awake> = group
             .iter()
             .filter_map(|(id, entry)| awake(inner, (id, entry), seen.get(id)?, now))
             .collect();
-        let n_kept = group.iter().map(|(_, entry)| n_kept(entry)).max();
-        for id in to_sleep(&awake, n_kept.unwrap_or(0), after) {
+        for id in to_sleep(&awake, n_kept_here(inner, alike, group), after) {
             let entry = group.iter().find(|(other, _)| **other == id);
             let Some((_, entry)) = entry else { continue };
             let wants_suspend = asks_for_suspend(entry);
@@ -98,24 +100,53 @@ async fn look(inner: &Arc<Inner>, seen: &mut HashMap<MachineId, Seen>) {
 /// Whether a machine runs, takes traffic by all its services, and all of them
 /// let it sleep.
 fn may_sleep(entry: &Entry) -> bool {
-    let lets = |autostop| matches!(autostop, Autostop::Stop | Autostop::Suspend);
     entry.state == MachineState::Started
         && !entry.cordoned
         && !entry.is_standby
         && !entry.services.is_empty()
-        && entry.services.iter().all(|service| lets(service.autostop))
+        && entry.services.iter().all(|service| lets_sleep(service))
         && entry.healthy().into_iter().all(|is_healthy| is_healthy)
 }
 
+fn lets_sleep(service: &Service) -> bool {
+    matches!(service.autostop, Autostop::Stop | Autostop::Suspend)
+}
+
 fn alike(entry: &Entry) -> Alike {
-    let services = entry.services.iter();
-    let ports = services.flat_map(|service| {
+    let ports = ports_of(&entry.services);
+    (entry.app.clone(), entry.region.clone(), ports)
+}
+
+/// The external ports of a machine.
+fn ports_of<'a>(services: impl IntoIterator<Item = &'a Arc<Service>>) -> Vec<(Protocol, u16)> {
+    let ports = services.into_iter().flat_map(|service| {
         let ports = service.ports.iter();
         ports.map(|port| (service.protocol, port.ports.first))
     });
     let mut ports: Vec<(Protocol, u16)> = ports.collect();
     ports.sort_unstable();
-    (entry.app.clone(), entry.region.clone(), ports)
+    ports
+}
+
+/// How many of the machines that are alike are to stay awake at this node.
+fn n_kept_here(inner: &Inner, alike: &Alike, group: &[(&MachineId, &Entry)]) -> usize {
+    let n_kept = group.iter().map(|(_, entry)| n_kept(entry)).max();
+    let n_kept = n_kept.unwrap_or(0);
+    let mut releases = group.iter().map(|(_, entry)| entry.release);
+    let Some(release) = releases.next().filter(|_| n_kept > 0) else {
+        return n_kept;
+    };
+    // Machines of two releases are alike by chance only.
+    if releases.any(|other| other != release) {
+        return n_kept;
+    }
+    let of_region = OfRegion {
+        alike,
+        release,
+        n_kept,
+    };
+    let elsewhere = inner.gauge.elsewhere(&alike.0);
+    n_kept.saturating_sub(of_region.n_kept_before(&inner.config.node.id, &elsewhere))
 }
 
 /// How many machines like this one are to stay awake.

@@ -29,8 +29,9 @@ use roost_model::error::{ErrorCode, Retry};
 use roost_model::id::MachineId;
 use roost_model::image_ref::ImageRef;
 use roost_model::machine::{MachineState, Rung};
+use roost_model::name::AppName;
 use roost_model::time::Timestamp;
-use roost_proto::traffic::TrafficGauge;
+use roost_proto::traffic::{Endpoint, TrafficGauge};
 use roost_proto::worker::{MachineStatus, WorkerApi as _, WorkerError};
 use roost_runtime::clock::{Clock, SystemClock};
 use roost_runtime::tasks::Tasks;
@@ -81,9 +82,13 @@ impl ImageSource for FakeImages {
     }
 }
 
-/// A gauge that a test sets: for all machines, and what is more for some.
+/// A gauge that a test sets: for all machines, what is more for some, and what other nodes have.
 #[derive(Debug, Default)]
-struct FakeGauge(AtomicUsize, Mutex<BTreeMap<MachineId, usize>>);
+struct FakeGauge(
+    AtomicUsize,
+    Mutex<BTreeMap<MachineId, usize>>,
+    Mutex<Vec<Endpoint>>,
+);
 
 impl TrafficGauge for FakeGauge {
     fn in_flight(&self, id: &MachineId) -> usize {
@@ -92,6 +97,10 @@ impl TrafficGauge for FakeGauge {
 
     fn n_begun(&self, _: &MachineId) -> u64 {
         0
+    }
+
+    fn elsewhere(&self, _: &AppName) -> Vec<Endpoint> {
+        self.2.lock().clone()
     }
 }
 

@@ -4,9 +4,9 @@ use crate::limits::get;
 use crate::relay::{Cluster, node, peers_of, record};
 use crate::relay_loads::{following, of_machine, until_skipped};
 use crate::wire::wire;
-use crate::world::{World, endpoint, says, wait_until};
-use roost_model::name::RegionCode;
-use roost_proto::traffic::{Endpoint, EndpointHealth};
+use crate::world::{World, endpoint, machine, says, wait_until};
+use roost_model::name::{AppName, RegionCode};
+use roost_proto::traffic::{Endpoint, EndpointHealth, TrafficGauge as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -112,4 +112,24 @@ async fn of_equals_in_a_region_the_machine_that_is_nearer_gets_the_request() {
     assert_eq!(get(client, near.url("/")).await, (200, "far".to_owned()));
     cut.cancel();
     wait_until("nobody measures", || round_trip(&near, 2).is_none()).await;
+}
+
+#[tokio::test]
+async fn machines_of_nodes_that_tell_of_them_are_known_to_the_worker() {
+    let cluster = Cluster::new();
+    let far = cluster.edge(2).await;
+    let (way, cut) = wire(&far, peers_of(&far), Duration::ZERO).await;
+    let near = following(&cluster, &[way]).await;
+    far.publish(vec![endpoint(1, says(&far.tasks, "far").await)]);
+    near.publish(vec![endpoint(2, says(&near.tasks, "own").await)]);
+    let app = AppName::parse("app").unwrap();
+    let known = || {
+        let elsewhere = near.counter.elsewhere(&app).into_iter();
+        let known = elsewhere.map(|it| (it.node.unwrap().id.clone(), it.machine_id));
+        known.collect::<Vec<_>>()
+    };
+    wait_until("it is known", || known() == [(node(2), machine(1))]).await;
+    // The table stays for requests, but who says nothing may be gone.
+    cut.cancel();
+    wait_until("it is not counted on", || known().is_empty()).await;
 }

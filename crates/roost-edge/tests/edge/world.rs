@@ -27,6 +27,7 @@ pub(crate) struct World {
     pub(crate) table: watch::Sender<Arc<TrafficTable>>,
     pub(crate) authority: Arc<LocalAuthority>,
     pub(crate) tasks: Tasks,
+    pub(crate) counter: Arc<TrafficCounter>,
     _dir: tempfile::TempDir,
 }
 
@@ -78,7 +79,7 @@ impl World {
         let tasks = Tasks::new();
         let certificates = LocalCertificates::new(authority.clone(), &config.domains);
         let counter = TrafficCounter::new();
-        let edge = Edge::take_over(config, feed, counter, certificates, &tasks, given)
+        let edge = Edge::take_over(config, feed, counter.clone(), certificates, &tasks, given)
             .await
             .unwrap();
         Self {
@@ -86,6 +87,7 @@ impl World {
             table,
             authority,
             tasks,
+            counter,
             _dir: dir,
         }
     }

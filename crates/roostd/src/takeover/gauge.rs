@@ -6,7 +6,8 @@ use super::{IN_FLIGHT_INTERVAL, Message};
 use parking_lot::Mutex;
 use roost_edge::TrafficCounter;
 use roost_model::id::MachineId;
-use roost_proto::traffic::TrafficGauge;
+use roost_model::name::AppName;
+use roost_proto::traffic::{Endpoint, TrafficGauge};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -45,6 +46,10 @@ impl TrafficGauge for BothEdges {
     fn n_begun(&self, machine_id: &MachineId) -> u64 {
         // The old one gets nothing new but on connections that it has, and tells of that in time.
         self.own.n_begun(machine_id)
+    }
+
+    fn elsewhere(&self, app: &AppName) -> Vec<Endpoint> {
+        self.own.elsewhere(app)
     }
 }
 

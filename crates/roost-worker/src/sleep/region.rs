@@ -1,0 +1,59 @@
+//! The machines that an app keeps awake in a region, over all nodes.
+//!
+//! Each node decides for itself, by what the edge has heard of the others. That may be old, so
+//! two that relied on each other could both put the last machines to sleep. So a node relies on
+//! those with smaller ids only: the first keeps as many as are to stay, or all that it has, and
+//! each after it what is then missing. What is not surely a machine that another node keeps for
+//! the same reason is not counted.
+
+use super::{Alike, lets_sleep, ports_of};
+use roost_model::id::{MachineId, NodeId};
+use roost_proto::traffic::{Endpoint, EndpointHealth};
+use std::collections::BTreeMap;
+
+/// What the machines of a region have in common of which some are to stay awake.
+pub(super) struct OfRegion<'a> {
+    pub(super) alike: &'a Alike,
+    pub(super) release: Option<u64>,
+    /// How many are to stay.
+    pub(super) n_kept: usize,
+}
+
+impl OfRegion<'_> {
+    /// How many of them are awake at nodes before this one, by the endpoints of their app
+    /// elsewhere.
+    pub(super) fn n_kept_before(&self, own: &NodeId, elsewhere: &[Endpoint]) -> usize {
+        // While a release is tried out nobody sleeps at its node; then there is another rule.
+        if elsewhere.iter().any(|endpoint| endpoint.split.is_some()) {
+            return 0;
+        }
+        let mut machines: BTreeMap<&MachineId, Vec<&Endpoint>> = BTreeMap::new();
+        for endpoint in elsewhere {
+            let services = machines.entry(&endpoint.machine_id);
+            services.or_default().push(endpoint);
+        }
+        let machines = machines.values();
+        let kept = machines.filter(|services| self.is_kept_before(own, services));
+        kept.count()
+    }
+
+    /// Whether a machine, by its services, is one that a node before this one keeps awake.
+    fn is_kept_before(&self, own: &NodeId, services: &[&Endpoint]) -> bool {
+        let (_, region, ports) = self.alike;
+        let is_one = |endpoint: &&&Endpoint| {
+            endpoint.node.as_ref().is_some_and(|node| node.id < *own)
+                && endpoint.region == *region
+                && endpoint.release == self.release
+                && endpoint.health == EndpointHealth::Passing
+                && lets_sleep(&endpoint.service)
+        };
+        let minimum = |endpoint: &&Endpoint| endpoint.service.min_machines_running;
+        let n_kept = services.iter().map(minimum).max().unwrap_or(0);
+        services.iter().filter(is_one).count() == services.len()
+            && usize::try_from(n_kept).is_ok_and(|n_kept| n_kept >= self.n_kept)
+            && ports_of(services.iter().map(|endpoint| &endpoint.service)) == *ports
+    }
+}
+
+#[cfg(test)]
+mod tests;
