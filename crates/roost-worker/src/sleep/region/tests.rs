@@ -1,3 +1,5 @@
+//! Which machines of other nodes are counted, and what all nodes keep together.
+
 use super::{Alike, OfRegion};
 use proptest::prelude::*;
 use roost_model::id::{MachineId, NodeId};
