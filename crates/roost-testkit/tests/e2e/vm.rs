@@ -4,6 +4,9 @@
 //! some seconds of a core to boot, so each story tells much of few guests, and
 //! one story is told at a time.
 
+#[path = "vm/sleep.rs"]
+mod sleep;
+
 use crate::first_run::{host_state, instance_marks};
 use parking_lot::{Mutex, MutexGuard};
 use roost_testkit::images::{ImageBuilder, busybox, nginx};
