@@ -30,6 +30,7 @@ mod client_stream;
 mod compress;
 mod config;
 mod connect;
+pub mod datagram_frames;
 mod eject;
 mod exchange;
 mod forward;

@@ -130,14 +130,21 @@ pub const EARLY_BYTES_MAX: usize = 16 * 1024;
 pub const PROXY_HEADER_BYTES_MAX: usize = 1024;
 /// Flows of datagrams at once, of all clients and apps.
 pub const FLOWS_MAX: usize = 8192;
-/// The longest datagram that UDP can carry.
+/// Room for any datagram that UDP can carry.
 pub const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the longest datagram over IPv4, without the headers.
+pub const DATAGRAM_PAYLOAD_BYTES_MAX: usize = 65_507;
 /// Datagrams that are taken from one socket before others have their turn.
 pub const DATAGRAMS_IN_A_ROW: usize = 32;
 /// Datagrams of one flow that wait for a machine.
 pub const EARLY_DATAGRAMS_MAX: usize = 16;
 /// Bytes of datagrams of all flows that wait for a machine.
 pub const EARLY_DATAGRAM_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of datagrams of one flow that wait to be sent to another edge: what is sent to a machine
+/// has as much room in the kernel.
+pub const FLOW_OUT_BYTES_MAX: usize = 256 * 1024;
+/// The same of all flows.
+pub const FLOWS_OUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Times that a PostgreSQL client may ask for an encryption that is not TLS, and then for TLS.
 pub const PG_REQUESTS_MAX: usize = 3;
 /// Settings of TLS that services have of their own and that are kept.
@@ -224,6 +231,9 @@ pub const RELAY_EDGES_MAX: u8 = 3;
 pub const RELAY_STREAMS_MAX: u32 = 256;
 /// Connections to the edge of one node.
 pub const RELAY_LINES_MAX: usize = 16;
+/// Flows of datagrams at once that are handed over to other edges: anybody may begin flows in the
+/// name of others, and half of the streams to a node are left for requests.
+pub const RELAY_FLOWS_MAX: usize = RELAY_LINES_MAX * RELAY_STREAMS_MAX as usize / 2;
 /// Connections of other edges at once.
 pub const RELAY_CONNECTIONS_MAX: usize = 1024;
 /// Connections from one address that are at the handshake of edges at once: an edge begins one

@@ -7,7 +7,7 @@ use crate::eject::Outcome;
 use crate::pick::{self, Asked, Picked, Tried};
 use crate::proxy_protocol::{self, Told};
 use crate::rates::{Open, Visit};
-use crate::relay::{self, client::Tunnel, client::TunnelError, wire::Leg};
+use crate::relay::{self, client::Tunnel};
 use crate::shared::Shared;
 use crate::split::Side;
 use crate::table::Target;
@@ -123,32 +123,15 @@ async fn reach(
             () = leaves(client, early) => return Err("the client has left".to_owned()),
         };
         let mut picked = picked.map_err(|page| page.title)?;
-        if let Some(node) = &picked.target.endpoint.node {
+        if let Some(node) = picked.target.endpoint.node.clone() {
             n_attempts = n_attempts.saturating_add(1);
-            let leg = Leg {
-                hop: 0,
-                attempt: n_attempts,
-                wait: tried.patience(shared),
-            };
-            let opened = relay::client::open(shared, &picked.target, node, ends, leg).await;
-            let endpoint = &picked.target.endpoint;
-            match opened {
-                Ok((tunnel, place)) => {
-                    picked.in_flight.takes(place);
-                    return Ok((picked, Machine::There(Box::new(tunnel))));
-                }
-                Err(TunnelError::Unreached(why)) => {
-                    pick::note(shared, asked, &picked.target, Outcome::NoAnswer);
-                    tried.refused(shared, endpoint, why);
-                }
-                Err(TunnelError::NoRoom(why)) => tried.refused(shared, endpoint, why),
-                Err(TunnelError::Elsewhere(elsewhere)) => {
-                    if !tried.elsewhere(shared, &picked.target, &elsewhere) {
-                        return Err(elsewhere.to_string());
-                    }
-                }
+            let (it, tried) = (&mut picked, &mut tried);
+            let opened =
+                relay::client::hand_over(shared, asked, it, &node, tried, n_attempts, ends);
+            match opened.await? {
+                Some(tunnel) => return Ok((picked, Machine::There(Box::new(tunnel)))),
+                None => continue,
             }
-            continue;
         }
         match connect::open(shared, &picked.target).await {
             Ok(stream) => {

@@ -30,7 +30,6 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use roost_model::id::MachineId;
-use roost_model::machine::Protocol;
 use roost_proto::traffic::EndpointHealth;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +113,7 @@ impl Exchange {
         let wish = match (block.kind, upgrade) {
             (Kind::WebSocket, Some(upgrade)) => Some(Wish::relayed(upgrade)),
             (Kind::WebSocket, None) => return Err(elsewhere(Reason::Version)),
-            (Kind::Http | Kind::Raw | Kind::Wake, _) => None,
+            (Kind::Http | Kind::Raw | Kind::Datagrams | Kind::Wake, _) => None,
         };
         if wish.is_some() {
             self.method = Method::GET;
@@ -163,14 +162,7 @@ impl Exchange {
     ) -> Result<Answered, Verdict> {
         let shared = self.shared.clone();
         let wants = Wants::only(block.machine.as_str());
-        let asked = Asked {
-            protocol: Protocol::Tcp,
-            app: block.app.as_str(),
-            external: block.port,
-            wants: &wants,
-            side: None,
-            affinity: None,
-        };
+        let asked = block.asked(&wants);
         loop {
             let mut tried = Tried::waits_at_most(block.leg.wait);
             let target = self.pick(asked, &mut tried).await;
@@ -331,7 +323,7 @@ fn elsewhere(reason: Reason) -> Verdict {
 
 /// Why the machine was not picked.
 pub(crate) fn refusal(page: &Page, app: &AppRoute, block: &Block) -> Verdict {
-    let port = app.port(block.port);
+    let port = app.port_of(block.kind.protocol(), block.port);
     let reason = match page.code {
         "hard-limit" => Reason::HardLimit,
         "queue-full" => Reason::QueueFull,

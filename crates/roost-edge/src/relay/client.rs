@@ -1,11 +1,13 @@
 //! What goes out to the edge of another node: a request, a raw connection, a
-//! wish to wake a machine.
+//! flow of datagrams, a wish to wake a machine.
 
 use crate::accept::Ends;
 use crate::arrival::{Arrival, Origin};
 use crate::body::{AppBody, RequestBody, Slot};
+use crate::eject::Outcome;
 use crate::forward::{self, Answer, Head, SendFailure};
 use crate::limits;
+use crate::pick::{self, Asked, Picked, Tried};
 use crate::relay::peers::{PeerError, PeerSender, Peers, Place};
 use crate::relay::wire::{Block, Elsewhere, Failed, Kind, Leg, OfFile, RELAY, Reason, Verdict};
 use crate::shared::Shared;
@@ -181,24 +183,63 @@ pub(crate) async fn send(
     Ok((response.map(AppBody::Hyper), None))
 }
 
-/// A raw connection to a machine of another node.
+/// A raw connection to a machine of another node, or a flow of datagrams.
 pub(crate) type Tunnel = TokioIo<Upgraded>;
 
-/// Why a raw connection did not come about.
+/// Why a tunnel did not come about.
 #[derive(Debug)]
-pub(crate) enum TunnelError {
+enum TunnelError {
     Unreached(String),
     /// This edge had nothing left to reach the other one with.
     NoRoom(String),
     Elsewhere(Box<Elsewhere>),
 }
 
-/// Has the edge of the machine's node open a raw connection to it.
-pub(crate) async fn open(
+/// Has the edge of the picked machine's node open a tunnel to it. `None` when another machine is to
+/// be picked; an error when too many have not taken it.
+pub(crate) async fn hand_over(
+    shared: &Shared,
+    asked: Asked<'_>,
+    picked: &mut Picked,
+    node: &Arc<PeerNode>,
+    tried: &mut Tried,
+    attempt: u8,
+    ends: Ends,
+) -> Result<Option<Tunnel>, String> {
+    let kind = match asked.protocol {
+        roost_model::machine::Protocol::Tcp => Kind::Raw,
+        roost_model::machine::Protocol::Udp => Kind::Datagrams,
+    };
+    let leg = Leg {
+        hop: 0,
+        attempt,
+        wait: tried.patience(shared),
+    };
+    let target = &picked.target;
+    match open(shared, target, node, (kind, ends), leg).await {
+        Ok((tunnel, place)) => {
+            picked.in_flight.takes(place);
+            return Ok(Some(tunnel));
+        }
+        Err(TunnelError::Unreached(why)) => {
+            pick::note(shared, asked, target, Outcome::NoAnswer);
+            tried.refused(shared, &target.endpoint, why);
+        }
+        Err(TunnelError::NoRoom(why)) => tried.refused(shared, &target.endpoint, why),
+        Err(TunnelError::Elsewhere(elsewhere)) => {
+            if !tried.elsewhere(shared, target, &elsewhere) {
+                return Err(elsewhere.to_string());
+            }
+        }
+    }
+    Ok(None)
+}
+
+async fn open(
     shared: &Shared,
     target: &Target,
     node: &Arc<PeerNode>,
-    ends: Ends,
+    (kind, ends): (Kind, Ends),
     leg: Leg,
 ) -> Result<(Tunnel, Arc<Place>), TunnelError> {
     let unreached = |why: String| TunnelError::Unreached(why);
@@ -212,7 +253,7 @@ pub(crate) async fn open(
             }
         })?;
     let block = Block {
-        kind: Kind::Raw,
+        kind,
         app: stream.app.clone(),
         machine: stream.machine.clone(),
         port: ends.external,
@@ -233,7 +274,7 @@ pub(crate) async fn open(
     *request.uri_mut() = uri("machine", PathAndQuery::from_static("/"));
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().insert(RELAY, block.value());
-    let protocol = Protocol::from_static("raw");
+    let protocol = Protocol::from_static(kind.as_str());
     request.extensions_mut().insert(protocol);
     let patience = shared.config.timeouts.connect + leg.wait + limits::RELAY_MARGIN;
     let response = pin!(stream.sender.try_send_request(request));

@@ -6,7 +6,7 @@ use crate::activity::{Activity, Serving};
 use crate::body::ResponseBody;
 use crate::eject::Outcome;
 use crate::exchange::relayed;
-use crate::pick::{self, Asked, Tried};
+use crate::pick::{self, Asked, Picked, Tried};
 use crate::rates::{Clients, EdgeRates};
 use crate::relay::tables;
 use crate::relay::wire::{Block, Kind, Reason, Verdict};
@@ -14,7 +14,7 @@ use crate::settle::Settlement;
 use crate::shared::Shared;
 use crate::streams::StreamExecutor;
 use crate::wants::Wants;
-use crate::{connect, limits, tcp};
+use crate::{connect, limits, tcp, udp};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::ext::Protocol as StreamProtocol;
@@ -224,7 +224,7 @@ async fn answer(
     }
     match block.kind {
         Kind::Http | Kind::WebSocket => relayed::handle(shared, block, serving, request).await,
-        Kind::Raw => raw(shared, &block, serving, request)
+        Kind::Raw | Kind::Datagrams => tunnel(shared, block, serving, request)
             .await
             .unwrap_or_else(|verdict| say(&verdict)),
         Kind::Wake => say(&wake(&shared, &block).await),
@@ -255,21 +255,13 @@ async fn wake(shared: &Shared, block: &Block) -> Verdict {
     }
 }
 
-/// Connects to a machine of this node, and carries bytes both ways from then on.
-async fn raw(
+/// Opens a way to a machine of this node, and carries both ways from then on.
+async fn tunnel(
     shared: Arc<Shared>,
-    block: &Block,
+    block: Block,
     serving: Serving,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Verdict> {
-    let ends = Ends {
-        client: block.client,
-        local: block.local,
-        is_tls: block.is_tls,
-        handshake: Duration::ZERO,
-        external: block.port,
-        own: None,
-    };
     let gone = |why: &str| Verdict::Elsewhere(Reason::Gone, why.to_owned());
     if shared.is_overloaded() {
         return Err(Verdict::Elsewhere(Reason::Overloaded, String::new()));
@@ -279,26 +271,48 @@ async fn raw(
     let app = shared.router.routes().app(block.app.as_str()).cloned();
     let app = app.ok_or_else(|| gone("there is no such app"))?;
     let wants = Wants::only(block.machine.as_str());
-    let asked = Asked {
-        protocol: Protocol::Tcp,
-        app: block.app.as_str(),
-        external: block.port,
-        wants: &wants,
-        side: None,
-        affinity: None,
-    };
+    let asked = block.asked(&wants);
     let mut tried = Tried::waits_at_most(block.leg.wait);
     let picked = pick::pick(&shared, asked, &mut tried).await;
-    let picked = picked.map_err(|page| relayed::refusal(&page, &app, block))?;
+    let picked = picked.map_err(|page| relayed::refusal(&page, &app, &block))?;
     if picked.target.endpoint.node.is_some() {
         return Err(gone("it is on another node by now"));
     }
-    let opened = connect::open(&shared, &picked.target).await;
+    match asked.protocol {
+        Protocol::Tcp => raw(&shared, asked, &block, picked, (upgrade, serving)).await?,
+        Protocol::Udp => {
+            let carried = udp::relayed(shared.clone(), block, picked, upgrade)?;
+            shared.clients.spawn(async move {
+                carried.await;
+                drop(serving);
+            });
+        }
+    }
+    Ok(say(&Verdict::Answer))
+}
+
+/// Connects to a machine, and carries bytes.
+async fn raw(
+    shared: &Arc<Shared>,
+    asked: Asked<'_>,
+    block: &Block,
+    picked: Picked,
+    (upgrade, serving): (OnUpgrade, Serving),
+) -> Result<(), Verdict> {
+    let ends = Ends {
+        client: block.client,
+        local: block.local,
+        is_tls: block.is_tls,
+        handshake: Duration::ZERO,
+        external: block.port,
+        own: None,
+    };
+    let opened = connect::open(shared, &picked.target).await;
     let machine = opened.map_err(|error| {
-        pick::note(&shared, asked, &picked.target, Outcome::NoAnswer);
+        pick::note(shared, asked, &picked.target, Outcome::NoAnswer);
         Verdict::Elsewhere(Reason::Unreachable, error.to_string())
     })?;
-    pick::note(&shared, asked, &picked.target, Outcome::Answered);
+    pick::note(shared, asked, &picked.target, Outcome::Answered);
     let edge = shared.clone();
     shared.clients.spawn(async move {
         let limit = edge.config.timeouts.header;
@@ -308,5 +322,5 @@ async fn raw(
         }
         drop((picked, serving));
     });
-    Ok(say(&Verdict::Answer))
+    Ok(())
 }

@@ -10,8 +10,11 @@
 //!
 //! Names that are not known are passed over, so that a later version may add some.
 
+use crate::pick::Asked;
+use crate::wants::Wants;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use roost_model::id::MachineId;
+use roost_model::machine::Protocol;
 use roost_model::name::AppName;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
@@ -43,19 +46,36 @@ pub(crate) enum Kind {
     WebSocket,
     /// A raw connection.
     Raw,
+    /// A flow of datagrams.
+    Datagrams,
     /// The machine is to be woken; there is nothing else.
     Wake,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Http, Self::WebSocket, Self::Raw, Self::Wake];
+    const ALL: [Self; 5] = [
+        Self::Http,
+        Self::WebSocket,
+        Self::Raw,
+        Self::Datagrams,
+        Self::Wake,
+    ];
 
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::WebSocket => "websocket",
             Self::Raw => "raw",
+            Self::Datagrams => "datagrams",
             Self::Wake => "wake",
+        }
+    }
+
+    /// What the client has come by.
+    pub(crate) fn protocol(self) -> Protocol {
+        match self {
+            Self::Datagrams => Protocol::Udp,
+            Self::Http | Self::WebSocket | Self::Raw | Self::Wake => Protocol::Tcp,
         }
     }
 }
@@ -161,6 +181,18 @@ impl Block {
                 wait: Duration::from_millis(fields.read("wait")?),
             },
         })
+    }
+
+    /// Whom the request asks for: this machine, and no other.
+    pub(crate) fn asked<'a>(&'a self, wants: &'a Wants) -> Asked<'a> {
+        Asked {
+            app: self.app.as_str(),
+            protocol: self.kind.protocol(),
+            external: self.port,
+            wants,
+            side: None,
+            affinity: None,
+        }
     }
 
     pub(crate) fn value(&self) -> HeaderValue {

@@ -37,9 +37,7 @@ impl Target {
 
     pub(super) fn port_of(&self, protocol: Protocol, external: u16) -> Option<&ServicePort> {
         let service = &self.endpoint.service;
-        // Datagrams do not go from edge to edge: the client's address would be lost.
-        let is_here = protocol == Protocol::Tcp || self.endpoint.node.is_none();
-        (service.protocol == protocol && is_here).then(|| service.port(external))?
+        (service.protocol == protocol).then(|| service.port(external))?
     }
 
     /// How its service speaks HTTP at an external port.

@@ -2,6 +2,7 @@
 //! edge's, and what comes back.
 
 use super::socket::{self, Path};
+use super::tunnel::Outbox;
 use crate::limits;
 use crate::meter::Series;
 use parking_lot::Mutex;
@@ -20,6 +21,10 @@ pub(crate) struct Datagrams {
     flows: Arc<Semaphore>,
     /// Bytes of datagrams that wait until their flow has a machine.
     early: Arc<Semaphore>,
+    /// Flows that may be handed over to other edges.
+    there: Arc<Semaphore>,
+    /// Bytes of datagrams that wait to be sent to other edges.
+    out: Arc<Semaphore>,
     dropped: AtomicU64,
 }
 
@@ -28,12 +33,24 @@ impl Default for Datagrams {
         Self {
             flows: Arc::new(Semaphore::new(limits::FLOWS_MAX)),
             early: Arc::new(Semaphore::new(limits::EARLY_DATAGRAM_BYTES_MAX)),
+            there: Arc::new(Semaphore::new(limits::RELAY_FLOWS_MAX)),
+            out: Arc::new(Semaphore::new(limits::FLOWS_OUT_BYTES_MAX)),
             dropped: AtomicU64::new(0),
         }
     }
 }
 
 impl Datagrams {
+    /// Room for one more flow to another edge, if there is any.
+    pub(super) fn flow_there(&self) -> Option<OwnedSemaphorePermit> {
+        self.there.clone().try_acquire_owned().ok()
+    }
+
+    /// Where datagrams of a flow wait to be sent to another edge.
+    pub(super) fn outbox(&self) -> Arc<Outbox> {
+        Outbox::new(self.out.clone())
+    }
+
     /// Room for one more flow, if there is any.
     pub(super) fn flow(&self) -> Option<OwnedSemaphorePermit> {
         self.flows.clone().try_acquire_owned().ok()
@@ -66,7 +83,7 @@ struct Early {
 enum Stage {
     /// No machine yet.
     Waits(Vec<Early>),
-    /// There is a socket to the machine.
+    /// There is a way to the machine.
     Runs(Machine),
     /// Nothing more goes through it.
     Over,
@@ -75,22 +92,43 @@ enum Stage {
 /// Where a flow leads.
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
-    pub(super) socket: Arc<UdpSocket>,
-    /// Where its datagrams are counted.
-    pub(super) series: Arc<Series>,
+    pub(super) towards: Towards,
+    /// Where its datagrams are counted; nowhere if its client is at another edge, which counts.
+    pub(super) series: Option<Arc<Series>>,
+}
+
+/// The way to a machine.
+#[derive(Debug, Clone)]
+pub(super) enum Towards {
+    Socket(Arc<UdpSocket>),
+    /// By the edge of its node.
+    Edge(Arc<Outbox>),
 }
 
 impl Machine {
     fn send(&self, bytes: &[u8]) -> Fate {
-        match socket::try_send(&self.socket, bytes) {
+        let sent = match &self.towards {
+            Towards::Socket(socket) => socket::try_send(socket, bytes),
+            Towards::Edge(outbox) => outbox.push(bytes),
+        };
+        match sent {
             Ok(()) => {
-                self.series.datagrams.came(bytes.len());
+                if let Some(series) = &self.series {
+                    series.datagrams.came(bytes.len());
+                }
                 Fate::Sent
             }
             // Of an earlier datagram: nobody listens there.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Fate::Refused,
-            // The kernel's queue is full, or the datagram is larger than what leads there.
+            // The queue is full, or the datagram is larger than what leads there.
             Err(_) => Fate::Dropped,
+        }
+    }
+
+    /// Counts a datagram that went back to the client.
+    pub(super) fn answered(&self, n_bytes: usize) {
+        if let Some(series) = &self.series {
+            series.datagrams.answered(n_bytes);
         }
     }
 }
@@ -163,6 +201,13 @@ impl Flow {
         }
     }
 
+    /// The same; what there is no room for, or no flow any more, is counted.
+    pub(super) fn take_or_drop(&self, datagrams: &Datagrams, bytes: &[u8]) {
+        if matches!(self.take(datagrams, bytes), Fate::Dropped | Fate::Refused) {
+            datagrams.drops(1);
+        }
+    }
+
     /// Gives it a machine, and sends what has waited; how much of it was dropped.
     pub(super) fn begin(&self, machine: &Machine) -> usize {
         let mut stage = self.stage.lock();
@@ -172,7 +217,9 @@ impl Flow {
             return 0;
         };
         self.moves();
-        machine.series.datagrams.begins();
+        if let Some(series) = &machine.series {
+            series.datagrams.begins();
+        }
         // Nobody passes those that have waited: the stage is locked.
         let fates = early.iter().map(|one| machine.send(&one.bytes));
         let fates: Vec<_> = fates.filter(|fate| *fate != Fate::Sent).collect();

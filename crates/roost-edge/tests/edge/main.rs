@@ -27,6 +27,7 @@ mod protocols;
 mod rates;
 mod raw;
 mod relay;
+mod relay_datagrams;
 mod relay_distance;
 mod relay_loads;
 mod relay_streams;

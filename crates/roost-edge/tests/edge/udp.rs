@@ -46,7 +46,7 @@ pub(crate) fn at_udp(number: u8, address: SocketAddr) -> Endpoint {
 
 impl World {
     /// Publishes these, and waits until the port is open.
-    async fn open(&self, endpoints: Vec<Endpoint>) {
+    pub(crate) async fn open(&self, endpoints: Vec<Endpoint>) {
         self.publish(endpoints);
         self.port_problem("app", |problem| problem.is_none()).await;
     }

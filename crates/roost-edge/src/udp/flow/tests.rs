@@ -1,6 +1,6 @@
 //! The bounds of flows, and their ends.
 
-use super::{Datagrams, Fate, Flow, Flows, Machine};
+use super::{Datagrams, Fate, Flow, Flows, Machine, Towards};
 use crate::limits;
 use crate::meter::Series;
 use crate::udp::socket::Path;
@@ -24,8 +24,8 @@ async fn machine() -> (UdpSocket, Machine) {
     socket.connect(machine.local_addr().unwrap()).await.unwrap();
     let region = RegionCode::parse("local").unwrap();
     let towards = Machine {
-        socket: Arc::new(socket),
-        series: Arc::new(Series::new(region, None)),
+        towards: Towards::Socket(Arc::new(socket)),
+        series: Some(Arc::new(Series::new(region, None))),
     };
     (machine, towards)
 }
@@ -49,7 +49,7 @@ async fn what_comes_early_is_kept_in_order_up_to_the_bound() {
     }
     let n_bytes = machine.recv(&mut buffer).await.unwrap();
     assert_eq!(n_bytes, 0, "a datagram of nothing is one");
-    let counts = towards.series.read().datagrams;
+    let counts = towards.series.unwrap().read().datagrams;
     let n_sent = limits::EARLY_DATAGRAMS_MAX as u64;
     assert_eq!(
         (counts.flows, counts.in_count, counts.in_bytes),
