@@ -4,11 +4,14 @@
 //!
 //! ```text
 //! {"loads":[{"app":"web","machine":"148e0a…","port":80,"load":5}]}
+//! {"loads":[],"datagrams":[{"app":"game","machine":"148e0a…","port":5000,"load":2}]}
 //! ```
 //!
-//! A line has every service that is serving something; one that it does not name serves nothing.
+//! Services of datagrams have ports of their own, and a member of their own: to an edge that does
+//! not know of it their ports would be those of other services. A line has every service that is serving something; one that it does not name serves nothing.
 
 use roost_model::id::MachineId;
+use roost_model::machine::Protocol;
 use roost_model::name::AppName;
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +22,12 @@ pub struct ServiceLoad {
     pub app: AppName,
     /// The machine.
     pub machine: MachineId,
-    /// The first external TCP port of the service: services of a machine share none.
+    /// What carries the traffic of the service.
+    #[serde(skip)]
+    pub protocol: Protocol,
+    /// The first external port of the service: those of a machine that have one protocol share none.
     pub port: u16,
-    /// Requests and connections, whoever sends them.
+    /// Requests, connections and flows of datagrams, whoever sends them.
     pub load: u32,
 }
 
@@ -29,6 +35,8 @@ pub struct ServiceLoad {
 #[derive(Serialize, Deserialize)]
 struct Line {
     loads: Vec<ServiceLoad>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    datagrams: Vec<ServiceLoad>,
 }
 
 /// Whether this is a line about loads, and not a table.
@@ -42,7 +50,10 @@ pub fn to_line(mut loads: Vec<ServiceLoad>, most: usize) -> String {
         loads.sort_by_key(|it| std::cmp::Reverse(it.load));
         loads.truncate(most);
     }
-    let mut line = serde_json::to_string(&Line { loads }).expect("rows have text keys only");
+    let is_udp = |it: &mut ServiceLoad| it.protocol == Protocol::Udp;
+    let datagrams = loads.extract_if(.., is_udp).collect();
+    let line = Line { loads, datagrams };
+    let mut line = serde_json::to_string(&line).expect("rows have text keys only");
     line.push('\n');
     line
 }
@@ -50,11 +61,15 @@ pub fn to_line(mut loads: Vec<ServiceLoad>, most: usize) -> String {
 /// The loads of such a line, which has `most` of them at most.
 pub fn from_line(line: &str, most: usize) -> Result<Vec<ServiceLoad>, String> {
     let line: Line = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let n_loads = line.loads.len();
+    let n_loads = line.loads.len() + line.datagrams.len();
     if n_loads > most {
         return Err(format!("{n_loads} loads are more than {most}"));
     }
-    Ok(line.loads)
+    let datagrams = line.datagrams.into_iter().map(|it| ServiceLoad {
+        protocol: Protocol::Udp,
+        ..it
+    });
+    Ok(line.loads.into_iter().chain(datagrams).collect())
 }
 
 #[cfg(test)]
@@ -63,6 +78,7 @@ mod tests {
     use crate::peer_table;
     use crate::traffic::{PeerNode, TrafficTable};
     use roost_model::id::{MachineId, NodeId};
+    use roost_model::machine::Protocol;
     use roost_model::name::AppName;
     use std::sync::Arc;
 
@@ -70,8 +86,16 @@ mod tests {
         ServiceLoad {
             app: AppName::parse("web").unwrap(),
             machine: MachineId::from_bytes([number; 7]),
+            protocol: Protocol::Tcp,
             port: 80,
             load,
+        }
+    }
+
+    fn datagrams(number: u8, load: u32) -> ServiceLoad {
+        ServiceLoad {
+            protocol: Protocol::Udp,
+            ..self::load(number, load)
         }
     }
 
@@ -83,6 +107,19 @@ mod tests {
         assert_eq!(from_line(&line, 2), Ok(loads));
         assert_eq!(from_line(&to_line(Vec::new(), 2), 2), Ok(Vec::new()));
         assert!(!is_one(&peer_table::to_line(&TrafficTable::new())));
+        // Beside a service of the same port that takes connections, and never in its place.
+        let loads = vec![load(1, 5), datagrams(1, 7)];
+        let line = to_line(loads.clone(), 2);
+        assert_eq!(from_line(&line, 2), Ok(loads));
+        assert!(from_line(&line, 1).is_err(), "both are counted");
+        assert_eq!(
+            line.split_once(r#","datagrams":"#)
+                .unwrap()
+                .0
+                .matches("port")
+                .count(),
+            1
+        );
         // An edge that knows of tables only has not asked; it would pass the line over.
         let node = Arc::new(PeerNode {
             id: NodeId::parse("node_00000000000000000000000001").unwrap(),

@@ -15,6 +15,7 @@ use crate::limits;
 use crate::load::Load;
 use crate::table::{Router, Routes, Target};
 use parking_lot::Mutex;
+use roost_model::machine::Protocol;
 use roost_proto::peer_loads::{self, ServiceLoad};
 use roost_proto::traffic::PeerNode;
 use std::collections::{HashMap, HashSet};
@@ -65,10 +66,12 @@ fn read(router: &Router) -> Vec<(ServiceLoad, u64)> {
     let targets = router.own_targets();
     let busy = targets.iter().filter_map(|target| {
         let load = target.load.now();
+        let (protocol, port) = target.first_port().filter(|_| load > 0)?;
         let service = ServiceLoad {
             app: target.app.clone(),
             machine: target.endpoint.machine_id.clone(),
-            port: target.first_tcp_port().filter(|_| load > 0)?,
+            protocol,
+            port,
             load: u32::try_from(load).unwrap_or(u32::MAX),
         };
         Some((service, target.in_flight.n_begun()))
@@ -93,7 +96,8 @@ impl Told {
         let routes = router.routes();
         let loads = loads_of(&routes, node, &told);
         let take = |told: &ServiceLoad| {
-            let key = (told.app.as_str(), told.machine.as_str(), told.port);
+            let port = (told.protocol, told.port);
+            let key = (told.app.as_str(), told.machine.as_str(), port);
             let load: &Arc<Load> = loads.get(&key)?;
             let count = told.load.min(limits::RELAY_LOAD_MAX);
             load.told(usize::try_from(count).unwrap_or(usize::MAX));
@@ -128,7 +132,7 @@ fn loads_of<'a>(
     routes: &'a Routes,
     node: &PeerNode,
     told: &'a [ServiceLoad],
-) -> HashMap<(&'a str, &'a str, u16), &'a Arc<Load>> {
+) -> HashMap<(&'a str, &'a str, (Protocol, u16)), &'a Arc<Load>> {
     let apps: HashSet<&str> = told.iter().map(|it| it.app.as_str()).collect();
     let apps = apps.into_iter().filter_map(|name| routes.app(name));
     let is_there = |target: &&Arc<Target>| {
@@ -137,7 +141,7 @@ fn loads_of<'a>(
     };
     let targets = apps.flat_map(|app| app.targets()).filter(is_there);
     let by_name = targets.filter_map(|target| {
-        let port = target.first_tcp_port()?;
+        let port = target.first_port()?;
         let key = (
             target.app.as_str(),
             target.endpoint.machine_id.as_str(),

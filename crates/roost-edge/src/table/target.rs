@@ -62,14 +62,10 @@ impl Target {
         self.load.everywhere() > usize::try_from(soft_limit).unwrap_or(usize::MAX)
     }
 
-    /// The first external TCP port of its service: no other one of the machine has it.
-    pub(crate) fn first_tcp_port(&self) -> Option<u16> {
+    /// The first external port of its service: no other one of the machine with this protocol has it.
+    pub(crate) fn first_port(&self) -> Option<(Protocol, u16)> {
         let service = &self.endpoint.service;
-        let ports = service
-            .ports
-            .first()
-            .filter(|_| service.protocol == Protocol::Tcp)?;
-        Some(ports.ports.first)
+        Some((service.protocol, service.ports.first()?.ports.first))
     }
 
     /// What the choice of a machine looks at, when it is serving so much.

@@ -143,3 +143,6 @@ async fn take_all(
         tokio::task::yield_now().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -402,9 +402,9 @@ async fn a_machine_that_the_node_does_not_have_is_elsewhere() {
 }
 
 /// Something that has the certificate of node 2's edge and answers otherwise.
-async fn impostor<F>(cluster: &Cluster, world: &World, answer: F) -> SocketAddr
+pub(crate) async fn impostor<F>(cluster: &Cluster, world: &World, answer: F) -> SocketAddr
 where
-    F: Fn(usize, &Request<hyper::body::Incoming>) -> Response<AnyBody>
+    F: Fn(usize, &mut Request<hyper::body::Incoming>) -> Response<AnyBody>
         + Clone
         + Send
         + Sync
@@ -422,12 +422,13 @@ where
                 let Ok(stream) = tls.accept(stream).await else {
                     return;
                 };
-                let service = service_fn(move |request| {
+                let service = service_fn(move |mut request| {
                     let number = count.fetch_add(1, Ordering::SeqCst);
-                    let response = answer(number, &request);
+                    let response = answer(number, &mut request);
                     async move { Ok::<_, std::convert::Infallible>(response) }
                 });
                 let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .enable_connect_protocol()
                     .serve_connection(TokioIo::new(stream), service)
                     .await;
             });

@@ -1,17 +1,49 @@
 //! From edge to edge: flows of datagrams. What the app sees of its client is
 //! tested with real machines, end to end.
 
-use crate::relay::{Cluster, at, node, peers_of};
+use crate::limits::limited;
+use crate::relay::{Cluster, at, impostor, node, peers_of};
+use crate::relay_loads::{sender, wish};
 use crate::tcp::{PORT, own_ip};
-use crate::udp::{at_udp, client, echo, until_answered};
-use crate::world::{World, machine, wait_until};
-use std::net::IpAddr;
+use crate::udp::{ask, at_udp, client, echo, nobody, receive, until_answered};
+use crate::wake::Control;
+use crate::wire::wire;
+use crate::world::{LIMIT, World, full, machine, wait_until, with_health};
+use http::{HeaderValue, Method, Response};
+use hyper_util::rt::TokioIo;
+use roost_edge::{EdgeConfig, limits};
+use roost_proto::traffic::{Endpoint, EndpointHealth, PeerNode};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
 
-/// An edge with a port for datagrams, and another one with the machine.
-async fn two(cluster: &Cluster) -> (World, World, IpAddr) {
+/// An edge with a port for datagrams.
+async fn near(cluster: &Cluster, change: impl FnOnce(&mut EdgeConfig)) -> (World, IpAddr) {
     let ip = own_ip();
-    let near = cluster.edge_with(1, |config| config.port_ips = vec![ip]);
-    (near.await, cluster.edge(2).await, ip)
+    let near = cluster.edge_with(1, |config| {
+        config.port_ips = vec![ip];
+        change(config);
+    });
+    (near.await, ip)
+}
+
+/// The same, and another one with the machine.
+async fn two(cluster: &Cluster) -> (World, World, IpAddr) {
+    let (near, ip) = near(cluster, |_| {}).await;
+    (near, cluster.edge(2).await, ip)
+}
+
+/// So many flows lead to the machine, at each of these edges.
+async fn has_flows(worlds: &[&World], number: u8, count: usize) {
+    let gauges: Vec<_> = worlds.iter().map(|world| world.edge.gauge()).collect();
+    wait_until("flows to begin or end", || {
+        let mut gauges = gauges.iter();
+        gauges.all(|gauge| gauge.in_flight(&machine(number)) == count)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -30,9 +62,326 @@ async fn datagrams_go_both_ways_through_two_edges_and_each_client_gets_its_own_a
             until_answered(client, text.as_bytes(), answer.as_bytes()).await;
         }
     }
-    for world in [&near, &far] {
-        let gauge = world.edge.gauge();
-        wait_until("each flow counts", || gauge.in_flight(&machine(1)) == 2).await;
+    has_flows(&[&near, &far], 1, 2).await;
+    for (world, begun) in [(&near, true), (&far, false)] {
+        let metrics = world.edge.records().metrics();
+        assert!(metrics.contains("roost_edge_flows 2\n"), "{metrics}");
+        // They are counted where the client is.
+        let count = "roost_edge_flows_begun_count{app=\"app\",region=\"local\"} 2\n";
+        assert_eq!(metrics.contains(count), begun, "{metrics}");
     }
-    assert_ne!(node(1), node(2));
+}
+
+#[tokio::test]
+async fn datagrams_of_nothing_and_the_largest_ones_pass_through_two_edges() {
+    let cluster = Cluster::new();
+    let (near, far, ip) = two(&cluster).await;
+    let (address, _) = echo(&far.tasks, "").await;
+    let app = at_udp(1, address);
+    far.publish(vec![app.clone()]);
+    near.open(vec![at(2, peers_of(&far), app)]).await;
+    let client = client(ip, PORT).await;
+    let largest: Vec<u8> = (0..limits::DATAGRAM_PAYLOAD_BYTES_MAX)
+        .map(|n| n.to_le_bytes()[0])
+        .collect();
+    for sent in [&b""[..], &largest, b"last"] {
+        client.send(sent).await.unwrap();
+        assert!(receive(&client).await == sent);
+    }
+}
+
+#[tokio::test]
+async fn a_flow_goes_on_to_a_machine_that_takes_it() {
+    let cluster = Cluster::new();
+    let (near, far, ip) = two(&cluster).await;
+    let (here, _) = echo(&near.tasks, "here ").await;
+    let (there, _) = echo(&far.tasks, "there ").await;
+    // The other node does not have it, or nobody is at its door.
+    let gone = at(2, peers_of(&far), at_udp(1, there));
+    let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let dead = at(3, nowhere, at_udp(3, there));
+    near.open(vec![gone, dead, at_udp(2, here)]).await;
+    for _ in 0..6 {
+        let client = client(ip, PORT).await;
+        client.send(b"x").await.unwrap();
+        assert_eq!(
+            receive(&client).await,
+            b"here x",
+            "what has waited goes there"
+        );
+    }
+}
+
+/// The same with a bound of flows.
+fn with_limits(endpoint: Endpoint, soft_limit: u32, hard_limit: u32) -> Endpoint {
+    let mut service = (*endpoint.service).clone();
+    let like = limited(1, endpoint.address, soft_limit, hard_limit);
+    service.concurrency = like.service.concurrency.clone();
+    Endpoint {
+        service: service.into(),
+        ..endpoint
+    }
+}
+
+#[tokio::test]
+async fn the_edge_of_the_node_holds_to_the_hard_limit_of_flows() {
+    let cluster = Cluster::new();
+    let (near, far, ip) = two(&cluster).await;
+    let (other, other_ip) = self::near(&cluster, |_| {}).await;
+    let (address, count) = echo(&far.tasks, "").await;
+    let app = with_limits(at_udp(1, address), 1, 1);
+    far.publish(vec![app.clone()]);
+    let seen = at(2, peers_of(&far), app);
+    near.open(vec![seen.clone()]).await;
+    other.open(vec![seen.clone()]).await;
+    let first = client(other_ip, PORT).await;
+    until_answered(&first, b"x", b"x").await;
+    // This edge does not know that it is full: the other one's word counts.
+    let (address, _) = echo(&near.tasks, "here ").await;
+    near.publish(vec![seen, at_udp(2, address)]);
+    for _ in 0..6 {
+        until_answered(&client(ip, PORT).await, b"y", b"here y").await;
+    }
+    has_flows(&[&far], 1, 1).await;
+    until_answered(&first, b"z", b"z").await;
+    assert!(count.load(Ordering::SeqCst) >= 2);
+}
+
+#[tokio::test]
+async fn a_flow_ends_with_the_edge_of_its_machines_node_and_the_next_datagram_finds_another() {
+    let cluster = Cluster::new();
+    let (near, far, ip) = two(&cluster).await;
+    let (there, _) = echo(&far.tasks, "there ").await;
+    let (here, _) = echo(&near.tasks, "here ").await;
+    let (edge, cut) = wire(&far, peers_of(&far), Duration::ZERO).await;
+    let app = at_udp(1, there);
+    far.publish(vec![app.clone()]);
+    near.open(vec![at(2, edge, app.clone())]).await;
+    let client = client(ip, PORT).await;
+    until_answered(&client, b"x", b"there x").await;
+    near.publish(vec![at(2, edge, app), at_udp(2, here)]);
+    until_answered(&client, b"y", b"there y").await;
+    cut.cancel();
+    has_flows(&[&near, &far], 1, 0).await;
+    until_answered(&client, b"z", b"here z").await;
+}
+
+#[tokio::test]
+async fn flows_hold_up_no_edge_that_is_replaced() {
+    let cluster = Cluster::new();
+    let (near, far, ip) = two(&cluster).await;
+    let (address, _) = echo(&far.tasks, "").await;
+    let app = at_udp(1, address);
+    far.publish(vec![app.clone()]);
+    near.open(vec![at(2, peers_of(&far), app)]).await;
+    let client = client(ip, PORT).await;
+    until_answered(&client, b"x", b"x").await;
+    assert!(far.edge.retire(LIMIT).await, "no flow holds it up");
+    has_flows(&[&near, &far], 1, 0).await;
+}
+
+#[tokio::test]
+async fn a_flow_to_another_node_ends_with_its_machine_and_when_it_is_idle() {
+    let cluster = Cluster::new();
+    let idle = Duration::from_secs(1);
+    let (near, ip) = near(&cluster, |config| config.timeouts.flow_idle = idle).await;
+    let far = cluster.edge(2).await;
+    let (address, _) = echo(&far.tasks, "").await;
+    let app = at_udp(1, address);
+    far.publish(vec![app.clone()]);
+    near.open(vec![at(2, peers_of(&far), app.clone())]).await;
+    let client = client(ip, PORT).await;
+    // Of the edge of the machine's node a minute has not passed: it hears of the end.
+    for _ in 0..2 {
+        until_answered(&client, b"x", b"x").await;
+        has_flows(&[&near, &far], 1, 0).await;
+    }
+    // Only the machine's own edge knows that it is gone.
+    let gauge = far.edge.gauge();
+    let begun = gauge.n_begun(&machine(1));
+    let asking = async {
+        while gauge.in_flight(&machine(1)) == 0 || gauge.n_begun(&machine(1)) == begun {
+            until_answered(&client, b"x", b"x").await;
+        }
+    };
+    timeout(LIMIT, asking).await.expect("a flow");
+    let down = EndpointHealth::Down("stopped".into());
+    far.publish(vec![with_health(app, down)]);
+    has_flows(&[&near, &far], 1, 0).await;
+}
+
+#[tokio::test]
+async fn a_machine_of_another_node_where_nobody_listens_is_passed_over_and_ejected() {
+    let cluster = Cluster::new();
+    let (near, far, ip) = two(&cluster).await;
+    let closed = at_udp(1, nobody().await);
+    let (here, _) = echo(&near.tasks, "").await;
+    far.publish(vec![closed.clone()]);
+    near.open(vec![at(2, peers_of(&far), closed), at_udp(2, here)])
+        .await;
+    let gauge = near.edge.gauge();
+    let asking = async {
+        loop {
+            let before = gauge.n_begun(&machine(1));
+            for _ in 0..20 {
+                until_answered(&client(ip, PORT).await, b"x", b"x").await;
+            }
+            // It has nothing under way, so that each flow would lead there. Now and then one
+            // does, to find out.
+            if gauge.n_begun(&machine(1)) < before + 5 {
+                return;
+            }
+        }
+    };
+    timeout(LIMIT * 2, asking).await.expect("it is ejected");
+    has_flows(&[&near, &far], 1, 0).await;
+}
+
+#[tokio::test]
+async fn the_first_datagram_wakes_a_machine_of_another_node() {
+    let cluster = Cluster::new();
+    let control = Arc::<Control>::default();
+    let theirs = control.clone();
+    let (near, ip) = near(&cluster, |_| {}).await;
+    let sleep = |config: &mut EdgeConfig| config.sleep = Some(theirs);
+    let far = cluster.edge_with(2, sleep).await;
+    let (address, _) = echo(&far.tasks, "").await;
+    let app = at_udp(1, address);
+    let asleep = with_health(app.clone(), EndpointHealth::Asleep("stopped".into()));
+    far.publish(vec![asleep.clone()]);
+    near.open(vec![at(2, peers_of(&far), asleep)]).await;
+    let client = client(ip, PORT).await;
+    for text in [b"1", b"2"] {
+        client.send(text).await.unwrap();
+    }
+    control.wait_for(&[1]).await;
+    far.publish(vec![app.clone()]);
+    near.publish(vec![at(2, peers_of(&far), app)]);
+    for text in [b"1", b"2"] {
+        assert_eq!(receive(&client).await, text);
+    }
+}
+
+#[tokio::test]
+async fn a_machine_that_clients_of_its_node_keep_busy_gets_fewer_flows_from_here() {
+    let cluster = Cluster::new();
+    let far_ip = own_ip();
+    let far = cluster.edge_with(2, |config| config.port_ips = vec![far_ip]);
+    let far = far.await;
+    let edge = peers_of(&far);
+    let follow = |config: &mut EdgeConfig| {
+        let id = node(2);
+        config.relay.as_mut().unwrap().peers = vec![PeerNode { id, edge }];
+    };
+    let (near, ip) = near(&cluster, follow).await;
+    let (there, _) = echo(&far.tasks, "there").await;
+    let (here, _) = echo(&near.tasks, "here").await;
+    far.open(vec![with_limits(at_udp(1, there), 20, 100)]).await;
+    let mut busy = Vec::new();
+    for _ in 0..15 {
+        let client = client(far_ip, PORT).await;
+        until_answered(&client, b"", b"there").await;
+        busy.push(client);
+    }
+    near.open(vec![with_limits(at_udp(2, here), 20, 100)]).await;
+    // Of its own flows it has none there: without a word of the other edge they would take turns.
+    let asking = async {
+        let mut in_a_row = 0;
+        while in_a_row < 6 {
+            let client = client(ip, PORT).await;
+            let is_here = ask(&client, b"").await == b"here";
+            in_a_row = if is_here { in_a_row + 1 } else { 0 };
+            busy.push(client);
+        }
+    };
+    timeout(LIMIT, asking)
+        .await
+        .expect("it hears of the others");
+}
+
+/// What an edge would say that hands a flow over.
+fn block(number: u8) -> HeaderValue {
+    let text = format!(
+        "1;kind=datagrams;app=app;machine={};port={PORT};client=127.0.0.1:9;local=127.0.0.1:{PORT};\
+         tls=0;http=1.1;region=x;id=00000000000000000000000000;at=1;hop=1;attempt=1;wait=0",
+        machine(number)
+    );
+    HeaderValue::try_from(text).unwrap()
+}
+
+/// A length that no datagram has.
+const GARBAGE: [u8; 2] = [0xff, 0xfe];
+
+#[tokio::test]
+async fn an_edge_that_hands_over_garbage_loses_the_flow_and_no_machine_sees_it() {
+    let cluster = Cluster::new();
+    let far = cluster.edge(2).await;
+    let (address, count) = echo(&far.tasks, "").await;
+    far.publish(vec![at_udp(1, address)]);
+    let mut sender = sender(&cluster, &far).await;
+    let mut request = wish("datagrams");
+    request.headers_mut().insert("roost-relay", block(1));
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.headers()["roost-relay"], "1;is=answer");
+    let stream = hyper::upgrade::on(response).await.unwrap();
+    let mut stream = TokioIo::new(stream);
+    stream.write_all(&[0, 1, b'x', 0]).await.unwrap();
+    let mut answer = [0; 3];
+    let read = timeout(LIMIT, stream.read_exact(&mut answer)).await;
+    read.expect("an answer").unwrap();
+    assert_eq!(answer, [0, 1, b'x']);
+    // The next one has begun: its length is 2.
+    stream.write_all(&[2, b'a']).await.unwrap();
+    has_flows(&[&far], 1, 1).await;
+    stream.write_all(b"b").await.unwrap();
+    let mut answer = [0; 4];
+    let read = timeout(LIMIT, stream.read_exact(&mut answer)).await;
+    read.expect("an answer").unwrap();
+    assert_eq!(answer, [0, 2, b'a', b'b']);
+    let flood = async {
+        stream.write_all(&GARBAGE).await?;
+        for _ in 0..1000 {
+            stream.write_all(&[0; 64 * 1024]).await?;
+        }
+        std::io::Result::Ok(())
+    };
+    let flooded = timeout(LIMIT, flood).await.expect("it is cut off");
+    assert!(flooded.is_err());
+    has_flows(&[&far], 1, 0).await;
+    assert_eq!(count.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn an_edge_that_answers_with_garbage_loses_the_flow_and_the_client_hears_none_of_it() {
+    let cluster = Cluster::new();
+    let (near, ip) = near(&cluster, |_| {}).await;
+    let tasks = near.tasks.clone();
+    let peer = impostor(&cluster, &near, move |_, request| {
+        if request.method() == Method::CONNECT {
+            let upgrade = hyper::upgrade::on(request);
+            tasks.spawn("impostor-stream", async move {
+                let mut stream = TokioIo::new(upgrade.await.unwrap());
+                let mut sent = [0; 3];
+                stream.read_exact(&mut sent).await.unwrap();
+                assert_eq!(sent, [0, 1, b'x']);
+                stream.write_all(b"\0\x05there").await.unwrap();
+                stream.write_all(&GARBAGE).await.unwrap();
+                // It would go on for ever, but for the edge that ends it.
+                while stream.write_all(&[0; 1024]).await.is_ok() {}
+            });
+        }
+        let response = Response::builder().header("roost-relay", "1;is=answer");
+        response.body(full("")).unwrap()
+    })
+    .await;
+    let (here, _) = echo(&near.tasks, "here ").await;
+    let there = at_udp(1, here);
+    near.open(vec![at(2, peer, there)]).await;
+    let client = client(ip, PORT).await;
+    client.send(b"x").await.unwrap();
+    assert_eq!(receive(&client).await, b"there");
+    has_flows(&[&near], 1, 0).await;
+    near.publish(vec![at_udp(2, here)]);
+    client.send(b"y").await.unwrap();
+    assert_eq!(receive(&client).await, b"here y", "and nothing before");
 }

@@ -206,8 +206,11 @@ async fn a_load_that_is_no_longer_told_does_not_count() {
 
 type Lines = tokio::io::Lines<BufReader<TokioIo<hyper::upgrade::Upgraded>>>;
 
-/// Streams of tables, as an edge of node 1 gets them that asks with these headers.
-async fn streams(cluster: &Cluster, far: &World, asks: [Option<&'static str>; 2]) -> [Lines; 2] {
+/// Sends to an edge what an edge of node 1 could.
+pub(crate) async fn sender(
+    cluster: &Cluster,
+    far: &World,
+) -> hyper::client::conn::http2::SendRequest<Empty<Bytes>> {
     let identity = cluster.identity(1, Role::Edge, clock::now());
     let tls = tokio_rustls::TlsConnector::from(Arc::new(identity.client_config().unwrap()));
     let peer = Peer {
@@ -224,15 +227,26 @@ async fn streams(cluster: &Cluster, far: &World, asks: [Option<&'static str>; 2]
     // The settings of the other side say that it takes this kind of request.
     let hello = Request::options("http://edge/").body(Empty::<Bytes>::new());
     sender.send_request(hello.unwrap()).await.unwrap();
+    sender
+}
+
+/// A request for a stream.
+pub(crate) fn wish(protocol: &'static str) -> Request<Empty<Bytes>> {
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = http::Uri::from_static("http://edge/");
+    *request.version_mut() = Version::HTTP_2;
+    let protocol = Protocol::from_static(protocol);
+    request.extensions_mut().insert(protocol);
+    request
+}
+
+/// Streams of tables, as an edge of node 1 gets them that asks with these headers.
+async fn streams(cluster: &Cluster, far: &World, asks: [Option<&'static str>; 2]) -> [Lines; 2] {
+    let mut sender = sender(cluster, far).await;
     let mut streams = Vec::new();
     for asked in asks {
-        let mut request = Request::new(Empty::<Bytes>::new());
-        *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = http::Uri::from_static("http://edge/");
-        *request.version_mut() = Version::HTTP_2;
-        request
-            .extensions_mut()
-            .insert(Protocol::from_static("table"));
+        let mut request = wish("table");
         if let Some(asked) = asked {
             let value = http::HeaderValue::from_static(asked);
             request.headers_mut().insert("roost-relay", value);

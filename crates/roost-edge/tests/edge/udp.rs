@@ -59,7 +59,7 @@ pub(crate) async fn client(ip: IpAddr, port: u16) -> UdpSocket {
     socket
 }
 
-async fn receive(client: &UdpSocket) -> Vec<u8> {
+pub(crate) async fn receive(client: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; limits::DATAGRAM_BYTES_MAX];
     let received = timeout(LIMIT, client.recv(&mut buffer)).await;
     let n_bytes = received.expect("an answer").unwrap();
@@ -67,7 +67,7 @@ async fn receive(client: &UdpSocket) -> Vec<u8> {
     buffer
 }
 
-async fn ask(client: &UdpSocket, text: &[u8]) -> Vec<u8> {
+pub(crate) async fn ask(client: &UdpSocket, text: &[u8]) -> Vec<u8> {
     client.send(text).await.unwrap();
     receive(client).await
 }
@@ -188,7 +188,7 @@ async fn a_flow_stays_with_its_machine_until_that_is_gone() {
 }
 
 /// An address where nobody takes datagrams.
-async fn nobody() -> SocketAddr {
+pub(crate) async fn nobody() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.local_addr().unwrap()
 }

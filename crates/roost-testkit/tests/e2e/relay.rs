@@ -15,7 +15,7 @@ use std::time::Duration;
 const MOMENT: Duration = Duration::from_secs(120);
 
 /// Gives the second node the first one's authority.
-fn share_authority(first: &Platform, second: &Platform) {
+pub(crate) fn share_authority(first: &Platform, second: &Platform) {
     let (from, to) = (first.data_dir(), second.data_dir());
     fs::create_dir_all(to.join("cluster")).unwrap();
     let files = ["root.pem", "root.key", "tickets"].map(|name| format!("cluster/{name}"));

@@ -1,5 +1,6 @@
 //! A UDP service, with clients that have addresses of their own.
 
+use crate::relay::share_authority;
 use roost_testkit::images::python;
 use roost_testkit::outside::Outside;
 use roost_testkit::platform::{Platform, free_port};
@@ -203,4 +204,42 @@ fn the_first_datagram_starts_the_machine_that_is_stopped() {
         answer.starts_with(&machine) && answer.ends_with(" 7"),
         "{answer}"
     );
+}
+
+#[test]
+fn an_app_on_another_node_sees_who_its_clients_are_and_its_answers_reach_them() {
+    skip_unless_possible!();
+    let outside = Outside::new();
+    let address = || format!("127.0.0.1:{}", free_port());
+    let (of_far, of_near) = (address(), address());
+    // Both nodes have the port, each at an address of its own.
+    let far = Platform::up_with(&["--edge-peers-listen", &of_far]);
+    let port = deploy(&far, "auto_start_machines = true");
+    let near = Platform::prepare();
+    share_authority(&far, &near);
+    let node = std::fs::read_to_string(far.data_dir().join("node-id")).unwrap();
+    let (host, peer) = (outside.host.to_string(), format!("{node}={of_far}"));
+    let mut up = near.up_command();
+    up.args(["--listen", &host, "--edge-peers-listen", &of_near]);
+    run(up.args(["--edge-peer", &peer]));
+
+    let clients = [client(&outside, port), client(&outside, port)];
+    let machine = ask_as(&clients[0], &outside, b"x");
+    for bytes in [&b"hello"[..], b"", &[7; 20_000]] {
+        for client in &clients {
+            let answer = ask(client, bytes);
+            let own = client.local_addr().unwrap().port();
+            let expected = format!("{machine} {}:{own} {}", outside.client, bytes.len());
+            assert_eq!(answer, expected);
+        }
+    }
+    // A machine that sleeps there is woken by a datagram that comes here.
+    far.roost(&["machines", "stop", &machine]);
+    far.roost(&["machines", "wait", &machine, "--state", "stopped"]);
+    assert_eq!(ask_as(&clients[0], &outside, b"x"), machine);
+
+    // Flows that a crash of the node's edge has ended begin anew.
+    far.kill_roostd();
+    run(&mut far.up_command());
+    assert_eq!(ask_as(&clients[1], &outside, b"x"), machine);
 }
