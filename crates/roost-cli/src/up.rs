@@ -60,7 +60,7 @@ pub(crate) async fn run(global: &Global, args: &UpArgs, output: Output) -> Resul
     // A platform that ran before may have been started with other ports than this command has now.
     let api_url = running(&data_dir)
         .await
-        .unwrap_or_else(|| format!("http://127.0.0.1:{}", options.api_port));
+        .unwrap_or_else(|| options.api_url());
     let client = Client::new(Target {
         api_url: api_url.clone(),
         token: Some(token),
@@ -180,10 +180,10 @@ async fn prepare(args: &Options, data_dir: &Path, output: Output) -> Result<(), 
         ports::check_free(&listen, port, flag)?;
     }
     output.say(&format!(
-        "what this makes\n  {}  databases, images, logs, keys\n  roostd in the background: API 127.0.0.1:{}, HTTP {listen}:{}, HTTPS {listen}:{}\n  \
+        "what this makes\n  {}  databases, images, logs, keys\n  roostd in the background: API {}, HTTP {listen}:{}, HTTPS {listen}:{}\n  \
          one nftables table, one cgroup, and a network device per machine, all removed by `roost down`",
         data_dir.display(),
-        args.api_port,
+        args.api_url(),
         args.http_port,
         args.https_port
     ));
@@ -204,7 +204,7 @@ async fn start(
     let mut command = args.of_roostd(data_dir);
     command.extend(flags.iter().map(|&flag| flag.to_owned()));
     let mut child = roostd::start(&command, &log)?;
-    let api_url = format!("http://127.0.0.1:{}", args.api_port);
+    let api_url = args.api_url();
     let client = Client::new(Target {
         api_url: api_url.clone(),
         token: None,

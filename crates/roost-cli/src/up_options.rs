@@ -8,6 +8,7 @@ use crate::args::UpArgs;
 use crate::error::CliError;
 use crate::settings::write_private;
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// What `roostd` is started with.
@@ -172,6 +173,14 @@ impl Options {
             firecracker: file(&args.firecracker, |last| &last.firecracker),
             jailer: file(&args.jailer, |last| &last.jailer),
         }
+    }
+
+    /// Where the API answers: at the address that `roostd` listens on, if it is a certain one.
+    pub(crate) fn api_url(&self) -> String {
+        let listen = self.listen.as_deref().and_then(|text| text.parse().ok());
+        let listen = listen.filter(|ip: &IpAddr| !ip.is_unspecified());
+        let ip = listen.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        format!("http://{}", SocketAddr::new(ip, self.api_port))
     }
 
     /// What `roostd` would refuse of how they go together.
@@ -345,6 +354,20 @@ mod tests {
         let flags =
             "--http-port 81 --https-port 8443 --runtime /usr/sbin/runc --domain apps.example.com";
         assert!(line.contains(flags), "{line}");
+    }
+
+    #[test]
+    fn the_api_is_asked_where_it_listens() {
+        for (flags, url) in [
+            ("", "http://127.0.0.1:4280"),
+            ("--listen 0.0.0.0 --api-port 1", "http://127.0.0.1:1"),
+            ("--listen ::", "http://127.0.0.1:4280"),
+            ("--listen 192.0.2.1", "http://192.0.2.1:4280"),
+            ("--listen 2001:db8::1", "http://[2001:db8::1]:4280"),
+        ] {
+            let options = Options::choose(&args(flags), None);
+            assert_eq!(options.api_url(), url, "{flags}");
+        }
     }
 
     #[test]

@@ -181,7 +181,7 @@ async fn flows_hold_up_no_edge_that_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_flow_to_another_node_ends_with_its_machine_and_when_it_is_idle() {
+async fn a_flow_to_another_node_ends_when_it_is_idle_at_the_first_edge() {
     let cluster = Cluster::new();
     let idle = Duration::from_secs(1);
     let (near, ip) = near(&cluster, |config| config.timeouts.flow_idle = idle).await;
@@ -189,24 +189,33 @@ async fn a_flow_to_another_node_ends_with_its_machine_and_when_it_is_idle() {
     let (address, _) = echo(&far.tasks, "").await;
     let app = at_udp(1, address);
     far.publish(vec![app.clone()]);
-    near.open(vec![at(2, peers_of(&far), app.clone())]).await;
+    near.open(vec![at(2, peers_of(&far), app)]).await;
     let client = client(ip, PORT).await;
-    // Of the edge of the machine's node a minute has not passed: it hears of the end.
     for _ in 0..2 {
         until_answered(&client, b"x", b"x").await;
+        // The other one, which would wait for a minute, hears of the end.
         has_flows(&[&near, &far], 1, 0).await;
     }
-    // Only the machine's own edge knows that it is gone.
-    let gauge = far.edge.gauge();
-    let begun = gauge.n_begun(&machine(1));
-    let asking = async {
-        while gauge.in_flight(&machine(1)) == 0 || gauge.n_begun(&machine(1)) == begun {
-            until_answered(&client, b"x", b"x").await;
-        }
-    };
-    timeout(LIMIT, asking).await.expect("a flow");
-    let down = EndpointHealth::Down("stopped".into());
-    far.publish(vec![with_health(app, down)]);
+}
+
+#[tokio::test]
+async fn a_flow_ends_when_the_edge_of_its_machines_node_says_that_the_machine_is_gone() {
+    let cluster = Cluster::new();
+    let (near, far, ip) = two(&cluster).await;
+    let (address, _) = echo(&far.tasks, "").await;
+    let app = at_udp(1, address);
+    far.publish(vec![app.clone()]);
+    near.open(vec![at(2, peers_of(&far), app.clone())]).await;
+    let client = client(ip, PORT).await;
+    until_answered(&client, b"x", b"x").await;
+    let draining = with_health(app.clone(), EndpointHealth::Draining);
+    far.publish(vec![draining]);
+    until_answered(&client, b"y", b"y").await;
+    // The first edge still believes that the machine is there.
+    far.publish(vec![with_health(
+        app,
+        EndpointHealth::Down("stopped".into()),
+    )]);
     has_flows(&[&near, &far], 1, 0).await;
 }
 
