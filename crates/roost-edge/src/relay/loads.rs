@@ -96,8 +96,8 @@ impl Told {
         let routes = router.routes();
         let loads = loads_of(&routes, node, &told);
         let take = |told: &ServiceLoad| {
-            let port = (told.protocol, told.port);
-            let key = (told.app.as_str(), told.machine.as_str(), port);
+            let (app, machine) = (told.app.as_str(), told.machine.as_str());
+            let key: Key<'_> = (app, machine, told.protocol, told.port);
             let load: &Arc<Load> = loads.get(&key)?;
             let count = told.load.min(limits::RELAY_LOAD_MAX);
             load.told(usize::try_from(count).unwrap_or(usize::MAX));
@@ -126,13 +126,16 @@ impl Drop for Told {
     }
 }
 
-/// By app, machine and port, as rows name them: the services of a node's machines, of the apps
+/// App, machine, protocol and port: how a row names a service.
+type Key<'a> = (&'a str, &'a str, Protocol, u16);
+
+/// By what rows name them: the services of a node's machines, of the apps
 /// that these rows name. Of the machines of others the node has nothing to say.
 fn loads_of<'a>(
     routes: &'a Routes,
     node: &PeerNode,
     told: &'a [ServiceLoad],
-) -> HashMap<(&'a str, &'a str, (Protocol, u16)), &'a Arc<Load>> {
+) -> HashMap<Key<'a>, &'a Arc<Load>> {
     let apps: HashSet<&str> = told.iter().map(|it| it.app.as_str()).collect();
     let apps = apps.into_iter().filter_map(|name| routes.app(name));
     let is_there = |target: &&Arc<Target>| {
@@ -141,12 +144,9 @@ fn loads_of<'a>(
     };
     let targets = apps.flat_map(|app| app.targets()).filter(is_there);
     let by_name = targets.filter_map(|target| {
-        let port = target.first_port()?;
-        let key = (
-            target.app.as_str(),
-            target.endpoint.machine_id.as_str(),
-            port,
-        );
+        let (protocol, port) = target.first_port()?;
+        let machine = target.endpoint.machine_id.as_str();
+        let key = (target.app.as_str(), machine, protocol, port);
         Some((key, &target.load))
     });
     by_name.collect()

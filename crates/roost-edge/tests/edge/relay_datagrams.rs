@@ -116,7 +116,7 @@ async fn a_flow_goes_on_to_a_machine_that_takes_it() {
 fn with_limits(endpoint: Endpoint, soft_limit: u32, hard_limit: u32) -> Endpoint {
     let mut service = (*endpoint.service).clone();
     let like = limited(1, endpoint.address, soft_limit, hard_limit);
-    service.concurrency = like.service.concurrency.clone();
+    service.concurrency = like.service.concurrency;
     Endpoint {
         service: service.into(),
         ..endpoint
