@@ -17,7 +17,7 @@ use roost_fsm::Engine;
 use roost_fsm::engine::RegisterError;
 use roost_model::id::NodeId;
 use roost_model::name::{AppName, RegionCode};
-use roost_proto::release_traffic::SideBySide;
+use roost_proto::release_traffic::Reading;
 use roost_proto::traffic::{PortFeed, TrafficRecords};
 use roost_proto::worker::WorkerApi;
 use roost_runtime::clock::Clock;
@@ -208,16 +208,11 @@ impl ApiState {
         self.edge_records.get_or_init(|| records);
     }
 
-    /// How the machines of two releases of an app have answered since the edge of this node
-    /// began, for a judge of the newer one; nothing without an edge.
-    pub fn side_by_side(&self, app: &AppName, a: u64, b: u64) -> SideBySide {
-        let Some(records) = self.edge_records.get() else {
-            return SideBySide::default();
-        };
-        SideBySide {
-            a: records.release(app, a),
-            b: records.release(app, b),
-        }
+    /// How the machines of an app have answered, by release and as all edges have seen it, while
+    /// one of its releases is tried out; nothing without an edge.
+    pub fn tallies(&self, app: &AppName) -> Reading {
+        let records = self.edge_records.get();
+        records.map_or_else(Reading::default, |records| records.tallies(app))
     }
 
     /// What executes workflows.

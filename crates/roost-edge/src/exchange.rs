@@ -234,7 +234,7 @@ impl Exchange {
         if let Some(target) = self.target().filter(|it| it.endpoint.node.is_none())
             && waited.is_some_and(|waited| waited >= limits::SLOW)
         {
-            target.series.unanswered();
+            target.unanswered();
         }
     }
 
@@ -336,7 +336,7 @@ impl Exchange {
     fn count_own(&self, status: StatusCode, latency: Duration) {
         match &self.app {
             Some(app) => {
-                let series = app.meter.series(&self.shared.config.region, None);
+                let series = app.meter.series(&self.shared.config.region);
                 series.responded(status, latency);
             }
             None => self.shared.nobody.responded(status, latency),

@@ -69,6 +69,7 @@ mod split;
 mod statics;
 mod streams;
 mod table;
+mod tally;
 mod tcp;
 mod tickets;
 mod timings;

@@ -222,8 +222,6 @@ pub const RECENT_MAX: usize = 4096;
 pub const RECENT_AGE_MAX: Duration = Duration::from_secs(3600);
 /// The status in records of clients that left before an answer; it is sent to nobody.
 pub const STATUS_CLIENT_GONE: u16 = 499;
-/// Sets of counts that an app keeps, one for each region and release.
-pub const SERIES_MAX: usize = 32;
 
 /// Edges that a request passes at most, the one that its client has come to among them.
 pub const RELAY_EDGES_MAX: u8 = 3;
@@ -280,6 +278,10 @@ pub const RELAY_LOADS_REPEAT: Duration = Duration::from_secs(5);
 pub const RELAY_LOADS_MAX: usize = 8192;
 /// Bytes in which it tells of them.
 pub const RELAY_LOADS_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Tallies of releases that an edge tells of, and takes of another one.
+pub const RELAY_TALLIES_MAX: usize = 512;
+/// A line of them.
+pub const RELAY_TALLIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The most that one service is believed to serve.
 pub const RELAY_LOAD_MAX: u32 = 1 << 24;
 /// Between two round trips to another edge that are measured.

@@ -1,21 +1,53 @@
 //! Counts of requests: atomics that a request adds to, read when somebody asks.
 //!
-//! One set for each app, region and release. An app keeps few of them: those of
-//! its machines, and of its last releases; older ones are added up in one, so
-//! that no count ever goes down and none stays for good.
+//! One set for each app and region. What is counted of releases while one of them is
+//! tried out is in [`crate::tally`].
 
-use crate::limits;
 use crate::trail::micros;
 use http::StatusCode;
 use parking_lot::Mutex;
 use roost_model::name::RegionCode;
-use roost_proto::release_traffic::{LATENCY_BUCKETS, Latencies, ReleaseTraffic, latency_bucket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Where the answers of class 5xx are among those of all classes.
-const ERRORS: usize = 4;
+/// Upper bounds of the buckets of latencies, in microseconds; the last bucket has none.
+pub(crate) const LATENCY_BOUNDS_US: [u64; 13] = [
+    1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000,
+    5_000_000, 10_000_000,
+];
+
+/// How many buckets there are.
+const LATENCY_BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
+
+/// The bucket of a latency.
+fn latency_bucket(us: u64) -> usize {
+    LATENCY_BOUNDS_US.partition_point(|bound| *bound < us)
+}
+
+/// How long answers took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Latencies {
+    /// Answers by bucket.
+    pub(crate) buckets: [u64; LATENCY_BUCKETS],
+    /// All of them together, in microseconds.
+    pub(crate) sum_us: u64,
+}
+
+impl Latencies {
+    /// How many answers.
+    pub(crate) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// With those of another as well.
+    fn add(&mut self, other: &Self) {
+        for (own, others) in self.buckets.iter_mut().zip(other.buckets) {
+            *own += others;
+        }
+        self.sum_us += other.sum_us;
+    }
+}
 
 /// Counts of latencies.
 #[derive(Debug, Default)]
@@ -41,13 +73,6 @@ impl Histogram {
         }
         read
     }
-
-    fn add(&self, other: &Latencies) {
-        for (to, from) in self.buckets.iter().zip(other.buckets) {
-            to.fetch_add(from, Ordering::Relaxed);
-        }
-        self.sum_us.fetch_add(other.sum_us, Ordering::Relaxed);
-    }
 }
 
 /// How many classes of status there are, 1xx to 5xx.
@@ -67,15 +92,15 @@ impl Lazy {
     }
 }
 
-fn class(status: StatusCode) -> usize {
+/// Which class a status is of, beginning at 0.
+pub(crate) fn class(status: StatusCode) -> usize {
     usize::from(status.as_u16() / 100).clamp(1, CLASSES) - 1
 }
 
-/// The counts of an app's requests in one region, to one release.
+/// The counts of an app's requests in one region.
 #[derive(Debug)]
 pub(crate) struct Series {
     pub(crate) region: RegionCode,
-    pub(crate) release: Option<u64>,
     /// Responses to clients, by class.
     edge: [Lazy; CLASSES],
     /// Answers of machines, by class.
@@ -121,16 +146,6 @@ impl DatagramMeter {
             out_bytes: self.out_bytes.load(Ordering::Relaxed),
         }
     }
-
-    fn add(&self, counts: &DatagramCounts) {
-        self.flows.fetch_add(counts.flows, Ordering::Relaxed);
-        self.in_count.fetch_add(counts.in_count, Ordering::Relaxed);
-        self.in_bytes.fetch_add(counts.in_bytes, Ordering::Relaxed);
-        self.out_count
-            .fetch_add(counts.out_count, Ordering::Relaxed);
-        self.out_bytes
-            .fetch_add(counts.out_bytes, Ordering::Relaxed);
-    }
 }
 
 /// A reading of a [`DatagramMeter`].
@@ -155,10 +170,9 @@ impl DatagramCounts {
 
 impl Series {
     /// Nothing yet.
-    pub(crate) fn new(region: RegionCode, release: Option<u64>) -> Self {
+    pub(crate) fn new(region: RegionCode) -> Self {
         Self {
             region,
-            release,
             edge: Default::default(),
             app: Default::default(),
             unanswered: AtomicU64::new(0),
@@ -189,18 +203,6 @@ impl Series {
             unanswered: self.unanswered.load(Ordering::Relaxed),
             datagrams: self.datagrams.read(),
         }
-    }
-
-    fn add(&self, counts: &Counts) {
-        for (to, from) in self.edge.iter().zip(&counts.edge) {
-            to.get().add(from);
-        }
-        for (to, from) in self.app.iter().zip(&counts.app) {
-            to.get().add(from);
-        }
-        self.unanswered
-            .fetch_add(counts.unanswered, Ordering::Relaxed);
-        self.datagrams.add(&counts.datagrams);
     }
 }
 
@@ -234,21 +236,13 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// The counts of a region and a release; made when there are none.
-    pub(crate) fn series(&self, region: &RegionCode, release: Option<u64>) -> Arc<Series> {
+    /// The counts of a region; made when there are none.
+    pub(crate) fn series(&self, region: &RegionCode) -> Arc<Series> {
         let mut all = self.series.lock();
-        let found = |all: &[Arc<Series>], release: Option<u64>| {
-            let mut all = all.iter();
-            let found = all.find(|one| one.region == *region && one.release == release);
-            found.cloned()
-        };
-        if let Some(found) = found(&all, release) {
-            return found;
+        if let Some(found) = all.iter().find(|one| one.region == *region) {
+            return found.clone();
         }
-        if all.len() >= limits::SERIES_MAX {
-            fold(&mut all);
-        }
-        let made = Arc::new(Series::new(region.clone(), release));
+        let made = Arc::new(Series::new(region.clone()));
         all.push(made.clone());
         made
     }
@@ -257,80 +251,41 @@ impl Meter {
     pub(crate) fn all(&self) -> Vec<Arc<Series>> {
         self.series.lock().clone()
     }
-
-    /// How the machines of a release have answered.
-    pub(crate) fn release(&self, release: u64) -> ReleaseTraffic {
-        let mut traffic = ReleaseTraffic::default();
-        for series in self.all() {
-            if series.release != Some(release) {
-                continue;
-            }
-            let counts = series.read();
-            traffic.unanswered += counts.unanswered;
-            for (idx, latencies) in counts.app.iter().enumerate() {
-                traffic.answers[idx] += latencies.count();
-                if idx < ERRORS {
-                    traffic.latencies.add(latencies);
-                }
-            }
-        }
-        traffic
-    }
-}
-
-/// Adds the series of the oldest releases that no machine is of to those of no release, one for
-/// each region, until half of the room is free or none is left that can be.
-fn fold(all: &mut Vec<Arc<Series>>) {
-    let is_over = |one: &Arc<Series>| one.release.is_some() && Arc::strong_count(one) == 1;
-    while all.len() > limits::SERIES_MAX / 2 {
-        let over = all.iter().enumerate().filter(|(_, one)| is_over(one));
-        let Some((idx, _)) = over.min_by_key(|(_, one)| one.release) else {
-            return;
-        };
-        let gone = all.remove(idx);
-        let rest = |one: &&Arc<Series>| one.region == gone.region && one.release.is_none();
-        if let Some(rest) = all.iter().find(rest) {
-            rest.add(&gone.read());
-        } else {
-            let rest = Series::new(gone.region.clone(), None);
-            rest.add(&gone.read());
-            all.push(Arc::new(rest));
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Meter;
-    use crate::limits;
+    use super::{Latencies, Meter, latency_bucket};
     use http::StatusCode;
     use roost_model::name::RegionCode;
+    use std::sync::Arc;
     use std::time::Duration;
 
     #[test]
-    fn an_app_that_is_released_again_and_again_keeps_its_counts_and_few_series() {
+    fn a_region_has_one_set_of_counts() {
         let meter = Meter::default();
-        let region = RegionCode::parse("local").unwrap();
-        let held = meter.series(&region, Some(0));
-        let n_releases = 10 * limits::SERIES_MAX as u64;
-        for release in 0..n_releases {
-            let series = meter.series(&region, Some(release));
-            series.responded(StatusCode::OK, Duration::from_millis(1));
-            series.answered(StatusCode::INTERNAL_SERVER_ERROR, Duration::from_millis(1));
-            series.unanswered();
-        }
-        let all = meter.all();
-        assert!(all.len() <= limits::SERIES_MAX, "{}", all.len());
-        let sum = |of: fn(&super::Counts) -> u64| -> u64 {
-            all.iter().map(|series| of(&series.read())).sum()
+        let region = |code| RegionCode::parse(code).unwrap();
+        let here = meter.series(&region("fra"));
+        assert!(Arc::ptr_eq(&here, &meter.series(&region("fra"))));
+        here.responded(StatusCode::OK, Duration::from_millis(1));
+        here.answered(StatusCode::INTERNAL_SERVER_ERROR, Duration::from_millis(4));
+        meter.series(&region("ams")).unanswered();
+        let [fra, ams] = &meter.all()[..] else {
+            panic!("one for each region");
         };
-        assert_eq!(sum(|counts| counts.edge[1].count()), n_releases);
-        assert_eq!(sum(|counts| counts.app[4].count()), n_releases);
-        assert_eq!(sum(|counts| counts.unanswered), n_releases);
-        assert_eq!(meter.release(0).requests(), 2, "a machine is of it");
-        let last = meter.release(n_releases - 1);
-        assert_eq!(last.errors(), 2);
-        assert_eq!(last.latencies.count(), 0, "not those of errors");
-        assert_eq!(held.read().unanswered, 1);
+        let (fra, ams) = (fra.read(), ams.read());
+        assert_eq!((fra.edge[1].count(), fra.app[4].count()), (1, 1));
+        assert_eq!((fra.app[4].sum_us, fra.unanswered), (4_000, 0));
+        assert_eq!((ams.edge[1].count(), ams.unanswered), (0, 1));
+        let mut both = Latencies::default();
+        both.add(&fra.edge[1]);
+        both.add(&fra.app[4]);
+        assert_eq!((both.count(), both.sum_us), (2, 5_000));
+    }
+
+    #[test]
+    fn a_bound_belongs_to_the_bucket_below_it() {
+        let found = [0, 1_000, 1_001, 10_000_000, 10_000_001].map(latency_bucket);
+        assert_eq!(found, [0, 0, 1, 12, 13]);
     }
 }

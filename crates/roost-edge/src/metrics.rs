@@ -5,10 +5,11 @@
 //! number that the platform bounds, never ids.
 
 use crate::limits;
-use crate::meter::{CLASSES, Counts, DatagramCounts};
+use crate::meter::{CLASSES, Counts, DatagramCounts, LATENCY_BOUNDS_US, Latencies};
+use crate::relay::tallies;
 use crate::shared::Shared;
 use roost_model::name::{AppName, RegionCode};
-use roost_proto::release_traffic::{LATENCY_BOUNDS_US, Latencies, ReleaseTraffic};
+use roost_proto::release_traffic::Reading;
 use roost_proto::rest::RequestRecord;
 use roost_proto::traffic::TrafficRecords;
 use std::collections::BTreeMap;
@@ -28,12 +29,9 @@ impl TrafficRecords for Records {
         self.0.upgrade().map_or_else(String::new, |it| text(&it))
     }
 
-    fn release(&self, app: &AppName, release: u64) -> ReleaseTraffic {
-        let app = self.0.upgrade().and_then(|shared| {
-            let routes = shared.router.routes();
-            routes.app(app.as_str()).cloned()
-        });
-        app.map_or_else(ReleaseTraffic::default, |app| app.meter.release(release))
+    fn tallies(&self, app: &AppName) -> Reading {
+        let shared = self.0.upgrade();
+        shared.map_or_else(Reading::default, |it| tallies::reading(&it, app))
     }
 }
 

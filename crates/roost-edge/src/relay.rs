@@ -13,6 +13,7 @@
 //! - [`client`]: a request, a raw connection or a wish to wake goes out.
 //! - [`tables`]: what edges tell each other of their machines.
 //! - [`loads`]: the same of what those are serving.
+//! - [`tallies`]: the same of how releases that are tried out answer.
 //! - [`distance`]: how long the way to another edge is.
 //! - [`server`]: the listener for other edges. What comes there is
 //!   [`crate::exchange`]'s, which for such a request picks one machine and answers at once.
@@ -21,12 +22,14 @@
 //! hard limit, queues and wakes. What the first edge knows of the load of those
 //! machines is its own share, and what it was told of the others' a second ago.
 
+mod beside;
 pub(crate) mod client;
 pub(crate) mod distance;
 pub(crate) mod loads;
 pub(crate) mod peers;
 pub(crate) mod server;
 mod tables;
+pub(crate) mod tallies;
 pub(crate) mod wire;
 
 use crate::BindError;

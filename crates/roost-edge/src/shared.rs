@@ -12,6 +12,7 @@ use crate::rates::Clients;
 use crate::recent::Recent;
 use crate::relay::loads::OwnLoads;
 use crate::relay::peers::Peers;
+use crate::relay::tallies::PeerTallies;
 use crate::sockets::Sockets;
 use crate::table::Router;
 use crate::tls::Tls;
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) peers: Arc<Peers>,
     /// What they are told of the load of this node's machines.
     pub(crate) loads: OwnLoads,
+    /// What they have told of the releases that are tried out.
+    pub(crate) tallies: PeerTallies,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) waiters: Semaphore,
     /// Bounds and counts of flows.
@@ -100,6 +103,7 @@ impl Shared {
         Ok(Arc::new(Self {
             peers,
             loads: OwnLoads::default(),
+            tallies: PeerTallies::default(),
             domains: lower_case(&config.domains),
             region: HeaderValue::from_str(config.region.as_str())
                 .unwrap_or(HeaderValue::from_static("unknown")),
@@ -120,7 +124,7 @@ impl Shared {
             datagrams: Datagrams::default(),
             kept: Arc::default(),
             recent: Recent::new(),
-            nobody: Series::new(config.region.clone(), None),
+            nobody: Series::new(config.region.clone()),
             clients: TaskTracker::new(),
             backends,
             sockets,

@@ -19,6 +19,7 @@ use crate::rates::AppRates;
 use crate::relay::distance::Distance;
 use crate::replay_cache::ReplayCache;
 use crate::retry::RetryBudget;
+use crate::tally::Tallies;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use roost_model::app_map::AppMap;
@@ -104,6 +105,8 @@ pub(crate) struct Routes {
     apps: AppMap<Arc<AppRoute>>,
     /// Those of them that ask for ports of their own.
     with_ports: AppMap<Arc<AppRoute>>,
+    /// Those of them of which a release is tried out.
+    split: AppMap<Arc<AppRoute>>,
 }
 
 impl Routes {
@@ -122,6 +125,11 @@ impl Routes {
         self.with_ports.values().map(AsRef::as_ref)
     }
 
+    /// The apps of which a release is tried out.
+    pub(crate) fn split(&self) -> impl Iterator<Item = &AppRoute> {
+        self.split.values().map(AsRef::as_ref)
+    }
+
     fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.apps.values().flat_map(|app| &app.targets)
     }
@@ -132,6 +140,10 @@ impl Routes {
         match app.as_ref().filter(has_ports) {
             Some(app) => self.with_ports.insert(name.clone(), app.clone()),
             None => self.with_ports.remove(name.as_str()),
+        };
+        match app.as_ref().filter(|app| app.is_split) {
+            Some(app) => self.split.insert(name.clone(), app.clone()),
+            None => self.split.remove(name.as_str()),
         };
         match app {
             Some(app) => self.apps.insert(name.clone(), app),
@@ -357,6 +369,8 @@ impl Router {
     ) -> AppRoute {
         let freed = old.map_or_else(Arc::default, |old| old.freed.clone());
         let meter = old.map_or_else(Arc::<Meter>::default, |old| old.meter.clone());
+        let is_split = traffic.endpoints.iter().any(|it| it.split.is_some());
+        let mut tallies = Tallies::going_on(is_split, old);
         let target = |endpoint: &Endpoint| {
             let same = |target: &&Arc<Target>| {
                 target.endpoint.machine_id == endpoint.machine_id
@@ -377,7 +391,8 @@ impl Router {
                 pool: old.map_or_else(Pool::new, |old| old.pool.clone()),
                 in_flight: self.counter.counter(&endpoint.machine_id),
                 load,
-                series: meter.series(&endpoint.region, endpoint.release),
+                series: meter.series(&endpoint.region),
+                tally: tallies.of(endpoint),
                 distance: tables.distance(endpoint),
                 is_near: endpoint.region == self.region,
             })
@@ -408,7 +423,7 @@ impl Router {
         AppRoute {
             has_affinity: rules.any(|http| http.session_affinity.is_some()),
             name: old.map_or_else(|| Arc::new(name.clone()), |old| old.name.clone()),
-            is_split: traffic.endpoints.iter().any(|it| it.split.is_some()),
+            is_split,
             traffic: traffic.clone(),
             budget: old.map_or_else(Arc::default, |old| old.budget.clone()),
             replays: old.map_or_else(Arc::default, |old| old.replays.clone()),

@@ -65,7 +65,7 @@ pub struct Seen {
 /// What is known of a latency that was counted, not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Between {
-    /// It is longer than this.
+    /// It is not shorter than this.
     pub above: Duration,
     /// And not longer than this; `None` if nobody knows.
     pub at_most: Option<Duration>,

@@ -9,11 +9,13 @@
 
 pub mod dockerfile;
 pub mod duration;
+pub mod latencies;
 pub mod logs;
 pub mod machine_config;
 pub mod names;
 pub mod peer_loads;
 pub mod peer_table;
+pub mod peer_tallies;
 pub mod release_traffic;
 pub mod rest;
 pub mod shim;

@@ -1,106 +1,19 @@
 //! How the machines of a release answer: what a judge of a new release compares.
 //!
-//! Everything here counts from the start of the edge. A judge that wants to know of
-//! a window of time takes a reading at its begin and one at its end, and compares
-//! what has come in between ([`SideBySide::since`]).
+//! While a release of an app is tried out, each edge keeps a [tally](Tally) for each
+//! release of the app: what became of all requests to the machines of its own node,
+//! whichever edge they came by. So every request is counted once, and all edges
+//! together have counted all. A tally begins at zero and only grows; one that began
+//! anew, as after a restart of its edge, has another id. A judge takes [readings](Reading)
+//! of all of them, and adds up what has come since the first ([`Watch`]).
 
-use roost_model::canary::Between;
-use std::time::Duration;
-
-/// Upper bounds of the buckets of latencies, in microseconds; the last bucket has none.
-pub const LATENCY_BOUNDS_US: [u64; 13] = [
-    1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000,
-    5_000_000, 10_000_000,
-];
-
-/// How many buckets there are.
-pub const LATENCY_BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
-
-/// The bucket of a latency.
-pub fn latency_bucket(us: u64) -> usize {
-    LATENCY_BOUNDS_US.partition_point(|bound| *bound < us)
-}
-
-/// What lies in a bucket.
-fn bounds(bucket: usize) -> Between {
-    let bound = |idx: usize| LATENCY_BOUNDS_US.get(idx).copied();
-    let above = bucket.checked_sub(1).and_then(bound).unwrap_or(0);
-    Between {
-        above: Duration::from_micros(above),
-        at_most: bound(bucket).map(Duration::from_micros),
-    }
-}
-
-/// How long answers took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Latencies {
-    /// Answers by bucket.
-    pub buckets: [u64; LATENCY_BUCKETS],
-    /// All of them together, in microseconds.
-    pub sum_us: u64,
-}
-
-impl Latencies {
-    /// How many answers.
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    /// The latency that this share of the answers (0 to 1) did not exceed, by a guess at where
-    /// in its bucket it is; `None` without answers.
-    pub fn quantile(&self, share: f64) -> Option<Duration> {
-        let (idx, part) = self.place(share)?;
-        let Between { above, at_most } = bounds(idx);
-        // Of what is beyond the last bound nothing more is known.
-        let to = at_most.unwrap_or(above);
-        Some(above + (to - above).mul_f64(part))
-    }
-
-    /// All that is sure of the same latency: the bounds of its bucket.
-    pub fn quantile_bounds(&self, share: f64) -> Option<Between> {
-        self.place(share).map(|(idx, _)| bounds(idx))
-    }
-
-    /// The bucket of a share of the answers, and which part of that bucket belongs to it.
-    fn place(&self, share: f64) -> Option<(usize, f64)> {
-        let count = self.count();
-        if count == 0 {
-            return None;
-        }
-        let wanted = share.clamp(0.0, 1.0) * to_f64(count);
-        let mut below = 0;
-        for (idx, n) in self.buckets.iter().enumerate() {
-            if *n > 0 && to_f64(below + n) >= wanted {
-                let part = (wanted - to_f64(below)).max(0.0) / to_f64(*n);
-                return Some((idx, part.min(1.0)));
-            }
-            below += n;
-        }
-        None
-    }
-
-    /// With those of another as well.
-    pub fn add(&mut self, other: &Self) {
-        for (own, others) in self.buckets.iter_mut().zip(other.buckets) {
-            *own += others;
-        }
-        self.sum_us += other.sum_us;
-    }
-
-    fn since(&self, earlier: &Self) -> Self {
-        let mut buckets = self.buckets;
-        for (own, earlier) in buckets.iter_mut().zip(earlier.buckets) {
-            *own = own.saturating_sub(earlier);
-        }
-        Self {
-            buckets,
-            sum_us: self.sum_us.saturating_sub(earlier.sum_us),
-        }
-    }
-}
+use crate::latencies::{Latencies, to_f64};
+use roost_model::id::NodeId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Requests to the machines of a release, and what became of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ReleaseTraffic {
     /// Answers by class of their status: 1xx, 2xx, 3xx, 4xx, 5xx.
     pub answers: [u64; 5],
@@ -115,12 +28,14 @@ pub struct ReleaseTraffic {
 impl ReleaseTraffic {
     /// All requests.
     pub fn requests(&self) -> u64 {
-        self.answers.iter().sum::<u64>() + self.unanswered
+        self.answers
+            .iter()
+            .fold(self.unanswered, |all, n| all.saturating_add(*n))
     }
 
     /// Requests that were answered with a 5xx, or not at all.
     pub fn errors(&self) -> u64 {
-        self.answers[4] + self.unanswered
+        self.answers[4].saturating_add(self.unanswered)
     }
 
     /// The share of errors, 0 to 1; `None` without requests.
@@ -129,28 +44,148 @@ impl ReleaseTraffic {
         (requests > 0).then(|| to_f64(self.errors()) / to_f64(requests))
     }
 
-    /// What has come since an earlier reading. A reading that is not earlier, as after a
-    /// restart of the edge, counts as none.
-    pub fn since(&self, earlier: &Self) -> Self {
-        let is_earlier =
-            earlier.requests() <= self.requests() && earlier.unanswered <= self.unanswered;
-        if !is_earlier {
-            return *self;
+    /// With those of another as well.
+    pub fn add(&mut self, other: &Self) {
+        for (own, more) in self.answers.iter_mut().zip(other.answers) {
+            *own = own.saturating_add(more);
         }
+        self.unanswered = self.unanswered.saturating_add(other.unanswered);
+        self.latencies.add(&other.latencies);
+    }
+
+    /// What has come since an earlier reading of the same counts.
+    pub fn since(&self, earlier: &Self) -> Self {
         let mut answers = self.answers;
         for (own, earlier) in answers.iter_mut().zip(earlier.answers) {
             *own = own.saturating_sub(earlier);
         }
         Self {
             answers,
-            unanswered: self.unanswered - earlier.unanswered,
+            unanswered: self.unanswered.saturating_sub(earlier.unanswered),
             latencies: self.latencies.since(&earlier.latencies),
         }
     }
 }
 
+/// What one edge has counted of the requests to its node's machines of one release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Another number for each time that an edge began to count.
+    pub id: u64,
+    /// The release.
+    pub release: u64,
+    /// What it has counted since then.
+    #[serde(flatten)]
+    pub traffic: ReleaseTraffic,
+}
+
+/// The tallies of an app at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// Those of the edge that is asked.
+    pub own: Vec<Tally>,
+    /// Those of the other nodes with machines of the app, as their edges have told last.
+    pub others: BTreeMap<NodeId, Vec<Tally>>,
+    /// Nodes with machines of the app whose edges do not tell, or cannot be reached.
+    pub silent: Vec<NodeId>,
+}
+
+impl Reading {
+    /// Whether other edges have counted, too, of which one hears late.
+    pub fn has_others(&self) -> bool {
+        !self.others.is_empty() || !self.silent.is_empty()
+    }
+}
+
+/// Adds up what has come since a first reading, at all edges.
+///
+/// What an edge has told stays when nothing more comes of it, and when it begins anew.
+#[derive(Debug, Default)]
+pub struct Watch(BTreeMap<(Option<NodeId>, u64), Followed>);
+
+/// What is known of the tallies of one release at one edge.
+#[derive(Debug)]
+struct Followed {
+    id: u64,
+    /// When it was seen first.
+    from: ReleaseTraffic,
+    last: ReleaseTraffic,
+    /// What the tallies before it had counted.
+    before: ReleaseTraffic,
+}
+
+impl Watch {
+    /// Watches what comes from now on.
+    pub fn begin(reading: &Reading) -> Self {
+        let followed = |tally: &Tally| Followed {
+            id: tally.id,
+            from: tally.traffic.clone(),
+            last: tally.traffic.clone(),
+            before: ReleaseTraffic::default(),
+        };
+        let all = reading.all();
+        Self(all.map(|(key, tally)| (key, followed(tally))).collect())
+    }
+
+    /// Takes another reading.
+    pub fn look(&mut self, reading: &Reading) {
+        for (key, tally) in reading.all() {
+            // It began after this watch, or was not heard of before: that is about as long ago.
+            let followed = self.0.entry(key).or_insert_with(|| Followed::new(tally.id));
+            if followed.id != tally.id {
+                let before = followed.so_far();
+                *followed = Followed::new(tally.id);
+                followed.before = before;
+            }
+            followed.last.clone_from(&tally.traffic);
+        }
+    }
+
+    /// What has come to two releases since this watch began.
+    pub fn side_by_side(&self, a: u64, b: u64) -> SideBySide {
+        let of = |release: u64| {
+            let mut all = ReleaseTraffic::default();
+            let followed = self.0.iter().filter(|((_, it), _)| *it == release);
+            followed.for_each(|(_, followed)| all.add(&followed.so_far()));
+            all
+        };
+        SideBySide { a: of(a), b: of(b) }
+    }
+}
+
+impl Followed {
+    /// A tally that has begun from zero.
+    fn new(id: u64) -> Self {
+        Self {
+            id,
+            from: ReleaseTraffic::default(),
+            last: ReleaseTraffic::default(),
+            before: ReleaseTraffic::default(),
+        }
+    }
+
+    fn so_far(&self) -> ReleaseTraffic {
+        let mut all = self.before.clone();
+        all.add(&self.last.since(&self.from));
+        all
+    }
+}
+
+impl Reading {
+    /// All tallies with the edge, `None` for the one that was asked, and the release.
+    fn all(&self) -> impl Iterator<Item = ((Option<NodeId>, u64), &Tally)> {
+        let own = self.own.iter().map(|tally| (None, tally));
+        let others = self.others.iter().flat_map(|(node, tallies)| {
+            let all = tallies.iter();
+            all.map(|tally| (Some(node.clone()), tally))
+        });
+        own.chain(others)
+            .map(|(node, tally)| ((node, tally.release), tally))
+    }
+}
+
 /// Two releases of an app beside each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SideBySide {
     /// The release that serves, say.
     pub a: ReleaseTraffic,
@@ -158,75 +193,104 @@ pub struct SideBySide {
     pub b: ReleaseTraffic,
 }
 
-impl SideBySide {
-    /// What has come since an earlier reading.
-    pub fn since(&self, earlier: &Self) -> Self {
-        Self {
-            a: self.a.since(&earlier.a),
-            b: self.b.since(&earlier.b),
-        }
-    }
-}
-
-/// Counts are far below 2^52, where each has a number of its own.
-#[expect(clippy::cast_precision_loss, reason = "shares need no more digits")]
-fn to_f64(count: u64) -> f64 {
-    count as f64
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Latencies, ReleaseTraffic, latency_bucket};
-    use std::time::Duration;
+    use super::{Reading, ReleaseTraffic, Tally, Watch};
+    use crate::latencies::Latencies;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use roost_model::id::NodeId;
 
-    fn latencies(all_ms: &[u64]) -> Latencies {
-        let mut latencies = Latencies::default();
-        for ms in all_ms {
-            latencies.buckets[latency_bucket(ms * 1000)] += 1;
-            latencies.sum_us += ms * 1000;
-        }
-        latencies
-    }
-
-    #[test]
-    fn a_quantile_lies_in_the_bucket_of_its_answer() {
-        assert_eq!(Latencies::default().quantile(0.5), None);
-        let ninety_fast = [vec![4; 90], vec![400; 10]].concat();
-        let latencies = latencies(&ninety_fast);
-        for (share, from_ms, to_ms) in [(0.5, 2, 5), (0.9, 2, 5), (0.95, 200, 500), (1.0, 200, 500)]
-        {
-            let found = latencies.quantile(share).unwrap();
-            let bucket = Duration::from_millis(from_ms)..=Duration::from_millis(to_ms);
-            assert!(bucket.contains(&found), "{share}: {found:?}");
+    fn traffic(good: u64, bad: u64) -> ReleaseTraffic {
+        ReleaseTraffic {
+            answers: [0, good, 0, 0, bad],
+            unanswered: 0,
+            latencies: Latencies::of([(Latencies::bucket(4_000), good)]),
         }
     }
 
-    #[test]
-    fn what_is_slower_than_all_buckets_is_as_slow_as_the_last() {
-        let found = latencies(&[60_000]).quantile(0.5);
-        assert_eq!(found, Some(Duration::from_secs(10)));
-        // A bound belongs to the bucket below it.
-        assert_eq!(latency_bucket(1000), 0);
-        assert_eq!(latency_bucket(1001), 1);
+    fn tally(id: u64, good: u64, bad: u64) -> Tally {
+        Tally {
+            id,
+            release: 2,
+            traffic: traffic(good, bad),
+        }
+    }
+
+    fn node(n: u8) -> NodeId {
+        NodeId::parse(&format!("node_0000000000000000000000000{n}")).unwrap()
     }
 
     #[test]
-    fn errors_are_5xx_and_what_is_not_answered_in_the_window() {
-        let earlier = ReleaseTraffic {
-            answers: [0, 90, 0, 0, 10],
-            unanswered: 5,
-            latencies: latencies(&[4; 100]),
-        };
-        let now = ReleaseTraffic {
-            answers: [0, 96, 0, 1, 11],
-            unanswered: 7,
-            latencies: latencies(&[4; 108]),
-        };
-        let window = now.since(&earlier);
-        assert_eq!((window.requests(), window.errors()), (10, 3));
-        assert_eq!(window.error_rate(), Some(0.3));
-        assert_eq!(window.latencies.count(), 8);
-        assert_eq!(earlier.since(&now), earlier, "the edge has been restarted");
+    fn errors_are_5xx_and_what_is_not_answered() {
+        let mut all = traffic(7, 1);
+        all.unanswered = 2;
+        assert_eq!((all.requests(), all.errors()), (10, 3));
+        assert_eq!(all.error_rate(), Some(0.3));
         assert_eq!(ReleaseTraffic::default().error_rate(), None);
+    }
+
+    #[test]
+    fn an_edge_that_begins_anew_or_falls_silent_keeps_what_it_has_told() {
+        let reading = |own: Vec<Tally>, other: Option<Tally>| Reading {
+            own,
+            others: other.map(|it| (node(1), vec![it])).into_iter().collect(),
+            silent: vec![],
+        };
+        let mut watch = Watch::begin(&reading(vec![tally(1, 100, 9)], Some(tally(2, 50, 5))));
+        let counted = |watch: &Watch| {
+            let seen = watch.side_by_side(1, 2);
+            assert_eq!(seen.a, ReleaseTraffic::default());
+            assert_eq!(seen.b.latencies.count(), seen.b.answers[1]);
+            (seen.b.requests(), seen.b.errors())
+        };
+        assert_eq!(counted(&watch), (0, 0), "what was before does not count");
+        watch.look(&reading(vec![tally(1, 110, 9)], Some(tally(2, 50, 7))));
+        assert_eq!(counted(&watch), (12, 2));
+        // The other edge was restarted, and had forgotten.
+        watch.look(&reading(vec![tally(1, 110, 9)], None));
+        assert_eq!(counted(&watch), (12, 2));
+        watch.look(&reading(vec![tally(1, 110, 9)], Some(tally(3, 0, 1))));
+        assert_eq!(counted(&watch), (13, 3));
+        watch.look(&reading(vec![tally(1, 111, 9)], Some(tally(3, 10, 2))));
+        assert_eq!(counted(&watch), (25, 4));
+    }
+
+    proptest! {
+        /// Edges count, are restarted, and cannot be heard, as it comes.
+        #[test]
+        fn what_was_told_counts_once_whatever_happens_to_edges(
+            steps in vec((0_usize..3, 0_u64..50, 0_u64..5, any::<bool>(), any::<bool>()), 0..60),
+        ) {
+            let mut ids = 3..;
+            let mut edges = [0, 1, 2].map(|id| tally(id, 1_000, 100));
+            let reading = |edges: &[Tally; 3], deaf: Option<usize>| Reading {
+                own: vec![edges[0].clone()],
+                others: [1_u8, 2].into_iter().filter(|n| Some(usize::from(*n)) != deaf)
+                    .map(|n| (node(n), vec![edges[usize::from(n)].clone()]))
+                    .collect(),
+                silent: vec![],
+            };
+            let mut watch = Watch::begin(&reading(&edges, None));
+            let (mut real, mut told) = (0, [0; 3]);
+            let mut at_least = 0;
+            for (n, good, bad, restarts, is_deaf) in steps {
+                if restarts {
+                    edges[n] = tally(ids.next().unwrap(), 0, 0);
+                }
+                edges[n].traffic.add(&traffic(good, bad));
+                real += good + bad;
+                told[n] += good + bad;
+                watch.look(&reading(&edges, is_deaf.then_some(n)));
+                let seen = watch.side_by_side(1, 2).b;
+                prop_assert!(seen.requests() <= real, "never more than there were");
+                prop_assert!(seen.requests() >= at_least, "never less than before");
+                if !is_deaf && !restarts && told[n] == good + bad {
+                    // The first that it tells is what it has counted since.
+                    prop_assert!(seen.requests() >= at_least + good + bad);
+                }
+                at_least = seen.requests();
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! The worker publishes a whole immutable snapshot at every change; the edge
 //! swaps it in. There are no deltas, so there is nothing to miss.
 
-use crate::release_traffic::ReleaseTraffic;
+use crate::release_traffic::Reading;
 use crate::rest::RequestRecord;
 use roost_model::app_map::AppMap;
 use roost_model::id::{MachineId, NodeId};
@@ -164,8 +164,8 @@ pub trait TrafficRecords: Send + Sync + 'static {
     /// What was counted since the edge began, as text for Prometheus.
     fn metrics(&self) -> String;
 
-    /// How the machines of a release have answered since the edge began.
-    fn release(&self, app: &AppName, release: u64) -> ReleaseTraffic;
+    /// How the machines of an app have answered, by release, since one of them is tried out.
+    fn tallies(&self, app: &AppName) -> Reading;
 }
 
 /// A gauge for nodes without an edge: nothing is ever on the way.

@@ -282,6 +282,7 @@ fn canary() -> DeploymentCanary {
         watched_ms: 60_000,
         old: seen(1),
         new: seen(2),
+        silent: vec![],
     };
     DeploymentCanary {
         config: CanaryConfig::from(&CanaryConfig::default().to_canary().unwrap()),

@@ -59,7 +59,7 @@ impl Exchange {
                 let latency = self.trail.answered(response.status());
                 // The edge of another node counts its own.
                 if target.endpoint.node.is_none() {
-                    target.series.answered(response.status(), latency);
+                    target.answered(response.status(), latency);
                 }
             }
             Err(failure) => self.trail.failed(failure),
@@ -115,7 +115,7 @@ impl Exchange {
                 SendFailure::Broken(_) | SendFailure::TooLate | SendFailure::TooLarge
             );
             if is_silence && !place.is_some_and(|place| place.is_counted()) {
-                target.series.unanswered();
+                target.unanswered();
             }
             if !self.may_repeat(app, &failure, slot) {
                 return Err(broken(asked.app, &target, failure));

@@ -90,7 +90,7 @@ impl Exchange {
         let why = error.to_string();
         self.trail.unreached(&why);
         if error.blames_machine() {
-            target.series.unanswered();
+            target.unanswered();
             pick::note(&self.shared, asked, target, Outcome::NoAnswer);
         }
         why
@@ -202,7 +202,7 @@ impl Exchange {
                     Verdict::Failed(Failed::Broken | Failed::Late | Failed::Header, _)
                 );
                 if is_silence && !is_counted {
-                    target.series.unanswered();
+                    target.unanswered();
                 }
                 return Err(verdict);
             }

@@ -8,6 +8,7 @@ use crate::eject::Outcome;
 use crate::exchange::relayed;
 use crate::pick::{self, Asked, Picked, Tried};
 use crate::rates::{Clients, EdgeRates};
+use crate::relay::beside::Beside;
 use crate::relay::tables;
 use crate::relay::wire::{Block, Kind, Reason, Verdict};
 use crate::settle::Settlement;
@@ -207,8 +208,8 @@ async fn answer(
         return say(&Verdict::Answer);
     }
     if let Some(upgrade) = wants_tables(&mut request) {
-        let with_loads = super::wire::wants_loads(request.headers());
-        let tell = tables::tell(shared.clone(), upgrade, with_loads);
+        let beside = Beside::of(request.headers());
+        let tell = tables::tell(shared.clone(), upgrade, beside);
         shared.clients.spawn(tell);
         return say(&Verdict::Answer);
     }

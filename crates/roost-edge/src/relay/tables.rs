@@ -5,6 +5,7 @@
 
 use crate::body::RequestBody;
 use crate::limits;
+use crate::relay::beside::{Beside, ToldBeside};
 use crate::relay::distance::RoundTrips;
 use crate::relay::loads::Told;
 use crate::relay::peers::{self, PeerSender};
@@ -15,7 +16,7 @@ use hyper::ext::Protocol;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use roost_proto::traffic::PeerNode;
-use roost_proto::{peer_loads, peer_table};
+use roost_proto::{peer_loads, peer_table, peer_tallies};
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -25,8 +26,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 /// What a stream of tables is asked for by.
 pub(crate) const PROTOCOL: &str = "table";
 
-/// Tells another edge of the machines of this node, and of their load, until either side ends.
-pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade, with_loads: bool) {
+/// Tells another edge of the machines of this node, and of what it has asked for beside them, until
+/// either side ends.
+pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade, beside: Beside) {
     let limit = shared.config.timeouts.header;
     let Ok(Ok(stream)) = timeout(limit, upgrade).await else {
         return;
@@ -37,35 +39,31 @@ pub(crate) async fn tell(shared: Arc<Shared>, upgrade: OnUpgrade, with_loads: bo
     let mut age = std::pin::pin!(sleep(limits::RELAY_AGE_MAX));
     let mut pace = interval(limits::RELAY_LOADS_PAUSE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The loads that the other edge knows, since the last table, and since when.
-    let mut told = None::<(Arc<str>, Instant)>;
+    let mut told = ToldBeside::new(beside);
     loop {
-        let is_loads = tokio::select! {
+        let is_table = tokio::select! {
             // When the worker is gone there is another feed, or none: the other edge asks again.
-            changed = feed.changed() => if changed.is_err() { return } else { false },
-            _ = pace.tick(), if with_loads => true,
+            changed = feed.changed() => if changed.is_err() { return } else { true },
+            _ = pace.tick(), if beside.is_anything() => false,
             () = shared.graceful.cancelled() => return,
             () = shared.retired.cancelled() => return,
             () = &mut age => return,
             // The other edge says nothing; this is its end.
             _ = stream.read_u8() => return,
         };
-        let line = if is_loads {
-            let line = shared.loads.line(&shared.router);
-            if let Some((told, at)) = &told
-                && Arc::ptr_eq(told, &line)
-                && at.elapsed() < limits::RELAY_LOADS_REPEAT
-            {
-                continue;
-            }
-            told = Some((line.clone(), Instant::now()));
-            line
+        let lines = if is_table {
+            told.loads_again();
+            vec![peer_table::to_line(&feed.borrow_and_update()).into()]
         } else {
-            told = None;
-            peer_table::to_line(&feed.borrow_and_update()).into()
+            told.next(&shared)
         };
+        if lines.is_empty() {
+            continue;
+        }
         let written = async {
-            stream.write_all(line.as_bytes()).await?;
+            for line in &lines {
+                stream.write_all(line.as_bytes()).await?;
+            }
             stream.flush().await
         };
         match timeout(shared.config.timeouts.body_idle, written).await {
@@ -82,6 +80,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>, first: mpsc
         first: Some(first),
         not_understood: None,
         no_loads: None,
+        no_tallies: None,
         round_trips: RoundTrips::default(),
     };
     loop {
@@ -109,6 +108,8 @@ struct Heard {
     not_understood: Option<String>,
     /// Why its last loads were not.
     no_loads: Option<String>,
+    /// Why its last tallies were not.
+    no_tallies: Option<String>,
     round_trips: RoundTrips,
 }
 
@@ -172,6 +173,7 @@ async fn hear(
     let mut stream = BufReader::new(TokioIo::new(stream));
     // What it tells of loads counts as long as the stream stands.
     let mut told = Told::default();
+    let told_tallies = shared.tallies.of(&node.id);
     loop {
         let mut line = String::new();
         let most = limits::RELAY_TABLE_BYTES_MAX;
@@ -179,6 +181,11 @@ async fn hear(
             Ok(_) if line.ends_with('\n') => {}
             Ok(_) => return "it ended".to_owned(),
             Err(error) => return error.to_string(),
+        }
+        if peer_tallies::is_one(&line) {
+            let error = told_tallies.hear(&line).err();
+            complain(&mut heard.no_tallies, node, "tallies", error);
+            continue;
         }
         if peer_loads::is_one(&line) {
             let error = told.hear(&shared.router, node, &line).err();
@@ -208,7 +215,7 @@ async fn open(shared: &Shared, node: &PeerNode) -> Result<(Upgraded, PeerSender)
     let protocol = Protocol::from_static(PROTOCOL);
     request.extensions_mut().insert(protocol);
     let headers = request.headers_mut();
-    headers.insert(wire::RELAY, wire::with_loads());
+    headers.insert(wire::RELAY, Beside::all());
     let upgraded = async {
         let response = sender.clone().send_request(request).await?;
         hyper::upgrade::on(response).await

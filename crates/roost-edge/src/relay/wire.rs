@@ -101,18 +101,6 @@ pub(crate) struct Block {
     pub(crate) leg: Leg,
 }
 
-/// Has a stream of tables bring the loads of machines as well: an edge that does not know of them
-/// has not asked, and is not told.
-pub(crate) fn with_loads() -> HeaderValue {
-    HeaderValue::from_static("1;with=loads")
-}
-
-/// Whether another edge asks for a stream of tables with loads.
-pub(crate) fn wants_loads(headers: &HeaderMap) -> bool {
-    let fields = Fields::of(headers);
-    fields.is_ok_and(|fields| fields.text("with") == Ok("loads"))
-}
-
 /// A header that is not understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WireError {
@@ -125,10 +113,10 @@ pub(crate) enum WireError {
 }
 
 /// The fields of a header value.
-struct Fields<'a>(&'a str);
+pub(super) struct Fields<'a>(&'a str);
 
 impl<'a> Fields<'a> {
-    fn of(headers: &'a HeaderMap) -> Result<Self, WireError> {
+    pub(super) fn of(headers: &'a HeaderMap) -> Result<Self, WireError> {
         let mut values = headers.get_all(RELAY).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             return Err(WireError::Missing);
@@ -140,7 +128,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn text(&self, name: &'static str) -> Result<&'a str, WireError> {
+    pub(super) fn text(&self, name: &'static str) -> Result<&'a str, WireError> {
         let mut fields = self.0.split(';').filter_map(|field| field.split_once('='));
         let field = fields.find(|(field, _)| *field == name);
         field.map(|(_, value)| value).ok_or(WireError::Field(name))
@@ -420,10 +408,7 @@ fn plain(words: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        Block, Failed, Kind, Leg, OfFile, RELAY, Reason, Verdict, WireError, wants_loads,
-        with_loads,
-    };
+    use super::{Block, Failed, Kind, Leg, OfFile, RELAY, Reason, Verdict, WireError};
     use http::{HeaderMap, HeaderValue, StatusCode, Version};
     use proptest::prelude::{Just, Strategy as _, any, prop_oneof};
     use roost_model::id::MachineId;
@@ -432,18 +417,6 @@ mod tests {
 
     fn headers(value: HeaderValue) -> HeaderMap {
         HeaderMap::from_iter([(RELAY, value)])
-    }
-
-    #[test]
-    fn loads_are_for_those_that_ask_for_them() {
-        assert!(wants_loads(&headers(with_loads())));
-        assert!(!wants_loads(&HeaderMap::new()));
-        for other in ["1;with=", "1;with=colours", "2;with=loads", "loads"] {
-            assert!(
-                !wants_loads(&headers(HeaderValue::from_static(other))),
-                "{other}"
-            );
-        }
     }
 
     #[test]

@@ -6,10 +6,13 @@ use crate::load::Load;
 use crate::meter::Series;
 use crate::pool::Pool;
 use crate::relay::distance::{Distance, FARTHEST};
+use crate::tally::Tally;
+use http::StatusCode;
 use roost_model::machine::{HttpOptions, Protocol, ServicePort};
 use roost_model::name::AppName;
 use roost_proto::traffic::Endpoint;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One endpoint with what the edge keeps about it.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct Target {
     pub(crate) load: Arc<Load>,
     /// Where its requests are counted.
     pub(crate) series: Arc<Series>,
+    /// Where they are counted as well while a release is tried out, if it is of this node.
+    pub(crate) tally: Option<Arc<Tally>>,
     /// How far its node is, if that is known.
     pub(crate) distance: Option<Distance>,
     /// Whether it is in the region of the edge.
@@ -30,6 +35,22 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// It has answered, so long after it was sent the request.
+    pub(crate) fn answered(&self, status: StatusCode, latency: Duration) {
+        self.series.answered(status, latency);
+        if let Some(tally) = &self.tally {
+            tally.answered(status, latency);
+        }
+    }
+
+    /// It has not answered.
+    pub(crate) fn unanswered(&self) {
+        self.series.unanswered();
+        if let Some(tally) = &self.tally {
+            tally.unanswered();
+        }
+    }
+
     /// What its service does at an external port of its protocol.
     pub(crate) fn port(&self, external: u16) -> Option<&ServicePort> {
         self.endpoint.service.port(external)
@@ -46,7 +67,7 @@ impl Target {
     }
 
     /// How long an exchange there may stand still, if its service says so.
-    pub(crate) fn idle_timeout(&self, external: u16) -> Option<std::time::Duration> {
+    pub(crate) fn idle_timeout(&self, external: u16) -> Option<Duration> {
         self.http(external)?.idle_timeout
     }
 

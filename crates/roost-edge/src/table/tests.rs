@@ -5,6 +5,7 @@ use crate::gauge::{InFlight, TrafficCounter};
 use crate::relay::distance::FARTHEST;
 use roost_model::id::NodeId;
 use roost_model::machine::{PortHandler, PortRange, ServicePort};
+use roost_model::split::Split;
 use roost_model::{id::MachineId, machine::Service, name::AppName, name::RegionCode};
 use roost_proto::traffic::{
     AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficGauge as _, TrafficTable,
@@ -195,4 +196,54 @@ fn far_away_an_unmeasured_node_counts_as_the_farthest_of_its_region() {
     assert_eq!(distances(), [0, 1, FARTHEST]);
     router.is_at(&peer(3), 2);
     assert_eq!(distances(), [0, 1, 2]);
+}
+
+#[test]
+fn releases_have_tallies_at_their_own_node_and_only_while_one_is_tried_out() {
+    let of = |number: u8, release: u64, node: u8| Endpoint {
+        release: Some(release),
+        machine_id: MachineId::from_bytes([number; 7]),
+        ..at(node, "local")
+    };
+    let mut canary = of(4, 2, 0);
+    canary.split = Some(Arc::new(Split::parse("percent=5").unwrap()));
+    let old = || vec![of(1, 1, 0), of(2, 1, 0), of(3, 1, 7)];
+    let (sender, feed) = tokio::sync::watch::channel(table_of(old()));
+    let region = RegionCode::parse("local").unwrap();
+    let router = Router::new(region, feed, TrafficCounter::new());
+    let tallies = || {
+        router.refresh();
+        let routes = router.routes();
+        let targets = routes.app("a").unwrap().targets();
+        let tallies = targets.map(|target| target.tally.clone());
+        (tallies.collect::<Vec<_>>(), routes.split().count())
+    };
+    let (before, n_split) = tallies();
+    assert!(before.iter().all(Option::is_none) && n_split == 0);
+    let publish = |canary: &[Endpoint]| {
+        sender.send_replace(table_of([&old(), canary].concat()));
+    };
+    publish(&[canary.clone()]);
+    let (made, n_split) = tallies();
+    let [Some(one), Some(two), None, Some(new)] = &made[..] else {
+        panic!("{made:?}");
+    };
+    assert!(Arc::ptr_eq(one, two) && !Arc::ptr_eq(one, new) && n_split == 1);
+    one.answered(http::StatusCode::OK, std::time::Duration::from_millis(3));
+    // They go on when the machines change, and with the next canary new ones begin.
+    canary.health = EndpointHealth::Draining;
+    publish(&[canary.clone()]);
+    let (kept, _) = tallies();
+    assert!(Arc::ptr_eq(one, kept[0].as_ref().unwrap()));
+    assert!(Arc::ptr_eq(new, kept[3].as_ref().unwrap()));
+    publish(&[]);
+    assert!(tallies().0.iter().all(Option::is_none));
+    publish(&[canary]);
+    let (again, _) = tallies();
+    let (again, before) = (again[0].as_ref().unwrap().read(), one.read());
+    assert_eq!(
+        (before.traffic.requests(), again.traffic.requests()),
+        (1, 0)
+    );
+    assert_ne!(before.id, again.id);
 }

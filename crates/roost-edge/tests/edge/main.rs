@@ -31,6 +31,7 @@ mod relay_datagrams;
 mod relay_distance;
 mod relay_loads;
 mod relay_streams;
+mod relay_tallies;
 mod replay;
 mod replay_cache;
 mod restart;

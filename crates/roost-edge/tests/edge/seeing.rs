@@ -5,7 +5,8 @@ use crate::world::{
 };
 use http::{Response, StatusCode};
 use roost_model::name::RegionCode;
-use roost_proto::release_traffic::SideBySide;
+use roost_model::split::Split;
+use roost_proto::release_traffic::{Reading, Watch};
 use roost_proto::rest::{RequestRecord, SkippedMachine};
 use roost_proto::traffic::EndpointHealth;
 use std::sync::Arc;
@@ -287,21 +288,25 @@ async fn two_releases_are_seen_side_by_side_with_their_errors_and_latencies() {
             request.send().await.unwrap();
         }
     };
-    let read = || {
-        let records = world.edge.records();
-        SideBySide {
-            a: records.release(&app, 7),
-            b: records.release(&app, 8),
-        }
-    };
+    let read = || world.edge.records().tallies(&app);
+    assert_eq!(read(), Reading::default(), "nothing is tried out");
+    let mut canary = of_release(8, endpoint(3, new));
+    canary.split = Some(Arc::new(Split::parse("percent=0;header=x: y").unwrap()));
+    world.publish(vec![
+        of_release(7, endpoint(1, old)),
+        of_release(8, endpoint(2, broken)),
+        canary,
+    ]);
+    wait_until("it is tried out", || read().own.len() == 2).await;
     ask_of(1, 5).await;
-    let before = read();
-    assert_eq!((before.a.requests(), before.b.requests()), (5, 0));
+    let mut watch = Watch::begin(&read());
+    let before = watch.side_by_side(7, 8);
     assert_eq!(before.b.error_rate(), None, "nothing is known of it");
     ask_of(1, 4).await;
     ask_of(2, 2).await;
     ask_of(3, 2).await;
-    let window = read().since(&before);
+    watch.look(&read());
+    let window = watch.side_by_side(7, 8);
     assert_eq!((window.a.requests(), window.b.requests()), (4, 4));
     assert_eq!(window.a.error_rate(), Some(0.0));
     assert_eq!(window.b.error_rate(), Some(0.5));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,17 @@ use tokio_util::sync::CancellationToken;
 pub(crate) async fn wire(
     world: &World,
     to: SocketAddr,
+    delay: Duration,
+) -> (SocketAddr, CancellationToken) {
+    // Nobody lays it elsewhere.
+    let (_, to) = watch::channel(to);
+    wire_to(world, to, delay).await
+}
+
+/// A way that leads elsewhere from when its end is laid there; what was on it is cut off.
+pub(crate) async fn wire_to(
+    world: &World,
+    to: watch::Receiver<SocketAddr>,
     delay: Duration,
 ) -> (SocketAddr, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -26,9 +37,12 @@ pub(crate) async fn wire(
                 accepted = listener.accept() => accepted.unwrap().0,
                 () = is_cut.cancelled() => return,
             };
-            let is_cut = is_cut.clone();
+            let (is_cut, mut to) = (is_cut.clone(), to.clone());
             tasks.spawn("wire-connection", async move {
-                let far = TcpStream::connect(to).await.unwrap();
+                let at = *to.borrow_and_update();
+                let Ok(far) = TcpStream::connect(at).await else {
+                    return;
+                };
                 near.set_nodelay(true).unwrap();
                 far.set_nodelay(true).unwrap();
                 let ((near_in, near_out), (far_in, far_out)) =
@@ -37,7 +51,7 @@ pub(crate) async fn wire(
                 let back = carry(far_in, near_out, delay);
                 // Who closes one direction is done with the other.
                 let carried = async {
-                    tokio::select! { () = there => {}, () = back => {} }
+                    tokio::select! { () = there => {}, () = back => {}, Ok(()) = to.changed() => {} }
                 };
                 let _ = is_cut.run_until_cancelled(carried).await;
             });

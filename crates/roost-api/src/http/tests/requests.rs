@@ -4,7 +4,7 @@ use super::Platform;
 use axum::body::Body;
 use http::Request;
 use roost_model::name::AppName;
-use roost_proto::release_traffic::ReleaseTraffic;
+use roost_proto::release_traffic::{Reading, ReleaseTraffic, Tally};
 use roost_proto::rest::RequestRecord;
 use roost_proto::traffic::TrafficRecords;
 use serde_json::{Value, json};
@@ -34,11 +34,21 @@ impl TrafficRecords for Edge {
         "counted 1\n".to_owned()
     }
 
-    fn release(&self, app: &AppName, release: u64) -> ReleaseTraffic {
-        let unanswered = if app.as_str() == "web" { release } else { 0 };
-        ReleaseTraffic {
-            unanswered,
-            ..ReleaseTraffic::default()
+    fn tallies(&self, app: &AppName) -> Reading {
+        let tally = |release| Tally {
+            id: release,
+            release,
+            traffic: ReleaseTraffic {
+                unanswered: release,
+                ..ReleaseTraffic::default()
+            },
+        };
+        Reading {
+            own: (app.as_str() == "web")
+                .then(|| tally(2))
+                .into_iter()
+                .collect(),
+            ..Reading::default()
         }
     }
 }
@@ -91,14 +101,13 @@ async fn records_are_for_the_admin_and_the_app_and_metrics_for_the_admin() {
 }
 
 #[tokio::test]
-async fn two_releases_can_be_read_side_by_side() {
+async fn what_the_edge_has_counted_of_releases_can_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(dir.path()).await;
     let web = AppName::parse("web").unwrap();
-    let without_edge = platform.state.side_by_side(&web, 1, 2);
-    assert_eq!(without_edge.a.error_rate(), None);
+    assert_eq!(platform.state.tallies(&web), Reading::default());
     platform.state.show_records(Arc::new(Edge));
-    let both = platform.state.side_by_side(&web, 1, 2);
-    assert_eq!((both.a.errors(), both.b.errors()), (1, 2));
+    let seen = platform.state.tallies(&web);
+    assert_eq!(seen.own[0].traffic.errors(), 2);
     platform.stop().await;
 }

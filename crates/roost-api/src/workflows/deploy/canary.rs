@@ -11,11 +11,13 @@ use super::progress::Progress;
 use crate::limits;
 use roost_model::canary::{self, Canary, Rules, Verdict};
 use roost_model::id::MachineId;
+use roost_model::id::NodeId;
 use roost_model::machine::MachineSpec;
-use roost_proto::release_traffic::SideBySide;
+use roost_proto::release_traffic::{SideBySide, Watch};
 use roost_proto::rest::{CanaryJudgement, DeploymentCanary, DeploymentError};
 use roost_proto::worker::{MachineStatus, WorkerError};
 use roost_store::records::SlotRecord;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// How the machine of a slot is tried out, if it is: the first one, when a machine runs that it
@@ -84,8 +86,9 @@ async fn judged(
 ) -> Result<CanaryJudgement, SlotError> {
     let new = progress.record.release_version;
     let old = progress.app.current_release.unwrap_or_default();
-    let judgement = |verdict, begun: Instant, seen: SideBySide| {
-        CanaryJudgement::of(verdict, begun.elapsed(), (old, &seen.a), (new, &seen.b))
+    let judgement = |verdict, begun: Instant, seen: SideBySide, silent: &[NodeId]| {
+        let (a, b) = ((old, &seen.a), (new, &seen.b));
+        CanaryJudgement::of(verdict, begun.elapsed(), a, b, silent)
     };
     let begun = Instant::now();
     if status(progress, machine).await?.spec.services.is_empty() {
@@ -93,7 +96,7 @@ async fn judged(
             has_passed: true,
             reason: "the app takes no traffic to compare".to_owned(),
         };
-        return Ok(judgement(verdict, begun, SideBySide::default()));
+        return Ok(judgement(verdict, begun, SideBySide::default(), &[]));
     }
     let text = format!(
         "release v{new} is tried out with {} for {} s or {} requests, beside release v{old}",
@@ -104,13 +107,13 @@ async fn judged(
     progress
         .step("canary", Some(machine), "started", text)
         .await?;
-    let (verdict, seen) = tokio::select! {
+    let (verdict, seen, silent) = tokio::select! {
         biased;
         // Cancel-safe, both: they only look and wait.
         () = progress.cx.asked_to_turn_back() => return Err(SlotError::Cancelled),
         watched = watch(progress, canary, machine, (old, new)) => watched?,
     };
-    Ok(judgement(verdict, begun, seen))
+    Ok(judgement(verdict, begun, seen, &silent))
 }
 
 /// Looks on until the canary can be judged; fails if it comes to an end before.
@@ -119,18 +122,31 @@ async fn watch(
     canary: &Canary,
     machine: &MachineId,
     (old, new): (u64, u64),
-) -> Result<(Verdict, SideBySide), SlotError> {
-    let read = || progress.state.side_by_side(&progress.app.name, old, new);
-    let (begun, before) = (Instant::now(), read());
+) -> Result<(Verdict, SideBySide, Vec<NodeId>), SlotError> {
+    let read = || progress.state.tallies(&progress.app.name);
+    let (begun, mut watched) = (Instant::now(), Watch::begin(&read()));
     let mut next_look = begun;
-    let (verdict, seen) = loop {
-        let seen = read().since(&before);
+    let mut known_since = None;
+    let (verdict, seen, silent) = loop {
+        let reading = read();
+        watched.look(&reading);
+        let seen = watched.side_by_side(old, new);
         let verdict = canary::judge(&canary.rules, &(&seen.a).into(), &(&seen.b).into());
         let requests = seen.b.requests();
         let is_known = requests >= canary.rules.requests
             || (!verdict.has_passed && requests >= Rules::REQUESTS_MIN);
-        if is_known || begun.elapsed() >= canary.wait {
-            break (verdict, seen);
+        let since = is_known.then(|| known_since.unwrap_or_else(Instant::now));
+        known_since = since;
+        // What the others have seen by now is to be heard: else a canary could fail by errors that
+        // the old release has as well, only elsewhere.
+        let lag = if reading.has_others() {
+            limits::CANARY_LAG
+        } else {
+            Duration::ZERO
+        };
+        let is_decided = since.is_some_and(|at| at.elapsed() >= lag);
+        if is_decided || begun.elapsed() >= canary.wait + lag {
+            break (verdict, seen, reading.silent);
         }
         if Instant::now() >= next_look {
             still_runs(progress, machine).await?;
@@ -142,7 +158,7 @@ async fn watch(
     if verdict.has_passed {
         await_healthy(progress, machine).await?;
     }
-    Ok((verdict, seen))
+    Ok((verdict, seen, silent))
 }
 
 async fn tell(

@@ -25,7 +25,7 @@ async fn machine() -> (UdpSocket, Machine) {
     let region = RegionCode::parse("local").unwrap();
     let towards = Machine {
         towards: Towards::Socket(Arc::new(socket)),
-        series: Some(Arc::new(Series::new(region, None))),
+        series: Some(Arc::new(Series::new(region))),
     };
     (machine, towards)
 }

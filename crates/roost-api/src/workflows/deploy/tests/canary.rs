@@ -3,9 +3,9 @@
 use super::cancel::{await_step, begin};
 use super::{assert_serving, ids, kill_everywhere, start};
 use crate::http::tests::{Platform, web};
-use roost_model::id::MachineId;
+use roost_model::id::{MachineId, NodeId};
 use roost_model::name::AppName;
-use roost_proto::release_traffic::ReleaseTraffic;
+use roost_proto::release_traffic::{Reading, ReleaseTraffic, Tally};
 use roost_proto::rest::RequestRecord;
 use roost_proto::traffic::TrafficRecords;
 use roost_proto::worker::{Asker, Cause, WorkerApi as _};
@@ -48,21 +48,85 @@ impl TrafficRecords for Edge {
         String::new()
     }
 
-    fn release(&self, _: &AppName, release: u64) -> ReleaseTraffic {
+    fn tallies(&self, _: &AppName) -> Reading {
         let more = u64::from(self.is_busy.load(Ordering::SeqCst));
         let n_hundreds = 2 * self.n_reads.fetch_add(more, Ordering::SeqCst);
-        let n_errors = if release > 1 { self.n_errors } else { 0 };
-        ReleaseTraffic {
-            answers: [
-                0,
-                n_hundreds * (100 - n_errors),
-                0,
-                0,
-                n_hundreds * n_errors,
-            ],
-            ..ReleaseTraffic::default()
+        let tally = |release| {
+            let n_errors = if release > 1 { self.n_errors } else { 0 };
+            let n_good = n_hundreds * (100 - n_errors);
+            Tally {
+                id: release,
+                release,
+                traffic: ReleaseTraffic {
+                    answers: [0, n_good, 0, 0, n_hundreds * n_errors],
+                    ..ReleaseTraffic::default()
+                },
+            }
+        };
+        Reading {
+            own: (1..9).map(tally).collect(),
+            ..Reading::default()
         }
     }
+}
+
+/// Two edges that see each release fail half of its requests: this one those of the new release at
+/// once, that of another node those of the old one, of which one hears a little later. A third one
+/// says nothing.
+struct Late {
+    n_reads: AtomicU64,
+}
+
+impl TrafficRecords for Late {
+    fn request(&self, _: &str) -> Option<Arc<RequestRecord>> {
+        None
+    }
+
+    fn metrics(&self) -> String {
+        String::new()
+    }
+
+    fn tallies(&self, _: &AppName) -> Reading {
+        let n_reads = self.n_reads.fetch_add(1, Ordering::SeqCst);
+        let tally = |release, n| Tally {
+            id: release,
+            release,
+            traffic: ReleaseTraffic {
+                answers: [0, n, 0, 0, n],
+                ..ReleaseTraffic::default()
+            },
+        };
+        // The first reading is what was before, and by the second the canary looks bad.
+        let n_told = if n_reads < 2 { 0 } else { 1_000 };
+        Reading {
+            own: vec![tally(2, 100 * n_reads)],
+            others: [(node(1), vec![tally(1, n_told)])].into(),
+            silent: vec![node(2)],
+        }
+    }
+}
+
+fn node(n: u8) -> NodeId {
+    NodeId::parse(&format!("node_0000000000000000000000000{n}")).unwrap()
+}
+
+#[tokio::test]
+async fn a_canary_is_not_failed_before_other_edges_are_heard_and_who_is_silent_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    let n_reads = AtomicU64::new(0);
+    platform.state.show_records(Arc::new(Late { n_reads }));
+    let first = json!({"config": web("hello"), "count": 2});
+    platform.deploy("web", first).await;
+    let ended = platform.deploy("web", with_canary(json!({}))).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+    let judgement = &ended["canary"]["judgement"];
+    assert_eq!(judgement["old"]["requests"], 2_000, "{judgement}");
+    assert_eq!(judgement["silent"], json!([node(2).as_str()]));
+    let reason = judgement["reason"].as_str().unwrap();
+    let silent = format!("no word of its requests comes from the edge of {}", node(2));
+    assert!(reason.ends_with(&silent), "{reason}");
+    platform.stop().await;
 }
 
 /// An app with two machines of its first release.
