@@ -343,7 +343,10 @@ async fn by_http2<S>(
         move |head: Parts, body: Option<RequestBody>| {
             let body = body.map(ClientBody::Http2);
             let (shared, origin, serving) = (shared.clone(), origin.clone(), activity.begin());
-            exchange::answered(shared, ends, origin, serving, head, body)
+            // Made where it stays: it is large, and to move it is to copy it.
+            let place = Box::new_uninit();
+            let answered = exchange::answered(shared, ends, origin, serving, head, body);
+            Box::into_pin(Box::write(place, answered))
         }
     };
     let settings = server::Settings {

@@ -50,7 +50,7 @@ pub(crate) struct PendingRecord {
 
 impl PendingRecord {
     /// The response has ended: hands the record to those that want it, if there are any.
-    pub(crate) fn publish(self) {
+    pub(crate) fn publish(self: Box<Self>) {
         let is_failure = self.status.is_server_error() || !self.complete;
         let is_notable = is_failure || self.first_byte >= limits::SLOW;
         let is_kept = is_notable || self.trail.is_followed;
@@ -75,7 +75,7 @@ impl PendingRecord {
         }
     }
 
-    fn finish(self, now: Instant) -> RequestRecord {
+    fn finish(self: Box<Self>, now: Instant) -> RequestRecord {
         let config = &self.shared.config;
         let total = now.saturating_duration_since(self.trail.started);
         let handshake = self.ends.is_tls.then_some(self.ends.handshake);

@@ -1,5 +1,6 @@
 //! What a client connection is doing: serving, reading a header, or nothing.
 
+use crate::coarse;
 use crate::config::EdgeTimeouts;
 use crate::lanes::Seat;
 use crate::rates::Visit;
@@ -28,7 +29,7 @@ pub(crate) enum Came {
 /// The state of one client connection. Times are milliseconds since it began.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    origin: Instant,
+    origin: std::time::Instant,
     serving: AtomicUsize,
     idle_since: AtomicU64,
     header_since: AtomicU64,
@@ -50,7 +51,7 @@ impl Activity {
     /// A new connection, from which a header is expected.
     pub(crate) fn new(place: OwnedSemaphorePermit, seat: Option<Seat>) -> Arc<Self> {
         Arc::new(Self {
-            origin: Instant::now(),
+            origin: coarse::now(),
             serving: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             header_since: AtomicU64::new(0),
@@ -77,7 +78,7 @@ impl Activity {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+        coarse::ms_since(self.origin)
     }
 
     /// HTTP/2 sends frames that belong to no request: only idleness counts.

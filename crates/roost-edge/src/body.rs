@@ -5,6 +5,7 @@
 //! settlement of its exchange and settles it when it ends or is dropped.
 
 use crate::client_body::{ClientBody, WrittenBody};
+use crate::coarse;
 use crate::compress::Compressed;
 use crate::http1::chunks::BadChunks;
 use crate::http1::machine::MachineBody;
@@ -171,7 +172,7 @@ impl BodySlot {
             finished: AtomicBool::new(false),
             awaits_client: AtomicBool::new(false),
             broke_off: AtomicBool::new(false),
-            origin: Instant::now(),
+            origin: coarse::now(),
             progress_ms: AtomicU64::new(0),
         })
     }
@@ -216,7 +217,7 @@ impl BodySlot {
     }
 
     fn note_progress(&self) {
-        let ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let ms = coarse::ms_since(self.origin);
         self.progress_ms.store(ms, Ordering::Relaxed);
     }
 }

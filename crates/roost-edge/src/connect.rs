@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug)]
 pub(crate) enum Connection {
     /// For a request without a body.
-    Plain(MachineConnection),
+    Plain(Box<MachineConnection>),
     Http1(Http1Sender),
     Http2(Http2Sender),
     /// To the edge of the machine's node.

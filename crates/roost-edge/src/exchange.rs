@@ -6,10 +6,10 @@ use crate::access::PendingRecord;
 use crate::activity::Serving;
 use crate::affinity::Affinity;
 use crate::arrival::{self, Arrival, Origin};
-use crate::body::{AppBody, BodySlot, ResponseBody};
+use crate::body::{BodySlot, ResponseBody};
 use crate::client_body::ClientBody;
 use crate::compress::{self, Accepts};
-use crate::forward::Head;
+use crate::forward::{Answer, Head};
 use crate::headers;
 use crate::pages::{Form, Page};
 use crate::pick::Picked;
@@ -204,7 +204,7 @@ impl Exchange {
             slot.forget();
         }
         match answered {
-            Answered::App((response, sender)) => self.respond(response, sender, slot, wish),
+            Answered::App(answer) => self.respond(answer, slot, wish),
             Answered::File(file) => Ok(self.respond_with_file(*file)),
         }
     }
@@ -245,11 +245,11 @@ impl Exchange {
 
     fn respond(
         &mut self,
-        response: Response<AppBody>,
-        sender: Option<crate::pool::Http1Sender>,
+        answer: Answer,
         slot: Option<Arc<BodySlot>>,
         wish: Option<upgrade::Wish>,
     ) -> Result<Response<ResponseBody>, Page> {
+        let (response, sender) = *answer;
         let (mut parts, body) = response.into_parts();
         if headers::has_other_coding(&parts.headers) {
             let title = "the app's answer has a transfer coding besides chunked";

@@ -116,8 +116,9 @@ pub(crate) enum SendFailure {
     Elsewhere(Box<Elsewhere>),
 }
 
-/// A response header, with the HTTP/1 connection that its body comes on.
-pub(crate) type Answer = (Response<AppBody>, Option<Http1Sender>);
+/// A response header, with the HTTP/1 connection that its body comes on if hyper has it. On the
+/// heap, as it is handed on many times.
+pub(crate) type Answer = Box<(Response<AppBody>, Option<Http1Sender>)>;
 
 /// Sends the request and waits for the response header. `idle` is how long the app lets an
 /// exchange stand still, if it says so.
@@ -138,12 +139,11 @@ pub(crate) async fn send(
             let mut request = spare::take();
             head.write_http1(&mut request);
             let answer = connection.ask(request, &head.method, &target.pool, patience);
-            Ok((answer.await?.map(AppBody::Http1), None))
+            Ok(Box::new((answer.await?.map(AppBody::Http1), None)))
         }
-        Connection::Http1(mut sender) => {
-            let response = pin!(sender.try_send_request(head.http1(body)));
-            let response = with_patience(response, slot, patience, failure).await?;
-            Ok((response.map(AppBody::Hyper), Some(sender)))
+        // On the heap: a request without a body has no need of its place.
+        Connection::Http1(sender) => {
+            Box::pin(send_by_hyper(sender, head.http1(body), slot, patience)).await
         }
         Connection::Http2(sender) => {
             let is_head = head.method == Method::HEAD;
@@ -154,7 +154,7 @@ pub(crate) async fn send(
             };
             let sent = pin!(sender.send(write, is_head, body));
             match with_patience(sent, slot, patience, http2_failure).await {
-                Ok(response) => Ok((response.map(AppBody::Http2), None)),
+                Ok(response) => Ok(Box::new((response.map(AppBody::Http2), None))),
                 Err(SendFailure::TooLate) => {
                     // Whether the machine is slow or the connection is dead, nobody knows.
                     target.pool.forget_http2(&sender);
@@ -173,10 +173,21 @@ pub(crate) async fn send(
     }
 }
 
+async fn send_by_hyper(
+    mut sender: Http1Sender,
+    request: Request<RequestBody>,
+    slot: Slot<'_>,
+    patience: Duration,
+) -> Result<Answer, SendFailure> {
+    let response = pin!(sender.try_send_request(request));
+    let response = with_patience(response, slot, patience, failure).await?;
+    Ok(Box::new((response.map(AppBody::Hyper), Some(sender))))
+}
+
 /// How the machine has done; `None` when this says nothing about it.
 pub(crate) fn judge(sent: &Result<Answer, SendFailure>) -> Option<Outcome> {
     match sent {
-        Ok((response, _)) if response.status().is_server_error() => Some(Outcome::Error),
+        Ok(answer) if answer.0.status().is_server_error() => Some(Outcome::Error),
         Ok(_) => Some(Outcome::Answered),
         // It has answered, if in a way that is no use to anybody.
         Err(SendFailure::TooLarge) => Some(Outcome::Error),

@@ -27,6 +27,7 @@ mod certificates;
 mod choose;
 mod client_body;
 mod client_stream;
+mod coarse;
 mod compress;
 mod config;
 mod connect;

@@ -11,7 +11,7 @@
 
 use crate::body::RequestBody;
 use crate::http1::machine::MachineConnection;
-use crate::{lanes, limits};
+use crate::{coarse, lanes, limits};
 use hyper::client::conn::http1;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ struct Idle<C> {
 
 impl<C> Idle<C> {
     fn begins(connection: C) -> Self {
-        let (since, lane) = (Instant::now(), lanes::number());
+        let (since, lane) = (coarse::now(), lanes::number());
         Self {
             connection,
             since,
@@ -42,10 +42,10 @@ impl<C> Idle<C> {
 
 /// The newest of this lane that is younger than `limit` and still good, else the newest of all.
 fn newest<C>(idle: &mut Vec<Idle<C>>, limit: Duration, is_good: fn(&C) -> bool) -> Option<Idle<C>> {
-    let here = lanes::number();
+    let (here, now) = (lanes::number(), coarse::now());
     loop {
         // Older ones stay: others may have more patience.
-        let is_young = |at: &usize| idle[*at].since.elapsed() < limit;
+        let is_young = |at: &usize| now.saturating_duration_since(idle[*at].since) < limit;
         let own = idle.iter().rposition(|idle| idle.lane == here);
         let last = || idle.len().checked_sub(1).filter(is_young);
         let at = own.filter(is_young).or_else(last)?;
@@ -69,7 +69,7 @@ struct State {
     /// For requests with a body.
     idle: Vec<Idle<Http1Sender>>,
     /// For those without.
-    plain: Vec<Idle<MachineConnection>>,
+    plain: Vec<Idle<Box<MachineConnection>>>,
     /// One of each lane; since when it is not used.
     shared: Vec<Idle<Http2Sender>>,
 }
@@ -115,9 +115,8 @@ impl Pool {
     }
 
     /// The same for a request without a body.
-    pub(crate) fn take_plain(&self, limit: Duration) -> Option<MachineConnection> {
-        let is_good = MachineConnection::is_quiet;
-        let newest = newest(&mut self.state.lock().plain, limit, is_good)?;
+    pub(crate) fn take_plain(&self, limit: Duration) -> Option<Box<MachineConnection>> {
+        let newest = newest(&mut self.state.lock().plain, limit, |it| it.is_quiet())?;
         if newest.lane == lanes::number() {
             return Some(newest.connection);
         }
@@ -126,7 +125,7 @@ impl Pool {
     }
 
     /// Keeps a connection on which nothing is under way.
-    pub(crate) fn put_plain(&self, connection: MachineConnection) {
+    pub(crate) fn put_plain(&self, connection: Box<MachineConnection>) {
         let mut state = self.state.lock();
         let dropped = state.open.then(|| keep(&mut state.plain, connection));
         drop(state);
@@ -154,7 +153,7 @@ impl Pool {
             state.shared.swap_remove(at);
             return None;
         }
-        shared.since = Instant::now();
+        shared.since = coarse::now();
         Some(shared.connection.clone())
     }
 

@@ -6,7 +6,7 @@
 //! is known of clients is bounded too: when the table is full, those without a
 //! connection are forgotten.
 
-use crate::limits;
+use crate::{coarse, limits};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -59,7 +59,7 @@ pub(crate) struct Bucket {
 impl Default for Bucket {
     fn default() -> Self {
         Self {
-            origin: Instant::now(),
+            origin: coarse::now(),
             earned_at: AtomicU64::new(0),
         }
     }
@@ -68,7 +68,13 @@ impl Default for Bucket {
 impl Bucket {
     /// Takes one of so many a second, if there is one.
     pub(crate) fn take(&self, per_second: u32) -> bool {
-        per_second == 0 || self.take_at(self.origin.elapsed().as_micros(), per_second)
+        per_second == 0 || self.take_at(self.now_us(), per_second)
+    }
+
+    fn now_us(&self) -> u128 {
+        coarse::now()
+            .saturating_duration_since(self.origin)
+            .as_micros()
     }
 
     fn take_at(&self, now_us: u128, per_second: u32) -> bool {

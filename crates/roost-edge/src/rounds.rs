@@ -26,12 +26,12 @@ use tokio::time::timeout;
 /// What a machine has answered.
 enum Outcome {
     Answer(Answer),
-    Replay(Replay),
+    Replay(Box<Replay>),
 }
 
 /// A replay that is being carried out.
 struct Handover {
-    replay: Replay,
+    replay: Box<Replay>,
     /// The app and machine that asked for it.
     from: (Arc<AppRoute>, Arc<Target>),
     /// The request as it went there, when it may have to go back.
@@ -152,10 +152,11 @@ impl Exchange {
         let affinity = self.affinity_of(&app, &wants, head);
         let mut cut = self.short_cut(&mut app, &mut wants, head);
         self.affinity = affinity.clone().filter(|_| !cut.is_taken);
-        let mut handover: Option<Handover> = None;
+        // On the heap: few requests are replayed.
+        let mut handover: Option<Box<Handover>> = None;
         let mut is_last = false;
         for _ in 0..=limits::REPLAYS_MAX {
-            let from = handover.as_ref();
+            let from = handover.as_deref();
             // Awaited where it is made: the place of a future that moves is there twice.
             let answer = match self.round(&app, head, &wants, slot, alone, from).await {
                 Ok(Answered::App(answer)) => answer,
@@ -176,7 +177,7 @@ impl Exchange {
                         return Err(page);
                     };
                     take_back(slot)?;
-                    (app, wants, *head) = go_back(failed, fallback, &page);
+                    (app, wants, *head) = go_back(*failed, fallback, &page);
                     is_last = true;
                     continue;
                 }
@@ -208,12 +209,12 @@ impl Exchange {
             let before = replay.fallback.map(|_| Box::new(head.clone()));
             hand_over(head, &replay, &source, cut.status);
             self.app = Some(next.clone());
-            handover = Some(Handover {
+            handover = Some(Box::new(Handover {
                 from: (std::mem::replace(&mut app, next), source),
                 before,
                 since: Instant::now(),
                 replay,
-            });
+            }));
         }
         Err(too_many("it was replayed too often"))
     }
@@ -288,10 +289,11 @@ impl Exchange {
 
     async fn read_replay(
         &mut self,
-        (response, sender): Answer,
+        answer: Answer,
         header: Option<String>,
         slot: Slot<'_>,
     ) -> Result<Outcome, Page> {
+        let (response, sender) = *answer;
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, limits::REPLAY_BYTES_MAX).collect();
         let body = timeout(self.shared.config.timeouts.body_idle, body).await;
@@ -307,7 +309,7 @@ impl Exchange {
             (None, None) => Err(ReplayFault::Json("it is too long or broke off".into())),
         };
         replay
-            .map(Outcome::Replay)
+            .map(|replay| Outcome::Replay(Box::new(replay)))
             .map_err(|fault| unreadable(&fault))
     }
 
@@ -350,7 +352,7 @@ fn hand_over(head: &mut Head, replay: &Replay, source: &Target, status: &'static
     replay_cache::STATUS.set(&mut head.headers, &HeaderValue::from_static(status));
 }
 
-fn fallback_of(handover: Option<Handover>) -> Option<(Fallback, Handover)> {
+fn fallback_of(handover: Option<Box<Handover>>) -> Option<(Fallback, Box<Handover>)> {
     let handover = handover?;
     Some((handover.replay.fallback?, handover))
 }

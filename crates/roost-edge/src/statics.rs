@@ -28,10 +28,6 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::timeout;
 
 /// What a machine has for a request.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every answer is the app's"
-)]
 pub(crate) enum Answered {
     /// The answer of its app.
     App(Answer),

@@ -40,7 +40,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use tokio::sync::Notify;
 
 /// Streams that are opened before the other side has said how many it takes: more would be
@@ -188,28 +188,44 @@ where
         &self,
         write: impl FnOnce(&mut Block<'_>),
         is_head: bool,
-        body: B,
+        mut body: B,
     ) -> Result<Response<ResponseBody<B>>, Error> {
-        let (upload, body) = first_pieces(body).await?;
-        let mut request = Some(Request {
-            write,
-            upload,
-            body,
-        });
-        let exchange = loop {
-            if let Some(exchange) = self.open(&mut request, is_head)? {
-                break exchange;
+        let exchange = {
+            let first = poll_fn(|cx| Poll::Ready(first_pieces(&mut body, cx)));
+            let (upload, is_whole) = first.await?;
+            let mut request = Some(Request {
+                write,
+                upload,
+                body: (!is_whole).then_some(body),
+            });
+            match self.open(&mut request, is_head)? {
+                Some(exchange) => exchange,
+                // On the heap: most find a place at once.
+                None => Box::pin(self.open_later(request, is_head)).await?,
             }
+        };
+        let head = poll_fn(|cx| exchange.poll_head(cx)).await?;
+        Ok(head.map(|()| ResponseBody::new(exchange)))
+    }
+
+    /// Begins a request when there is a place for it.
+    async fn open_later<W>(
+        &self,
+        mut request: Option<Request<W, B>>,
+        is_head: bool,
+    ) -> Result<Exchange<B>, Error>
+    where
+        W: FnOnce(&mut Block<'_>),
+    {
+        loop {
             // Noted as waiting first, so that a place which is free by then is not missed.
             let mut place = pin!(self.0.0.places.notified());
             place.as_mut().enable();
             if let Some(exchange) = self.open(&mut request, is_head)? {
-                break exchange;
+                return Ok(exchange);
             }
             place.await;
-        };
-        let head = poll_fn(|cx| exchange.poll_head(cx)).await?;
-        Ok(head.map(|()| ResponseBody::new(exchange)))
+        }
     }
 
     /// Begins a request, unless there are as many as there may be.
@@ -256,20 +272,18 @@ where
     }
 }
 
-/// What of a body is there already: most bodies are there as a whole. The body, if there may be
-/// more.
-async fn first_pieces<B>(mut body: B) -> Result<(Option<Upload<B>>, Option<B>), Error>
+/// What of a body is there already, and whether that is all: most bodies are there as a whole.
+fn first_pieces<B>(body: &mut B, cx: &mut Context<'_>) -> Result<(Option<Upload<B>>, bool), Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     if body.is_end_stream() {
-        return Ok((None, None));
+        return Ok((None, true));
     }
     let mut pieces = VecDeque::new();
     let (mut ending, mut n_bytes) = (None, 0);
     while n_bytes < BODY_BYTES_FIRST {
-        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
-        ending = match polled {
+        ending = match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Pending => break,
             Poll::Ready(None) => Some(Ending::Data),
             Poll::Ready(Some(Err(_))) => return Err(Error::broken(error::Why::RequestBody)),
@@ -279,15 +293,15 @@ where
                     pieces.push_back(data);
                     body.is_end_stream().then_some(Ending::Data)
                 }
-                Err(frame) => frame.into_trailers().ok().map(Ending::Trailers),
+                Err(frame) => Ending::of_trailers(frame),
             },
         };
         if ending.is_some() {
             break;
         }
     }
-    let rest = ending.is_none().then_some(body);
-    Ok((Some(Upload::new(pieces, ending)), rest))
+    let is_whole = ending.is_some();
+    Ok((Some(Upload::new(pieces, ending)), is_whole))
 }
 
 #[cfg(test)]

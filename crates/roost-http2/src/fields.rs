@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Lines for which there is room at once: those of most messages, and some that a proxy adds.
+/// Lines for which there is room at once, if the block may have as many: those of most messages,
+/// and some that a proxy adds.
 const LINES: usize = 16;
 
 /// Why a message is malformed (RFC 9113 8.1.1).
@@ -45,11 +46,11 @@ impl Fields {
         block: &[u8],
         most: usize,
         lines_max: usize,
-    ) -> Result<Self, HpackError> {
-        let mut fields = Self {
-            headers: HeaderMap::with_capacity(LINES),
-            ..Self::default()
-        };
+    ) -> Result<Box<Self>, HpackError> {
+        // On the heap: it is large and handed on.
+        let mut fields = Box::<Self>::default();
+        // Each takes a byte at least.
+        fields.headers = HeaderMap::with_capacity(block.len().min(LINES));
         let mut n_lines = 0;
         let size = decoder.decode(block, most, |field| match field {
             Field::Pseudo(pseudo, value) => fields.pseudo(pseudo, value),
@@ -149,7 +150,7 @@ mod tests {
     use crate::hpack::{Decoder, Encoder};
     use http::HeaderMap;
 
-    fn decoded(lines: &[(&str, &str)], most: usize, lines_max: usize) -> Fields {
+    fn decoded(lines: &[(&str, &str)], most: usize, lines_max: usize) -> Box<Fields> {
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new();
         let mut block = encoder.block(&mut bytes);

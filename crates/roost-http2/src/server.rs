@@ -51,24 +51,25 @@ const CLOSING: [u8; 8] = *b"closing!";
 pub trait Service: Unpin {
     /// The body of an answer.
     type Body: http_body::Body<Data = Bytes> + Unpin;
-    /// An answer on its way. When its stream ends before it, it is dropped.
-    type Answer: Future<Output = Response<Self::Body>>;
+    /// An answer on its way, on the heap, where it may be large. When its stream ends before it, it is
+    /// dropped.
+    type Answer: Future<Output = Response<Self::Body>> + ?Sized;
 
     /// Answers a request. It has a body unless its header says that there is none. If it panics, the
     /// stream ends and it is called for the next one.
-    fn call(&mut self, head: Parts, body: Option<RequestBody>) -> Self::Answer;
+    fn call(&mut self, head: Parts, body: Option<RequestBody>) -> Pin<Box<Self::Answer>>;
 }
 
 impl<F, A, B> Service for F
 where
-    F: FnMut(Parts, Option<RequestBody>) -> A + Unpin,
-    A: Future<Output = Response<B>>,
+    F: FnMut(Parts, Option<RequestBody>) -> Pin<Box<A>> + Unpin,
+    A: Future<Output = Response<B>> + ?Sized,
     B: http_body::Body<Data = Bytes> + Unpin,
 {
     type Body = B;
     type Answer = A;
 
-    fn call(&mut self, head: Parts, body: Option<RequestBody>) -> A {
+    fn call(&mut self, head: Parts, body: Option<RequestBody>) -> Pin<Box<A>> {
         self(head, body)
     }
 }

@@ -69,7 +69,7 @@ async fn connections_go_on_or_end_with_a_reason() {
         let (mut client, io) = tokio::io::duplex(1 << 20);
         client.write_all(&said).await.unwrap();
         client.shutdown().await.unwrap();
-        Connection::new(io, settings, answer).await;
+        Connection::new(io, settings, |head, body| Box::pin(answer(head, body))).await;
         let mut heard = Vec::new();
         client.read_to_end(&mut heard).await.unwrap();
         let mut rest = &heard[..];

@@ -73,6 +73,12 @@ impl Store {
         })
     }
 
+    /// Waits until no work is under way that had begun.
+    #[cfg(test)]
+    pub(crate) fn settle(&self) {
+        drop(self.connection.lock());
+    }
+
     pub(crate) async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -91,10 +97,14 @@ impl Store {
         F: FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         #[cfg(test)]
-        let n = self.power.before_write().await;
+        let (n, power) = (self.power.before_write().await, self.power.clone());
         points::pass("worker.db-before-write");
         let result = self
             .run(move |connection| {
+                #[cfg(test)]
+                if power.is_cut() {
+                    return Err(StoreError::CutOff);
+                }
                 let transaction = connection
                     .transaction_with_behavior(TransactionBehavior::Immediate)
                     .during("begin transaction")?;

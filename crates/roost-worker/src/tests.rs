@@ -230,6 +230,8 @@ impl Run {
     fn kill(self) {
         self.driver.cut();
         self.worker.inner.store.power.cut();
+        // A write that had begun has ended when the next one looks at what there is.
+        self.worker.inner.store.settle();
         self.tasks.stop();
     }
 

@@ -55,11 +55,12 @@ impl Exchange {
             pick::note(&self.shared, asked, target, outcome);
         }
         match &sent {
-            Ok((response, _)) => {
-                let latency = self.trail.answered(response.status());
+            Ok(answer) => {
+                let status = answer.0.status();
+                let latency = self.trail.answered(status);
                 // The edge of another node counts its own.
                 if target.endpoint.node.is_none() {
-                    target.answered(response.status(), latency);
+                    target.answered(status, latency);
                 }
             }
             Err(failure) => self.trail.failed(failure),

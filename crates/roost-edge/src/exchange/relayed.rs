@@ -212,10 +212,11 @@ impl Exchange {
     /// The app's answer for the other edge, which makes of it what clients get.
     fn pass_back(
         &mut self,
-        (response, sender): Answer,
+        answer: Answer,
         slot: Option<Arc<BodySlot>>,
         wish: Option<Wish>,
     ) -> Result<Response<ResponseBody>, Verdict> {
+        let (response, sender) = *answer;
         let (mut parts, body) = response.into_parts();
         if headers::has_other_coding(&parts.headers) {
             let why = "the app's answer has a transfer coding besides chunked";

@@ -60,7 +60,7 @@ async fn within<T>(
     .await
 }
 
-/// A connection on which nothing is under way.
+/// A connection on which nothing is under way. On the heap, as it is handed on many times.
 #[derive(Debug)]
 pub(crate) struct MachineConnection {
     stream: TcpStream,
@@ -71,21 +71,20 @@ pub(crate) struct MachineConnection {
 
 impl MachineConnection {
     /// A new connection.
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self {
+    pub(crate) fn new(stream: TcpStream) -> Box<Self> {
+        Box::new(Self {
             stream,
             buffer: BytesMut::new(),
             timer: Timer(None),
-        }
+        })
     }
 
     /// The same connection, as one of the runtime of this thread.
-    pub(crate) fn moved_here(self) -> io::Result<Self> {
+    pub(crate) fn moved_here(self) -> io::Result<Box<Self>> {
         let stream = TcpStream::from_std(self.stream.into_std()?)?;
-        Ok(Self {
-            buffer: self.buffer,
-            ..Self::new(stream)
-        })
+        let mut moved = Self::new(stream);
+        moved.buffer = self.buffer;
+        Ok(moved)
     }
 
     /// Whether the machine has neither ended it nor said anything without being asked.
@@ -97,7 +96,7 @@ impl MachineConnection {
     /// Sends a request, header only, and reads the header of its answer. The buffer is one of
     /// [`spare`].
     pub(crate) async fn ask(
-        mut self,
+        mut self: Box<Self>,
         request: Vec<u8>,
         method: &Method,
         pool: &Arc<Pool>,
@@ -112,7 +111,7 @@ impl MachineConnection {
         let mut n_seen = 0;
         loop {
             buffer.reserve(limits::HTTP1_READ_BYTES_MIN);
-            let Self { stream, timer, .. } = &mut self;
+            let Self { stream, timer, .. } = &mut *self;
             let read = within(timer, deadline, |cx| {
                 poll_read_buf(Pin::new(&mut *stream), cx, &mut buffer)
             });
@@ -162,7 +161,12 @@ impl MachineConnection {
         Ok(())
     }
 
-    fn answered(self, head: AnswerHead, rest: Bytes, pool: &Arc<Pool>) -> Response<MachineBody> {
+    fn answered(
+        self: Box<Self>,
+        head: AnswerHead,
+        rest: Bytes,
+        pool: &Arc<Pool>,
+    ) -> Response<MachineBody> {
         let mut body = MachineBody {
             connection: Some(self),
             reading: match head.framing {
@@ -205,7 +209,7 @@ enum Reading {
 #[derive(Debug)]
 pub(crate) struct MachineBody {
     /// Until the end of the body.
-    connection: Option<MachineConnection>,
+    connection: Option<Box<MachineConnection>>,
     reading: Reading,
     /// What was read and not yet given.
     rest: Bytes,
@@ -275,9 +279,10 @@ impl Body for MachineBody {
             if let Some(given) = this.given() {
                 return Poll::Ready(given.transpose());
             }
-            let Some(MachineConnection { stream, buffer, .. }) = &mut this.connection else {
+            let Some(connection) = &mut this.connection else {
                 return Poll::Ready(None);
             };
+            let MachineConnection { stream, buffer, .. } = &mut **connection;
             buffer.reserve(match &this.reading {
                 // With room for the header of the next answer: then that comes whole.
                 Reading::Length(left) => {

@@ -180,7 +180,7 @@ pub(crate) async fn send(
     if is_open {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     }
-    Ok((response.map(AppBody::Hyper), None))
+    Ok(Box::new((response.map(AppBody::Hyper), None)))
 }
 
 /// A raw connection to a machine of another node, or a flow of datagrams.

@@ -15,7 +15,7 @@ pub(super) struct Fault(pub(super) Code, pub(super) &'static str);
 /// The header of an answer (RFC 9113 8.3.2).
 pub(super) fn take_head<B>(
     stream: &mut Stream<B>,
-    fields: Fields,
+    fields: Box<Fields>,
     n_interim: u8,
     is_last: bool,
 ) -> Result<(), Fault> {
@@ -61,7 +61,7 @@ pub(super) fn take_head<B>(
 
 pub(super) fn take_trailers<B>(
     stream: &Stream<B>,
-    fields: Fields,
+    fields: Box<Fields>,
     is_last: bool,
 ) -> Result<(), Fault> {
     let bad = |why| Fault(Code::PROTOCOL_ERROR, why);

@@ -85,7 +85,7 @@ impl<T, B> fmt::Debug for Driver<T, B> {
 /// What a connection leaves to be done without its lock.
 pub(super) struct Later<B> {
     pub(super) wakers: Vec<Waker>,
-    pub(super) streams: Vec<Stream<B>>,
+    pub(super) streams: Vec<Box<Stream<B>>>,
 }
 
 impl<B> Later<B> {
@@ -233,7 +233,7 @@ where
                         given = Some(data);
                         is_end.then_some(Ending::Data)
                     }
-                    Err(frame) => frame.into_trailers().ok().map(Ending::Trailers),
+                    Err(frame) => Ending::of_trailers(frame),
                 },
                 Poll::Ready(Some(Err(_))) => {
                     drop(source);

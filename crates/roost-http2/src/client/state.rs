@@ -26,7 +26,15 @@ pub(super) enum Ending {
     /// With its last piece.
     Data,
     /// With trailers.
-    Trailers(HeaderMap),
+    Trailers(Box<HeaderMap>),
+}
+
+impl Ending {
+    /// With what this frame says, if it is one of trailers.
+    pub(super) fn of_trailers(frame: http_body::Frame<Bytes>) -> Option<Self> {
+        let trailers = frame.into_trailers().ok()?;
+        Some(Self::Trailers(Box::new(trailers)))
+    }
 }
 
 /// A body, and what is woken when it has more.
@@ -109,7 +117,7 @@ pub(super) struct State<B> {
     /// What is to be written.
     pub(super) out: Vec<u8>,
     encoder: Encoder,
-    pub(super) streams: HashMap<u32, Stream<B>, BuildHasherDefault<OwnNumbers>>,
+    pub(super) streams: HashMap<u32, Box<Stream<B>>, BuildHasherDefault<OwnNumbers>>,
     /// The number of the next stream.
     next: u32,
     /// The number of the last one that may have been written.
@@ -200,14 +208,14 @@ impl<B> State<B> {
         write(&mut self.encoder.block(&mut self.out));
         frame::end_headers(&mut self.out, start);
         let inbox = Arc::new(Mutex::new(Inbox::default()));
-        let entry = Stream {
+        let entry = Box::new(Stream {
             inbox: inbox.clone(),
             is_head,
             answer: Answer::Awaited(0),
             receives: Window::new(self.receives),
             sends: Window::new(self.initial_window),
             upload,
-        };
+        });
         self.streams.insert(stream, entry);
         (stream, inbox)
     }
@@ -336,7 +344,7 @@ impl<B> State<B> {
 
     /// Ends a stream at once, and tells the other side. The stream is to be dropped without the
     /// lock.
-    pub(super) fn reset(&mut self, number: u32, code: Code) -> Option<Stream<B>> {
+    pub(super) fn reset(&mut self, number: u32, code: Code) -> Option<Box<Stream<B>>> {
         let stream = self.remove(number)?;
         frame::write_reset(&mut self.out, number, code);
         Some(stream)
@@ -357,7 +365,7 @@ impl<B> State<B> {
     }
 
     /// A stream has ended.
-    pub(super) fn remove(&mut self, number: u32) -> Option<Stream<B>> {
+    pub(super) fn remove(&mut self, number: u32) -> Option<Box<Stream<B>>> {
         let stream = self.streams.remove(&number)?;
         self.n_freed += 1;
         Some(stream)

@@ -6,6 +6,9 @@ use super::{FIELD_COST, Field, HpackError, Name, TABLE_BYTES, huffman};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
+/// A block of no more has few values that are not in a table: each has an allocation of its own.
+const SHORT_BYTES: usize = 64;
+
 /// Whether a message has more fields than its receiver takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
@@ -62,7 +65,7 @@ impl Decoder {
         mut sink: impl FnMut(Field),
     ) -> Result<Size, HpackError> {
         let mut cursor = Cursor(block);
-        // One allocation for the values of a message.
+        // One allocation for the values of a message, if there are many.
         let mut text = BytesMut::new();
         let mut left = Some(most);
         let mut is_first = true;
@@ -76,18 +79,19 @@ impl Decoder {
                 continue;
             }
             is_first = false;
-            if text.capacity() == 0 && first & 0x80 == 0 {
+            let is_short = block.len() <= SHORT_BYTES;
+            if text.capacity() == 0 && first & 0x80 == 0 && !is_short {
                 text.reserve(cursor.0.len() * 8 / 5);
             }
-            let mut give = |size: usize, field: &mut dyn FnMut() -> Field| {
+            let mut fits = |size: usize| {
                 left = left.and_then(|left| left.checked_sub(size));
-                if left.is_some() {
-                    sink(field());
-                }
+                left.is_some()
             };
             if first & 0x80 != 0 {
                 let entry = self.entry(cursor.number(first, 7)?)?;
-                give(entry.size, &mut || entry.field.clone());
+                if fits(entry.size) {
+                    sink(entry.field.clone());
+                }
             } else if first & 0xc0 == 0x40 {
                 let (name, name_length) = self.name(&mut cursor, first, 6, &mut text)?;
                 let value = string(&mut cursor, &mut text)?;
@@ -95,7 +99,9 @@ impl Decoder {
                 // It may stay for long, and what the others are in goes with the message.
                 let value = Bytes::copy_from_slice(&value);
                 let field = name.clone().with(value, self.trims);
-                give(size, &mut || field.clone());
+                if fits(size) {
+                    sink(field.clone());
+                }
                 self.insert(Entry {
                     name,
                     name_length,
@@ -106,7 +112,9 @@ impl Decoder {
                 let (name, name_length) = self.name(&mut cursor, first, 4, &mut text)?;
                 let value = string(&mut cursor, &mut text)?;
                 let size = name_length + value.len() + FIELD_COST;
-                give(size, &mut || name.clone().with(value.clone(), self.trims));
+                if fits(size) {
+                    sink(name.with(value, self.trims));
+                }
             }
         }
         Ok(left.map_or(Size::TooLarge, |_| Size::Good))
@@ -185,6 +193,8 @@ fn string(cursor: &mut Cursor<'_>, text: &mut BytesMut) -> Result<Bytes, HpackEr
     let (bytes, is_coded) = raw_string(cursor)?;
     if is_coded {
         huffman::decode(bytes, text)?;
+    } else if text.capacity() == 0 {
+        return Ok(Bytes::copy_from_slice(bytes));
     } else {
         text.extend_from_slice(bytes);
     }

@@ -286,11 +286,14 @@ fn hash(name: &[u8], value: &[u8]) -> u32 {
         for word in words {
             hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(FACTOR);
         }
-        let mut last = [0; 8];
-        for (to, from) in last.iter_mut().zip(rest) {
-            *to = *from;
-        }
-        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(last)).wrapping_mul(FACTOR);
+        // The last eight bytes, some of them once more: the length says which.
+        let last = match text.last_chunk::<8>() {
+            Some(last) => u64::from_le_bytes(*last),
+            None => rest
+                .iter()
+                .fold(0, |last, byte| last << 8 | u64::from(*byte)),
+        };
+        hash = (hash.rotate_left(5) ^ last).wrapping_mul(FACTOR);
     }
     hash ^= hash >> 29;
     (hash.wrapping_mul(FACTOR) >> 32) as u32 | 1

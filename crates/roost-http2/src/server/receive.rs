@@ -225,7 +225,7 @@ where
         Err(Code::PROTOCOL_ERROR)
     }
 
-    fn open(&mut self, id: u32, fields: Fields, is_last: bool) -> Result<(), Code> {
+    fn open(&mut self, id: u32, fields: Box<Fields>, is_last: bool) -> Result<(), Code> {
         // What comes after the last GOAWAY is nobody's (RFC 9113 6.8).
         if self.stage == Stage::Last {
             return Ok(());
@@ -266,9 +266,9 @@ where
         });
         let reader = body.as_ref().map(Shared::reader);
         let is_head = parts.method == Method::HEAD;
-        let answer = unless_it_panics(|| Box::pin(self.service.call(parts, reader)));
+        let answer = unless_it_panics(|| self.service.call(parts, reader));
         let has_panicked = answer.is_none();
-        let stream = Stream {
+        let stream = Box::new(Stream {
             id,
             incoming: Incoming {
                 window: Window::new(self.settings.stream_window),
@@ -281,7 +281,7 @@ where
             is_head,
             is_begun: false,
             blocked_since: None,
-        };
+        });
         self.streams.insert(slot, stream);
         if has_panicked {
             self.reset(slot, Code::INTERNAL_ERROR);
@@ -308,7 +308,7 @@ where
         }
     }
 
-    fn trailers(&mut self, id: u32, fields: Fields, is_last: bool) -> Result<(), Code> {
+    fn trailers(&mut self, id: u32, fields: Box<Fields>, is_last: bool) -> Result<(), Code> {
         let Some((slot, stream)) = self.streams.by_id(id) else {
             return Ok(());
         };

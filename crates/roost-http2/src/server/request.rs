@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 pub struct Protocol(pub Bytes);
 
 /// The head of a request.
-pub(super) fn head(fields: Fields) -> Result<Parts, Malformed> {
+pub(super) fn head(fields: Box<Fields>) -> Result<Parts, Malformed> {
     if let Some(fault) = fields.fault {
         return Err(fault);
     }
@@ -106,7 +106,7 @@ mod tests {
     use crate::hpack::{Decoder, Encoder};
     use http::HeaderMap;
 
-    fn decoded(lines: &[(&str, &str)]) -> Fields {
+    fn decoded(lines: &[(&str, &str)]) -> Box<Fields> {
         let mut bytes = Vec::new();
         let mut encoder = Encoder::new();
         let mut block = encoder.block(&mut bytes);

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::task::Waker;
 
 /// An idle connection keeps places for so many.
-const PLACES_KEPT: usize = 4;
+const PLACES_KEPT: usize = 32;
 /// Streams that are remembered after this side has reset them.
 const RESET_KEPT: usize = 2 * SLOTS;
 
 /// See the module.
 pub(super) struct Streams<S: Service> {
-    slots: Vec<Option<Stream<S>>>,
+    /// On the heap: a stream is large, and goes in and out.
+    slots: Vec<Option<Box<Stream<S>>>>,
     /// One for each slot, whatever stream has it.
     wakers: Vec<Waker>,
     /// By number, which only grows.
@@ -64,7 +65,7 @@ impl<S: Service> Streams<S> {
     }
 
     /// Puts a stream into its slot. Its number is higher than those of all others.
-    pub(super) fn insert(&mut self, slot: usize, stream: Stream<S>) {
+    pub(super) fn insert(&mut self, slot: usize, stream: Box<Stream<S>>) {
         if let Some(place) = self.slots.get_mut(slot) {
             self.by_id.push((stream.id, slot));
             *place = Some(stream);
@@ -79,7 +80,7 @@ impl<S: Service> Streams<S> {
 
     /// The stream in a slot, and its waker.
     pub(super) fn in_slot(&mut self, slot: usize) -> Option<(&mut Stream<S>, &Waker)> {
-        let stream = self.slots.get_mut(slot)?.as_mut()?;
+        let stream = self.slots.get_mut(slot)?.as_deref_mut()?;
         Some((stream, self.wakers.get(slot)?))
     }
 
@@ -91,10 +92,10 @@ impl<S: Service> Streams<S> {
 
     pub(super) fn all(&mut self) -> impl Iterator<Item = (usize, &mut Stream<S>)> {
         let slots = self.slots.iter_mut().enumerate();
-        slots.filter_map(|(slot, stream)| Some((slot, stream.as_mut()?)))
+        slots.filter_map(|(slot, stream)| Some((slot, stream.as_deref_mut()?)))
     }
 
-    pub(super) fn remove(&mut self, slot: usize) -> Option<Stream<S>> {
+    pub(super) fn remove(&mut self, slot: usize) -> Option<Box<Stream<S>>> {
         let stream = self.slots.get_mut(slot)?.take()?;
         if let Ok(at) = self.by_id.binary_search_by_key(&stream.id, |(id, _)| *id) {
             self.by_id.remove(at);

@@ -35,6 +35,10 @@ impl Power {
         self.is_cut.store(true, Ordering::SeqCst);
     }
 
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::SeqCst)
+    }
+
     /// Gives the write its number: others may begin before it ends.
     pub(crate) async fn before_write(&self) -> u64 {
         let n = self.n_writes.fetch_add(1, Ordering::SeqCst) + 1;
@@ -59,7 +63,7 @@ impl Power {
             }
             None => false,
         };
-        if is_now || self.is_cut.load(Ordering::SeqCst) {
+        if is_now || self.is_cut() {
             std::future::pending::<()>().await;
         }
     }

@@ -480,7 +480,8 @@ async fn a_client_that_leaves_ends_answers_and_bodies() {
 #[tokio::test]
 async fn nothing_more_is_read_while_answers_to_questions_are_not_taken() {
     let (mut client, io) = tokio::io::duplex(1000);
-    let handler = |_: Parts, _: Option<RequestBody>| std::future::pending::<Response<Pieces>>();
+    let handler =
+        |_: Parts, _: Option<RequestBody>| Box::pin(std::future::pending::<Response<Pieces>>());
     let mut connection = Connection::new(io, settings(), handler);
     let ping = written(|out| frame::write_ping(out, [1; 8], false));
     let mut flood = PREFACE.to_vec();
