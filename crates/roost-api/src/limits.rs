@@ -25,7 +25,8 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 pub const HEALTH_POLL: Duration = Duration::from_millis(50);
 /// Time between two looks at what was seen of a canary.
 pub(crate) const CANARY_POLL: Duration = Duration::from_millis(200);
-/// So long after a decision could be made it is: edges of other nodes tell once a second of theirs.
+/// So long a verdict has to stand before it counts: edges of other nodes tell once a second of what
+/// they have seen.
 pub(crate) const CANARY_LAG: Duration = Duration::from_secs(3);
 /// Time between two looks at the canary itself, which asks its node.
 pub(crate) const CANARY_STATE_POLL: Duration = Duration::from_secs(1);

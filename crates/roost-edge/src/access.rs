@@ -8,11 +8,10 @@ use crate::accept::Ends;
 use crate::arrival::Arrival;
 use crate::limits;
 use crate::shared::Shared;
-use crate::table::Target;
+use crate::table::{AppRoute, Target};
 use crate::trail::{Trail, micros};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
-use roost_model::name::AppName;
 use roost_proto::rest::RequestRecord;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +38,7 @@ pub(crate) struct PendingRecord {
     pub(crate) method: Method,
     pub(crate) host: String,
     pub(crate) path: PathAndQuery,
-    pub(crate) app: Option<Arc<AppName>>,
+    pub(crate) app: Option<Arc<AppRoute>>,
     pub(crate) target: Option<Arc<Target>>,
     pub(crate) status: StatusCode,
     pub(crate) error: Option<&'static str>,
@@ -93,7 +92,7 @@ impl PendingRecord {
             method: beginning(self.method.as_str(), limits::RECORD_METHOD_BYTES_MAX).to_owned(),
             host: self.host,
             path: beginning(self.path.path(), limits::RECORD_PATH_BYTES_MAX).to_owned(),
-            app: self.app.map(|it| it.to_string()),
+            app: self.app.map(|it| it.name.to_string()),
             machine: self.target.map(|it| it.endpoint.machine_id.to_string()),
             status: self.status.as_u16(),
             error: self.error.map(str::to_owned),

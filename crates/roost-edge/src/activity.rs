@@ -128,13 +128,9 @@ impl Activity {
         Serving(self.clone())
     }
 
-    /// When the connection should be looked at next.
+    /// When the connection should be looked at next: when by the coarse clock, too, it is time.
     pub(crate) fn next_look(&self, timeouts: &EdgeTimeouts) -> Instant {
-        Instant::now()
-            + timeouts
-                .header
-                .min(timeouts.idle)
-                .max(Duration::from_millis(1))
+        Instant::now() + timeouts.header.min(timeouts.idle) + coarse::LATE_MAX
     }
 
     /// Whether a header has been on the way for too long.

@@ -97,7 +97,7 @@ impl Origin {
 pub(crate) struct Arrival {
     pub(crate) origin: Arc<Origin>,
     pub(crate) version: Version,
-    request_id: HeaderValue,
+    request_id: IdText,
     pub(crate) id: ulid::Ulid,
     pub(crate) arrived_us: u64,
     /// What another edge hears of it besides.
@@ -114,7 +114,7 @@ impl Arrival {
     ) -> Self {
         Self {
             version,
-            request_id: value(IdText::new(id, origin.region.as_bytes())),
+            request_id: IdText::new(id, origin.region.as_bytes()),
             origin,
             id,
             arrived_us,
@@ -137,13 +137,13 @@ impl Arrival {
     }
 
     /// The request's id and the region of the edge, as Fly.io has it.
-    pub(crate) fn request_id(&self) -> &HeaderValue {
-        &self.request_id
+    pub(crate) fn request_id(&self) -> HeaderValue {
+        value(self.request_id)
     }
 
     /// The same as text.
     pub(crate) fn request_id_text(&self) -> &str {
-        self.request_id.to_str().unwrap_or_default()
+        std::str::from_utf8(self.request_id.as_ref()).unwrap_or_default()
     }
 
     /// When it came, in milliseconds since the epoch.
@@ -172,7 +172,7 @@ impl Arrival {
         for (name, value) in self.origin.lines() {
             headers.insert(name.clone(), value.clone());
         }
-        REQUEST_ID.set(headers, &self.request_id);
+        REQUEST_ID.set(headers, &self.request_id());
         headers.insert(&X_REQUEST_START, value(self.start()));
         headers.append(VIA, via(self.version));
         if trace(headers).is_none() {
@@ -230,7 +230,7 @@ impl Arrival {
             line(Comes::Again, &X_FORWARDED_FOR, self.origin.way.as_bytes());
         }
         for name in [&REQUEST_ID.stock, &REQUEST_ID.neutral] {
-            line(Comes::Once, name, self.request_id.as_bytes());
+            line(Comes::Once, name, self.request_id.as_ref());
         }
         line(Comes::Once, &X_REQUEST_START, self.start().as_ref());
         line(Comes::Again, &VIA, via(self.version).as_bytes());
@@ -249,7 +249,8 @@ enum Comes {
 
 const TRACE_BYTES: usize = 55;
 
-/// Id and region of a request, in one piece of memory with its count of owners.
+/// Id and region of a request.
+#[derive(Debug, Clone, Copy)]
 struct IdText {
     text: [u8; 64],
     length: usize,

@@ -5,13 +5,18 @@ use nix::time::{ClockId, clock_gettime};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// The same moment by both clocks.
+/// It is no later than this: a tick of a kernel with 100 a second.
+pub(crate) const LATE_MAX: Duration = Duration::from_millis(10);
+
+/// The same moment by both clocks, or a little earlier by the first.
 static ORIGIN: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
-    let precise = read(ClockId::CLOCK_MONOTONIC);
-    (Instant::now(), precise.unwrap_or_default())
+    // In this order: what passes in between makes the coarse clock late, not early.
+    let origin = Instant::now();
+    let then = read(ClockId::CLOCK_MONOTONIC);
+    (origin, then.unwrap_or_default())
 });
 
-/// Now, or up to a tick of the kernel ago (at most 10 ms); never a later moment than
+/// Now, or up to a tick of the kernel ago (at most [`LATE_MAX`]); never a later moment than
 /// [`Instant::now`] would give.
 pub(crate) fn now() -> Instant {
     let (origin, then) = *ORIGIN;

@@ -16,7 +16,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body as _, Frame};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, IntoInnerError, Write as _};
 use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit;
 use zstd::stream::raw::CParameter;
@@ -81,6 +81,8 @@ pub(crate) fn answer(
         return response;
     }
     let is_not_modified = response.status() == StatusCode::NOT_MODIFIED;
+    // At its quality brotli looks at each piece alone: what comes in small ones is gzip's.
+    let is_whole = response.body().size_hint().exact().is_some();
     let headers = response.headers_mut();
     add_vary(headers);
     let takes_any = accepts != Accepts::default();
@@ -100,7 +102,7 @@ pub(crate) fn answer(
     };
     let encoder = if accepts.zstd {
         Encoder::zstd().ok()
-    } else if accepts.brotli {
+    } else if accepts.brotli && (is_whole || !accepts.gzip) {
         Some(Encoder::brotli())
     } else {
         Some(Encoder::gzip())
@@ -208,7 +210,8 @@ fn weaken_tag(headers: &mut HeaderMap) {
 /// What compresses, with what has come out of it.
 enum Encoder {
     Gzip(GzEncoder<Vec<u8>>),
-    Brotli(Box<CompressorWriter<Vec<u8>>>),
+    /// Small pieces are put together before it sees them.
+    Brotli(Box<BufWriter<CompressorWriter<Vec<u8>>>>),
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
 }
 
@@ -218,12 +221,14 @@ impl Encoder {
     }
 
     fn brotli() -> Self {
-        Self::Brotli(Box::new(CompressorWriter::new(
+        let encoder = CompressorWriter::new(
             Vec::new(),
             limits::BROTLI_BUFFER_BYTES,
             limits::BROTLI_QUALITY,
             limits::BROTLI_WINDOW_LOG,
-        )))
+        );
+        let pieces = BufWriter::with_capacity(limits::COMPRESS_PIECE_BYTES, encoder);
+        Self::Brotli(Box::new(pieces))
     }
 
     fn zstd() -> io::Result<Self> {
@@ -259,7 +264,7 @@ impl Encoder {
     fn out(&mut self) -> &mut Vec<u8> {
         match self {
             Self::Gzip(encoder) => encoder.get_mut(),
-            Self::Brotli(encoder) => encoder.get_mut(),
+            Self::Brotli(encoder) => encoder.get_mut().get_mut(),
             Self::Zstd(encoder) => encoder.get_mut(),
         }
     }
@@ -267,8 +272,10 @@ impl Encoder {
     fn finish(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(encoder) => encoder.finish(),
-            // Nothing can fail in memory.
-            Self::Brotli(encoder) => Ok(encoder.into_inner()),
+            Self::Brotli(pieces) => {
+                let encoder = pieces.into_inner().map_err(IntoInnerError::into_error)?;
+                Ok(encoder.into_inner())
+            }
             Self::Zstd(encoder) => encoder.finish(),
         }
     }
@@ -371,7 +378,7 @@ impl Compressed {
 
 #[cfg(test)]
 mod tests {
-    use super::{Accepts, is_text};
+    use super::{Accepts, Encoder, is_text};
     use http::HeaderMap;
     use http::header::ACCEPT_ENCODING;
 
@@ -396,6 +403,22 @@ mod tests {
             assert_eq!(Accepts::of(&headers), expected, "{line}");
         }
         assert_eq!(Accepts::of(&HeaderMap::new()), Accepts::default());
+    }
+
+    #[test]
+    fn small_pieces_become_smaller_whatever_the_coding() {
+        let zstd = Encoder::zstd().unwrap();
+        for mut encoder in [Encoder::gzip(), Encoder::brotli(), zstd] {
+            let mut n_bytes = 0;
+            for number in 0..200 {
+                let piece = format!("number {number} of those that are much alike\n");
+                encoder.write(piece.as_bytes()).unwrap();
+                n_bytes += piece.len();
+            }
+            let name = encoder.name();
+            let n_out = encoder.finish().unwrap().len();
+            assert!(n_out < n_bytes / 3, "{name}: {n_out} of {n_bytes}");
+        }
     }
 
     #[test]

@@ -255,14 +255,12 @@ impl Exchange {
             let title = "the app's answer has a transfer coding besides chunked";
             return Err(Page::new(StatusCode::BAD_GATEWAY, "answer-coding", title));
         }
-        let target = self.target();
-        let options = target
-            .as_deref()
-            .and_then(|target| target.http(self.ends.external));
-        let request_id = self.arrival.request_id();
+        let target = self.picked.as_ref().map(|picked| &*picked.target);
+        let options = target.and_then(|target| target.http(self.ends.external));
+        let request_id = &self.arrival.request_id();
         headers::towards_client(&mut parts.headers, self.version, request_id, options);
         if let Some(affinity) = &self.affinity
-            && let Some(target) = target.as_deref()
+            && let Some(target) = target
             && options.is_none_or(|options| !options.pristine)
             && parts.extensions.get::<OfFile>().is_none()
             && !headers::is_for_shared_caches(&parts.headers)
@@ -288,13 +286,11 @@ impl Exchange {
             let body = wish.tunnel(&self.shared, app_upgrade, settlement, idle);
             return Ok(Response::from_parts(parts, body));
         }
-        let mut settlement = self.settlement(parts.status, None);
         // A connection that was made for an upgrade is not kept.
-        if wish.is_none() {
-            settlement.connection = sender
-                .zip(target)
-                .map(|(sender, target)| (sender, target.pool.clone(), slot));
-        }
+        let kept = sender.filter(|_| wish.is_none()).zip(target);
+        let kept = kept.map(|(sender, target)| (sender, target.pool.clone(), slot));
+        let mut settlement = self.settlement(parts.status, None);
+        settlement.connection = kept;
         let idle = idle.unwrap_or(self.shared.config.timeouts.body_idle);
         let body = ResponseBody::streamed(body, idle, settlement);
         let response = Response::from_parts(parts, body);
@@ -307,7 +303,7 @@ impl Exchange {
         let options = target
             .as_deref()
             .and_then(|target| target.http(self.ends.external));
-        let request_id = self.arrival.request_id();
+        let request_id = &self.arrival.request_id();
         headers::towards_client(&mut file.headers, self.version, request_id, options);
         let compresses = options.is_some_and(|http| http.compress);
         let response = self.send_file(file);
@@ -346,8 +342,12 @@ impl Exchange {
     /// What is left to do at the end; takes the machine's count along.
     fn settlement(&mut self, status: StatusCode, error: Option<&'static str>) -> Settlement {
         self.is_settled = true;
+        let picked = self.picked.take();
+        let (target, in_flight) = picked
+            .map(|picked| (picked.target, picked.in_flight))
+            .unzip();
         // Of an answer of the edge itself the attempts say which machine was asked.
-        let target = self.target().filter(|_| error.is_none());
+        let target = target.filter(|_| error.is_none());
         let started = self.trail.started;
         let answered = self.trail.answered_at().filter(|_| error.is_none());
         let first_byte = answered.unwrap_or_else(|| started.elapsed());
@@ -365,8 +365,9 @@ impl Exchange {
             version: self.version,
             method: self.method.clone(),
             host: std::mem::take(&mut self.host),
-            path: self.path.clone(),
-            app: self.app.take().map(|app| app.name.clone()),
+            // Nobody asks for it any more.
+            path: std::mem::replace(&mut self.path, PathAndQuery::from_static("/")),
+            app: self.app.take(),
             target,
             status,
             error,
@@ -374,7 +375,6 @@ impl Exchange {
             response_bytes: 0,
             complete: false,
         });
-        let in_flight = self.picked.take().map(|picked| picked.in_flight);
         Settlement {
             in_flight,
             open: self.open.take(),
@@ -386,12 +386,7 @@ impl Exchange {
 
     /// Answers with a page of the edge's own.
     fn answer(&mut self, page: &Page) -> Response<ResponseBody> {
-        let request_id = self
-            .arrival
-            .request_id()
-            .to_str()
-            .unwrap_or_default()
-            .to_owned();
+        let request_id = self.arrival.request_id_text().to_owned();
         let (content_type, content) = page.render(self.form, &request_id);
         let mut headers = HeaderMap::new();
         for (name, value) in &page.headers {
@@ -418,7 +413,7 @@ impl Exchange {
             HeaderValue::from_static("no-store"),
         );
         headers.insert(http::header::SERVER, headers::OWN_NAME);
-        headers::REQUEST_ID.set(&mut headers, self.arrival.request_id());
+        headers::REQUEST_ID.set(&mut headers, &self.arrival.request_id());
         let mut settlement = self.settlement(status, error);
         // The machine, if one was picked, has nothing to do with this answer.
         settlement.in_flight = None;

@@ -120,14 +120,13 @@ impl TrafficGauge for TrafficCounter {
         let (Some(router), Some(peers)) = (router, peers) else {
             return vec![];
         };
-        // A node whose table has stopped coming may be gone.
-        let told = peers.round_trips();
         let routes = router.routes();
         let targets = routes.app(app.as_str()).into_iter();
         let endpoints = targets.flat_map(|app| app.targets().map(|target| &target.endpoint));
+        // A node whose table has stopped coming may be gone.
         let is_told = |endpoint: &&Endpoint| {
             let node = endpoint.node.as_ref();
-            node.is_some_and(|node| told.contains_key(&node.id))
+            node.is_some_and(|node| peers.is_telling(&node.id))
         };
         endpoints.filter(is_told).cloned().collect()
     }

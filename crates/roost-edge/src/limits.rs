@@ -143,7 +143,9 @@ pub const EARLY_DATAGRAM_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of datagrams of one flow that wait to be sent to another edge: what is sent to a machine
 /// has as much room in the kernel.
 pub const FLOW_OUT_BYTES_MAX: usize = 256 * 1024;
-/// The same of all flows.
+/// What of it a flow has whatever others have waiting, so that a slow way takes no other's.
+pub const FLOW_OUT_OWN_BYTES: usize = 4 * 1024;
+/// The same of all flows, beyond what is their own.
 pub const FLOWS_OUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Times that a PostgreSQL client may ask for an encryption that is not TLS, and then for TLS.
 pub const PG_REQUESTS_MAX: usize = 3;
@@ -270,7 +272,8 @@ pub const RELAY_TABLE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 pub const RELAY_TABLE_RETRY: Duration = Duration::from_secs(1);
 /// Between two times that an edge tells of its machines.
 pub const RELAY_TABLE_PAUSE: Duration = Duration::from_millis(50);
-/// Between two times that an edge tells of the loads of its machines.
+/// Between two times that an edge tells of the loads of its machines, and of releases that are
+/// tried out.
 pub const RELAY_LOADS_PAUSE: Duration = Duration::from_secs(1);
 /// After this time it tells them again, whether they have changed or not.
 pub const RELAY_LOADS_REPEAT: Duration = Duration::from_secs(5);
@@ -278,7 +281,7 @@ pub const RELAY_LOADS_REPEAT: Duration = Duration::from_secs(5);
 pub const RELAY_LOADS_MAX: usize = 8192;
 /// Bytes in which it tells of them.
 pub const RELAY_LOADS_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Tallies of releases that an edge tells of, and takes of another one.
+/// Tallies of releases that an edge tells of, and takes of another one; of more, nobody hears.
 pub const RELAY_TALLIES_MAX: usize = 512;
 /// A line of them.
 pub const RELAY_TALLIES_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -314,7 +317,7 @@ pub const COMPRESS_STEPS: usize = 32;
 /// Quality of brotli: beyond this one each answer holds 1 MiB and more. It is smaller than gzip's
 /// fastest and takes twice the time.
 pub const BROTLI_QUALITY: u32 = 1;
-/// Its window of 128 KiB.
+/// The most that it looks at at once; it is given pieces of [`COMPRESS_PIECE_BYTES`].
 pub const BROTLI_WINDOW_LOG: u32 = 17;
 /// What it hands on at a time.
 pub const BROTLI_BUFFER_BYTES: usize = 4096;

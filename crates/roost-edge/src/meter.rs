@@ -27,14 +27,14 @@ fn latency_bucket(us: u64) -> usize {
 
 /// How long answers took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Latencies {
+pub(crate) struct LatencyCounts {
     /// Answers by bucket.
     pub(crate) buckets: [u64; LATENCY_BUCKETS],
     /// All of them together, in microseconds.
     pub(crate) sum_us: u64,
 }
 
-impl Latencies {
+impl LatencyCounts {
     /// How many answers.
     pub(crate) fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -63,10 +63,10 @@ impl Histogram {
         self.sum_us.fetch_add(us, Ordering::Relaxed);
     }
 
-    fn read(&self) -> Latencies {
-        let mut read = Latencies {
+    fn read(&self) -> LatencyCounts {
+        let mut read = LatencyCounts {
             sum_us: self.sum_us.load(Ordering::Relaxed),
-            ..Latencies::default()
+            ..LatencyCounts::default()
         };
         for (to, from) in read.buckets.iter_mut().zip(&self.buckets) {
             *to = from.load(Ordering::Relaxed);
@@ -87,7 +87,7 @@ impl Lazy {
         self.0.get_or_init(Box::default)
     }
 
-    fn read(&self) -> Latencies {
+    fn read(&self) -> LatencyCounts {
         self.0.get().map(|it| it.read()).unwrap_or_default()
     }
 }
@@ -209,8 +209,8 @@ impl Series {
 /// A reading of a [`Series`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts {
-    pub(crate) edge: [Latencies; CLASSES],
-    pub(crate) app: [Latencies; CLASSES],
+    pub(crate) edge: [LatencyCounts; CLASSES],
+    pub(crate) app: [LatencyCounts; CLASSES],
     pub(crate) unanswered: u64,
     pub(crate) datagrams: DatagramCounts,
 }
@@ -255,7 +255,7 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use super::{Latencies, Meter, latency_bucket};
+    use super::{LatencyCounts, Meter, latency_bucket};
     use http::StatusCode;
     use roost_model::name::RegionCode;
     use std::sync::Arc;
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!((fra.edge[1].count(), fra.app[4].count()), (1, 1));
         assert_eq!((fra.app[4].sum_us, fra.unanswered), (4_000, 0));
         assert_eq!((ams.edge[1].count(), ams.unanswered), (0, 1));
-        let mut both = Latencies::default();
+        let mut both = LatencyCounts::default();
         both.add(&fra.edge[1]);
         both.add(&fra.app[4]);
         assert_eq!((both.count(), both.sum_us), (2, 5_000));

@@ -5,7 +5,7 @@
 //! number that the platform bounds, never ids.
 
 use crate::limits;
-use crate::meter::{CLASSES, Counts, DatagramCounts, LATENCY_BOUNDS_US, Latencies};
+use crate::meter::{CLASSES, Counts, DatagramCounts, LATENCY_BOUNDS_US, LatencyCounts};
 use crate::relay::tallies;
 use crate::shared::Shared;
 use roost_model::name::{AppName, RegionCode};
@@ -174,7 +174,7 @@ fn responses(
     of: &str,
     whose: &str,
     counts: &BTreeMap<Of, Counts>,
-    classes: fn(&Counts) -> &[Latencies; CLASSES],
+    classes: fn(&Counts) -> &[LatencyCounts; CLASSES],
 ) {
     // Classes that never came are left out.
     let all = || {

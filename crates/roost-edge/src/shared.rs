@@ -12,7 +12,7 @@ use crate::rates::Clients;
 use crate::recent::Recent;
 use crate::relay::loads::OwnLoads;
 use crate::relay::peers::Peers;
-use crate::relay::tallies::PeerTallies;
+use crate::relay::tallies::{OwnTallies, PeerTallies};
 use crate::sockets::Sockets;
 use crate::table::Router;
 use crate::tls::Tls;
@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) peers: Arc<Peers>,
     /// What they are told of the load of this node's machines.
     pub(crate) loads: OwnLoads,
+    /// The same of the releases that are tried out.
+    pub(crate) own_tallies: OwnTallies,
     /// What they have told of the releases that are tried out.
     pub(crate) tallies: PeerTallies,
     pub(crate) connections: Arc<Semaphore>,
@@ -103,6 +105,7 @@ impl Shared {
         Ok(Arc::new(Self {
             peers,
             loads: OwnLoads::default(),
+            own_tallies: OwnTallies::default(),
             tallies: PeerTallies::default(),
             domains: lower_case(&config.domains),
             region: HeaderValue::from_str(config.region.as_str())

@@ -69,13 +69,13 @@ impl Latencies {
     /// The bucket of a share of the answers, and which part of that bucket belongs to it.
     fn place(&self, share: f64) -> Option<(u16, f64)> {
         let wanted = share.clamp(0.0, 1.0) * to_f64(self.count());
-        let mut below = 0;
+        let mut below = 0_u64;
         for (&idx, &n) in &self.0 {
-            if to_f64(below + n) >= wanted {
+            if to_f64(below.saturating_add(n)) >= wanted {
                 let part = (wanted - to_f64(below)).max(0.0) / to_f64(n);
                 return Some((idx, part.min(1.0)));
             }
-            below += n;
+            below = below.saturating_add(n);
         }
         None
     }
@@ -103,7 +103,7 @@ impl From<Vec<(u16, u64)>> for Latencies {
     fn from(counts: Vec<(u16, u64)>) -> Self {
         let mut all = BTreeMap::<u16, u64>::new();
         let last = u16::try_from(Self::BUCKETS - 1).unwrap_or(u16::MAX);
-        for (idx, n) in counts {
+        for (idx, n) in counts.into_iter().filter(|(_, n)| *n > 0) {
             let own = all.entry(idx.min(last)).or_default();
             *own = own.saturating_add(n);
         }
@@ -186,6 +186,15 @@ mod tests {
         let found = latencies.quantile_bounds(0.5).unwrap();
         assert_eq!((found.above, found.at_most), (beyond, None));
         assert_eq!(Latencies::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn counts_that_are_sent_may_be_zero_or_as_high_as_can_be() {
+        let sent = serde_json::from_str::<Latencies>("[[7,0],[9,1]]").unwrap();
+        assert_eq!(sent, Latencies::of([(9, 1)]));
+        let high = 1_u64 << 63;
+        let many = Latencies::of([(7, high), (9, high)]);
+        assert_eq!(many.quantile(1.0), Some(Duration::from_micros(10)));
     }
 
     proptest! {

@@ -12,6 +12,7 @@
 use crate::release_traffic::Tally;
 use roost_model::name::AppName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// No count is higher than this: a thousand million requests a second for half an hour.
 const COUNT_MAX: u64 = 1 << 41;
@@ -52,7 +53,11 @@ pub fn from_line(line: &str, most: usize) -> Result<Vec<AppTally>, String> {
     if n_tallies > most {
         return Err(format!("{n_tallies} tallies are more than {most}"));
     }
+    let mut named = BTreeSet::new();
     for AppTally { app, tally } in &line.tallies {
+        if !named.insert((app.as_str(), tally.release)) {
+            return Err("a release of an app is there twice".to_owned());
+        }
         let traffic = &tally.traffic;
         let mut counts = traffic.answers.into_iter().chain([traffic.unanswered]);
         if counts.any(|n| n > COUNT_MAX) || traffic.latencies.counts().any(|n| n > COUNT_MAX) {
@@ -87,7 +92,9 @@ mod tests {
 
     #[test]
     fn tallies_arrive_as_they_were_and_are_neither_loads_nor_tables() {
-        let tallies = vec![tally(1), tally(u64::MAX)];
+        let mut other = tally(u64::MAX);
+        other.tally.release = 3;
+        let tallies = vec![tally(1), other];
         let line = to_line(tallies.clone(), 2);
         assert!(is_one(&line) && line.matches('\n').count() == 1 && line.ends_with("}\n"));
         assert_eq!(from_line(&line, 2), Ok(tallies));
@@ -107,6 +114,8 @@ mod tests {
         let good = row("[0,9,0,0,1]", "[[7,8],[131,1]]");
         assert_eq!(from_line(&good, 9), Ok(vec![tally(1)]));
         assert!(from_line(&good, 0).unwrap_err().contains("more than 0"));
+        let twice = to_line(vec![tally(1), tally(2)], 2);
+        assert!(from_line(&twice, 2).unwrap_err().contains("twice"));
         let too_high = format!("[0,{},0,0,0]", COUNT_MAX + 1);
         let error = from_line(&row(&too_high, "[]"), 9).unwrap_err();
         assert!(error.contains("a count of web is higher"), "{error}");

@@ -10,7 +10,7 @@
 use crate::latencies::{Latencies, to_f64};
 use roost_model::id::NodeId;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Requests to the machines of a release, and what became of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -101,7 +101,12 @@ impl Reading {
 ///
 /// What an edge has told stays when nothing more comes of it, and when it begins anew.
 #[derive(Debug, Default)]
-pub struct Watch(BTreeMap<(Option<NodeId>, u64), Followed>);
+pub struct Watch {
+    followed: BTreeMap<(Option<NodeId>, u64), Followed>,
+    /// Nodes that were silent when it began, and still are: what their first word says may have
+    /// been counted long before.
+    unheard: BTreeSet<NodeId>,
+}
 
 /// What is known of the tallies of one release at one edge.
 #[derive(Debug)]
@@ -117,21 +122,28 @@ struct Followed {
 impl Watch {
     /// Watches what comes from now on.
     pub fn begin(reading: &Reading) -> Self {
-        let followed = |tally: &Tally| Followed {
-            id: tally.id,
-            from: tally.traffic.clone(),
-            last: tally.traffic.clone(),
-            before: ReleaseTraffic::default(),
-        };
         let all = reading.all();
-        Self(all.map(|(key, tally)| (key, followed(tally))).collect())
+        Self {
+            followed: all
+                .map(|(key, tally)| (key, Followed::from_now(tally)))
+                .collect(),
+            unheard: reading.silent.iter().cloned().collect(),
+        }
     }
 
     /// Takes another reading.
     pub fn look(&mut self, reading: &Reading) {
         for (key, tally) in reading.all() {
-            // It began after this watch, or was not heard of before: that is about as long ago.
-            let followed = self.0.entry(key).or_insert_with(|| Followed::new(tally.id));
+            let node = key.0.as_ref();
+            let is_first_word = node.is_some_and(|node| self.unheard.contains(node));
+            let followed = self.followed.entry(key).or_insert_with(|| {
+                if is_first_word {
+                    Followed::from_now(tally)
+                } else {
+                    // It has begun after this watch.
+                    Followed::new(tally.id)
+                }
+            });
             if followed.id != tally.id {
                 let before = followed.so_far();
                 *followed = Followed::new(tally.id);
@@ -139,13 +151,15 @@ impl Watch {
             }
             followed.last.clone_from(&tally.traffic);
         }
+        let is_silent = |node: &NodeId| !reading.others.contains_key(node);
+        self.unheard.retain(is_silent);
     }
 
     /// What has come to two releases since this watch began.
     pub fn side_by_side(&self, a: u64, b: u64) -> SideBySide {
         let of = |release: u64| {
             let mut all = ReleaseTraffic::default();
-            let followed = self.0.iter().filter(|((_, it), _)| *it == release);
+            let followed = self.followed.iter().filter(|((_, it), _)| *it == release);
             followed.for_each(|(_, followed)| all.add(&followed.so_far()));
             all
         };
@@ -161,6 +175,15 @@ impl Followed {
             from: ReleaseTraffic::default(),
             last: ReleaseTraffic::default(),
             before: ReleaseTraffic::default(),
+        }
+    }
+
+    /// One of which only what it counts from now on counts.
+    fn from_now(tally: &Tally) -> Self {
+        Self {
+            from: tally.traffic.clone(),
+            last: tally.traffic.clone(),
+            ..Self::new(tally.id)
         }
     }
 
@@ -221,6 +244,23 @@ mod tests {
         NodeId::parse(&format!("node_0000000000000000000000000{n}")).unwrap()
     }
 
+    /// What this edge has counted, and that of another node.
+    fn reading(own: Vec<Tally>, other: Option<Tally>) -> Reading {
+        Reading {
+            own,
+            others: other.map(|it| (node(1), vec![it])).into_iter().collect(),
+            silent: vec![],
+        }
+    }
+
+    /// Requests and errors so far.
+    fn counted(watch: &Watch) -> (u64, u64) {
+        let seen = watch.side_by_side(1, 2);
+        assert_eq!(seen.a, ReleaseTraffic::default());
+        assert_eq!(seen.b.latencies.count(), seen.b.answers[1]);
+        (seen.b.requests(), seen.b.errors())
+    }
+
     #[test]
     fn errors_are_5xx_and_what_is_not_answered() {
         let mut all = traffic(7, 1);
@@ -232,18 +272,7 @@ mod tests {
 
     #[test]
     fn an_edge_that_begins_anew_or_falls_silent_keeps_what_it_has_told() {
-        let reading = |own: Vec<Tally>, other: Option<Tally>| Reading {
-            own,
-            others: other.map(|it| (node(1), vec![it])).into_iter().collect(),
-            silent: vec![],
-        };
         let mut watch = Watch::begin(&reading(vec![tally(1, 100, 9)], Some(tally(2, 50, 5))));
-        let counted = |watch: &Watch| {
-            let seen = watch.side_by_side(1, 2);
-            assert_eq!(seen.a, ReleaseTraffic::default());
-            assert_eq!(seen.b.latencies.count(), seen.b.answers[1]);
-            (seen.b.requests(), seen.b.errors())
-        };
         assert_eq!(counted(&watch), (0, 0), "what was before does not count");
         watch.look(&reading(vec![tally(1, 110, 9)], Some(tally(2, 50, 7))));
         assert_eq!(counted(&watch), (12, 2));
@@ -254,6 +283,18 @@ mod tests {
         assert_eq!(counted(&watch), (13, 3));
         watch.look(&reading(vec![tally(1, 111, 9)], Some(tally(3, 10, 2))));
         assert_eq!(counted(&watch), (25, 4));
+    }
+
+    #[test]
+    fn an_edge_that_is_silent_at_first_counts_from_its_first_word() {
+        let mut watch = Watch::begin(&Reading {
+            silent: vec![node(1)],
+            ..Reading::default()
+        });
+        watch.look(&reading(vec![], Some(tally(2, 80, 40))));
+        assert_eq!(counted(&watch), (0, 0), "who knows how old that is");
+        watch.look(&reading(vec![], Some(tally(2, 90, 41))));
+        assert_eq!(counted(&watch), (11, 1));
     }
 
     proptest! {
@@ -272,21 +313,19 @@ mod tests {
                 silent: vec![],
             };
             let mut watch = Watch::begin(&reading(&edges, None));
-            let (mut real, mut told) = (0, [0; 3]);
-            let mut at_least = 0;
+            let (mut real, mut at_least) = (0, 0);
             for (n, good, bad, restarts, is_deaf) in steps {
                 if restarts {
                     edges[n] = tally(ids.next().unwrap(), 0, 0);
                 }
                 edges[n].traffic.add(&traffic(good, bad));
                 real += good + bad;
-                told[n] += good + bad;
                 watch.look(&reading(&edges, is_deaf.then_some(n)));
                 let seen = watch.side_by_side(1, 2).b;
                 prop_assert!(seen.requests() <= real, "never more than there were");
                 prop_assert!(seen.requests() >= at_least, "never less than before");
-                if !is_deaf && !restarts && told[n] == good + bad {
-                    // The first that it tells is what it has counted since.
+                if !is_deaf {
+                    // Who is heard has told all of this step, restarted or not.
                     prop_assert!(seen.requests() >= at_least + good + bad);
                 }
                 at_least = seen.requests();

@@ -77,7 +77,6 @@ impl Exchange {
         slot: Slot<'_>,
         alone: bool,
     ) -> Result<Answered, Page> {
-        let shared = self.shared.clone();
         let mut tried = Tried::new(self.trail.is_followed);
         loop {
             let target = self.pick(asked, &mut tried).await?;
@@ -88,11 +87,13 @@ impl Exchange {
             let kept_max = self.kept_max();
             let carries = Carries::of(slot, alone);
             let connection =
-                match connect::connect(&shared, &target, asked.external, carries, kept_max).await {
+                match connect::connect(&self.shared, &target, asked.external, carries, kept_max)
+                    .await
+                {
                     Ok(connection) => connection,
                     Err(error) => {
                         self.unreached(asked, &target, &error);
-                        tried.unreached(&shared, &target.endpoint, &error);
+                        tried.unreached(&self.shared, &target.endpoint, &error);
                         continue;
                     }
                 };
@@ -106,7 +107,7 @@ impl Exchange {
             };
             if let SendFailure::Elsewhere(elsewhere) = &failure {
                 self.attempts -= 1;
-                let goes_on = tried.elsewhere(&shared, &target, elsewhere);
+                let goes_on = tried.elsewhere(&self.shared, &target, elsewhere);
                 if goes_on && slot.is_none_or(|slot| slot.take_back().is_ok()) {
                     continue;
                 }

@@ -2,7 +2,6 @@
 //! edges that ask for it.
 
 use crate::limits;
-use crate::relay::tallies;
 use crate::relay::wire::Fields;
 use crate::shared::Shared;
 use http::{HeaderMap, HeaderValue};
@@ -81,8 +80,9 @@ impl ToldBeside {
             }
         }
         if self.wanted.tallies {
-            let line: Arc<str> = tallies::line(&shared.router).into();
-            if self.tallies.as_ref() != Some(&line) {
+            let line = shared.own_tallies.line(&shared.router);
+            let knows = |told: &Arc<str>| Arc::ptr_eq(told, &line);
+            if !self.tallies.as_ref().is_some_and(knows) {
                 self.tallies = Some(line.clone());
                 lines.push(line);
             }

@@ -17,7 +17,7 @@ use roost_auth::cluster::{IdentityError, Peer, Role};
 use roost_model::id::NodeId;
 use roost_proto::traffic::PeerNode;
 use rustls::pki_types::ServerName;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::net::TcpStream;
@@ -145,6 +145,8 @@ pub(crate) struct Peers {
     edges: Mutex<HashMap<PeerKey, Arc<PeerEdge>>>,
     /// Round trips to those whose tables are followed just now.
     round_trips: Mutex<BTreeMap<NodeId, Duration>>,
+    /// Those whose newest table was understood, on a stream that stands.
+    telling: Mutex<BTreeSet<NodeId>>,
 }
 
 impl std::fmt::Debug for Peers {
@@ -170,6 +172,7 @@ impl Peers {
             tasks,
             edges: Mutex::default(),
             round_trips: Mutex::default(),
+            telling: Mutex::default(),
         }))
     }
 
@@ -237,6 +240,21 @@ impl Peers {
     /// How long round trips to the edges of nodes take.
     pub(crate) fn round_trips(&self) -> BTreeMap<NodeId, Duration> {
         self.round_trips.lock().clone()
+    }
+
+    /// Notes whether a node tells of its machines just now.
+    pub(crate) fn keep_telling(&self, node: &NodeId, tells: bool) {
+        let mut all = self.telling.lock();
+        if tells {
+            all.insert(node.clone());
+        } else {
+            all.remove(node);
+        }
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_telling(&self, node: &NodeId) -> bool {
+        self.telling.lock().contains(node)
     }
 
     fn edge(&self, node: &PeerNode) -> Arc<PeerEdge> {

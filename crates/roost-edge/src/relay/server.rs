@@ -216,7 +216,8 @@ async fn answer(
     let block = match Block::of(request.headers()) {
         Ok(block) => block,
         Err(error) => {
-            tracing::warn!(%error, "a request of another edge is not understood");
+            // The other edge is told, and asks again and again.
+            tracing::debug!(%error, "a request of another edge is not understood");
             return say(&Verdict::Elsewhere(Reason::Version, error.to_string()));
         }
     };

@@ -87,6 +87,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, node: Arc<PeerNode>, first: mpsc
         let read = async {
             let error = read(&shared, &node, &mut heard).await;
             shared.peers.keep_round_trip(&node.id, None);
+            shared.peers.keep_telling(&node.id, false);
             heard.first = None;
             let (node, address) = (node.id.as_str(), node.edge);
             tracing::debug!(node, %address, error, "the table of another edge ended; asking again");
@@ -195,11 +196,15 @@ async fn hear(
         let left_out = match peer_table::from_line(&line, node) {
             Ok((table, left_out)) => {
                 shared.router.learn(node, table);
+                shared.peers.keep_telling(&node.id, true);
                 heard.first = None;
                 left_out.map(|it| format!("{} of its machines: {}", it.endpoints, it.why))
             }
             // The next one may be better; to ask for the same again would not be.
-            Err(error) => Some(error),
+            Err(error) => {
+                shared.peers.keep_telling(&node.id, false);
+                Some(error)
+            }
         };
         complain(&mut heard.not_understood, node, "machines", left_out);
     }

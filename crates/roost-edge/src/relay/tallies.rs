@@ -15,6 +15,8 @@ use roost_model::name::AppName;
 use roost_proto::peer_tallies::{self, AppTally};
 use roost_proto::release_traffic::Reading;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::time::Instant;
 
 /// What those edges have told last whose streams stand, by node.
 #[derive(Debug, Default)]
@@ -22,19 +24,19 @@ pub(crate) struct PeerTallies(Mutex<HashMap<NodeId, Vec<AppTally>>>);
 
 /// What one stream tells; forgotten when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Told<'a> {
+pub(crate) struct ToldTallies<'a> {
     all: &'a PeerTallies,
     node: &'a NodeId,
 }
 
 impl PeerTallies {
     /// A stream of this node's edge begins.
-    pub(crate) fn of<'a>(&'a self, node: &'a NodeId) -> Told<'a> {
-        Told { all: self, node }
+    pub(crate) fn of<'a>(&'a self, node: &'a NodeId) -> ToldTallies<'a> {
+        ToldTallies { all: self, node }
     }
 }
 
-impl Told<'_> {
+impl ToldTallies<'_> {
     /// Takes a line. One that is not understood leaves nothing that may be old.
     pub(crate) fn hear(&self, line: &str) -> Result<(), String> {
         let rows = rows(line).inspect_err(|_| self.forget())?;
@@ -47,7 +49,7 @@ impl Told<'_> {
     }
 }
 
-impl Drop for Told<'_> {
+impl Drop for ToldTallies<'_> {
     fn drop(&mut self) {
         self.forget();
     }
@@ -63,8 +65,30 @@ fn rows(line: &str) -> Result<Vec<AppTally>, String> {
     peer_tallies::from_line(line, limits::RELAY_TALLIES_MAX)
 }
 
-/// The line to tell: empty apps and all, so that who hears it knows that this edge tells.
-pub(crate) fn line(router: &Router) -> String {
+/// The line that this edge tells, made once for all that follow it.
+#[derive(Debug, Default)]
+pub(crate) struct OwnTallies(Mutex<Option<(Instant, Arc<str>)>>);
+
+impl OwnTallies {
+    /// The line to tell: the same one as before if nothing has changed.
+    pub(crate) fn line(&self, router: &Router) -> Arc<str> {
+        let mut last = self.0.lock();
+        if let Some((at, line)) = &*last
+            && at.elapsed() < limits::RELAY_LOADS_PAUSE / 2
+        {
+            return line.clone();
+        }
+        let new = line(router);
+        let line = match last.take() {
+            Some((_, before)) if *before == *new => before,
+            _ => new.into(),
+        };
+        last.insert((Instant::now(), line)).1.clone()
+    }
+}
+
+/// Empty apps and all, so that who hears it knows that this edge tells.
+fn line(router: &Router) -> String {
     let routes = router.routes();
     let tallies = routes.split().flat_map(|app| {
         let tallies = tally::distinct(app.targets()).into_iter();
@@ -102,10 +126,62 @@ pub(crate) fn reading(shared: &Shared, name: &AppName) -> Reading {
 
 #[cfg(test)]
 mod tests {
-    use super::PeerTallies;
+    use super::{OwnTallies, PeerTallies};
+    use crate::gauge::TrafficCounter;
     use crate::limits;
-    use roost_model::id::NodeId;
+    use crate::table::Router;
+    use http::StatusCode;
+    use roost_model::id::{MachineId, NodeId};
+    use roost_model::machine::Service;
+    use roost_model::name::{AppName, RegionCode};
+    use roost_model::split::Split;
+    use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth, TrafficTable};
+    use std::sync::Arc;
+    use std::time::Duration;
     use ulid::Ulid;
+
+    /// One machine of this node, of release 2, which is tried out.
+    fn router() -> Arc<Router> {
+        let endpoint = Endpoint {
+            machine_id: MachineId::from_bytes([1; 7]),
+            region: RegionCode::parse("local").unwrap(),
+            release: Some(2),
+            split: Some(Arc::new(Split::parse("percent=5").unwrap())),
+            statics: [].into(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            node: None,
+            health: EndpointHealth::Passing,
+            service: Service::http(1).into(),
+        };
+        let endpoints = vec![endpoint];
+        let app = AppName::parse("web").unwrap();
+        let table = TrafficTable::from([(app, AppTraffic { endpoints })]);
+        let (_sender, feed) = tokio::sync::watch::channel(Arc::new(table));
+        let region = RegionCode::parse("local").unwrap();
+        Router::new(region, feed, TrafficCounter::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_line_is_told_until_something_was_counted() {
+        let router = router();
+        let app = router.routes().app("web").unwrap().clone();
+        let target = app.targets().next().unwrap();
+        let tally = target.tally.as_ref().unwrap();
+        let own = OwnTallies::default();
+        let next = async || {
+            tokio::time::advance(limits::RELAY_LOADS_PAUSE).await;
+            own.line(&router)
+        };
+        let nothing = next().await;
+        assert!(nothing.contains("\"release\":2"), "{nothing}");
+        assert!(Arc::ptr_eq(&nothing, &next().await));
+        tally.answered(StatusCode::OK, Duration::from_millis(1));
+        // Not oftener than that, however many ask.
+        assert!(Arc::ptr_eq(&nothing, &own.line(&router)));
+        let one = next().await;
+        assert!(one.contains("\"answers\":[0,1,0,0,0]"), "{one}");
+        assert!(Arc::ptr_eq(&one, &next().await));
+    }
 
     #[test]
     fn an_edge_counts_as_one_that_tells_while_it_does_and_is_understood() {

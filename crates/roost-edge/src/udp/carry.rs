@@ -76,6 +76,7 @@ pub(super) async fn of_client(port: &Port, flow: &Flow, app: &AppName) {
         Reached::Here(socket) => {
             let towards = Towards::Socket(socket.clone());
             let machine = Machine { towards, series };
+            carried.begin(&machine);
             carried.by_socket(&socket, &machine, back).await;
         }
         Reached::There(tunnel, _one_of_those) => {
@@ -101,7 +102,10 @@ async fn reach(shared: &Shared, asked: Asked<'_>, path: Path) -> Result<(Picked,
         let mut picked = picked.map_err(|page| page.title)?;
         let Some(node) = picked.target.endpoint.node.clone() else {
             let socket = socket::towards(picked.target.endpoint.address, path.client);
-            let socket = socket.map_err(|error| format!("there is no socket for it: {error}"))?;
+            let socket = socket.map_err(|error| {
+                tracing::warn!(client = %path.client, %error, "there is no socket for a flow");
+                format!("there is no socket for it: {error}")
+            })?;
             return Ok((picked, Reached::Here(Arc::new(socket))));
         };
         let Some(place) = shared.datagrams.flow_there() else {
@@ -170,6 +174,8 @@ async fn of_edge(
         towards: Towards::Socket(socket.clone()),
         series: None,
     };
+    // Before anything is read: what comes finds its machine.
+    carried.begin(&machine);
     let outbox = shared.datagrams.outbox();
     let tunnel = tunnel::carry(tunnel, &outbox, |frame| {
         if let Frame::Datagram(bytes) = frame {
@@ -178,7 +184,9 @@ async fn of_edge(
     });
     let mut tunnel = pin!(tunnel);
     let over = tokio::select! {
+        // Cancel-safe: pinned, it goes on below where it was.
         () = &mut tunnel => return,
+        // Cancel-safe: the outbox keeps what it has pushed.
         over = carried.by_socket(&socket, &machine, |bytes| outbox.push(bytes)) => over,
     };
     if over == Over::Refused {
@@ -226,14 +234,13 @@ impl Carried<'_> {
         }
     }
 
-    /// Carries it by a socket of this node.
+    /// Carries it by a socket of this node, once it has begun.
     async fn by_socket(
         &self,
         socket: &UdpSocket,
         machine: &Machine,
         back: impl Fn(&[u8]) -> io::Result<()>,
     ) -> Over {
-        self.begin(machine);
         let answers = async {
             let mut has_answered = false;
             // An error says that nobody listens there: the next datagram may find another machine.
@@ -306,7 +313,11 @@ impl Carried<'_> {
                 }
                 self.answer(&machine, bytes, &back);
             }
-            Frame::Refused => self.note(Outcome::NoAnswer),
+            Frame::Refused => {
+                self.note(Outcome::NoAnswer);
+                // The next datagram picks anew; it need not wait for the end of the stream.
+                self.flow.end();
+            }
         });
         tokio::select! {
             () = tunnel => {}
@@ -322,6 +333,7 @@ impl Carried<'_> {
         // What has changed since the pick is seen by the first look.
         while self.still_serves() {
             tokio::select! {
+                // Cancel-safe: each only says that another look is due.
                 changed = changes.changed() => if changed.is_err() {
                     return;
                 },

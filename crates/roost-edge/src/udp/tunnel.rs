@@ -20,7 +20,7 @@ pub(super) struct Outbox {
     waiting: Mutex<Waiting>,
     /// Told when there is something to send.
     filled: Notify,
-    /// Bytes that all flows may have waiting.
+    /// Bytes that all flows may have waiting, beyond what is their own.
     room: Arc<Semaphore>,
 }
 
@@ -49,7 +49,9 @@ impl Outbox {
         if waiting.is_refused || waiting.frames.len() + n_bytes > limits::FLOW_OUT_BYTES_MAX {
             return Err(no_room());
         }
-        let count = u32::try_from(n_bytes).unwrap_or(u32::MAX);
+        let after = waiting.frames.len() + n_bytes;
+        let beyond = after.saturating_sub(limits::FLOW_OUT_OWN_BYTES);
+        let count = u32::try_from(beyond.min(n_bytes)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(count);
         let room = room.map_err(|_| no_room())?;
         if !datagram_frames::write(&mut waiting.frames, datagram) {
@@ -101,6 +103,7 @@ where
 {
     let (reader, writer) = tokio::io::split(stream);
     let ended = tokio::select! {
+        // Not cancel-safe, either: whichever ends first ends the stream.
         ended = send_all(writer, outbox) => ended,
         ended = take_all(reader, take) => ended,
     };

@@ -299,6 +299,33 @@ async fn events_come_one_by_one_and_trailers_after_them() {
     }
 }
 
+#[tokio::test]
+async fn what_comes_in_pieces_is_gzips_rather_than_brotlis() {
+    let world = World::new().await;
+    let address = backend(&world.tasks, |_| async {
+        let (sender, pieces) = mpsc::channel(100);
+        for _ in 0..100 {
+            sender.try_send(text(100)).unwrap();
+        }
+        let response = Response::builder().header("content-type", "text/plain");
+        response.body(streamed(pieces)).unwrap()
+    })
+    .await;
+    world.publish(vec![compressing(address)]);
+    for is_http2 in [false, true] {
+        for (accept, coding) in [
+            ("gzip, br", "gzip"),
+            ("br", "br"),
+            ("gzip, br, zstd", "zstd"),
+        ] {
+            let answer = get(&world, is_http2, accept).await;
+            assert_eq!(lines(answer.headers(), "content-encoding"), [coding]);
+            let sent = answer.bytes().await.unwrap();
+            assert!(decoded(coding, &sent) == text(100).repeat(100), "{coding}");
+        }
+    }
+}
+
 /// Decodes what has come so far.
 enum Decoder {
     Gzip(Box<GzDecoder<Vec<u8>>>),

@@ -12,6 +12,7 @@ use crate::world::{LIMIT, World, full, machine, wait_until, with_health};
 use http::{HeaderValue, Method, Response};
 use hyper_util::rt::TokioIo;
 use roost_edge::{EdgeConfig, limits};
+use roost_model::name::AppName;
 use roost_proto::traffic::{Endpoint, EndpointHealth, PeerNode};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -293,17 +294,25 @@ async fn a_machine_that_clients_of_its_node_keep_busy_gets_fewer_flows_from_here
         busy.push(client);
     }
     near.open(vec![with_limits(at_udp(2, here), 20, 100)]).await;
+    let app = AppName::parse("app").unwrap();
+    let gauge = near.edge.gauge();
+    let is_known = || !gauge.elsewhere(&app).is_empty();
+    wait_until("the other machine is known", is_known).await;
     // Of its own flows it has none there: without a word of the other edge they would take turns.
     let asking = async {
-        let mut in_a_row = 0;
+        let (mut in_a_row, mut n_asked) = (0, 0);
         while in_a_row < 6 {
+            n_asked += 1;
+            // With so many the other machine is not full yet; and they take longer than the word.
+            assert!(n_asked < 150, "they take turns");
+            tokio::time::sleep(Duration::from_millis(50)).await;
             let client = client(ip, PORT).await;
             let is_here = ask(&client, b"").await == b"here";
             in_a_row = if is_here { in_a_row + 1 } else { 0 };
             busy.push(client);
         }
     };
-    timeout(LIMIT, asking)
+    timeout(LIMIT * 2, asking)
         .await
         .expect("it hears of the others");
 }

@@ -167,7 +167,8 @@ impl CanaryJudgement {
         let silent: Vec<String> = silent.iter().map(ToString::to_string).collect();
         let mut reason = verdict.reason;
         if !silent.is_empty() {
-            reason += "; not all is known: no word of its requests comes from the edge of ";
+            reason += "; not all is known: when it was judged, no word of its requests came from \
+                       the edge of ";
             reason += &silent.join(", ");
         }
         Self {

@@ -1,13 +1,16 @@
 //! A release that is tried out with a part of the traffic, and undone under load.
 
 use crate::deploy::Client;
+use crate::relay::share_authority;
 use roost_testkit::images::nginx;
-use roost_testkit::platform::Platform;
+use roost_testkit::platform::{Platform, free_port};
+use roost_testkit::program::run;
 use roost_testkit::skip_unless_possible;
 use roost_testkit::wait::wait_until;
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Longer than anything here takes on a busy machine.
@@ -70,6 +73,21 @@ impl Answers {
     }
 }
 
+/// Clients of this node's edge that ask without end.
+fn begin(platform: &Platform) -> (Arc<Answers>, Vec<JoinHandle<Result<(), String>>>) {
+    let answers = Arc::new(Answers::default());
+    let clients = (0..10).map(|_| {
+        let (answers, client) = (answers.clone(), Client::new(platform.http_port));
+        std::thread::spawn(move || answers.collect(client))
+    });
+    let clients = clients.collect();
+    wait_until("clients to get going", MOMENT, || {
+        let n = answers.good();
+        if n > 100 { Ok(()) } else { Err(n) }
+    });
+    (answers, clients)
+}
+
 #[test]
 fn a_bad_canary_is_undone_under_load_while_the_old_release_serves_on() {
     skip_unless_possible!();
@@ -81,17 +99,7 @@ fn a_bad_canary_is_undone_under_load_while_the_old_release_serves_on() {
     platform.roost(&[&DEPLOY[..], &["web:1"]].concat());
     let before = platform.machine_pids("web");
 
-    let answers = Arc::new(Answers::default());
-    let clients: Vec<_> = (0..10)
-        .map(|_| {
-            let (answers, client) = (answers.clone(), Client::new(platform.http_port));
-            std::thread::spawn(move || answers.collect(client))
-        })
-        .collect();
-    wait_until("clients to get going", MOMENT, || {
-        let n = answers.good();
-        if n > 100 { Ok(()) } else { Err(n) }
-    });
+    let (answers, clients) = begin(&platform);
     let canary = ["web:2", "--strategy", "canary", "--canary-percent", "20"];
     // As few as can be told: one that fails like this is soon ejected.
     let watched = ["--canary-requests", "10", "--canary-wait", "10m", "--json"];
@@ -135,4 +143,61 @@ fn a_bad_canary_is_undone_under_load_while_the_old_release_serves_on() {
         (&serves["current"], &serves["canary"]),
         (&true.into(), &Value::Null)
     );
+}
+
+/// Another node that has the app too and whose machines are all that serve: the first node's own
+/// machine is cordoned, and only its canary takes requests. Clients come to the other one's edge.
+#[test]
+fn a_canary_is_judged_by_what_the_edge_of_another_node_has_seen() {
+    skip_unless_possible!();
+    let address = || format!("127.0.0.1:{}", free_port());
+    let (of_near, of_far) = (address(), address());
+    let near = Platform::up_with(&["--edge-peers-listen", &of_near]);
+    let far = Platform::prepare();
+    share_authority(&near, &far);
+    let peer = |of: &Platform, address: &str| {
+        let node = std::fs::read_to_string(of.data_dir().join("node-id")).unwrap();
+        format!("{node}={address}")
+    };
+    let to_near = peer(&near, &of_near);
+    run(far
+        .up_command()
+        .args(["--edge-peers-listen", &of_far, "--edge-peer", &to_near]));
+    let to_far = peer(&far, &of_far);
+    near.kill_roostd();
+    run(near
+        .up_command()
+        .args(["--edge-peers-listen", &of_near, "--edge-peer", &to_far]));
+    let broken = nginx("").files(&[("etc/nginx/nginx.conf", 0o644, BROKEN.as_bytes())]);
+    near.push(&broken, "web:2");
+    for platform in [&near, &far] {
+        platform.push(&nginx("first release"), "web:1");
+        platform.roost(&["apps", "create", "web"]);
+        platform.roost(&[&DEPLOY[..], &["web:1"]].concat());
+    }
+    let machines = near.roost_json(&["machines", "list", "-a", "web"]);
+    near.roost(&["machines", "cordon", machines[0]["id"].as_str().unwrap()]);
+
+    let (answers, clients) = begin(&far);
+    let canary = ["web:2", "--strategy", "canary", "--canary-percent", "20"];
+    let watched = ["--canary-requests", "10", "--canary-wait", "10m", "--json"];
+    let arguments = [&DEPLOY[..], &canary, &watched].concat();
+    let output = near.cli(&arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    answers.is_over.store(true, Ordering::SeqCst);
+    for client in clients {
+        assert_eq!(client.join().unwrap(), Ok(()));
+    }
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("canary-failed"), "{text}");
+    let releases = near.roost_json(&["releases", "-a", "web"]);
+    let seen = &releases[0]["canary"];
+    assert_eq!(
+        (&seen["passed"], &seen["silent"]),
+        (&false.into(), &Value::Null)
+    );
+    assert!(seen["new"]["errors"].as_u64() >= Some(10), "{seen}");
+    // The only machines of the old release that have answered are at the other node.
+    assert!(seen["old"]["requests"].as_u64() >= Some(20), "{seen}");
+    assert_eq!(seen["old"]["errors"], 0, "{seen}");
 }

@@ -2,7 +2,8 @@
 //!
 //! The machine is made with a label that says what it gets of the app's requests, so that it
 //! never gets more. The label goes when the canary has passed, and else with the machine. A
-//! watch that a kill has cut off begins anew: the edge has forgotten what it had seen, too.
+//! watch that a kill has cut off begins anew: its own edge has forgotten what it had seen, and
+//! of the others only what is new counts.
 
 use super::SlotError;
 use super::diagnose;
@@ -126,17 +127,20 @@ async fn watch(
     let read = || progress.state.tallies(&progress.app.name);
     let (begun, mut watched) = (Instant::now(), Watch::begin(&read()));
     let mut next_look = begun;
-    let mut known_since = None;
+    // What the verdict is, and since when.
+    let mut stands: Option<(bool, Instant)> = None;
     let (verdict, seen, silent) = loop {
         let reading = read();
         watched.look(&reading);
         let seen = watched.side_by_side(old, new);
         let verdict = canary::judge(&canary.rules, &(&seen.a).into(), &(&seen.b).into());
         let requests = seen.b.requests();
-        let is_known = requests >= canary.rules.requests
+        let is_known = begun.elapsed() >= canary.wait
+            || requests >= canary.rules.requests
             || (!verdict.has_passed && requests >= Rules::REQUESTS_MIN);
-        let since = is_known.then(|| known_since.unwrap_or_else(Instant::now));
-        known_since = since;
+        let now = (verdict.has_passed, Instant::now());
+        let same = stands.filter(|(before, _)| *before == verdict.has_passed);
+        stands = is_known.then(|| same.unwrap_or(now));
         // What the others have seen by now is to be heard: else a canary could fail by errors that
         // the old release has as well, only elsewhere.
         let lag = if reading.has_others() {
@@ -144,8 +148,9 @@ async fn watch(
         } else {
             Duration::ZERO
         };
-        let is_decided = since.is_some_and(|at| at.elapsed() >= lag);
-        if is_decided || begun.elapsed() >= canary.wait + lag {
+        let is_decided = stands.is_some_and(|(_, since)| since.elapsed() >= lag);
+        // A verdict that comes and goes holds nobody up for longer.
+        if is_decided || begun.elapsed() >= canary.wait + 2 * lag {
             break (verdict, seen, reading.silent);
         }
         if Instant::now() >= next_look {

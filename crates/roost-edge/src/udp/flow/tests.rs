@@ -86,6 +86,16 @@ async fn the_flows_are_bounded_and_each_gives_its_place_back() {
 }
 
 #[tokio::test]
+async fn flows_to_other_nodes_have_a_bound_of_their_own() {
+    let datagrams = Datagrams::default();
+    let mut places: Vec<_> = std::iter::from_fn(|| datagrams.flow_there()).collect();
+    assert_eq!(places.len(), limits::RELAY_FLOWS_MAX);
+    assert!(datagrams.flow().is_some(), "flows to machines here go on");
+    places.pop();
+    assert!(datagrams.flow_there().is_some());
+}
+
+#[tokio::test]
 async fn a_flow_that_has_ended_takes_nothing_and_leaves_its_successor_in_peace() {
     let (datagrams, flows) = (Datagrams::default(), Arc::<Flows>::default());
     let (old, new) = (Flow::new(path(1)), Flow::new(path(1)));

@@ -11,8 +11,9 @@ use roost_proto::traffic::TrafficRecords;
 use roost_proto::worker::{Asker, Cause, WorkerApi as _};
 use roost_testkit::sim_worker::Fate;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// An edge that has seen 200 more requests to each release whenever it is asked.
 pub(super) struct Edge {
@@ -106,6 +107,46 @@ impl TrafficRecords for Late {
     }
 }
 
+/// Two edges that each see one release, of which half of the requests fail from some moment on:
+/// those of the new release a little earlier.
+struct Outage {
+    begun: OnceLock<Instant>,
+}
+
+impl TrafficRecords for Outage {
+    fn request(&self, _: &str) -> Option<Arc<RequestRecord>> {
+        None
+    }
+
+    fn metrics(&self) -> String {
+        String::new()
+    }
+
+    fn tallies(&self, _: &AppName) -> Reading {
+        // The first reading is what was before.
+        let is_first = self.begun.get().is_none();
+        let n = if is_first { 0 } else { 1_000 };
+        let since = self.begun.get_or_init(Instant::now).elapsed();
+        let tally = |release, fails_from_ms| {
+            let fails = since >= Duration::from_millis(fails_from_ms);
+            let n_failed = if fails { n } else { 0 };
+            Tally {
+                id: release,
+                release,
+                traffic: ReleaseTraffic {
+                    answers: [0, n, 0, 0, n_failed],
+                    ..ReleaseTraffic::default()
+                },
+            }
+        };
+        Reading {
+            own: vec![tally(2, 2_500)],
+            others: [(node(1), vec![tally(1, 4_000)])].into(),
+            silent: vec![],
+        }
+    }
+}
+
 fn node(n: u8) -> NodeId {
     NodeId::parse(&format!("node_0000000000000000000000000{n}")).unwrap()
 }
@@ -124,8 +165,21 @@ async fn a_canary_is_not_failed_before_other_edges_are_heard_and_who_is_silent_i
     assert_eq!(judgement["old"]["requests"], 2_000, "{judgement}");
     assert_eq!(judgement["silent"], json!([node(2).as_str()]));
     let reason = judgement["reason"].as_str().unwrap();
-    let silent = format!("no word of its requests comes from the edge of {}", node(2));
+    let silent = format!("no word of its requests came from the edge of {}", node(2));
     assert!(reason.ends_with(&silent), "{reason}");
+    platform.stop().await;
+}
+
+#[tokio::test]
+async fn a_verdict_that_has_just_changed_is_not_the_last_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = start(dir.path()).await;
+    let begun = OnceLock::new();
+    platform.state.show_records(Arc::new(Outage { begun }));
+    let first = json!({"config": web("hello"), "count": 2});
+    platform.deploy("web", first).await;
+    let ended = platform.deploy("web", with_canary(json!({}))).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
     platform.stop().await;
 }
 
