@@ -161,12 +161,16 @@ fn show(bench: &Bench, row: &Row, samples: &[Vec<(f64, Option<f64>)>]) {
     }
 }
 
-/// The p99 of the first, as a ratio to that of the second: of the turn in which it was lowest, since
-/// the machine's pauses only add to it, and add more to who keeps more of it busy.
+/// Of latencies: the machine's pauses only add to them, and more to those of who keeps more of the
+/// machine busy.
+fn lowest(samples: impl Iterator<Item = f64>) -> f64 {
+    samples.min_by(f64::total_cmp).unwrap_or(f64::NAN)
+}
+
+/// The p99 of the first, as a ratio to that of the second, of the best turn of each.
 fn show_p99(row: &Row, samples: &[Vec<(f64, Option<f64>)>]) {
     let p99s = |proxy: usize| samples[proxy].iter().filter_map(|turn| turn.1);
-    let lowest = |proxy| p99s(proxy).min_by(f64::total_cmp).unwrap_or(f64::NAN);
-    let ratio = lowest(0) / lowest(1);
+    let ratio = lowest(p99s(0)) / lowest(p99s(1));
     let of_medians = median(p99s(0)) / median(p99s(1));
     let verdict = if ratio <= P99_TARGET { "ok" } else { "MISSED" };
     println!(
