@@ -14,6 +14,7 @@
 //! - [`tables`]: what edges tell each other of their machines.
 //! - [`loads`]: the same of what those are serving.
 //! - [`tallies`]: the same of how releases that are tried out answer.
+//! - [`lines`]: what the two have in common.
 //! - [`beside`]: which of the two an edge has asked for, and what it is to be told next.
 //! - [`distance`]: how long the way to another edge is.
 //! - [`server`]: the listener for other edges. What comes there is
@@ -26,6 +27,7 @@
 mod beside;
 pub(crate) mod client;
 pub(crate) mod distance;
+mod lines;
 pub(crate) mod loads;
 pub(crate) mod peers;
 pub(crate) mod server;

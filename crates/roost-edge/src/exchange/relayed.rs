@@ -6,7 +6,6 @@
 //! byte has reached the app.
 
 use super::{Exchange, Shared};
-use crate::accept::Ends;
 use crate::activity::Serving;
 use crate::arrival::{Arrival, Origin};
 use crate::body::{BodySlot, ResponseBody, Slot};
@@ -32,7 +31,6 @@ use hyper::body::{Body as _, Incoming};
 use roost_model::id::MachineId;
 use roost_proto::traffic::EndpointHealth;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Answers a request of another edge.
 pub(crate) async fn handle(
@@ -41,14 +39,7 @@ pub(crate) async fn handle(
     serving: Serving,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let ends = Ends {
-        client: block.client,
-        local: block.local,
-        is_tls: block.is_tls,
-        handshake: Duration::ZERO,
-        external: block.port,
-        own: None,
-    };
+    let ends = block.ends();
     let region = HeaderValue::from_str(&block.region);
     let region = region.unwrap_or(HeaderValue::from_static("unknown"));
     let origin = Origin::new(block.client.ip(), block.local, block.is_tls, region);

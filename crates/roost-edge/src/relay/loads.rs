@@ -13,55 +13,31 @@
 
 use crate::limits;
 use crate::load::Load;
+use crate::relay::lines::{OwnLine, check_size};
 use crate::table::{Router, Routes, Target};
-use parking_lot::Mutex;
 use roost_model::machine::Protocol;
 use roost_proto::peer_loads::{self, ServiceLoad};
 use roost_proto::traffic::PeerNode;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use tokio::time::Instant;
 
 /// The loads of this node's machines, read once for all that follow them.
 #[derive(Debug, Default)]
-pub(crate) struct OwnLoads(Mutex<Option<Reading>>);
-
-#[derive(Debug)]
-struct Reading {
-    at: Instant,
-    /// What is serving something, with a number that another request changes: of as many
-    /// requests there may be fewer of the edge that asks.
-    seen: Vec<(ServiceLoad, u64)>,
-    line: Arc<str>,
-}
+pub(crate) struct OwnLoads(OwnLine<Vec<(ServiceLoad, u64)>>);
 
 impl OwnLoads {
     /// The line to tell: the same one as before if nothing has changed.
     pub(crate) fn line(&self, router: &Router) -> Arc<str> {
-        let mut last = self.0.lock();
-        let now = Instant::now();
-        if let Some(last) = &*last
-            && now - last.at < limits::RELAY_LOADS_PAUSE / 2
-        {
-            return last.line.clone();
-        }
-        let seen = read(router);
-        let line = match &*last {
-            Some(last) if last.seen == seen => last.line.clone(),
-            _ => {
-                let loads = seen.iter().map(|(load, _)| load.clone()).collect();
-                peer_loads::to_line(loads, limits::RELAY_LOADS_MAX).into()
-            }
-        };
-        let reading = Reading {
-            at: now,
-            seen,
-            line,
-        };
-        last.insert(reading).line.clone()
+        let read = || read(router);
+        self.0.get(read, |seen| {
+            let loads = seen.iter().map(|(load, _)| load.clone()).collect();
+            peer_loads::to_line(loads, limits::RELAY_LOADS_MAX).into()
+        })
     }
 }
 
+/// What is serving something, with a number that another request changes: of as many requests
+/// there may be fewer of the edge that asks.
 fn read(router: &Router) -> Vec<(ServiceLoad, u64)> {
     let targets = router.own_targets();
     let busy = targets.iter().filter_map(|target| {
@@ -153,10 +129,7 @@ fn loads_of<'a>(
 }
 
 fn rows(line: &str) -> Result<Vec<ServiceLoad>, String> {
-    if line.len() > limits::RELAY_LOADS_BYTES_MAX {
-        let n_bytes = line.len();
-        return Err(format!("its loads have {n_bytes} bytes, which is too much"));
-    }
+    check_size(line, "loads", limits::RELAY_LOADS_BYTES_MAX)?;
     peer_loads::from_line(line, limits::RELAY_LOADS_MAX)
 }
 

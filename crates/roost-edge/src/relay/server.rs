@@ -1,7 +1,6 @@
 //! The listener for other edges: only those of the cluster, and only edges,
 //! get as far as to ask for something.
 
-use crate::accept::Ends;
 use crate::activity::{Activity, Serving};
 use crate::body::ResponseBody;
 use crate::eject::Outcome;
@@ -31,7 +30,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
@@ -301,14 +299,7 @@ async fn raw(
     picked: Picked,
     (upgrade, serving): (OnUpgrade, Serving),
 ) -> Result<(), Verdict> {
-    let ends = Ends {
-        client: block.client,
-        local: block.local,
-        is_tls: block.is_tls,
-        handshake: Duration::ZERO,
-        external: block.port,
-        own: None,
-    };
+    let ends = block.ends();
     let opened = connect::open(shared, &picked.target).await;
     let machine = opened.map_err(|error| {
         pick::note(shared, asked, &picked.target, Outcome::NoAnswer);

@@ -6,6 +6,7 @@
 //! stands; whoever reads it ([`reading`]) keeps what he has read, and hears who does not tell.
 
 use crate::limits;
+use crate::relay::lines::{OwnLine, check_size};
 use crate::shared::Shared;
 use crate::table::Router;
 use crate::tally;
@@ -16,7 +17,6 @@ use roost_proto::peer_tallies::{self, AppTally};
 use roost_proto::release_traffic::Reading;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use tokio::time::Instant;
 
 /// What those edges have told last whose streams stand, by node.
 #[derive(Debug, Default)]
@@ -56,34 +56,18 @@ impl Drop for ToldTallies<'_> {
 }
 
 fn rows(line: &str) -> Result<Vec<AppTally>, String> {
-    if line.len() > limits::RELAY_TALLIES_BYTES_MAX {
-        let n_bytes = line.len();
-        return Err(format!(
-            "its tallies have {n_bytes} bytes, which is too much"
-        ));
-    }
+    check_size(line, "tallies", limits::RELAY_TALLIES_BYTES_MAX)?;
     peer_tallies::from_line(line, limits::RELAY_TALLIES_MAX)
 }
 
-/// The line that this edge tells, made once for all that follow it.
+/// The line that this edge tells, compared by its text.
 #[derive(Debug, Default)]
-pub(crate) struct OwnTallies(Mutex<Option<(Instant, Arc<str>)>>);
+pub(crate) struct OwnTallies(OwnLine<Arc<str>>);
 
 impl OwnTallies {
     /// The line to tell: the same one as before if nothing has changed.
     pub(crate) fn line(&self, router: &Router) -> Arc<str> {
-        let mut last = self.0.lock();
-        if let Some((at, line)) = &*last
-            && at.elapsed() < limits::RELAY_LOADS_PAUSE / 2
-        {
-            return line.clone();
-        }
-        let new = line(router);
-        let line = match last.take() {
-            Some((_, before)) if *before == *new => before,
-            _ => new.into(),
-        };
-        last.insert((Instant::now(), line)).1.clone()
+        self.0.get(|| line(router).into(), Arc::clone)
     }
 }
 

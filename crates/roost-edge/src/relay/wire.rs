@@ -10,6 +10,7 @@
 //!
 //! Names that are not known are passed over, so that a later version may add some.
 
+use crate::accept::Ends;
 use crate::pick::Asked;
 use crate::wants::Wants;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -180,6 +181,18 @@ impl Block {
             wants,
             side: None,
             affinity: None,
+        }
+    }
+
+    /// The connection of the client, which the first edge has.
+    pub(crate) fn ends(&self) -> Ends {
+        Ends {
+            client: self.client,
+            local: self.local,
+            is_tls: self.is_tls,
+            handshake: Duration::ZERO,
+            external: self.port,
+            own: None,
         }
     }
 

@@ -5,7 +5,7 @@ use crate::limits::limited;
 use crate::relay::{Cluster, at, impostor, node, peers_of};
 use crate::relay_loads::{sender, wish};
 use crate::tcp::{PORT, own_ip};
-use crate::udp::{ask, at_udp, client, echo, nobody, receive, until_answered};
+use crate::udp::{ask, at_udp, client, echo, nobody, receive, until_answered, until_ejected};
 use crate::wake::Control;
 use crate::wire::wire;
 use crate::world::{LIMIT, World, full, machine, wait_until, with_health};
@@ -16,7 +16,7 @@ use roost_model::name::AppName;
 use roost_proto::traffic::{Endpoint, EndpointHealth, PeerNode};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -37,6 +37,21 @@ async fn two(cluster: &Cluster) -> (World, World, IpAddr) {
     (near, cluster.edge(2).await, ip)
 }
 
+/// A machine of the other edge's node, with this change, that answers as [`echo`] does; the port
+/// is open for it.
+async fn open_there(
+    near: &World,
+    far: &World,
+    prefix: &'static str,
+    change: impl FnOnce(Endpoint) -> Endpoint,
+) -> (Endpoint, Arc<AtomicUsize>) {
+    let (address, count) = echo(&far.tasks, prefix).await;
+    let app = change(at_udp(1, address));
+    far.publish(vec![app.clone()]);
+    near.open(vec![at(2, peers_of(far), app.clone())]).await;
+    (app, count)
+}
+
 /// So many flows lead to the machine, at each of these edges.
 async fn has_flows(worlds: &[&World], number: u8, count: usize) {
     let gauges: Vec<_> = worlds.iter().map(|world| world.edge.gauge()).collect();
@@ -51,10 +66,7 @@ async fn has_flows(worlds: &[&World], number: u8, count: usize) {
 async fn datagrams_go_both_ways_through_two_edges_and_each_client_gets_its_own_answers() {
     let cluster = Cluster::new();
     let (near, far, ip) = two(&cluster).await;
-    let (address, _) = echo(&far.tasks, "got ").await;
-    let app = at_udp(1, address);
-    far.publish(vec![app.clone()]);
-    near.open(vec![at(2, peers_of(&far), app)]).await;
+    open_there(&near, &far, "got ", |app| app).await;
     let clients = [client(ip, PORT).await, client(ip, PORT).await];
     for round in 0..3 {
         for (number, client) in clients.iter().enumerate() {
@@ -77,10 +89,7 @@ async fn datagrams_go_both_ways_through_two_edges_and_each_client_gets_its_own_a
 async fn datagrams_of_nothing_and_the_largest_ones_pass_through_two_edges() {
     let cluster = Cluster::new();
     let (near, far, ip) = two(&cluster).await;
-    let (address, _) = echo(&far.tasks, "").await;
-    let app = at_udp(1, address);
-    far.publish(vec![app.clone()]);
-    near.open(vec![at(2, peers_of(&far), app)]).await;
+    open_there(&near, &far, "", |app| app).await;
     let client = client(ip, PORT).await;
     let largest: Vec<u8> = (0..limits::DATAGRAM_PAYLOAD_BYTES_MAX)
         .map(|n| n.to_le_bytes()[0])
@@ -129,11 +138,9 @@ async fn the_edge_of_the_node_holds_to_the_hard_limit_of_flows() {
     let cluster = Cluster::new();
     let (near, far, ip) = two(&cluster).await;
     let (other, other_ip) = self::near(&cluster, |_| {}).await;
-    let (address, count) = echo(&far.tasks, "").await;
-    let app = with_limits(at_udp(1, address), 1, 1);
-    far.publish(vec![app.clone()]);
+    let one_flow = |app| with_limits(app, 1, 1);
+    let (app, count) = open_there(&near, &far, "", one_flow).await;
     let seen = at(2, peers_of(&far), app);
-    near.open(vec![seen.clone()]).await;
     other.open(vec![seen.clone()]).await;
     let first = client(other_ip, PORT).await;
     until_answered(&first, b"x", b"x").await;
@@ -171,10 +178,7 @@ async fn a_flow_ends_with_the_edge_of_its_machines_node_and_the_next_datagram_fi
 async fn flows_hold_up_no_edge_that_is_replaced() {
     let cluster = Cluster::new();
     let (near, far, ip) = two(&cluster).await;
-    let (address, _) = echo(&far.tasks, "").await;
-    let app = at_udp(1, address);
-    far.publish(vec![app.clone()]);
-    near.open(vec![at(2, peers_of(&far), app)]).await;
+    open_there(&near, &far, "", |app| app).await;
     let client = client(ip, PORT).await;
     until_answered(&client, b"x", b"x").await;
     assert!(far.edge.retire(LIMIT).await, "no flow holds it up");
@@ -187,10 +191,7 @@ async fn a_flow_to_another_node_ends_when_it_is_idle_at_the_first_edge() {
     let idle = Duration::from_secs(1);
     let (near, ip) = near(&cluster, |config| config.timeouts.flow_idle = idle).await;
     let far = cluster.edge(2).await;
-    let (address, _) = echo(&far.tasks, "").await;
-    let app = at_udp(1, address);
-    far.publish(vec![app.clone()]);
-    near.open(vec![at(2, peers_of(&far), app)]).await;
+    open_there(&near, &far, "", |app| app).await;
     let client = client(ip, PORT).await;
     for _ in 0..2 {
         until_answered(&client, b"x", b"x").await;
@@ -203,10 +204,7 @@ async fn a_flow_to_another_node_ends_when_it_is_idle_at_the_first_edge() {
 async fn a_flow_ends_when_the_edge_of_its_machines_node_says_that_the_machine_is_gone() {
     let cluster = Cluster::new();
     let (near, far, ip) = two(&cluster).await;
-    let (address, _) = echo(&far.tasks, "").await;
-    let app = at_udp(1, address);
-    far.publish(vec![app.clone()]);
-    near.open(vec![at(2, peers_of(&far), app.clone())]).await;
+    let (app, _) = open_there(&near, &far, "", |app| app).await;
     let client = client(ip, PORT).await;
     until_answered(&client, b"x", b"x").await;
     let draining = with_health(app.clone(), EndpointHealth::Draining);
@@ -229,21 +227,7 @@ async fn a_machine_of_another_node_where_nobody_listens_is_passed_over_and_eject
     far.publish(vec![closed.clone()]);
     near.open(vec![at(2, peers_of(&far), closed), at_udp(2, here)])
         .await;
-    let gauge = near.edge.gauge();
-    let asking = async {
-        loop {
-            let before = gauge.n_begun(&machine(1));
-            for _ in 0..20 {
-                until_answered(&client(ip, PORT).await, b"x", b"x").await;
-            }
-            // It has nothing under way, so that each flow would lead there. Now and then one
-            // does, to find out.
-            if gauge.n_begun(&machine(1)) < before + 5 {
-                return;
-            }
-        }
-    };
-    timeout(LIMIT * 2, asking).await.expect("it is ejected");
+    until_ejected(&near, ip, LIMIT * 2).await;
     has_flows(&[&near, &far], 1, 0).await;
 }
 
@@ -255,16 +239,14 @@ async fn the_first_datagram_wakes_a_machine_of_another_node() {
     let (near, ip) = near(&cluster, |_| {}).await;
     let sleep = |config: &mut EdgeConfig| config.sleep = Some(theirs);
     let far = cluster.edge_with(2, sleep).await;
-    let (address, _) = echo(&far.tasks, "").await;
-    let app = at_udp(1, address);
-    let asleep = with_health(app.clone(), EndpointHealth::Asleep("stopped".into()));
-    far.publish(vec![asleep.clone()]);
-    near.open(vec![at(2, peers_of(&far), asleep)]).await;
+    let asleep = |app| with_health(app, EndpointHealth::Asleep("stopped".into()));
+    let (app, _) = open_there(&near, &far, "", asleep).await;
     let client = client(ip, PORT).await;
     for text in [b"1", b"2"] {
         client.send(text).await.unwrap();
     }
     control.wait_for(&[1]).await;
+    let app = with_health(app, EndpointHealth::Passing);
     far.publish(vec![app.clone()]);
     near.publish(vec![at(2, peers_of(&far), app)]);
     for text in [b"1", b"2"] {

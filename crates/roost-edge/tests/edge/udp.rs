@@ -93,6 +93,25 @@ pub(crate) async fn until_answered(client: &UdpSocket, text: &[u8], expected: &[
         .unwrap_or_else(|_| panic!("{expected}"));
 }
 
+/// Begins flows until machine 1, which takes none, is ejected; another one answers them.
+pub(crate) async fn until_ejected(world: &World, ip: IpAddr, limit: Duration) {
+    let gauge = world.edge.gauge();
+    let asking = async {
+        loop {
+            let before = gauge.n_begun(&machine(1));
+            for _ in 0..20 {
+                until_answered(&client(ip, PORT).await, b"x", b"x").await;
+            }
+            // It has nothing under way, so that each flow would lead there. Now and then one
+            // does, to find out.
+            if gauge.n_begun(&machine(1)) < before + 5 {
+                return;
+            }
+        }
+    };
+    timeout(limit, asking).await.expect("it is ejected");
+}
+
 #[tokio::test]
 async fn datagrams_go_both_ways_and_each_client_gets_its_own_answers() {
     let (world, ip) = world(|_| {}).await;
@@ -241,21 +260,7 @@ async fn a_machine_that_refuses_again_and_again_is_ejected() {
     world
         .open(vec![at_udp(1, closed), at_udp(2, address)])
         .await;
-    let gauge = world.edge.gauge();
-    let asking = async {
-        loop {
-            let before = gauge.n_begun(&machine(1));
-            for _ in 0..20 {
-                until_answered(&client(ip, PORT).await, b"x", b"x").await;
-            }
-            // It has nothing under way, so that each flow would lead there. Now and then one
-            // does, to find out.
-            if gauge.n_begun(&machine(1)) < before + 5 {
-                return;
-            }
-        }
-    };
-    timeout(LIMIT, asking).await.expect("it is ejected");
+    until_ejected(&world, ip, LIMIT).await;
 }
 
 #[tokio::test]
