@@ -172,7 +172,7 @@ impl Arrival {
         for (name, value) in self.origin.lines() {
             headers.insert(name.clone(), value.clone());
         }
-        REQUEST_ID.set(headers, &self.request_id());
+        REQUEST_ID.set(headers, self.request_id());
         headers.insert(&X_REQUEST_START, value(self.start()));
         headers.append(VIA, via(self.version));
         if trace(headers).is_none() {

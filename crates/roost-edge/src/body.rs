@@ -158,8 +158,9 @@ pub(crate) struct BodySlot {
 }
 
 impl BodySlot {
-    /// Holds a body that nobody has read yet; `kept` counts what all bodies keep.
-    pub(crate) fn new(body: ClientBody, kept: &Arc<AtomicUsize>) -> Arc<Self> {
+    /// Holds the body of a request that came then, which nobody has read yet; `kept` counts what
+    /// all bodies keep.
+    pub(crate) fn new(body: ClientBody, kept: &Arc<AtomicUsize>, came: Instant) -> Arc<Self> {
         Arc::new(Self {
             size: body.size_hint(),
             state: Mutex::new(SlotState {
@@ -171,7 +172,7 @@ impl BodySlot {
             finished: AtomicBool::new(false),
             awaits_client: AtomicBool::new(false),
             broke_off: AtomicBool::new(false),
-            origin: coarse::now(),
+            origin: came,
             progress_ms: AtomicU64::new(0),
         })
     }

@@ -85,7 +85,8 @@ pub(crate) fn answered(
     mut parts: Parts,
     body: Option<ClientBody>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send {
-    let mut exchange = Exchange::new(shared, ends, origin, serving, &parts);
+    // In a piece of its own: what is written once is not moved again with the rest.
+    let mut exchange = Box::new(Exchange::new(shared, ends, origin, serving, &parts));
     async move {
         let response = exchange.run(&mut parts, body).await;
         let mut response = response.unwrap_or_else(|page| exchange.answer(&page));
@@ -182,7 +183,7 @@ impl Exchange {
         let wish = upgrade::take_wish(parts, &mut body);
         // The body of an extended CONNECT is the tunnel itself.
         let body = body.filter(|body| wish.is_none() && !body.is_end_stream());
-        let slot = body.map(|body| BodySlot::new(body, &self.shared.kept));
+        let slot = body.map(|body| BodySlot::new(body, &self.shared.kept, self.trail.started));
         let mut headers = std::mem::take(&mut parts.headers);
         headers::towards_app(&mut headers);
         self.trail.trace = arrival::trace(&headers).cloned();
@@ -257,7 +258,7 @@ impl Exchange {
         }
         let target = self.picked.as_ref().map(|picked| &*picked.target);
         let options = target.and_then(|target| target.http(self.ends.external));
-        let request_id = &self.arrival.request_id();
+        let request_id = self.arrival.request_id();
         headers::towards_client(&mut parts.headers, self.version, request_id, options);
         if let Some(affinity) = &self.affinity
             && let Some(target) = target
@@ -303,7 +304,7 @@ impl Exchange {
         let options = target
             .as_deref()
             .and_then(|target| target.http(self.ends.external));
-        let request_id = &self.arrival.request_id();
+        let request_id = self.arrival.request_id();
         headers::towards_client(&mut file.headers, self.version, request_id, options);
         let compresses = options.is_some_and(|http| http.compress);
         let response = self.send_file(file);
@@ -413,7 +414,7 @@ impl Exchange {
             HeaderValue::from_static("no-store"),
         );
         headers.insert(http::header::SERVER, headers::OWN_NAME);
-        headers::REQUEST_ID.set(&mut headers, &self.arrival.request_id());
+        headers::REQUEST_ID.set(&mut headers, self.arrival.request_id());
         let mut settlement = self.settlement(status, error);
         // The machine, if one was picked, has nothing to do with this answer.
         settlement.in_flight = None;

@@ -8,17 +8,17 @@ use crate::connect::Connection;
 use crate::eject::Outcome;
 use crate::http1::response::write_line;
 use crate::http1::spare;
-use crate::pool::Http1Sender;
+use crate::pool::{Http1Sender, Http2Sender};
 use crate::relay::{self, wire::Elsewhere};
 use crate::table::Target;
 use http::header::{HOST, TE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::client::conn::TrySendError;
+use roost_http2::client::Error;
 use roost_http2::fields::is_of_connection;
 use roost_http2::hpack::Block;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -121,7 +121,7 @@ pub(crate) enum SendFailure {
 pub(crate) type Answer = Box<(Response<AppBody>, Option<Http1Sender>)>;
 
 /// Sends the request and waits for the response header. `idle` is how long the app lets an
-/// exchange stand still, if it says so.
+/// exchange stand still, if it says so; `now` is when the connection was there.
 pub(crate) async fn send(
     connection: Connection,
     head: &Head,
@@ -129,6 +129,7 @@ pub(crate) async fn send(
     target: &Target,
     timeouts: &EdgeTimeouts,
     idle: Option<Duration>,
+    now: Instant,
 ) -> Result<Answer, SendFailure> {
     let patience = idle.unwrap_or(timeouts.response_header);
     let body = slot.map_or(RequestBody::Empty, |slot| {
@@ -147,23 +148,15 @@ pub(crate) async fn send(
         }
         Connection::Http2(sender) => {
             let is_head = head.method == Method::HEAD;
-            let is_begun = AtomicBool::new(false);
-            let write = |block: &mut Block<'_>| {
-                is_begun.store(true, Ordering::Relaxed);
-                head.write_http2(block);
+            let write = |block: &mut Block<'_>| head.write_http2(block);
+            let until = || {
+                let moved = slot.map(|slot| Instant::from_std(slot.last_progress()));
+                moved.map_or(now, |moved| moved.max(now)) + patience
             };
-            let sent = pin!(sender.send(write, is_head, body));
-            match with_patience(sent, slot, patience, http2_failure).await {
+            match sender.send(write, is_head, body, until).await {
                 Ok(response) => Ok(Box::new((response.map(AppBody::Http2), None))),
-                Err(SendFailure::TooLate) => {
-                    // Whether the machine is slow or the connection is dead, nobody knows.
-                    target.pool.forget_http2(&sender);
-                    if !is_begun.load(Ordering::Relaxed) && sender.is_full() {
-                        return Err(SendFailure::Full);
-                    }
-                    Err(SendFailure::TooLate)
-                }
-                Err(failure) => Err(failure),
+                Err(error) if error.is_late() => Err(late(&sender, slot, target, &error)),
+                Err(error) => Err(http2_failure(error, slot)),
             }
         }
         // On the heap: a request to a machine of this node has no need of its place.
@@ -217,7 +210,20 @@ pub(crate) fn failure<T>(error: TrySendError<T>, slot: Slot<'_>) -> SendFailure 
     }
 }
 
-fn http2_failure(error: roost_http2::client::Error, slot: Slot<'_>) -> SendFailure {
+/// No answer in time.
+fn late(sender: &Http2Sender, slot: Slot<'_>, target: &Target, error: &Error) -> SendFailure {
+    if slot.is_some_and(|slot| slot.awaits_client()) {
+        return SendFailure::ClientBody;
+    }
+    // Whether the machine is slow or the connection is dead, nobody knows.
+    target.pool.forget_http2(sender);
+    if error.is_unsent() && sender.is_full() {
+        return SendFailure::Full;
+    }
+    SendFailure::TooLate
+}
+
+fn http2_failure(error: Error, slot: Slot<'_>) -> SendFailure {
     if error.is_too_large() {
         SendFailure::TooLarge
     } else if error.is_unsent() {

@@ -4,7 +4,8 @@
 //! any more. So a reading first brings the routes up to date with the newest
 //! table, and a pick counts first and then looks whether the routes are still
 //! those it picked from: either the reader sees the count, or the pick sees
-//! the new routes. Both sides have a full fence between their two steps.
+//! the new routes. All four steps are sequentially consistent: both sides see
+//! them in one order.
 
 use crate::limits;
 use crate::load::Serving;
@@ -15,7 +16,7 @@ use roost_model::id::MachineId;
 use roost_model::name::AppName;
 use roost_proto::traffic::{Endpoint, TrafficGauge};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// What one machine is serving, by whatever service.
@@ -101,7 +102,6 @@ impl TrafficGauge for TrafficCounter {
         if let Some(router) = self.router.get().and_then(Weak::upgrade) {
             router.refresh();
         }
-        fence(Ordering::SeqCst);
         let machines = self.machines.lock();
         machines
             .get(machine_id)
@@ -151,7 +151,6 @@ impl InFlight {
         }
         target.in_flight.begun.fetch_add(1, Ordering::Relaxed);
         target.in_flight.now.fetch_add(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
         Some(Self {
             machine: target.in_flight.clone(),
             _service: service,

@@ -83,9 +83,9 @@ impl HeaderPair {
     }
 
     /// Sets both.
-    pub(crate) fn set(&self, headers: &mut HeaderMap, value: &HeaderValue) {
+    pub(crate) fn set(&self, headers: &mut HeaderMap, value: HeaderValue) {
         headers.insert(self.stock.clone(), value.clone());
-        headers.insert(self.neutral.clone(), value.clone());
+        headers.insert(self.neutral.clone(), value);
     }
 
     /// Takes both away.
@@ -232,7 +232,7 @@ pub(crate) fn is_for_shared_caches(headers: &HeaderMap) -> bool {
 /// Says which machine was preferred and could not be used, if there is one.
 pub(crate) fn note_preference(headers: &mut HeaderMap, unavailable: Option<HeaderValue>) {
     match unavailable {
-        Some(id) => PREFERENCE_UNAVAILABLE.set(headers, &id),
+        Some(id) => PREFERENCE_UNAVAILABLE.set(headers, id),
         // Both were set together.
         None if headers.contains_key(&PREFERENCE_UNAVAILABLE.stock) => {
             PREFERENCE_UNAVAILABLE.remove(headers);
@@ -245,7 +245,7 @@ pub(crate) fn note_preference(headers: &mut HeaderMap, unavailable: Option<Heade
 pub(crate) fn towards_client(
     headers: &mut HeaderMap,
     version: Version,
-    request_id: &HeaderValue,
+    request_id: HeaderValue,
     options: Option<&HttpOptions>,
 ) {
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -403,7 +403,7 @@ mod tests {
         towards_client(
             &mut headers,
             Version::HTTP_11,
-            &HeaderValue::from_static("req"),
+            HeaderValue::from_static("req"),
             None,
         );
         assert!(

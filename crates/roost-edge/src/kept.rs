@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug, Clone)]
 enum Piece {
     Data(Bytes),
-    Trailers(HeaderMap),
+    /// On the heap: few bodies have them.
+    Trailers(Box<HeaderMap>),
 }
 
 /// Why a body cannot be sent again.
@@ -61,7 +62,7 @@ impl Kept {
     pub(crate) fn piece(&self, number: usize) -> Option<Frame<Bytes>> {
         Some(match self.pieces.get(number)? {
             Piece::Data(data) => Frame::data(data.clone()),
-            Piece::Trailers(trailers) => Frame::trailers(trailers.clone()),
+            Piece::Trailers(trailers) => Frame::trailers(HeaderMap::clone(trailers)),
         })
     }
 
@@ -71,7 +72,8 @@ impl Kept {
             return;
         }
         if let Some(trailers) = frame.trailers_ref() {
-            self.pieces.push(Piece::Trailers(trailers.clone()));
+            self.pieces
+                .push(Piece::Trailers(Box::new(trailers.clone())));
         }
         let Some(data) = frame.data_ref() else { return };
         // A small piece is copied: a slice would keep the whole buffer that it was read into.

@@ -213,7 +213,7 @@ pub const RECORD_PATH_BYTES_MAX: usize = 1024;
 /// Requests of a second whose records are kept whatever becomes of them.
 pub const FOLLOWED_PER_SECOND: u32 = 50;
 /// Of those beyond, one in this many.
-pub const FOLLOWED_ONE_IN: u32 = 100;
+pub const FOLLOWED_ONE_IN: u32 = 1000;
 /// From here on the wait for a response header is slow, and the request kept as a failure is.
 pub const SLOW: Duration = Duration::from_secs(1);
 /// Records of failures and slow requests that are kept.

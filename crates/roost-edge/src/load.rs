@@ -2,8 +2,8 @@
 //! machines are all full.
 
 use crate::eject::{Ejection, Outcome};
-use crate::limits;
 use crate::wake::LastWake;
+use crate::{coarse, limits};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -212,8 +212,10 @@ impl Load {
 
     /// Notes how a request ended; whether the machine has earned an ejection.
     pub(crate) fn note(&self, outcome: Outcome) -> bool {
+        // It counts by the second.
+        let now = coarse::now().saturating_duration_since(self.origin);
         let mut ejection = self.ejection.lock();
-        let is_earned = ejection.note(self.origin.elapsed(), outcome);
+        let is_earned = ejection.note(now, outcome);
         self.is_suspect
             .store(ejection.is_doubted(), Ordering::Relaxed);
         is_earned

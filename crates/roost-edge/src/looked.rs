@@ -45,7 +45,12 @@ struct Skipped {
 pub(crate) struct Looked {
     /// Whether to note it in any case.
     pub(crate) is_followed: bool,
-    is_noted: bool,
+    /// On the heap: of most requests nothing is noted.
+    noted: Option<Box<Noted>>,
+}
+
+#[derive(Debug)]
+struct Noted {
     skipped: Vec<Skipped>,
     n_more: usize,
     /// How far other nodes were then.
@@ -62,9 +67,7 @@ impl Looked {
         chosen: Option<&Arc<Target>>,
         round_trips: BTreeMap<NodeId, Duration>,
     ) {
-        self.is_noted = true;
-        self.round_trips = round_trips;
-        self.skipped.clear();
+        let mut skipped = Vec::new();
         let is_same = |a: &Arc<Target>, b: &Arc<Target>| Arc::ptr_eq(&a.load, &b.load);
         let others = port.targets.iter();
         let mut others = others.filter(|target| !chosen.is_some_and(|it| is_same(it, target)));
@@ -113,41 +116,47 @@ impl Looked {
             } else {
                 Reason::OtherChosen
             };
-            self.skipped.push(Skipped {
+            skipped.push(Skipped {
                 target: target.clone(),
                 reason,
                 load,
             });
         }
-        self.n_more = others.count();
+        self.noted = Some(Box::new(Noted {
+            skipped,
+            n_more: others.count(),
+            round_trips,
+        }));
     }
 
     /// Takes what is noted, so that the next attempt begins without.
     pub(crate) fn take(&mut self) -> Self {
-        let is_followed = self.is_followed;
-        let empty = Self {
-            is_followed,
-            ..Self::default()
-        };
-        std::mem::replace(self, empty)
+        Self {
+            is_followed: self.is_followed,
+            noted: self.noted.take(),
+        }
     }
 
     /// Whether anything is noted.
     pub(crate) fn is_noted(&self) -> bool {
-        self.is_noted
+        self.noted.is_some()
     }
 
     /// The machines, for a record, and how many more there are.
     pub(crate) fn for_record(&self) -> (Vec<SkippedMachine>, u64) {
+        let Some(noted) = &self.noted else {
+            return Default::default();
+        };
         let for_record = |it: &Skipped| it.for_record(self.round_trip_us(&it.target));
-        let skipped = self.skipped.iter().map(for_record).collect();
-        (skipped, u64::try_from(self.n_more).unwrap_or(u64::MAX))
+        let skipped = noted.skipped.iter().map(for_record).collect();
+        (skipped, u64::try_from(noted.n_more).unwrap_or(u64::MAX))
     }
 
     /// How long a round trip to the node of a machine took, if that is another node and known.
     pub(crate) fn round_trip_us(&self, target: &Target) -> Option<u64> {
         let node = target.endpoint.node.as_ref()?;
-        self.round_trips.get(&node.id).copied().map(micros)
+        let round_trips = &self.noted.as_ref()?.round_trips;
+        round_trips.get(&node.id).copied().map(micros)
     }
 }
 

@@ -218,15 +218,24 @@ enum Look {
     NotHealthy,
 }
 
-/// Picks a machine.
+/// Picks a machine. `known` is how the app was routed a moment ago: if it still is, nobody has to
+/// look.
 pub(crate) async fn pick(
     shared: &Shared,
+    known: Option<&AppRoute>,
     asked: Asked<'_>,
     tried: &mut Tried,
 ) -> Result<Picked, Page> {
-    let app = shared.router.routes().app(asked.app).cloned();
-    let app = app.ok_or_else(|| nothing_runs(asked, None))?;
-    let port = asked.port(&app);
+    let looked_up;
+    let app = match known.filter(|app| app.is_current()) {
+        Some(app) => app,
+        None => {
+            let app = shared.router.routes().app(asked.app).cloned();
+            looked_up = app.ok_or_else(|| nothing_runs(asked, None))?;
+            &looked_up
+        }
+    };
+    let port = asked.port(app);
     let queue = &port.ok_or_else(|| nothing_runs(asked, None))?.queue;
     let beside = !asked.wants.is_anything() || !tried.places.is_empty();
     // Also when machines that refuse it are found again and again.
@@ -238,7 +247,7 @@ pub(crate) async fn pick(
     }
     // Nobody passes those that wait already.
     if beside || queue.is_empty() {
-        let looked = look_at(shared, &app, asked, tried)?;
+        let looked = look_at(shared, app, asked, tried)?;
         let looked = looked.map_or_else(|| look(shared, asked, tried), Ok)?;
         if let Look::Picked(picked) = looked {
             return Ok(tried.picked(picked));

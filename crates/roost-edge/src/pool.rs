@@ -149,7 +149,7 @@ impl Pool {
         let mut state = self.state.lock();
         let at = state.shared.iter().position(|shared| shared.lane == here)?;
         let shared = &mut state.shared[at];
-        if shared.connection.is_closed() || shared.connection.is_full() {
+        if !shared.connection.takes_more() {
             state.shared.swap_remove(at);
             return None;
         }

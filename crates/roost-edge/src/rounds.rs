@@ -118,7 +118,7 @@ impl Exchange {
                     self.app = Some(next.clone());
                     (*app, *wants, cut.is_taken) = (next, kept.wants, true);
                     let hit = HeaderValue::from_static("hit");
-                    replay_cache::STATUS.set(&mut head.headers, &hit);
+                    replay_cache::STATUS.set(&mut head.headers, hit);
                 } else {
                     cut.forget();
                 }
@@ -347,9 +347,9 @@ fn hand_over(head: &mut Head, replay: &Replay, source: &Target, status: &'static
         text.push_str(state);
     }
     if let Ok(value) = HeaderValue::from_str(&text) {
-        replay::SOURCE.set(&mut head.headers, &value);
+        replay::SOURCE.set(&mut head.headers, value);
     }
-    replay_cache::STATUS.set(&mut head.headers, &HeaderValue::from_static(status));
+    replay_cache::STATUS.set(&mut head.headers, HeaderValue::from_static(status));
 }
 
 fn fallback_of(handover: Option<Box<Handover>>) -> Option<(Fallback, Box<Handover>)> {
@@ -385,7 +385,7 @@ fn go_back(failed: Handover, fallback: Fallback, page: &Page) -> (Arc<AppRoute>,
         .before
         .expect("a replay with a fallback keeps the request");
     if let Ok(value) = HeaderValue::from_str(&text) {
-        replay::FAILED.set(&mut head.headers, &value);
+        replay::FAILED.set(&mut head.headers, value);
     }
     (app, wants, head)
 }

@@ -30,7 +30,7 @@ use roost_proto::traffic::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// One app with its endpoints.
@@ -75,8 +75,7 @@ impl AppRoute {
     ///
     /// A pick asks after it has counted itself; see [`crate::gauge`].
     pub(crate) fn is_current(&self) -> bool {
-        fence(Ordering::SeqCst);
-        !self.is_replaced.load(Ordering::Relaxed)
+        !self.is_replaced.load(Ordering::SeqCst)
     }
 
     /// All of its endpoints.
@@ -336,9 +335,8 @@ impl Router {
         }
         self.routes.store(Arc::new(routes));
         for old in replaced.iter().filter_map(|(old, _)| old.as_ref()) {
-            old.is_replaced.store(true, Ordering::Relaxed);
+            old.is_replaced.store(true, Ordering::SeqCst);
         }
-        fence(Ordering::SeqCst);
         for (old, new) in &replaced {
             let new = new.iter().flat_map(|app| &app.targets);
             for target in new.clone() {

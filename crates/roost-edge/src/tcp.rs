@@ -119,7 +119,7 @@ async fn reach(
         let picked = tokio::select! {
             biased;
             // Cancel-safe: who leaves loses only his place in the queue.
-            picked = pick::pick(shared, asked, &mut tried) => picked,
+            picked = pick::pick(shared, None, asked, &mut tried) => picked,
             () = leaves(client, early) => return Err("the client has left".to_owned()),
         };
         let mut picked = picked.map_err(|page| page.title)?;

@@ -10,7 +10,7 @@ use roost_proto::rest::{RequestAttempt, RequestSpan};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The way of one request. Times are since its header had come.
+/// The way of one request.
 #[derive(Debug)]
 pub(crate) struct Trail {
     pub(crate) started: Instant,
@@ -18,20 +18,22 @@ pub(crate) struct Trail {
     pub(crate) is_followed: bool,
     /// The table that the last machine was picked from.
     pub(crate) table_version: u64,
-    /// Until the app was found.
-    routed: Option<Duration>,
+    /// When the app was found.
+    routed: Option<Instant>,
     /// The trace that the client has begun.
     pub(crate) trace: Option<HeaderValue>,
-    attempts: Vec<Attempt>,
+    /// The last attempt; nearly always it is the only one.
+    last: Option<Attempt>,
+    earlier: Vec<Attempt>,
 }
 
 #[derive(Debug)]
 struct Attempt {
-    began: Duration,
-    /// Until there was a machine, or a refusal.
-    picked: Option<Duration>,
-    connected: Option<Duration>,
-    ended: Option<Duration>,
+    began: Instant,
+    /// When there was a machine, or a refusal.
+    picked: Option<Instant>,
+    connected: Option<Instant>,
+    ended: Option<Instant>,
     target: Option<Arc<Target>>,
     looked: Looked,
     end: End,
@@ -54,26 +56,22 @@ impl Trail {
             table_version: 0,
             routed: None,
             trace: None,
-            attempts: Vec::new(),
+            last: None,
+            earlier: Vec::new(),
         }
     }
 
     /// Its app is known.
     pub(crate) fn routed(&mut self) {
-        self.routed = Some(self.started.elapsed());
+        self.routed = Some(Instant::now());
     }
 
     /// A machine is looked for.
     pub(crate) fn begin_attempt(&mut self) {
-        if self.attempts.len() >= limits::ATTEMPTS_NOTED_MAX {
-            self.attempts.pop();
-        }
-        // Nearly always there is one.
-        self.attempts.reserve_exact(1);
         // To look at the clock costs something: the first begins when the app is known.
-        let first = self.routed.filter(|_| self.attempts.is_empty());
-        self.attempts.push(Attempt {
-            began: first.unwrap_or_else(|| self.started.elapsed()),
+        let first = self.routed.filter(|_| self.last.is_none());
+        let before = self.last.replace(Attempt {
+            began: first.unwrap_or_else(Instant::now),
             picked: None,
             connected: None,
             ended: None,
@@ -81,6 +79,9 @@ impl Trail {
             looked: Looked::default(),
             end: End::Open,
         });
+        if self.earlier.len() + 1 < limits::ATTEMPTS_NOTED_MAX {
+            self.earlier.extend(before);
+        }
     }
 
     /// A machine was found, or not; `waited`: not at once.
@@ -92,9 +93,9 @@ impl Trail {
         version: u64,
     ) {
         self.table_version = version;
-        if let Some(attempt) = self.attempts.last_mut() {
+        if let Some(attempt) = &mut self.last {
             attempt.picked = Some(if waited {
-                self.started.elapsed()
+                Instant::now()
             } else {
                 attempt.began
             });
@@ -103,12 +104,13 @@ impl Trail {
         }
     }
 
-    /// There is a connection to it.
-    pub(crate) fn connected(&mut self) {
-        let now = self.started.elapsed();
-        if let Some(attempt) = self.attempts.last_mut() {
+    /// There is a connection to it, now.
+    pub(crate) fn connected(&mut self) -> Instant {
+        let now = Instant::now();
+        if let Some(attempt) = &mut self.last {
             attempt.connected = Some(now);
         }
+        now
     }
 
     /// It could not be reached.
@@ -119,17 +121,18 @@ impl Trail {
     /// It has answered; how long after there was a connection to it.
     pub(crate) fn answered(&mut self, status: StatusCode) -> Duration {
         self.end(End::Answered(status));
-        let last = self.attempts.last();
+        let last = self.last.as_ref();
         let times = last.and_then(|attempt| attempt.ended.zip(attempt.connected));
         times.map_or(Duration::ZERO, |(ended, connected)| {
-            ended.saturating_sub(connected)
+            ended.saturating_duration_since(connected)
         })
     }
 
-    /// When the answer came, if that was the last.
+    /// How long after the beginning the answer came, if that was the last.
     pub(crate) fn answered_at(&self) -> Option<Duration> {
-        let last = self.attempts.last()?;
-        last.ended.filter(|_| matches!(last.end, End::Answered(_)))
+        let last = self.last.as_ref()?;
+        let ended = last.ended.filter(|_| matches!(last.end, End::Answered(_)));
+        ended.map(|ended| self.at(ended))
     }
 
     /// It has not answered.
@@ -146,29 +149,38 @@ impl Trail {
     }
 
     fn end(&mut self, end: End) {
-        let now = self.started.elapsed();
-        if let Some(attempt) = self.attempts.last_mut() {
-            attempt.ended = Some(now);
+        if let Some(attempt) = &mut self.last {
+            attempt.ended = Some(Instant::now());
             attempt.end = end;
         }
     }
 
     /// How long a machine that has the request has not answered it.
     pub(crate) fn waits_for_answer(&self) -> Option<Duration> {
-        let last = self.attempts.last()?;
+        let last = self.last.as_ref()?;
         let is_open = last.ended.is_none();
-        let connected = last.connected.filter(|_| is_open)?;
-        Some(self.started.elapsed().saturating_sub(connected))
+        last.connected
+            .filter(|_| is_open)
+            .map(|connected| connected.elapsed())
     }
 
     /// The attempts, for a record. Only the first and the last tell of the machines that did not
     /// get it: a record is to stay small.
     pub(crate) fn attempts(&self) -> Vec<RequestAttempt> {
-        let n = self.attempts.len();
-        let attempts = self.attempts.iter().enumerate();
+        let last = self.earlier.len();
+        let attempts = self.all().enumerate();
         attempts
-            .map(|(idx, attempt)| attempt.for_record(idx == 0 || idx + 1 == n))
+            .map(|(idx, attempt)| attempt.for_record(idx == 0 || idx == last))
             .collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Attempt> {
+        self.earlier.iter().chain(&self.last)
+    }
+
+    /// How long after the beginning that was.
+    fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.started)
     }
 
     /// What the time went to, for a record of a request that took this long.
@@ -191,23 +203,20 @@ impl Trail {
             add("tls", None, Duration::ZERO, handshake);
         }
         if let Some(routed) = self.routed {
-            add("route", None, Duration::ZERO, routed);
+            add("route", None, Duration::ZERO, self.at(routed));
         }
-        for (idx, attempt) in self.attempts.iter().enumerate() {
+        for (idx, attempt) in self.all().enumerate() {
             let number = Some(idx + 1);
-            let ended = attempt.ended.unwrap_or(first_byte);
-            let picked = attempt.picked.unwrap_or(ended);
-            add("queue", number, attempt.began, picked);
+            let at = |moment: Option<Instant>| moment.map(|moment| self.at(moment));
+            let ended = at(attempt.ended).unwrap_or(first_byte);
+            let picked = at(attempt.picked).unwrap_or(ended);
+            add("queue", number, self.at(attempt.began), picked);
             if attempt.target.is_none() {
                 continue;
             }
-            add(
-                "connect",
-                number,
-                picked,
-                attempt.connected.unwrap_or(ended),
-            );
-            if let Some(connected) = attempt.connected {
+            let connected = at(attempt.connected);
+            add("connect", number, picked, connected.unwrap_or(ended));
+            if let Some(connected) = connected {
                 add("first_byte", number, connected, ended);
             }
         }

@@ -12,6 +12,8 @@
 //!   goes out at once.
 //! - The driver reads, writes, and sends on the bodies of requests that were not there as a whole.
 //!   It polls only those that were woken.
+//! - The driver has one timer for all answers that are waited for, set to the earliest moment at
+//!   which a wait may be over.
 //! - The window of a stream opens as its reader takes what has come; that of the connection opens
 //!   at once, so that readers who stand still hold up nobody else.
 
@@ -30,11 +32,12 @@ use crate::frame::{self, Code, PREFACE, Settings, WINDOW_BYTES};
 use crate::hpack::Block;
 use bytes::Bytes;
 use driver::Woken;
+use error::Why;
 use http::Response;
 use http_body::Body;
 use inbox::Exchange;
 use parking_lot::Mutex;
-use state::{Ending, Source, State, Upload};
+use state::{Ending, First, Source, State, Upload};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
@@ -42,6 +45,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 /// Streams that are opened before the other side has said how many it takes: more would be
 /// refused by one that takes fewer, and some servers end the connection over what was on its way
@@ -155,24 +159,28 @@ pub fn begin<T, B>(io: T, limits: Limits) -> (Sender<B>, Driver<T, B>) {
 struct Request<W, B> {
     write: W,
     /// What is there of its body.
-    upload: Option<Upload<B>>,
+    first: First<B>,
     /// The body, if there may be more of it.
     body: Option<B>,
+    is_head: bool,
+    /// Until when its answer is waited for.
+    deadline: Instant,
 }
 
 impl<B> Sender<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    /// Whether it takes no more requests.
-    pub fn is_closed(&self) -> bool {
-        self.0.0.state.lock().has_place().is_err()
-    }
-
     /// Whether there are as many requests on it as the other side takes: another one would wait
     /// for the end of one of them. Not known before it has said how many.
     pub fn is_full(&self) -> bool {
         self.0.0.state.lock().is_full()
+    }
+
+    /// Whether another request would be sent at once, as far as is known.
+    pub fn takes_more(&self) -> bool {
+        let state = self.0.0.state.lock();
+        state.has_place().is_ok() && !state.is_full()
     }
 
     /// Whether both are of one connection.
@@ -181,7 +189,8 @@ where
     }
 
     /// Sends a request whose fields `write` writes, those of HTTP/2's own first; `is_head` when
-    /// its answer has no body by its method. Waits for the header of the answer.
+    /// its answer has no body by its method. Waits for the header of the answer until `until`,
+    /// which is asked again when that moment has come: it may be a later one by then.
     ///
     /// Dropped before, the request is taken back, or reset.
     pub async fn send(
@@ -189,31 +198,42 @@ where
         write: impl FnOnce(&mut Block<'_>),
         is_head: bool,
         mut body: B,
+        until: impl Fn() -> Instant,
     ) -> Result<Response<ResponseBody<B>>, Error> {
+        let mut deadline = until();
         let exchange = {
             let first = poll_fn(|cx| Poll::Ready(first_pieces(&mut body, cx)));
-            let (upload, is_whole) = first.await?;
+            let (first, is_whole) = first.await?;
             let mut request = Some(Request {
                 write,
-                upload,
+                first,
                 body: (!is_whole).then_some(body),
+                is_head,
+                deadline,
             });
-            match self.open(&mut request, is_head)? {
+            match self.open(&mut request)? {
                 Some(exchange) => exchange,
                 // On the heap: most find a place at once.
-                None => Box::pin(self.open_later(request, is_head)).await?,
+                None => Box::pin(timeout_at(deadline, self.open_later(request)))
+                    .await
+                    .unwrap_or(Err(Error::unsent(Why::Late)))?,
             }
         };
-        let head = poll_fn(|cx| exchange.poll_head(cx)).await?;
-        Ok(head.map(|()| ResponseBody::new(exchange)))
+        loop {
+            if let Some(head) = poll_fn(|cx| exchange.poll_head(cx)).await? {
+                return Ok(head.map(|()| ResponseBody::new(exchange)));
+            }
+            let later = until();
+            if later <= deadline {
+                return Err(Error::broken(Why::Late));
+            }
+            deadline = later;
+            exchange.waits_until(deadline);
+        }
     }
 
     /// Begins a request when there is a place for it.
-    async fn open_later<W>(
-        &self,
-        mut request: Option<Request<W, B>>,
-        is_head: bool,
-    ) -> Result<Exchange<B>, Error>
+    async fn open_later<W>(&self, mut request: Option<Request<W, B>>) -> Result<Exchange<B>, Error>
     where
         W: FnOnce(&mut Block<'_>),
     {
@@ -221,7 +241,7 @@ where
             // Noted as waiting first, so that a place which is free by then is not missed.
             let mut place = pin!(self.0.0.places.notified());
             place.as_mut().enable();
-            if let Some(exchange) = self.open(&mut request, is_head)? {
+            if let Some(exchange) = self.open(&mut request)? {
                 return Ok(exchange);
             }
             place.await;
@@ -229,11 +249,7 @@ where
     }
 
     /// Begins a request, unless there are as many as there may be.
-    fn open<W>(
-        &self,
-        request: &mut Option<Request<W, B>>,
-        is_head: bool,
-    ) -> Result<Option<Exchange<B>>, Error>
+    fn open<W>(&self, request: &mut Option<Request<W, B>>) -> Result<Option<Exchange<B>>, Error>
     where
         W: FnOnce(&mut Block<'_>),
     {
@@ -242,20 +258,12 @@ where
         if !state.has_place()? {
             return Ok(None);
         }
-        let Some(Request {
-            write,
-            upload,
-            body,
-        }) = request.take()
-        else {
+        let Some(request) = request.take() else {
             return Ok(None);
         };
-        let has_upload = upload.is_some();
-        let (stream, inbox) = state.open(write, is_head, upload);
-        if has_upload {
-            state.pump(stream);
-        }
-        if let Some(body) = body
+        let (write, is_head, until) = (request.write, request.is_head, request.deadline);
+        let (stream, inbox) = state.open(write, is_head, until, request.first);
+        if let Some(body) = request.body
             && let Some(upload) = state.upload(stream)
         {
             let waker = shared.woken.waker(stream);
@@ -272,36 +280,38 @@ where
     }
 }
 
-/// What of a body is there already, and whether that is all: most bodies are there as a whole.
-fn first_pieces<B>(body: &mut B, cx: &mut Context<'_>) -> Result<(Option<Upload<B>>, bool), Error>
+/// What of a body is there already, and whether that is all: most bodies are there as a whole, in
+/// one piece.
+fn first_pieces<B>(body: &mut B, cx: &mut Context<'_>) -> Result<(First<B>, bool), Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     if body.is_end_stream() {
-        return Ok((None, true));
+        return Ok((First::Nothing, true));
     }
     let mut pieces = VecDeque::new();
     let (mut ending, mut n_bytes) = (None, 0);
-    while n_bytes < BODY_BYTES_FIRST {
-        ending = match Pin::new(&mut *body).poll_frame(cx) {
+    while n_bytes < BODY_BYTES_FIRST && ending.is_none() {
+        match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Pending => break,
-            Poll::Ready(None) => Some(Ending::Data),
-            Poll::Ready(Some(Err(_))) => return Err(Error::broken(error::Why::RequestBody)),
+            Poll::Ready(None) => ending = Some(Ending::Data),
+            Poll::Ready(Some(Err(_))) => return Err(Error::broken(Why::RequestBody)),
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
+                    let is_last = body.is_end_stream();
+                    if is_last && pieces.is_empty() {
+                        return Ok((First::Whole(data), true));
+                    }
                     n_bytes += data.len();
                     pieces.push_back(data);
-                    body.is_end_stream().then_some(Ending::Data)
+                    ending = is_last.then_some(Ending::Data);
                 }
-                Err(frame) => Ending::of_trailers(frame),
+                Err(frame) => ending = Ending::of_trailers(frame),
             },
-        };
-        if ending.is_some() {
-            break;
         }
     }
     let is_whole = ending.is_some();
-    Ok((Some(Upload::new(pieces, ending)), is_whole))
+    Ok((First::Part(Upload::new(pieces, ending)), is_whole))
 }
 
 #[cfg(test)]

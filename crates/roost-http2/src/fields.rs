@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Lines for which there is room at once, if the block may have as many: those of most messages,
-/// and some that a proxy adds.
-const LINES: usize = 16;
+/// Lines for which there is room at once, at most.
+const LINES_MAX: usize = 16;
+/// Of these, lines that a proxy adds.
+const LINES_ADDED: usize = 4;
 
 /// Why a message is malformed (RFC 9113 8.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +51,9 @@ impl Fields {
         // On the heap: it is large and handed on.
         let mut fields = Box::<Self>::default();
         // Each takes a byte at least.
-        fields.headers = HeaderMap::with_capacity(block.len().min(LINES));
+        // Messages of a connection have about as many lines as those before.
+        let likely = (decoder.lines_before + LINES_ADDED).min(LINES_MAX);
+        fields.headers = HeaderMap::with_capacity(block.len().min(likely));
         let mut n_lines = 0;
         let size = decoder.decode(block, most, |field| match field {
             Field::Pseudo(pseudo, value) => fields.pseudo(pseudo, value),
@@ -61,6 +64,8 @@ impl Fields {
             Field::Header(..) => fields.is_too_large = true,
             Field::Malformed => fields.is_bad("a name or a value is none"),
         })?;
+        // Trailers, which are few, come in between.
+        decoder.lines_before = n_lines.max(decoder.lines_before.saturating_sub(1));
         fields.is_too_large |= size == Size::TooLarge;
         Ok(fields)
     }

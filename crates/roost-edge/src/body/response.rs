@@ -46,19 +46,23 @@ pub(crate) struct StreamedResponse {
     /// The codec forgets what it has not written yet when it hears of a failure: it hears of it
     /// at the next poll, after it has written that.
     failed: Option<BodyError>,
+    /// Whether all of it has been given: to ask the machine's body takes a lock.
+    is_ended: bool,
     settlement: Settlement,
 }
 
 impl ResponseBody {
     /// Passes on the machine's body; a body that is empty already settles when the response is dropped.
     pub(crate) fn streamed(body: AppBody, idle: Duration, mut settlement: Settlement) -> Self {
-        if body.is_end_stream() {
+        let is_ended = body.is_end_stream();
+        if is_ended {
             settlement.body_ended();
         }
         Self::Streamed(Box::new(StreamedResponse {
             body,
             patience: Patience::new(idle),
             failed: None,
+            is_ended,
             settlement,
         }))
     }
@@ -115,12 +119,8 @@ impl ResponseBody {
                 {
                     streamed.settlement.add_bytes(data.len());
                 }
-                let ended = match &frame {
-                    None => true,
-                    Some(Ok(_)) => streamed.body.is_end_stream(),
-                    Some(Err(_)) => false,
-                };
-                if ended {
+                streamed.is_ended = frame.is_none() || streamed.body.is_end_stream();
+                if streamed.is_ended {
                     streamed.settlement.body_ended();
                 }
                 Poll::Ready(frame)
@@ -165,7 +165,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Page { content, .. } => content.is_none(),
-            Self::Streamed(streamed) => streamed.body.is_end_stream(),
+            Self::Streamed(streamed) => streamed.is_ended,
             Self::File(file) => file.content.left() == 0,
             Self::Compressed(compressed) => compressed.is_end(),
             Self::Tunnel(_) => false,

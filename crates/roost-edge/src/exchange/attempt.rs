@@ -18,12 +18,13 @@ impl Exchange {
     /// Begins an attempt: picks its machine.
     pub(super) async fn pick(
         &mut self,
+        app: &AppRoute,
         asked: Asked<'_>,
         tried: &mut Tried,
     ) -> Result<Arc<Target>, Page> {
         self.picked = None;
         self.trail.begin_attempt();
-        let picked = pick::pick(&self.shared, asked, tried).await;
+        let picked = pick::pick(&self.shared, Some(app), asked, tried).await;
         self.timings.picked(tried);
         let target = picked.as_ref().ok().map(|picked| &picked.target);
         let version = self.shared.router.version();
@@ -44,12 +45,12 @@ impl Exchange {
         asked: Asked<'_>,
         target: &Target,
     ) -> Result<Answer, SendFailure> {
-        self.trail.connected();
+        let now = self.trail.connected();
         self.attempts += 1;
         self.timings.ended("connect");
         let idle = target.idle_timeout(asked.external);
         let timeouts = &self.shared.config.timeouts;
-        let sent = forward::send(connection, head, slot, target, timeouts, idle).await;
+        let sent = forward::send(connection, head, slot, target, timeouts, idle, now.into()).await;
         self.timings.ended("app");
         if let Some(outcome) = forward::judge(&sent) {
             pick::note(&self.shared, asked, target, outcome);
@@ -79,7 +80,7 @@ impl Exchange {
     ) -> Result<Answered, Page> {
         let mut tried = Tried::new(self.trail.is_followed);
         loop {
-            let target = self.pick(asked, &mut tried).await?;
+            let target = self.pick(app, asked, &mut tried).await?;
             if let Some(file) = self.find_file(&target, head, alone).await? {
                 return Ok(file);
             }

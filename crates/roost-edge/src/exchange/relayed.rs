@@ -109,8 +109,13 @@ impl Exchange {
         if wish.is_some() {
             self.method = Method::GET;
         }
-        let slot = (wish.is_none() && !body.is_end_stream())
-            .then(|| BodySlot::new(ClientBody::Hyper(body), &self.shared.kept));
+        let slot = (wish.is_none() && !body.is_end_stream()).then(|| {
+            BodySlot::new(
+                ClientBody::Hyper(body),
+                &self.shared.kept,
+                self.trail.started,
+            )
+        });
         let mut headers = std::mem::take(&mut parts.headers);
         headers.remove(RELAY);
         headers::strip_hop_by_hop(&mut headers);
@@ -156,7 +161,7 @@ impl Exchange {
         let asked = block.asked(&wants);
         loop {
             let mut tried = Tried::waits_at_most(block.leg.wait);
-            let target = self.pick(asked, &mut tried).await;
+            let target = self.pick(app, asked, &mut tried).await;
             let target = target.map_err(|page| refusal(&page, app, block))?;
             if target.endpoint.node.is_some() && block.leg.hop + 1 >= limits::RELAY_EDGES_MAX {
                 return Err(elsewhere(Reason::Loop));

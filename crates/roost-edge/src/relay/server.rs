@@ -273,7 +273,7 @@ async fn tunnel(
     let wants = Wants::only(block.machine.as_str());
     let asked = block.asked(&wants);
     let mut tried = Tried::waits_at_most(block.leg.wait);
-    let picked = pick::pick(&shared, asked, &mut tried).await;
+    let picked = pick::pick(&shared, None, asked, &mut tried).await;
     let picked = picked.map_err(|page| relayed::refusal(&page, &app, &block))?;
     if picked.target.endpoint.node.is_some() {
         return Err(gone("it is on another node by now"));

@@ -98,7 +98,7 @@ async fn reach(shared: &Shared, asked: Asked<'_>, path: Path) -> Result<(Picked,
     let mut tried = Tried::default();
     let mut n_attempts: u8 = 0;
     loop {
-        let picked = pick::pick(shared, asked, &mut tried).await;
+        let picked = pick::pick(shared, None, asked, &mut tried).await;
         let mut picked = picked.map_err(|page| page.title)?;
         let Some(node) = picked.target.endpoint.node.clone() else {
             let socket = socket::towards(picked.target.endpoint.address, path.client);

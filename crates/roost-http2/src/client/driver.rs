@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Rounds of reading, writing and sending before others have their turn.
 const ROUNDS: usize = 16;
@@ -73,6 +74,8 @@ pub struct Driver<T, B> {
     n_written: usize,
     /// The beginning of a frame whose rest has not come.
     rest: Vec<u8>,
+    /// Goes off when an answer may be late, or before.
+    timer: Option<Pin<Box<Sleep>>>,
     is_over: bool,
 }
 
@@ -123,6 +126,7 @@ impl<T, B> Driver<T, B> {
             writing: Vec::new(),
             n_written: 0,
             rest: Vec::new(),
+            timer: None,
             is_over: false,
         }
     }
@@ -321,6 +325,28 @@ where
         is_done
     }
 
+    /// Tells those whose answers are late; whether it is to be asked again.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(at) = self.shared.state.lock().next_look else {
+            self.timer = None;
+            return false;
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        // One that goes off too early is set anew then: most answers come long before.
+        if timer.deadline() > at {
+            timer.as_mut().reset(at);
+        }
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.timer = None;
+        let mut state = self.shared.state.lock();
+        let mut later = Later::new();
+        state.look_for_late(Instant::now(), &mut later.wakers);
+        later.done(state, &self.shared);
+        true
+    }
+
     /// Says goodbye, if the other side listens.
     fn leave(&mut self, code: Code, cx: &mut Context<'_>) {
         frame::write_goaway(&mut self.shared.state.lock().out, 0, code);
@@ -364,6 +390,7 @@ where
                     this.leave(Code::NO_ERROR, cx);
                     return Poll::Ready(());
                 }
+                Ok(false) if this.poll_late(cx) => {}
                 Ok(false) => return Poll::Pending,
                 Err(Fatal::Gone(error)) => {
                     this.fail(&error);
@@ -377,6 +404,7 @@ where
                 }
             }
         }
+        this.poll_late(cx);
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -30,6 +30,8 @@ pub(super) enum Why {
     UsedUp,
     #[error("the body of the request broke off")]
     RequestBody,
+    #[error("no answer in time")]
+    Late,
 }
 
 impl Error {
@@ -57,6 +59,11 @@ impl Error {
     /// Whether the header of the answer is beyond what is taken: it would be so again.
     pub fn is_too_large(&self) -> bool {
         matches!(self.why, Why::TooLarge)
+    }
+
+    /// Whether it was waited for as long as it might be.
+    pub fn is_late(&self) -> bool {
+        matches!(self.why, Why::Late)
     }
 
     /// Whether the request's own body is to blame.

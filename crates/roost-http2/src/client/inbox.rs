@@ -11,6 +11,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use tokio::time::Instant;
 
 /// Pieces that wait one by one.
 const PIECES_MAX: usize = 64;
@@ -30,6 +31,8 @@ pub(super) struct Inbox {
     /// How many bytes are to come, if it is known.
     pub(super) left: Option<u64>,
     pub(super) waker: Option<Waker>,
+    /// Whether its head was waited for as long as it was to be.
+    pub(super) is_late: bool,
 }
 
 impl Inbox {
@@ -70,17 +73,26 @@ pub(super) struct Exchange<B> {
 }
 
 impl<B> Exchange<B> {
-    /// The header of the answer.
-    pub(super) fn poll_head(&self, cx: &Context<'_>) -> Poll<Result<Response<()>, Error>> {
+    /// The header of the answer; none when it has not come in time.
+    pub(super) fn poll_head(&self, cx: &Context<'_>) -> Poll<Result<Option<Response<()>>, Error>> {
         let mut inbox = self.inbox.lock();
         if let Some(head) = inbox.head.take() {
-            return Poll::Ready(Ok(head));
+            return Poll::Ready(Ok(Some(head)));
         }
         if let Some(Err(error)) = &inbox.end {
             return Poll::Ready(Err(error.clone()));
         }
+        if std::mem::take(&mut inbox.is_late) {
+            return Poll::Ready(Ok(None));
+        }
         inbox.wait(cx);
         Poll::Pending
+    }
+
+    /// Waits until then from now on.
+    pub(super) fn waits_until(&self, until: Instant) {
+        self.shared.state.lock().waits_until(self.stream, until);
+        self.shared.woken.wake();
     }
 }
 

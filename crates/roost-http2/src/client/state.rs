@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::task::Waker;
+use tokio::time::Instant;
 
 /// From here on no more of a body, and no more requests, are put behind what is to be written.
 const OUT_BYTES_MAX: usize = 64 * 1024;
@@ -66,6 +67,17 @@ impl<B> Upload<B> {
     }
 }
 
+/// What is there of a request's body when it begins.
+#[derive(Debug)]
+pub(super) enum First<B> {
+    /// It has none.
+    Nothing,
+    /// All of it, in one piece.
+    Whole(Bytes),
+    /// Some of it, or all in pieces.
+    Part(Upload<B>),
+}
+
 /// How much of an answer has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -90,6 +102,8 @@ pub(super) struct Stream<B> {
     pub(super) sends: Window,
     /// Until all of the request has been sent.
     pub(super) upload: Option<Upload<B>>,
+    /// Until when the header of the answer is waited for; nothing when that is over.
+    until: Option<Instant>,
 }
 
 impl<B> Stream<B> {
@@ -146,6 +160,8 @@ pub(super) struct State<B> {
     pub(super) n_freed: usize,
     /// Whether all that wait for a place have to look again.
     pub(super) has_news: bool,
+    /// When one that is waited for may be late.
+    pub(super) next_look: Option<Instant>,
 }
 
 impl<B> State<B> {
@@ -170,6 +186,7 @@ impl<B> State<B> {
             n_replies: 0,
             n_freed: 0,
             has_news: false,
+            next_look: None,
         }
     }
 
@@ -195,29 +212,95 @@ impl<B> State<B> {
         stream % 2 == 1 && stream < self.next
     }
 
-    /// Begins a request.
+    /// Begins a request, and sends of its body what there is room for.
     pub(super) fn open(
         &mut self,
         write: impl FnOnce(&mut Block<'_>),
         is_head: bool,
-        upload: Option<Upload<B>>,
+        until: Instant,
+        first: First<B>,
     ) -> (u32, Arc<Mutex<Inbox>>) {
         let stream = self.next;
         self.next += 2;
-        let start = frame::begin_headers(&mut self.out, stream, upload.is_none());
+        let is_bare = matches!(first, First::Nothing);
+        let start = frame::begin_headers(&mut self.out, stream, is_bare);
         write(&mut self.encoder.block(&mut self.out));
         frame::end_headers(&mut self.out, start);
+        let mut sends = Window::new(self.initial_window);
+        let upload = match first {
+            First::Nothing => None,
+            First::Whole(piece) if self.fits(&piece) => {
+                self.write_whole(stream, &piece, &mut sends);
+                None
+            }
+            First::Whole(piece) => Some(Upload::new([piece].into(), Some(Ending::Data))),
+            First::Part(upload) => Some(upload),
+        };
+        let is_left = upload.is_some();
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let entry = Box::new(Stream {
             inbox: inbox.clone(),
             is_head,
             answer: Answer::Awaited(0),
             receives: Window::new(self.receives),
-            sends: Window::new(self.initial_window),
+            sends,
             upload,
+            until: Some(until),
         });
         self.streams.insert(stream, entry);
+        self.looks_by(until);
+        if is_left {
+            self.pump(stream);
+        }
         (stream, inbox)
+    }
+
+    /// The header of this answer is waited for until then.
+    pub(super) fn waits_until(&mut self, number: u32, until: Instant) {
+        if let Some(stream) = self.streams.get_mut(&number) {
+            stream.until = Some(until);
+            self.looks_by(until);
+        }
+    }
+
+    fn looks_by(&mut self, at: Instant) {
+        self.next_look = Some(self.next_look.map_or(at, |before| before.min(at)));
+    }
+
+    /// Tells those that wait for answers whose time is over, and when others' may be.
+    pub(super) fn look_for_late(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
+        let mut next = None::<Instant>;
+        for stream in self.streams.values_mut() {
+            let is_awaited = matches!(stream.answer, Answer::Awaited(_));
+            let Some(until) = stream.until.filter(|_| is_awaited) else {
+                continue;
+            };
+            if until > now {
+                next = Some(next.map_or(until, |at| at.min(until)));
+                continue;
+            }
+            stream.until = None;
+            let mut inbox = stream.inbox.lock();
+            inbox.is_late = true;
+            wakers.extend(inbox.waker.take());
+        }
+        self.next_look = next;
+    }
+
+    /// Whether there is room for all of a new stream's body in one frame.
+    fn fits(&self, piece: &Bytes) -> bool {
+        let room = self.sends.room().min(self.initial_window);
+        let room = room.min(FRAME_BYTES_MAX) as usize;
+        piece.len() <= room && self.out.len() < OUT_BYTES_MAX
+    }
+
+    /// Sends all of a body, for which there is room.
+    fn write_whole(&mut self, number: u32, piece: &Bytes, sends: &mut Window) {
+        let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+        let taken = (sends.take(length), self.sends.take(length));
+        debug_assert_eq!(taken, (Ok(()), Ok(())));
+        frame::write_data_head(&mut self.out, number, piece.len(), true);
+        self.out.extend_from_slice(piece);
     }
 
     /// Puts as much of a body as there is room for behind what is to be written.

@@ -1,6 +1,7 @@
 //! The client against a server that is played frame by frame.
 
 mod breaches;
+mod late;
 mod server;
 
 use crate::frame::{
@@ -104,7 +105,7 @@ async fn blanks_at_the_ends_of_values_are_taken_away() {
 async fn a_request_is_not_given_to_a_connection_that_was_closed_before() {
     let (sender, mut server, mut driver) = unpolled();
     let write = |block: &mut crate::hpack::Block<'_>| block.field(":method", b"POST");
-    let mut sent = pin!(sender.send(write, false, Scripted::whole(b"hello")));
+    let mut sent = pin!(sender.send(write, false, Scripted::whole(b"hello"), never));
     server
         .raw(|out| write_settings(out, &Settings::default()))
         .await;
@@ -356,7 +357,7 @@ async fn what_may_be_sent_again_is_said() {
             }
         }
         assert_eq!(outcome(asked).await.unwrap_err(), expected, "{case}");
-        assert_eq!(sender.is_closed(), case == 2);
+        assert_eq!(sender.takes_more(), case != 2);
     }
 }
 

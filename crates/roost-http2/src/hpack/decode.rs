@@ -28,6 +28,8 @@ pub struct Decoder {
     pub(super) size_max: usize,
     /// Whether blanks at the ends of values are taken away.
     trims: bool,
+    /// About how many lines the blocks before had.
+    pub(crate) lines_before: usize,
 }
 
 impl Default for Decoder {
@@ -44,6 +46,7 @@ impl Decoder {
             size: 0,
             size_max: TABLE_BYTES,
             trims: false,
+            lines_before: 0,
         }
     }
 

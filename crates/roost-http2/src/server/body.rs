@@ -33,7 +33,9 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Pieces that follow each other are one: many small ones cost no more than a large one.
+    /// The first piece: most bodies have no other.
+    piece: Bytes,
+    /// Pieces that follow it are one: many small ones cost no more than a large one.
     data: BytesMut,
     trailers: Option<HeaderMap>,
     end: Option<Result<(), BodyCut>>,
@@ -43,6 +45,37 @@ struct State {
     is_dropped: bool,
     /// Bytes that are still to be read, if that is known.
     left: Option<u64>,
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.piece.is_empty() && self.data.is_empty()
+    }
+
+    fn add(&mut self, payload: &[u8]) {
+        if self.is_empty() {
+            self.piece = Bytes::copy_from_slice(payload);
+        } else {
+            self.data.extend_from_slice(payload);
+        }
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        let piece = std::mem::take(&mut self.piece);
+        if !piece.is_empty() {
+            return Some(piece);
+        }
+        (!self.data.is_empty()).then(|| std::mem::take(&mut self.data).freeze())
+    }
+
+    /// Lets all go that nobody has read; how many bytes it was.
+    fn take_all(&mut self) -> u32 {
+        let (piece, data) = (
+            std::mem::take(&mut self.piece),
+            std::mem::take(&mut self.data),
+        );
+        length(&piece).saturating_add(length(&data))
+    }
 }
 
 impl Shared {
@@ -79,7 +112,7 @@ impl Shared {
             drop(state);
             return self.ready.add_credit(flow_bytes, self.connection_enough);
         }
-        state.data.extend_from_slice(payload);
+        state.add(payload);
         let n_padding = flow_bytes.saturating_sub(length(payload));
         state.credit = state.credit.saturating_add(n_padding);
         let tells = n_padding > 0 && state.credit >= self.enough;
@@ -111,8 +144,7 @@ impl Shared {
             return;
         }
         state.end = Some(Err(BodyCut(code)));
-        let n_unread = length(&state.data);
-        state.data = BytesMut::new();
+        let n_unread = state.take_all();
         let reader = state.reader.take();
         drop(state);
         self.ready.add_credit(n_unread, self.connection_enough);
@@ -150,8 +182,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
         let shared = &*self.0;
         let mut state = shared.state.lock();
-        if !state.data.is_empty() {
-            let data = std::mem::take(&mut state.data).freeze();
+        if let Some(data) = state.take() {
             let n_read = length(&data);
             state.left = state
                 .left
@@ -183,7 +214,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         let state = self.0.state.lock();
-        state.end == Some(Ok(())) && state.data.is_empty() && state.trailers.is_none()
+        state.end == Some(Ok(())) && state.is_empty() && state.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -196,8 +227,7 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.is_dropped = true;
-        let n_unread = length(&state.data);
-        state.data = BytesMut::new();
+        let n_unread = state.take_all();
         state.trailers = None;
         let is_over = state.end.is_some();
         drop(state);

@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 const LIMITS: Limits = Limits {
     streams_max: 1000,
@@ -299,16 +300,30 @@ pub(super) async fn started() -> (Sender<Scripted>, Server, JoinHandle<()>) {
     (sender, server, driver)
 }
 
+/// No answer is late.
+pub(super) fn never() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
 pub(super) type Answered = Result<Response<ResponseBody<Scripted>>, Error>;
+
+pub(super) fn ask(
+    sender: &Sender<Scripted>,
+    method: &'static str,
+    body: Scripted,
+) -> JoinHandle<Answered> {
+    ask_until(sender, method, body, never)
+}
 
 #[expect(
     clippy::disallowed_methods,
     reason = "this crate knows no tasks but in tests"
 )]
-pub(super) fn ask(
+pub(super) fn ask_until(
     sender: &Sender<Scripted>,
     method: &'static str,
     body: Scripted,
+    until: impl Fn() -> Instant + Send + Sync + 'static,
 ) -> JoinHandle<Answered> {
     let sender = sender.clone();
     tokio::spawn(async move {
@@ -318,7 +333,7 @@ pub(super) fn ask(
             block.field(":authority", b"app");
             block.field(":path", b"/");
         };
-        sender.send(write, method == "HEAD", body).await
+        sender.send(write, method == "HEAD", body, until).await
     })
 }
 
