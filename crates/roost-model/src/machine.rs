@@ -22,6 +22,7 @@
 
 mod check;
 mod guest;
+mod own_names;
 mod service;
 mod statics;
 
@@ -30,6 +31,7 @@ pub use check::{
     HttpCheck, StatusRanges,
 };
 pub use guest::{CpuKind, CpuTime, Guest, SizeError, UnknownSize};
+pub use own_names::own_names;
 pub use service::{
     AffinityDraft, Autostop, Concurrency, ConcurrencyDraft, ConcurrencyKind, HttpOptions,
     PortDraft, PortHandler, PortRange, PortSharing, Protocol, ProxyVersion, ReplayCacheDraft,

@@ -7,6 +7,7 @@
 
 use crate::failure::{Attempt as _, LaunchError};
 use crate::root::Root;
+use roost_model::machine::own_names;
 use roost_proto::shim::ShimLaunch;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
@@ -128,8 +129,9 @@ pub(crate) fn write_all(root: &Root, launch: &ShimLaunch) -> Result<(), LaunchEr
     let owner = launch.id_base;
     let mut hosts =
         String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for address in &launch.addresses {
-        let _ = writeln!(hosts, "{address}\t{} fly-local-6pn", launch.machine_id);
+    for &address in &launch.addresses {
+        let names = own_names(&launch.machine_id, address).join(" ");
+        let _ = writeln!(hosts, "{address}\t{names}");
     }
     let mut resolv = String::new();
     for server in &launch.nameservers {

@@ -6,17 +6,16 @@ use roost_agent::proto::{
     Address, AfterRestoreRequest, BootRequest, EnvironmentVariable, GuestFile, HostEntry, Network,
     Process, RootDisks,
 };
+use roost_model::machine::own_names;
 use roost_proto::vm::{VmLaunch, VmProgram};
 use roost_runtime::clock::{Clock as _, SystemClock};
+use std::net::IpAddr;
 
 /// The link of a guest.
 const LINK: &str = "eth0";
 /// The disks, in the order in which the hypervisor is given them.
 const ROOT_IMAGE_DEVICE: &str = "vda";
 const SCRATCH_DEVICE: &str = "vdb";
-
-/// The name by which an app binds to its private addresses, on every rung.
-const PRIVATE_NAME: &str = "fly-local-6pn";
 
 /// The request that starts the app.
 pub(crate) fn request(launch: &VmLaunch) -> anyhow::Result<BootRequest> {
@@ -99,9 +98,13 @@ fn network(launch: &VmLaunch) -> Network {
             gateway: network.gateway_ipv6.to_string(),
         },
     ];
-    let hosts = addresses.iter().map(|address| HostEntry {
-        address: address.address.clone(),
-        names: vec![launch.machine_id.clone(), PRIVATE_NAME.to_owned()],
+    let own = [IpAddr::V4(network.ipv4), IpAddr::V6(network.ipv6)];
+    let hosts = own.into_iter().map(|address| {
+        let names = own_names(&launch.machine_id, address).into_iter();
+        HostEntry {
+            address: address.to_string(),
+            names: names.map(str::to_owned).collect(),
+        }
     });
     let hosts = hosts.collect();
     let nameservers = network.nameservers.iter();

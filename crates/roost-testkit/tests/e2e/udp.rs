@@ -16,12 +16,15 @@ const MOMENT: Duration = Duration::from_secs(120);
 /// How long a client waits before it asks again, as clients of datagrams do.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// Where it listens: at every address, or at the one where datagrams come.
+const EVERYWHERE: &str = "0.0.0.0";
+const BY_NAME: &str = "fly-global-services";
 /// Says who it is, whom it has seen, and how much he has said; and that once more,
 /// of its own accord, to who asks for news.
 const APP: &str = r#"
 import os, socket, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("0.0.0.0", 5000))
+s.bind(("ADDRESS", 5000))
 while True:
     data, (host, port) = s.recvfrom(65536)
     answer = f"{os.environ['FLY_MACHINE_ID']} {host}:{port} {len(data)}".encode()
@@ -37,8 +40,8 @@ fn up() -> Platform {
 }
 
 /// Deploys it behind a UDP port, and waits until that is open.
-fn deploy(platform: &Platform, lines: &str) -> u16 {
-    platform.push(&python(APP), "game:1");
+fn deploy(platform: &Platform, address: &str, lines: &str) -> u16 {
+    platform.push(&python(&APP.replace("ADDRESS", address)), "game:1");
     let (folder, port) = (platform.scratch(), free_port());
     let config = format!(
         "app = 'game'\n[build]\nimage = 'game:1'\n[[services]]\nprotocol = 'udp'\n\
@@ -97,7 +100,7 @@ fn an_app_sees_who_its_clients_are_and_its_answers_reach_them() {
     skip_unless_possible!();
     let platform = up();
     let outside = Outside::new();
-    let port = deploy(&platform, "");
+    let port = deploy(&platform, BY_NAME, "");
     let clients = [client(&outside, port), client(&outside, port)];
     for bytes in [&b"hello"[..], b"", &[7; 20_000]] {
         for client in &clients {
@@ -147,7 +150,7 @@ fn a_hot_restart_takes_the_port_along_and_a_killed_machine_loses_its_clients_to_
     skip_unless_possible!();
     let platform = up();
     let outside = Outside::new();
-    let port = deploy(&platform, "");
+    let port = deploy(&platform, EVERYWHERE, "");
     let one = client(&outside, port);
     let machine = ask_as(&one, &outside, b"x");
 
@@ -189,7 +192,7 @@ fn the_first_datagram_starts_the_machine_that_is_stopped() {
     skip_unless_possible!();
     let platform = up();
     let outside = Outside::new();
-    let port = deploy(&platform, "auto_start_machines = true");
+    let port = deploy(&platform, BY_NAME, "auto_start_machines = true");
     let client = client(&outside, port);
     let machine = ask_as(&client, &outside, b"x");
     platform.roost(&["machines", "stop", &machine]);
@@ -214,7 +217,7 @@ fn an_app_on_another_node_sees_who_its_clients_are_and_its_answers_reach_them() 
     let (of_far, of_near) = (address(), address());
     // Both nodes have the port, each at an address of its own.
     let far = Platform::up_with(&["--edge-peers-listen", &of_far]);
-    let port = deploy(&far, "auto_start_machines = true");
+    let port = deploy(&far, EVERYWHERE, "auto_start_machines = true");
     let near = Platform::prepare();
     share_authority(&far, &near);
     let node = std::fs::read_to_string(far.data_dir().join("node-id")).unwrap();

@@ -35,7 +35,7 @@ async fn output_and_exit_code_arrive(host: &mut Host) {
 async fn the_program_finds_what_the_config_says(host: &mut Host) {
     let mut config = host.machine(
         "echo $COLOUR; pwd; id -u; id -g; cat /etc/secret; hostname; echo kept > /tmp/mine; \
-         grep -c $(hostname) /etc/hosts; ulimit -n",
+         grep -c $(hostname) /etc/hosts; ulimit -n; grep -w fly-global-services /etc/hosts",
     );
     config.process.user = "www-data".to_owned();
     config.process.workdir = "/srv/app".to_owned();
@@ -55,6 +55,9 @@ async fn the_program_finds_what_the_config_says(host: &mut Host) {
         "{err:?}"
     );
     assert!(out[7].parse::<u64>().unwrap() >= 1024, "{out:?}");
+    // Where the datagrams of its services come, and no other of its addresses.
+    let found: Vec<_> = out[8..].iter().map(|line| line.split('\t').next()).collect();
+    assert_eq!(found, [Some(config.addresses.ipv4.to_string().as_str())]);
     host.remove(&config.machine_id).await;
 }
 
