@@ -99,7 +99,7 @@ use crate::table::Router;
 use roost_auth::cluster::IdentityError;
 use roost_model::machine::Service;
 use roost_proto::traffic::{
-    MachineFiles, PortFeed, SleepControl, TrafficFeed, TrafficGauge, TrafficRecords,
+    FlowPlace, MachineFiles, PortFeed, SleepControl, TrafficFeed, TrafficGauge, TrafficRecords,
 };
 use roost_runtime::tasks::Tasks;
 use std::io;
@@ -188,7 +188,8 @@ impl Edge {
 
     /// Begins to serve with the sockets of an edge before this one
     /// ([`Edge::listeners`]), which goes on accepting until [`Edge::retire`].
-    /// What is missing is opened, what nobody asks for is closed.
+    /// What is missing is opened, what nobody asks for is closed. If there are
+    /// sockets of datagrams, none is taken until [`Edge::take_flows`].
     pub async fn take_over(
         config: EdgeConfig,
         feed: TrafficFeed,
@@ -197,6 +198,7 @@ impl Edge {
         tasks: &Tasks,
         given: Listening,
     ) -> Result<Self, BindError> {
+        let is_beside = !given.datagrams.is_empty();
         let sockets = Sockets::new(given, config.private);
         let lanes = Lanes::start(config.threads).map_err(BindError::Thread)?;
         let (http, https) = {
@@ -218,6 +220,9 @@ impl Edge {
             lanes,
             tasks,
         )?;
+        if !is_beside {
+            shared.datagrams.begin(vec![], Duration::ZERO);
+        }
         // Before clients are: until then their connections wait in the sockets' queues.
         relay_door.serve(&shared, tasks).await;
         let listen = |name, listeners: Vec<Arc<TcpListener>>, door: Door| {
@@ -269,6 +274,18 @@ impl Edge {
     /// The listening sockets, for the edge of another process.
     pub fn listeners(&self) -> io::Result<Listening> {
         self.shared.sockets.shared()
+    }
+
+    /// Which machine each flow of datagrams is with, for the edge of another process.
+    pub fn flows(&self) -> Vec<FlowPlace> {
+        self.shared.datagrams.places()
+    }
+
+    /// Begins to take datagrams at the sockets that were given, since the edge before this one no
+    /// longer does. These flows of it go on with their machines, while those take traffic.
+    pub fn take_flows(&self, flows: Vec<FlowPlace>) {
+        let idle = self.shared.config.timeouts.flow_idle;
+        self.shared.datagrams.begin(flows, idle);
     }
 
     /// Leaves the sockets to the edge that has them as well. What is connected

@@ -13,6 +13,7 @@
 
 mod carry;
 mod flow;
+mod former;
 mod socket;
 mod tunnel;
 
@@ -62,8 +63,14 @@ pub(crate) async fn receive_loop(shared: Arc<Shared>, socket: Arc<UdpSocket>, do
         shared: shared.clone(),
         socket,
         door: door.clone(),
-        flows: Arc::default(),
+        flows: shared.datagrams.open(door.external),
     });
+    tokio::select! {
+        () = shared.graceful.cancelled() => return,
+        () = shared.retired.cancelled() => return,
+        () = door.closed.cancelled() => return,
+        () = shared.datagrams.is_alone() => {}
+    }
     loop {
         let readable = tokio::select! {
             () = shared.graceful.cancelled() => return,

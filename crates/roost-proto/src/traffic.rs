@@ -11,6 +11,7 @@ use roost_model::id::{MachineId, NodeId};
 use roost_model::machine::{Protocol, Service, StaticFolder};
 use roost_model::name::{AppName, RegionCode};
 use roost_model::split::Split;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -96,6 +97,19 @@ pub type PortTable = BTreeMap<AppName, Vec<PortStatus>>;
 
 /// The subscription to it: the newest table, and a wake-up at each change.
 pub type PortFeed = tokio::sync::watch::Receiver<Arc<PortTable>>;
+
+/// A flow of datagrams, and the machine that it is with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowPlace {
+    /// The client.
+    pub client: SocketAddr,
+    /// The address of the edge that it sends to.
+    pub local: IpAddr,
+    /// The external port that it sends to.
+    pub port: u16,
+    /// The machine.
+    pub machine_id: MachineId,
+}
 
 /// How much traffic is on the way to a machine, and what other nodes have for it.
 ///

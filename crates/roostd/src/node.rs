@@ -62,7 +62,8 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     };
     let (mut node, api) = Node::start(config, lock, given).await?;
     if let Some(before) = before {
-        before.end(node.gauge.clone(), &node.edge_tasks).await;
+        let flows = before.end(node.gauge.clone(), &node.edge_tasks).await;
+        node.edge.take_flows(flows);
     }
     let door = Door::open(&node.config.paths)?;
     node.serve_api(api).await?;
@@ -226,7 +227,7 @@ impl Node {
         };
         match give.await {
             Ok(()) => {
-                successor.leave().await.or_else(|error| {
+                successor.leave(self.edge.flows()).await.or_else(|error| {
                     // It serves, or has ended and whoever looks after it starts it anew.
                     tracing::warn!(
                         error = format!("{error:#}"),

@@ -10,7 +10,8 @@
 //!  │ ── All ──────────────────▶ │  adopts the machines, has a table,
 //!  │                            │  accepts as well, answers the API
 //!  │ ◀──────────── Ready ────── │
-//!  │ ── Leaving ──────────────▶ │
+//!  │ ── Flows ────────────────▶ │  which machine each flow of datagrams is with
+//!  │ ── Leaving ──────────────▶ │  takes datagrams
 //!  │ accepts no more            │
 //!  │ ── InFlight ─────────────▶ │  at each change, until its connections have ended
 //! ```
@@ -33,6 +34,7 @@ pub(crate) use give::{Door, Successor};
 pub(crate) use take::{Given, begin};
 
 use roost_model::id::MachineId;
+use roost_proto::traffic::FlowPlace;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -55,7 +57,12 @@ const IN_FLIGHT_INTERVAL: Duration = Duration::from_millis(20);
 #[serde(rename_all = "snake_case")]
 enum Message {
     /// New: I am fit to take over.
-    Hello { version: String },
+    Hello {
+        version: String,
+        /// Whether it knows what [`Message::Flows`] is.
+        #[serde(default)]
+        takes_flows: bool,
+    },
     /// Old: not now.
     Refused { reason: String },
     /// Old: the machines and the databases are yours. With the lock.
@@ -68,6 +75,8 @@ enum Message {
     All,
     /// New: I serve.
     Ready,
+    /// Old: these flows of datagrams are with these machines. 8,192 at most, so that they fit.
+    Flows(Vec<FlowPlace>),
     /// Old: I accept no more.
     Leaving,
     /// Old: so many requests are on the way to these machines.

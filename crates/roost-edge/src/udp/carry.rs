@@ -48,11 +48,17 @@ enum Reached {
 pub(super) async fn of_client(port: &Port, flow: &Flow, app: &AppName) {
     let shared = &*port.shared;
     let client = flow.path.client;
+    let former = shared.datagrams.former.take(port.door.external, flow.path);
+    let mut wants = Wants::default();
+    if let Some(former) = &former {
+        wants = Wants::preferring(former.as_str());
+        wants.then_any();
+    }
     let mut asked = Asked {
         app: app.as_str(),
         protocol: Protocol::Udp,
         external: port.door.external,
-        wants: &Wants::default(),
+        wants: &wants,
         side: None,
         affinity: None,
     };
@@ -75,7 +81,12 @@ pub(super) async fn of_client(port: &Port, flow: &Flow, app: &AppName) {
     match reached {
         Reached::Here(socket) => {
             let towards = Towards::Socket(socket.clone());
-            let machine = Machine { towards, series };
+            let id = picked.target.endpoint.machine_id.clone();
+            let machine = Machine {
+                id,
+                towards,
+                series,
+            };
             carried.begin(&machine);
             carried.by_socket(&socket, &machine, back).await;
         }
@@ -171,6 +182,7 @@ async fn of_edge(
         flow: &flow,
     };
     let machine = Machine {
+        id: block.machine.clone(),
         towards: Towards::Socket(socket.clone()),
         series: None,
     };
@@ -301,6 +313,7 @@ impl Carried<'_> {
     ) {
         let outbox = self.shared.datagrams.outbox();
         let machine = Machine {
+            id: self.picked.target.endpoint.machine_id.clone(),
             towards: Towards::Edge(outbox.clone()),
             series,
         };
@@ -320,8 +333,19 @@ impl Carried<'_> {
             }
         });
         tokio::select! {
-            () = tunnel => {}
+            () = tunnel => self.will_go_on(),
             () = self.until_done() => {}
+        }
+    }
+
+    /// Notes its machine for the next datagram, unless that has refused: the other edge may only
+    /// have been replaced.
+    fn will_go_on(&self) {
+        if let Some(machine) = self.flow.machine() {
+            let until = Instant::now() + self.shared.config.timeouts.flow_idle;
+            let (port, path) = (self.asked.external, self.flow.path);
+            let former = &self.shared.datagrams.former;
+            former.note(port, path, machine, until);
         }
     }
 

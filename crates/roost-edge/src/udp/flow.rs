@@ -1,19 +1,23 @@
 //! One flow: what a client sends from one address and port to one of the
 //! edge's, and what comes back.
 
+use super::former::Former;
 use super::socket::{self, Path};
 use super::tunnel::Outbox;
 use crate::limits;
 use crate::meter::Series;
 use parking_lot::Mutex;
+use roost_model::id::MachineId;
+use roost_proto::traffic::FlowPlace;
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The bounds and counts of all flows of an edge.
 #[derive(Debug)]
@@ -26,6 +30,12 @@ pub(crate) struct Datagrams {
     /// Bytes of datagrams that wait to be sent to other edges.
     out: Arc<Semaphore>,
     dropped: AtomicU64,
+    /// Those of each open port, by its number.
+    open: Mutex<Vec<(u16, Weak<Flows>)>>,
+    /// Where those were that have ended and may go on.
+    pub(super) former: Former,
+    /// Fires when no other edge takes datagrams from the sockets.
+    alone: CancellationToken,
 }
 
 impl Default for Datagrams {
@@ -36,11 +46,50 @@ impl Default for Datagrams {
             there: Arc::new(Semaphore::new(limits::RELAY_FLOWS_MAX)),
             out: Arc::new(Semaphore::new(limits::FLOWS_OUT_BYTES_MAX)),
             dropped: AtomicU64::new(0),
+            open: Mutex::default(),
+            former: Former::default(),
+            alone: CancellationToken::new(),
         }
     }
 }
 
 impl Datagrams {
+    /// The flows of one more port.
+    pub(super) fn open(&self, port: u16) -> Arc<Flows> {
+        let flows = Arc::<Flows>::default();
+        let mut open = self.open.lock();
+        open.retain(|(_, flows)| flows.strong_count() > 0);
+        open.push((port, Arc::downgrade(&flows)));
+        flows
+    }
+
+    /// The machine of each flow that has one.
+    pub(crate) fn places(&self) -> Vec<FlowPlace> {
+        let open = self.open.lock();
+        let open = open.iter();
+        let open = open.filter_map(|(port, flows)| Some((*port, flows.upgrade()?)));
+        open.flat_map(|(port, flows)| flows.places(port)).collect()
+    }
+
+    /// Begins to take datagrams: no other edge does from here on. Those of these flows go to
+    /// the same machines.
+    pub(crate) fn begin(&self, places: Vec<FlowPlace>, idle: Duration) {
+        let until = Instant::now() + idle;
+        for place in places {
+            let path = Path {
+                client: place.client,
+                local: place.local,
+            };
+            self.former.note(place.port, path, place.machine_id, until);
+        }
+        self.alone.cancel();
+    }
+
+    /// Waits until no other edge takes datagrams from the sockets.
+    pub(super) async fn is_alone(&self) {
+        self.alone.cancelled().await;
+    }
+
     /// Room for one more flow to another edge, if there is any.
     pub(super) fn flow_there(&self) -> Option<OwnedSemaphorePermit> {
         self.there.clone().try_acquire_owned().ok()
@@ -92,6 +141,7 @@ enum Stage {
 /// Where a flow leads.
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
+    pub(super) id: MachineId,
     pub(super) towards: Towards,
     /// Where its datagrams are counted; nowhere if its client is at another edge, which counts.
     pub(super) series: Option<Arc<Series>>,
@@ -248,6 +298,14 @@ impl Flow {
         }
     }
 
+    /// The machine that it is with.
+    pub(super) fn machine(&self) -> Option<MachineId> {
+        match &*self.stage.lock() {
+            Stage::Runs(machine) => Some(machine.id.clone()),
+            Stage::Waits(_) | Stage::Over => None,
+        }
+    }
+
     /// Ends it; whoever holds it still gets no datagram into it.
     pub(super) fn end(&self) {
         *self.stage.lock() = Stage::Over;
@@ -281,6 +339,20 @@ impl Flows {
             flows: self.clone(),
             flow: flow.clone(),
         }
+    }
+
+    /// The machine of each that has one; the port is this.
+    fn places(&self, port: u16) -> Vec<FlowPlace> {
+        let flows = self.0.lock();
+        let place = |flow: &Arc<Flow>| {
+            Some(FlowPlace {
+                client: flow.path.client,
+                local: flow.path.local,
+                port,
+                machine_id: flow.machine()?,
+            })
+        };
+        flows.values().filter_map(place).collect()
     }
 
     #[cfg(test)]

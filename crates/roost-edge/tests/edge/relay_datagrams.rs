@@ -5,9 +5,10 @@ use crate::limits::limited;
 use crate::relay::{Cluster, at, impostor, node, peers_of};
 use crate::relay_loads::{sender, wish};
 use crate::tcp::{PORT, own_ip};
-use crate::udp::{ask, at_udp, client, echo, nobody, receive, until_answered, until_ejected};
+use crate::udp::{ask, at_udp, client, clients_of_two, echo};
+use crate::udp::{nobody, receive, until_answered, until_ejected};
 use crate::wake::Control;
-use crate::wire::wire;
+use crate::wire::{wire, wire_to};
 use crate::world::{LIMIT, World, full, machine, wait_until, with_health};
 use http::{HeaderValue, Method, Response};
 use hyper_util::rt::TokioIo;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// An edge with a port for datagrams.
@@ -172,6 +174,27 @@ async fn a_flow_ends_with_the_edge_of_its_machines_node_and_the_next_datagram_fi
     cut.cancel();
     has_flows(&[&near, &far], 1, 0).await;
     until_answered(&client, b"z", b"here z").await;
+}
+
+#[tokio::test]
+async fn flows_that_the_edge_of_their_machines_node_has_ended_find_their_machines_again() {
+    let cluster = Cluster::new();
+    let (near, far, ip) = two(&cluster).await;
+    let (one, _) = echo(&far.tasks, "1").await;
+    let (two, _) = echo(&far.tasks, "2").await;
+    let (end, to) = watch::channel(peers_of(&far));
+    let (edge, _) = wire_to(&far, to, Duration::ZERO).await;
+    let both = [at_udp(1, one), at_udp(2, two)];
+    far.publish(both.to_vec());
+    near.open(both.map(|app| at(2, edge, app)).to_vec()).await;
+    let clients = clients_of_two(ip).await;
+    // As when another edge takes its place: all that was under way ends.
+    end.send_replace(peers_of(&far));
+    has_flows(&[&near, &far], 1, 0).await;
+    has_flows(&[&near, &far], 2, 0).await;
+    for (machine, client) in &clients {
+        assert_eq!(ask(client, b"").await, *machine);
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use roost_edge::limits;
 use roost_model::machine::{PortHandler, PortRange, Protocol, Service, ServicePort};
 use roost_proto::traffic::{Endpoint, EndpointHealth};
 use roost_runtime::tasks::Tasks;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -393,21 +394,62 @@ async fn the_port_is_closed_when_no_machine_asks_for_it() {
     until_answered(&client, b"x", b"x").await;
 }
 
+/// Clients with the machines that answer them, those of one machine after those of the other: who
+/// picks for them anew, and takes turns, would send half of each elsewhere.
+pub(crate) async fn clients_of_two(ip: IpAddr) -> Vec<(Vec<u8>, UdpSocket)> {
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let client = client(ip, PORT).await;
+        clients.push((ask(&client, b"").await, client));
+    }
+    clients.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let machines: BTreeSet<_> = clients.iter().map(|(machine, _)| machine).collect();
+    assert_eq!(machines.len(), 2);
+    clients
+}
+
 #[tokio::test]
-async fn an_edge_that_takes_over_has_the_socket_and_the_flows_begin_anew_there() {
+async fn an_edge_that_takes_over_has_the_socket_and_the_flows_go_on_there_with_their_machines() {
     let (old, ip) = world(|_| {}).await;
-    let (address, _) = echo(&old.tasks, "").await;
-    old.open(vec![at_udp(1, address)]).await;
-    let client = client(ip, PORT).await;
-    assert_eq!(ask(&client, b"x").await, b"x");
-    let new = World::taking_over_at(&old, vec![at_udp(1, address)], vec![ip]).await;
+    let (one, _) = echo(&old.tasks, "1").await;
+    let (two, _) = echo(&old.tasks, "2").await;
+    let both = vec![at_udp(1, one), at_udp(2, two)];
+    old.open(both.clone()).await;
+    let clients = clients_of_two(ip).await;
+    let new = World::taking_over_at(&old, both, vec![ip]).await;
     let table = new.edge.ports().borrow().clone();
     assert!(table.values().flatten().all(|port| port.problem.is_none()));
+    let flows = |world: &World| {
+        let gauge = world.edge.gauge();
+        gauge.in_flight(&machine(1)) + gauge.in_flight(&machine(2))
+    };
+    for (machine, client) in &clients {
+        assert_eq!(ask(client, b"").await, *machine, "the old edge has it");
+    }
+    assert_eq!((flows(&old), flows(&new)), (8, 0));
+    new.edge.take_flows(old.edge.flows());
     assert!(old.edge.retire(LIMIT).await, "no flow holds it up");
     // Not once is the port closed: the client would hear of it.
-    for _ in 0..10 {
-        assert_eq!(ask(&client, b"x").await, b"x");
+    for _ in 0..2 {
+        for (machine, client) in &clients {
+            assert_eq!(ask(client, b"").await, *machine);
+        }
     }
-    assert_eq!(old.edge.gauge().in_flight(&machine(1)), 0);
-    assert_eq!(new.edge.gauge().in_flight(&machine(1)), 1);
+    assert_eq!((flows(&old), flows(&new)), (0, 8));
+}
+
+#[tokio::test]
+async fn a_flow_whose_machine_takes_no_traffic_at_the_edge_that_takes_over_finds_another() {
+    let (old, ip) = world(|_| {}).await;
+    let (one, _) = echo(&old.tasks, "1").await;
+    let (two, _) = echo(&old.tasks, "2").await;
+    old.open(vec![at_udp(1, one), at_udp(2, two)]).await;
+    let clients = clients_of_two(ip).await;
+    let draining = with_health(at_udp(1, one), EndpointHealth::Draining);
+    let new = World::taking_over_at(&old, vec![draining, at_udp(2, two)], vec![ip]).await;
+    new.edge.take_flows(old.edge.flows());
+    assert!(old.edge.retire(LIMIT).await, "no flow holds it up");
+    for (_, client) in &clients {
+        assert_eq!(ask(client, b"").await, b"2");
+    }
 }

@@ -145,6 +145,11 @@ fn an_app_sees_who_its_clients_are_and_its_answers_reach_them() {
     );
 }
 
+fn restart(platform: &Platform) {
+    let mut restart = platform.up_command();
+    run(restart.args(["--listen", "0.0.0.0", "--restart"]));
+}
+
 #[test]
 fn a_hot_restart_takes_the_port_along_and_a_killed_machine_loses_its_clients_to_another() {
     skip_unless_possible!();
@@ -155,8 +160,7 @@ fn a_hot_restart_takes_the_port_along_and_a_killed_machine_loses_its_clients_to_
     let machine = ask_as(&one, &outside, b"x");
 
     let old = platform.roostd_pid();
-    let mut restart = platform.up_command();
-    run(restart.args(["--listen", "0.0.0.0", "--restart"]));
+    restart(&platform);
     assert_ne!(platform.roostd_pid(), old);
     assert_eq!(ask_as(&one, &outside, b"x"), machine);
     platform.until_left();
@@ -179,6 +183,15 @@ fn a_hot_restart_takes_the_port_along_and_a_killed_machine_loses_its_clients_to_
                 Err(found.into_keys().collect::<Vec<_>>())
             }
         });
+    restart(&platform);
+    // Each stays where it was, also while the old one ends.
+    for _ in 0..2 {
+        for (machine, client) in &of_clients {
+            assert_eq!(&ask_as(client, &outside, b"x"), machine);
+        }
+        platform.until_left();
+    }
+
     let (killed, theirs) = of_clients.iter().next().unwrap();
     let (other, _) = of_clients.iter().next_back().unwrap();
     platform.roost(&["machines", "stop", killed]);

@@ -56,7 +56,10 @@ async fn the_program_finds_what_the_config_says(host: &mut Host) {
     );
     assert!(out[7].parse::<u64>().unwrap() >= 1024, "{out:?}");
     // Where the datagrams of its services come, and no other of its addresses.
-    let found: Vec<_> = out[8..].iter().map(|line| line.split('\t').next()).collect();
+    let found: Vec<_> = out[8..]
+        .iter()
+        .map(|line| line.split('\t').next())
+        .collect();
     assert_eq!(found, [Some(config.addresses.ipv4.to_string().as_str())]);
     host.remove(&config.machine_id).await;
 }

@@ -126,9 +126,12 @@ mod tests {
         let (one, other) = (Channel(one), Channel(other));
         let file = tempfile::tempfile().unwrap();
         let many = vec![file.as_fd(); DESCRIPTORS_MAX];
-        let version = "1".to_owned();
+        let hello = Message::Hello {
+            version: "1".to_owned(),
+            takes_flows: true,
+        };
         let messages = [
-            (Message::Hello { version }, &many[..0]),
+            (hello, &many[..0]),
             (Message::Sockets(Vec::new()), &many[..]),
             (Message::Ready, &many[..1]),
         ];

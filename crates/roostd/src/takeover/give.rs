@@ -9,6 +9,7 @@ use crate::config::NodePaths;
 use crate::daemon::Lock;
 use anyhow::{Context as _, Result, bail};
 use roost_edge::{Listening, TrafficCounter};
+use roost_proto::traffic::FlowPlace;
 use roost_runtime::points;
 use rustix::process::{Pid, Signal, getuid, kill_process};
 use std::net::TcpListener;
@@ -58,9 +59,13 @@ impl Door {
             channel: Channel(stream),
             pid,
             version: String::new(),
+            takes_flows: false,
         };
         match successor.expect().await? {
-            Message::Hello { version } => successor.version = version,
+            Message::Hello {
+                version,
+                takes_flows,
+            } => (successor.version, successor.takes_flows) = (version, takes_flows),
             other => bail!("it began with {other:?}"),
         }
         Ok(successor)
@@ -74,6 +79,7 @@ pub(crate) struct Successor {
     pid: Pid,
     /// Its version.
     pub(crate) version: String,
+    takes_flows: bool,
 }
 
 impl Successor {
@@ -121,8 +127,11 @@ impl Successor {
         }
     }
 
-    /// Tells it that this process accepts no more.
-    pub(crate) async fn leave(&self) -> Result<()> {
+    /// Tells it that this process accepts no more, and where its flows of datagrams were.
+    pub(crate) async fn leave(&self, flows: Vec<FlowPlace>) -> Result<()> {
+        if self.takes_flows {
+            self.channel.send(&Message::Flows(flows), &[]).await?;
+        }
         self.channel.send(&Message::Leaving, &[]).await
     }
 

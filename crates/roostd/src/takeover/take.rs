@@ -8,6 +8,7 @@ use crate::config::NodePaths;
 use crate::daemon::Lock;
 use anyhow::{Context as _, Result, bail, ensure};
 use roost_edge::Listening;
+use roost_proto::traffic::FlowPlace;
 use roost_runtime::points;
 use roost_runtime::tasks::Tasks;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -138,11 +139,11 @@ pub(crate) async fn begin(paths: &NodePaths) -> Result<Option<(Predecessor, Lock
     let process = Process::peer(&stream).context("look at the roostd that runs")?;
     let channel: &Channel = Box::leak(Box::new(Channel(stream)));
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    if channel
-        .send(&Message::Hello { version }, &[])
-        .await
-        .is_err()
-    {
+    let hello = Message::Hello {
+        version,
+        takes_flows: true,
+    };
+    if channel.send(&hello, &[]).await.is_err() {
         process.ended().await?;
         return Ok(None);
     }
@@ -197,12 +198,18 @@ async fn take_sockets(channel: &Channel, given: &mut Given) -> Result<bool> {
 impl Predecessor {
     /// Tells it that this process serves, and waits until it accepts no more;
     /// the gauge then follows what it still serves. When it has ended instead,
-    /// that is as good.
-    pub(crate) async fn end(self, gauge: Arc<BothEdges>, tasks: &Tasks) {
+    /// that is as good. Returns where its flows of datagrams were.
+    pub(crate) async fn end(self, gauge: Arc<BothEdges>, tasks: &Tasks) -> Vec<FlowPlace> {
         points::pass("takeover-serving");
+        let mut flows = Vec::new();
         let left = async {
             self.0.send(&Message::Ready, &[]).await?;
-            timeout(READY_TIMEOUT, self.0.receive()).await?
+            loop {
+                match timeout(READY_TIMEOUT, self.0.receive()).await?? {
+                    Some((Message::Flows(told), _)) => flows = told,
+                    other => return anyhow::Ok(other),
+                }
+            }
         };
         match left.await {
             Ok(Some((Message::Leaving, _))) => {
@@ -215,6 +222,7 @@ impl Predecessor {
             other => tracing::warn!(?other, "the roostd before this one has ended"),
         }
         points::pass("takeover-done");
+        flows
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Datagrams, Fate, Flow, Flows, Machine, Towards};
 use crate::limits;
 use crate::meter::Series;
 use crate::udp::socket::Path;
+use roost_model::id::MachineId;
 use roost_model::name::RegionCode;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ async fn machine() -> (UdpSocket, Machine) {
     socket.connect(machine.local_addr().unwrap()).await.unwrap();
     let region = RegionCode::parse("local").unwrap();
     let towards = Machine {
+        id: MachineId::from_bytes([1; 7]),
         towards: Towards::Socket(Arc::new(socket)),
         series: Some(Arc::new(Series::new(region))),
     };
