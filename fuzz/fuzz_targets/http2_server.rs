@@ -92,7 +92,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         error_resets_max: 5,
         stall_max: Duration::from_secs(60),
     };
-    let mut connection = Connection::new(client, settings, |head, body| Box::pin(answer(head, body)));
+    let mut connection =
+        Connection::new(client, settings, |head, body| Box::pin(answer(head, body)));
     let mut cx = Context::from_waker(Waker::noop());
     // Each turn reads at least a piece, and the end of what the client says is that of the connection.
     let is_over = (0..=said.len() + 2).any(|_| Pin::new(&mut connection).poll(&mut cx).is_ready());

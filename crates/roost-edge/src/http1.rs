@@ -8,6 +8,6 @@ pub(crate) mod answer;
 pub(crate) mod chunks;
 pub(crate) mod client;
 pub(crate) mod machine;
-mod request;
+pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod spare;

@@ -35,6 +35,7 @@ pub mod datagram_frames;
 mod eject;
 mod exchange;
 mod forward;
+pub mod fuzzing;
 mod gauge;
 mod header_watch;
 mod headers;

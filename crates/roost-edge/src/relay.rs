@@ -24,7 +24,7 @@
 //! hard limit, queues and wakes. What the first edge knows of the load of those
 //! machines is its own share, and what it was told of the others' a second ago.
 
-mod beside;
+pub(crate) mod beside;
 pub(crate) mod client;
 pub(crate) mod distance;
 mod lines;

@@ -56,13 +56,13 @@ impl ResolvesServerCert for Nobody {
 }
 
 /// The name that the client asks for, in lower case without a final dot.
-fn server_name(hello: &ClientHello<'_>) -> Option<String> {
+pub(crate) fn server_name(hello: &ClientHello<'_>) -> Option<String> {
     let name = hello.server_name()?;
     Some(name.trim_end_matches('.').to_ascii_lowercase())
 }
 
 /// Whether the client is there to validate a name and for nothing else.
-fn is_asked_to_validate(hello: &ClientHello<'_>) -> bool {
+pub(crate) fn is_asked_to_validate(hello: &ClientHello<'_>) -> bool {
     let mut protocols = hello.alpn().into_iter().flatten();
     protocols.next() == Some(CHALLENGE_PROTOCOL.as_bytes()) && protocols.next().is_none()
 }

@@ -20,3 +20,32 @@ fn the_seeds_of_proxy_header_hold() {
 fn the_seeds_of_datagram_frames_hold() {
     each_seed_of("datagram_frames", roost_edge::datagram_frames::fuzz);
 }
+
+#[test]
+fn the_seeds_of_http1_request_hold() {
+    each_seed_of("http1_request", roost_edge::fuzzing::http1_request);
+}
+
+#[test]
+fn the_seeds_of_http1_response_hold() {
+    each_seed_of("http1_response", roost_edge::fuzzing::http1_response);
+}
+
+#[test]
+fn the_seeds_of_sni_hold() {
+    each_seed_of("sni", roost_edge::fuzzing::sni);
+}
+
+#[test]
+fn the_seeds_of_relay_lines_hold() {
+    each_seed_of("relay_lines", |bytes| {
+        roost_edge::fuzzing::relay_lines(std::str::from_utf8(bytes).expect("a text"));
+    });
+}
+
+#[test]
+fn the_seeds_of_request_headers_hold() {
+    each_seed_of("request_headers", |bytes| {
+        roost_edge::fuzzing::request_headers(std::str::from_utf8(bytes).expect("a text"));
+    });
+}

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::Response;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Empty, Full};
+use roost_http2::client::{Limits, begin};
 use roost_http2::frame::{self, Frame};
 use roost_http2::hpack::Decoder;
 use roost_http2::server::{Connection, RequestBody, Settings};
@@ -93,4 +94,64 @@ async fn connections_go_on_or_end_with_a_reason() {
         ("windows", None),
     ];
     assert_eq!(ends, expected);
+}
+
+/// What a request of an HTTP/2 server that says this comes to: its status and its body.
+async fn outcome(said: &[u8]) -> String {
+    let (mut server, io) = tokio::io::duplex(1 << 20);
+    server.write_all(said).await.unwrap();
+    server.shutdown().await.unwrap();
+    let limits = Limits {
+        streams_max: 8,
+        stream_window: 65_535,
+        connection_window: 100_000,
+        header_bytes_max: 4096,
+        header_lines_max: 50,
+    };
+    let (sender, driver) = begin::<_, Empty<Bytes>>(io, limits);
+    let asking = sender.send(
+        |block| {
+            block.field(":method", b"GET");
+            block.field(":scheme", b"http");
+            block.field(":authority", b"app");
+            block.field(":path", b"/");
+        },
+        false,
+        Empty::new(),
+    );
+    let answer = async {
+        let (head, body) = asking.await.ok()?.into_parts();
+        let body = body.collect().await.ok()?.to_bytes();
+        let status = head.status.as_u16();
+        Some(format!("{status} {}", String::from_utf8_lossy(&body)))
+    };
+    let (answer, ()) = tokio::join!(answer, driver);
+    answer.unwrap_or_default()
+}
+
+#[tokio::test]
+async fn requests_are_answered_or_fail_with_their_connection() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus-seeds/http2_client");
+    let mut outcomes = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let mut said = Vec::new();
+        frame::write_settings(&mut said, &frame::Settings::default());
+        // The first byte says how it is cut up.
+        said.extend(&std::fs::read(&path).unwrap()[1..]);
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        outcomes.push((name, outcome(&said).await));
+    }
+    outcomes.sort();
+    let outcomes: Vec<(&str, &str)> = outcomes.iter().map(|(n, it)| (&n[..], &it[..])).collect();
+    let expected = [
+        ("answers", "200 hello"),
+        ("breach", ""),
+        ("goaway", "200 "),
+        ("interim", "204 "),
+        ("resets", ""),
+        ("settings", "200 "),
+        ("too_long", ""),
+    ];
+    assert_eq!(outcomes, expected);
 }

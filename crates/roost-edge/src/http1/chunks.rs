@@ -137,9 +137,13 @@ fn trailers(section: &[u8]) -> Result<Option<HeaderMap>, BadChunks> {
     const BAD: BadChunks = BadChunks("the trailers are no header lines");
     let mut lines = [httparse::EMPTY_HEADER; limits::TRAILER_LINES_MAX];
     let parsed = httparse::parse_headers(section, &mut lines).map_err(|_| BAD)?;
-    let httparse::Status::Complete((_, lines)) = parsed else {
+    let httparse::Status::Complete((length, lines)) = parsed else {
         return Err(BAD);
     };
+    // Two lone LF end it for others earlier than here.
+    if length != section.len() {
+        return Err(BAD);
+    }
     let mut map = HeaderMap::with_capacity(lines.len());
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| BAD)?;
@@ -215,6 +219,7 @@ mod tests {
             "11111111111111111\r\n",
             "0\r\nX A: 1\r\n\r\n",
             "0\r\nX-A\r\n\r\n",
+            "0\r\nX-A: 1\n\nX-B: 2\r\n\r\n",
             &long_extension,
             &long_trailers,
         ] {
