@@ -99,8 +99,8 @@ async fn connections_go_on_or_end_with_a_reason() {
 /// What a request of an HTTP/2 server that says this comes to: its status and its body.
 async fn outcome(said: &[u8]) -> String {
     let (mut server, io) = tokio::io::duplex(1 << 20);
-    server.write_all(said).await.unwrap();
-    server.shutdown().await.unwrap();
+    server.write_all(said).await.expect("there is room for it");
+    server.shutdown().await.expect("the client is there");
     let limits = Limits {
         streams_max: 8,
         stream_window: 65_535,
