@@ -11,7 +11,9 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// Gives the server's bytes in pieces, each at a turn of its own, and keeps what the client says.
 struct Server<'a> {
@@ -73,7 +75,8 @@ async fn ask(sender: Sender<RequestBody>, method: &'static str, is_read: bool) -
         "POST" => Either::Right(Full::new(Bytes::from_static(&[7; 100_000]))),
         _ => Either::Left(Empty::new()),
     };
-    match sender.send(write, method == "HEAD", body).await {
+    let until = || Instant::now() + Duration::from_secs(3600);
+    match sender.send(write, method == "HEAD", body, until).await {
         Ok(response) if is_read => {
             let body = response.into_body().collect().await;
             body.map_or(0, |body| body.to_bytes().len())
@@ -116,6 +119,10 @@ fn check(heard: &[u8], said: &[u8]) {
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    // Answers are waited for until a moment.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().build().expect("a runtime");
+    let _entered = runtime.enter();
     let (piece, bytes) = bytes.split_first().unwrap_or((&0, &[]));
     let mut said = Vec::new();
     frame::write_settings(&mut said, &frame::Settings::default());

@@ -10,6 +10,7 @@ use roost_http2::server::{Connection, RequestBody, Settings};
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 #[test]
 fn header_blocks_are_read_or_refused() {
@@ -118,6 +119,7 @@ async fn outcome(said: &[u8]) -> String {
         },
         false,
         Empty::new(),
+        || Instant::now() + Duration::from_secs(3600),
     );
     let answer = async {
         let (head, body) = asking.await.ok()?.into_parts();

@@ -52,7 +52,7 @@ pub fn http1_response(bytes: &[u8]) {
             Framing::Chunked | Framing::UntilClose => (SizeHint::default(), Framing::Chunked),
         };
         let id = HeaderValue::from_static("id");
-        headers::towards_client(head.response.headers_mut(), Version::HTTP_11, &id, None);
+        headers::towards_client(head.response.headers_mut(), Version::HTTP_11, id, None);
         told(head.response, &method, &size, expected);
     }
 }
