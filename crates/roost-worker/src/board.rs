@@ -134,6 +134,12 @@ impl Entry {
         !self.cordoned && !self.is_standby && service.is_some_and(|service| service.autostart)
     }
 
+    /// Whether it rests until a request, or the minimum of its app, has it started.
+    pub(crate) fn is_asleep(&self) -> bool {
+        matches!(self.state, MachineState::Stopped | MachineState::Suspended)
+            && (0..self.services.len()).any(|service_idx| self.may_wake(service_idx))
+    }
+
     fn service_health(&self, service_idx: usize) -> EndpointHealth {
         match self.state {
             MachineState::Started if self.cordoned => EndpointHealth::Draining,

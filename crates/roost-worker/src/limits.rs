@@ -93,6 +93,13 @@ pub(crate) const SLEEP_LOOKS: u32 = 10;
 /// Most time between two such looks, and least.
 pub(crate) const SLEEP_INTERVAL_MAX: Duration = Duration::from_secs(10);
 pub(crate) const SLEEP_INTERVAL_MIN: Duration = Duration::from_millis(50);
+/// How long fewer machines may be awake than are to be before others are woken, if machines are not
+/// put to sleep sooner: a node that is started again, or cannot be reached for a moment, is back by
+/// then.
+pub(crate) const LACK_MAX: Duration = Duration::from_secs(30);
+/// Machines that are woken at one such look, so that those that relied on one node do not come all
+/// at once.
+pub(crate) const LACK_STARTS_MAX: usize = 50;
 /// Machines that are started at one look, so that those of the same minute do not come all at once.
 pub(crate) const SCHEDULE_STARTS_MAX: u32 = 50;
 /// How often the housekeeper runs.

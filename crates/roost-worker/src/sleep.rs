@@ -6,13 +6,17 @@
 //! Machines that are too many for their traffic are stopped or suspended, app by
 //! app, as [`roost_model::sleep`] says. What was seen of their traffic is kept in
 //! memory: a new worker looks for the whole time before it puts a machine to sleep.
+//! When too few are left awake, some that were put to sleep are woken ([`minimum`]).
 
+mod minimum;
 mod region;
 
 use crate::api::requests;
 use crate::board::Entry;
 use crate::limits;
+use crate::store::row::{NewEvent, Row};
 use crate::worker::{Inner, Worker};
+use minimum::Lacks;
 use region::OfRegion;
 use roost_model::id::MachineId;
 use roost_model::machine::{Autostop, MachineState, Protocol, Service};
@@ -48,7 +52,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let stop = inner.tasks.stopping();
     let pause = inner.config.autostop_after / limits::SLEEP_LOOKS;
     let pause = pause.clamp(limits::SLEEP_INTERVAL_MIN, limits::SLEEP_INTERVAL_MAX);
-    let mut seen = HashMap::new();
+    let (mut seen, mut lacks) = (HashMap::new(), Lacks::default());
     loop {
         tokio::select! {
             biased;
@@ -57,21 +61,29 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             // Cancel-safe: a dropped sleep is begun anew.
             () = tokio::time::sleep(pause) => {}
         }
-        look(&inner, &mut seen).await;
+        let (now, all) = (Instant::now(), inner.board.all());
+        let tried = all.iter().filter(|(_, entry)| entry.split.is_some());
+        // Neither side of a split can do the work of the other.
+        let tried: HashSet<&AppName> = tried.map(|(_, entry)| &entry.app).collect();
+        look(&inner, &mut seen, (&all, &tried), now).await;
+        minimum::hold(&inner, &mut lacks, (&all, &tried), now).await;
     }
 }
 
-async fn look(inner: &Arc<Inner>, seen: &mut HashMap<MachineId, Seen>) {
-    let now = Instant::now();
-    let all = inner.board.all();
+/// All machines of this node, and the apps of which a release is tried out.
+type All<'a> = (&'a [(MachineId, Entry)], &'a HashSet<&'a AppName>);
+
+async fn look(
+    inner: &Arc<Inner>,
+    seen: &mut HashMap<MachineId, Seen>,
+    (all, tried): All<'_>,
+    now: Instant,
+) {
     seen.retain(|id, _| all.binary_search_by(|(other, _)| other.cmp(id)).is_ok());
-    let tried = all.iter().filter(|(_, entry)| entry.split.is_some());
-    let tried: HashSet<&AppName> = tried.map(|(_, entry)| &entry.app).collect();
     let mut groups: BTreeMap<Alike, Vec<(&MachineId, &Entry)>> = BTreeMap::new();
-    for (id, entry) in &all {
+    for (id, entry) in all {
         if may_sleep(entry) {
             note(inner, seen, (id, entry), now);
-            // Neither side of a split can do the work of the other.
             if tried.contains(&entry.app) {
                 continue;
             }
@@ -229,11 +241,24 @@ async fn can_suspend(inner: &Inner, id: &MachineId) -> bool {
 /// Whether it goes to sleep.
 async fn put_to_sleep(inner: &Arc<Inner>, id: &MachineId, suspends: bool) -> bool {
     let after = inner.config.autostop_after;
+    let sleeps = change(inner, id, move |row| {
+        requests::fall_asleep(row, suspends, after)
+    });
+    let sleeps = sleeps.await;
+    if sleeps {
+        tracing::info!(machine_id = %id, suspends, "a machine without traffic goes to sleep");
+    }
+    sleeps
+}
+
+/// Changes a machine in the name of the proxy. Whether nothing was against it.
+async fn change(
+    inner: &Arc<Inner>,
+    id: &MachineId,
+    change: impl FnOnce(&mut Row) -> Option<NewEvent> + Send + 'static,
+) -> bool {
     let (now, asker) = (inner.clock.now(), Asker::from(Cause::Proxy));
-    let change = move |row: &mut crate::store::row::Row| {
-        let event = requests::fall_asleep(row, suspends, after);
-        Ok::<_, WorkerError>(event.into_iter().collect())
-    };
+    let change = move |row: &mut Row| Ok::<_, WorkerError>(change(row).into_iter().collect());
     let capacity = inner.config.capacity();
     let changed = inner
         .store
@@ -241,17 +266,18 @@ async fn put_to_sleep(inner: &Arc<Inner>, id: &MachineId, suspends: bool) -> boo
         .await;
     match changed {
         Ok(Some(Ok(_))) => {
-            tracing::info!(machine_id = %id, suspends, "a machine without traffic goes to sleep");
             inner.notify(id);
             inner.kick(id);
             return true;
         }
         // Somebody holds a lease on it: it is looked at again.
         Ok(Some(Err(error))) => {
-            tracing::debug!(machine_id = %id, %error, "a machine without traffic stays awake");
+            tracing::debug!(machine_id = %id, %error, "a machine is left as it is");
         }
         Ok(None) => {}
-        Err(error) => tracing::error!(machine_id = %id, %error, "cannot put a machine to sleep"),
+        Err(error) => {
+            tracing::error!(machine_id = %id, %error, "cannot put a machine to sleep, or wake it");
+        }
     }
     false
 }

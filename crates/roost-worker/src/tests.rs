@@ -7,6 +7,7 @@ mod disk_full;
 mod health;
 mod kill;
 mod lifecycle;
+mod minimum;
 mod operations;
 pub(crate) mod power;
 mod rungs;

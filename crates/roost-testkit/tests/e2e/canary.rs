@@ -1,10 +1,9 @@
 //! A release that is tried out with a part of the traffic, and undone under load.
 
 use crate::deploy::Client;
-use crate::relay::share_authority;
+use crate::relay::two_nodes;
 use roost_testkit::images::nginx;
-use roost_testkit::platform::{Platform, free_port};
-use roost_testkit::program::run;
+use roost_testkit::platform::Platform;
 use roost_testkit::skip_unless_possible;
 use roost_testkit::wait::wait_until;
 use serde_json::Value;
@@ -150,24 +149,7 @@ fn a_bad_canary_is_undone_under_load_while_the_old_release_serves_on() {
 #[test]
 fn a_canary_is_judged_by_what_the_edge_of_another_node_has_seen() {
     skip_unless_possible!();
-    let address = || format!("127.0.0.1:{}", free_port());
-    let (of_near, of_far) = (address(), address());
-    let near = Platform::up_with(&["--edge-peers-listen", &of_near]);
-    let far = Platform::prepare();
-    share_authority(&near, &far);
-    let peer = |of: &Platform, address: &str| {
-        let node = std::fs::read_to_string(of.data_dir().join("node-id")).unwrap();
-        format!("{node}={address}")
-    };
-    let to_near = peer(&near, &of_near);
-    run(far
-        .up_command()
-        .args(["--edge-peers-listen", &of_far, "--edge-peer", &to_near]));
-    let to_far = peer(&far, &of_far);
-    near.kill_roostd();
-    run(near
-        .up_command()
-        .args(["--edge-peers-listen", &of_near, "--edge-peer", &to_far]));
+    let [near, far] = two_nodes(&[]);
     let broken = nginx("").files(&[("etc/nginx/nginx.conf", 0o644, BROKEN.as_bytes())]);
     near.push(&broken, "web:2");
     for platform in [&near, &far] {

@@ -24,6 +24,31 @@ pub(crate) fn share_authority(first: &Platform, second: &Platform) {
     }
 }
 
+/// Two nodes with one authority, with these flags, whose edges follow each other's tables.
+pub(crate) fn two_nodes(flags: &[&str]) -> [Platform; 2] {
+    let address = || format!("127.0.0.1:{}", free_port());
+    let (of_first, of_second) = (address(), address());
+    let first = Platform::prepare();
+    let up = |platform: &Platform, more: &[&str]| {
+        run(platform.up_command().args(flags).args(more));
+    };
+    let peer = |platform: &Platform, address: &str| {
+        let node = fs::read_to_string(platform.data_dir().join("node-id")).unwrap();
+        format!("{node}={address}")
+    };
+    up(&first, &["--edge-peers-listen", &of_first]);
+    let second = Platform::prepare();
+    share_authority(&first, &second);
+    let to_first = peer(&first, &of_first);
+    let follows_first = ["--edge-peers-listen", &of_second, "--edge-peer", &to_first];
+    up(&second, &follows_first);
+    let to_second = peer(&second, &of_second);
+    first.kill_roostd();
+    let follows_second = ["--edge-peers-listen", &of_first, "--edge-peer", &to_second];
+    up(&first, &follows_second);
+    [first, second]
+}
+
 fn answers(platform: &Platform, said: &str) {
     wait_until("the machine's answer", MOMENT, || {
         let answer = platform.get("web", "/");

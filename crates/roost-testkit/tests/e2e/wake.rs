@@ -1,5 +1,6 @@
 //! Machines that sleep, and requests that wake them.
 
+use crate::relay::two_nodes;
 use roost_testkit::images::nginx;
 use roost_testkit::platform::Platform;
 use roost_testkit::program::run;
@@ -163,4 +164,36 @@ fn until_stopped_by_proxy(platform: &Platform, machine: &str, n_times: usize) {
             Err(format!("{} after {stops:?}", status["state"]))
         }
     });
+}
+
+#[test]
+fn a_machine_that_sleeps_is_woken_when_the_node_that_kept_another_awake_is_killed() {
+    skip_unless_possible!();
+    let mut nodes = two_nodes(&["--autostop-after", "5s"]);
+    // The one with the smaller id keeps its own.
+    nodes.sort_by_cached_key(|node| {
+        std::fs::read_to_string(node.data_dir().join("node-id")).unwrap()
+    });
+    let [keeps, relies] = &nodes;
+    let lines = "auto_stop_machines = 'stop'\nmin_machines_running = 1";
+    let [kept, sleeper] = [keeps, relies].map(|node| deploy(node, lines));
+    until_stopped_by_proxy(relies, &sleeper, 1);
+
+    keeps.kill_roostd();
+    wait_until("the machine to be woken", MOMENT, || {
+        let status = relies.roost_json(&["machines", "status", &sleeper]);
+        let newest = by_proxy(relies, &sleeper).into_iter().next();
+        if status["state"] == "started" && newest.as_deref() == Some("start") {
+            Ok(())
+        } else {
+            Err(format!("{} after {newest:?}", status["state"]))
+        }
+    });
+    // Once that node is back its machine is enough again; it never slept.
+    let n_times = by_proxy(relies, &sleeper).len().div_ceil(2) + 1;
+    run(&mut keeps.up_command());
+    until_stopped_by_proxy(relies, &sleeper, n_times);
+    let status = keeps.roost_json(&["machines", "status", &kept]);
+    assert_eq!(status["state"], "started");
+    assert_eq!(by_proxy(keeps, &kept), [""; 0]);
 }

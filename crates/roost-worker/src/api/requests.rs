@@ -149,6 +149,14 @@ pub(crate) fn wake(row: &mut Row) -> Outcome {
     )))
 }
 
+/// Starts a machine that sleeps, since too few of its app are awake. Gives nothing if it runs
+/// already, or is not to be woken.
+pub(crate) fn wake_for_minimum(row: &mut Row) -> Option<NewEvent> {
+    let mut event = NewEvent::asked(wake(row).ok().flatten()?, &Cause::Proxy);
+    event.detail["reason"] = "min_machines_running".into();
+    Some(event)
+}
+
 /// Stops or suspends a machine that has no traffic; `after` is how long it had none.
 /// Gives nothing if it is not running as it should any more.
 pub(crate) fn fall_asleep(row: &mut Row, suspends: bool, after: Duration) -> Option<NewEvent> {

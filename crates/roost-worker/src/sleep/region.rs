@@ -9,7 +9,7 @@
 use super::{Alike, lets_sleep, ports_of};
 use roost_model::id::{MachineId, NodeId};
 use roost_proto::traffic::{Endpoint, EndpointHealth};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the machines of a region have in common of which some are to stay awake.
 pub(super) struct OfRegion<'a> {
@@ -27,12 +27,7 @@ impl OfRegion<'_> {
         if elsewhere.iter().any(|endpoint| endpoint.split.is_some()) {
             return 0;
         }
-        let mut machines: BTreeMap<&MachineId, Vec<&Endpoint>> = BTreeMap::new();
-        for endpoint in elsewhere {
-            let services = machines.entry(&endpoint.machine_id);
-            services.or_default().push(endpoint);
-        }
-        let machines = machines.values();
+        let machines = by_machine(elsewhere).into_values();
         let kept = machines.filter(|services| self.is_kept_before(own, services));
         kept.count()
     }
@@ -53,6 +48,54 @@ impl OfRegion<'_> {
             && usize::try_from(n_kept).is_ok_and(|n_kept| n_kept >= self.n_kept)
             && ports_of(services.iter().map(|endpoint| &endpoint.service)) == *ports
     }
+}
+
+/// What other nodes have of the machines that are alike, whatever they keep them for: as many as
+/// run need not be woken here.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Elsewhere {
+    /// How many run and take requests.
+    pub(super) n_running: usize,
+    /// How many nodes before this one have some that sleep, which they may be about to wake.
+    pub(super) n_nodes_asleep: u32,
+}
+
+impl Elsewhere {
+    /// By the endpoints of their app elsewhere.
+    pub(super) fn of(alike: &Alike, own: &NodeId, elsewhere: &[Endpoint]) -> Self {
+        let (_, region, ports) = alike;
+        let (mut n_running, mut asleep) = (0, BTreeSet::new());
+        for services in by_machine(elsewhere).into_values() {
+            let all = |is_so: fn(&Endpoint) -> bool| services.iter().all(|it| is_so(it));
+            if services.iter().any(|endpoint| endpoint.region != *region)
+                || ports_of(services.iter().map(|endpoint| &endpoint.service)) != *ports
+            {
+                continue;
+            }
+            // One that is tried out has a part of the requests only.
+            if all(|it| it.health == EndpointHealth::Passing && it.split.is_none()) {
+                n_running += 1;
+            } else if all(|it| matches!(it.health, EndpointHealth::Asleep(_))) {
+                let nodes = services.iter().filter_map(|it| it.node.as_ref());
+                asleep.extend(nodes.map(|node| &node.id).filter(|id| *id < own));
+            }
+        }
+        let n_nodes_asleep = u32::try_from(asleep.len()).unwrap_or(u32::MAX);
+        Self {
+            n_running,
+            n_nodes_asleep,
+        }
+    }
+}
+
+/// The services of each machine.
+fn by_machine(endpoints: &[Endpoint]) -> BTreeMap<&MachineId, Vec<&Endpoint>> {
+    let mut machines: BTreeMap<&MachineId, Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in endpoints {
+        let services = machines.entry(&endpoint.machine_id);
+        services.or_default().push(endpoint);
+    }
+    machines
 }
 
 #[cfg(test)]

@@ -2,31 +2,30 @@
 
 use super::{Node, Run, samples};
 use roost_host::fake::FakeSuspend;
-use roost_model::id::{MachineId, NodeId};
+use roost_model::id::MachineId;
 use roost_model::machine::{Autostop, MachineSpec, MachineState, Rung};
 use roost_model::name::AppName;
-use roost_proto::traffic::{Endpoint, EndpointHealth, PeerNode, WakeError};
+use roost_proto::traffic::WakeError;
 use roost_proto::worker::{CreateMachine, Launch, MachineEvent, WorkerApi as _};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// A node that puts machines to sleep soon.
-fn node(rung: Rung) -> Node {
+pub(super) fn node(rung: Rung) -> Node {
     let mut node = Node::on(rung);
     node.config.autostop_after = Duration::from_secs(1);
     node
 }
 
 /// A port where the machines of a test take connections.
-async fn port() -> (TcpListener, u16) {
+pub(super) async fn port() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
 }
 
 /// A machine with this name, of an app that lets it sleep so.
-fn sleepy(app: &str, name: &str, port: u16, autostop: Autostop) -> CreateMachine {
+pub(super) fn sleepy(app: &str, name: &str, port: u16, autostop: Autostop) -> CreateMachine {
     let mut request = samples::create(name);
     request.spec.app = AppName::parse(app).unwrap();
     let mut service = samples::service(port);
@@ -35,19 +34,19 @@ fn sleepy(app: &str, name: &str, port: u16, autostop: Autostop) -> CreateMachine
     request
 }
 
-async fn create(run: &Run, request: CreateMachine) -> MachineId {
+pub(super) async fn create(run: &Run, request: CreateMachine) -> MachineId {
     let created = run.worker.create_machine(request, &samples::asker()).await;
     created.unwrap().id
 }
 
 /// What the proxy asked for, newest first.
-async fn by_proxy(run: &Run, id: &MachineId) -> Vec<MachineEvent> {
+pub(super) async fn by_proxy(run: &Run, id: &MachineId) -> Vec<MachineEvent> {
     let events = run.worker.machine_events(id, 50).await.unwrap();
     let of_proxy = events.into_iter().filter(|event| event.source == "proxy");
     of_proxy.collect()
 }
 
-async fn wake(run: &Run, id: &MachineId) -> Result<(), WakeError> {
+pub(super) async fn wake(run: &Run, id: &MachineId) -> Result<(), WakeError> {
     run.worker.sleep_control().wake(id.clone()).await
 }
 
@@ -160,44 +159,6 @@ async fn the_minimum_counts_in_the_first_region_only() {
     let env = &mut request.spec.process.env;
     env.insert("PRIMARY_REGION".into(), "elsewhere".into());
     let id = create(&run, request).await;
-    run.wait(&id, MachineState::Stopped).await;
-    run.shut_down().await;
-}
-
-#[tokio::test]
-async fn machines_of_a_node_before_this_one_are_enough() {
-    let (_listener, port) = port().await;
-    let node = node(Rung::Container);
-    let run = node.start().await;
-    let mut request = sleepy("web", "web-1", port, Autostop::Stop);
-    request.spec.services[0].min_machines_running = 1;
-    let endpoint = |number: u64| Endpoint {
-        machine_id: MachineId::from_bytes([9; 7]),
-        region: request.spec.region.clone(),
-        release: None,
-        split: None,
-        address: "10.0.0.9:8080".parse().unwrap(),
-        health: EndpointHealth::Passing,
-        service: Arc::new(request.spec.services[0].clone()),
-        node: Some(Arc::new(PeerNode {
-            id: NodeId::from_ulid(ulid::Ulid::from_parts(number, 0)),
-            edge: "192.0.2.1:4282".parse().unwrap(),
-        })),
-        statics: Arc::default(),
-    };
-    let (before, after) = (endpoint(0), endpoint(2));
-    // What a node after this one has is no reason to sleep: that one relies on this one.
-    *node.gauge.2.lock() = vec![after];
-    let id = create(&run, request).await;
-    run.wait(&id, MachineState::Started).await;
-    let other = create(&run, sleepy("other", "other", port, Autostop::Stop)).await;
-    for _ in 0..2 {
-        run.wait(&other, MachineState::Stopped).await;
-        wake(&run, &other).await.unwrap();
-        run.wait(&other, MachineState::Started).await;
-    }
-    assert_eq!(by_proxy(&run, &id).await, []);
-    *node.gauge.2.lock() = vec![before];
     run.wait(&id, MachineState::Stopped).await;
     run.shut_down().await;
 }

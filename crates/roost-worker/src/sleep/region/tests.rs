@@ -1,6 +1,6 @@
 //! Which machines of other nodes are counted, and what all nodes keep together.
 
-use super::{Alike, OfRegion};
+use super::{Alike, Elsewhere, OfRegion};
 use proptest::prelude::*;
 use roost_model::id::{MachineId, NodeId};
 use roost_model::machine::{Autostop, Protocol, Service};
@@ -90,6 +90,50 @@ fn what_another_node_may_not_keep_does_not_count() {
     let mut tried = awake(6, 1);
     tried.split = Some(Arc::new(Split::parse("percent=5").unwrap()));
     assert_eq!(kept_before(&[awake(1, 1), tried]), 0);
+}
+
+/// What node 5 knows of the others.
+fn elsewhere(all: &[Endpoint]) -> (usize, u32) {
+    let Elsewhere {
+        n_running,
+        n_nodes_asleep,
+    } = Elsewhere::of(&alike(), &node(5), all);
+    (n_running, n_nodes_asleep)
+}
+
+#[test]
+fn what_runs_elsewhere_need_not_be_woken_here() {
+    // Of whatever node and release, and whether it is to stay awake or not.
+    let mut other = awake(9, 1);
+    other.release = Some(2);
+    Arc::make_mut(&mut other.service).min_machines_running = 0;
+    assert_eq!(elsewhere(&[awake(1, 1), awake(1, 2), other]), (3, 0));
+    let changes: [fn(&mut Endpoint); 6] = [
+        |it| it.health = EndpointHealth::Failing("no".into()),
+        |it| it.health = EndpointHealth::Draining,
+        |it| it.health = EndpointHealth::Down("starting".into()),
+        |it| it.region = region("ams"),
+        |it| it.split = Some(Arc::new(Split::parse("percent=5").unwrap())),
+        |it| Arc::make_mut(&mut it.service).ports.truncate(1),
+    ];
+    for (idx, change) in changes.into_iter().enumerate() {
+        let mut changed = awake(1, 1);
+        change(&mut changed);
+        assert_eq!(elsewhere(&[changed, awake(1, 2)]), (1, 0), "{idx}");
+    }
+}
+
+#[test]
+fn who_has_machines_that_sleep_is_waited_for_by_those_after_it() {
+    let asleep = |at, number| Endpoint {
+        health: EndpointHealth::Asleep("stopped".into()),
+        ..awake(at, number)
+    };
+    let all = [asleep(1, 1), asleep(1, 2), asleep(3, 1), asleep(7, 1)];
+    assert_eq!(elsewhere(&all), (0, 2));
+    let mut far = asleep(1, 1);
+    far.region = region("ams");
+    assert_eq!(elsewhere(&[far, awake(3, 1)]), (1, 0));
 }
 
 proptest! {
