@@ -149,7 +149,7 @@ fn a_bad_canary_is_undone_under_load_while_the_old_release_serves_on() {
 #[test]
 fn a_canary_is_judged_by_what_the_edge_of_another_node_has_seen() {
     skip_unless_possible!();
-    let [near, far] = two_nodes(&[]);
+    let [near, far] = two_nodes();
     let broken = nginx("").files(&[("etc/nginx/nginx.conf", 0o644, BROKEN.as_bytes())]);
     near.push(&broken, "web:2");
     for platform in [&near, &far] {

@@ -24,13 +24,13 @@ pub(crate) fn share_authority(first: &Platform, second: &Platform) {
     }
 }
 
-/// Two nodes with one authority, with these flags, whose edges follow each other's tables.
-pub(crate) fn two_nodes(flags: &[&str]) -> [Platform; 2] {
+/// Two nodes with one authority, whose edges follow each other's tables.
+pub(crate) fn two_nodes() -> [Platform; 2] {
     let address = || format!("127.0.0.1:{}", free_port());
     let (of_first, of_second) = (address(), address());
     let first = Platform::prepare();
-    let up = |platform: &Platform, more: &[&str]| {
-        run(platform.up_command().args(flags).args(more));
+    let up = |platform: &Platform, flags: &[&str]| {
+        run(platform.up_command().args(flags));
     };
     let peer = |platform: &Platform, address: &str| {
         let node = fs::read_to_string(platform.data_dir().join("node-id")).unwrap();

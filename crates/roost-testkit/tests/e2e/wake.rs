@@ -169,7 +169,7 @@ fn until_stopped_by_proxy(platform: &Platform, machine: &str, n_times: usize) {
 #[test]
 fn a_machine_that_sleeps_is_woken_when_the_node_that_kept_another_awake_is_killed() {
     skip_unless_possible!();
-    let mut nodes = two_nodes(&["--autostop-after", "5s"]);
+    let mut nodes = two_nodes();
     // The one with the smaller id keeps its own.
     nodes.sort_by_cached_key(|node| {
         std::fs::read_to_string(node.data_dir().join("node-id")).unwrap()
@@ -177,6 +177,11 @@ fn a_machine_that_sleeps_is_woken_when_the_node_that_kept_another_awake_is_kille
     let [keeps, relies] = &nodes;
     let lines = "auto_stop_machines = 'stop'\nmin_machines_running = 1";
     let [kept, sleeper] = [keeps, relies].map(|node| deploy(node, lines));
+    // None sleeps while its deployment still looks at it.
+    for node in &nodes {
+        node.kill_roostd();
+        run(node.up_command().args(["--autostop-after", "5s"]));
+    }
     until_stopped_by_proxy(relies, &sleeper, 1);
 
     keeps.kill_roostd();
