@@ -38,7 +38,7 @@ use tokio::sync::watch;
 pub(crate) struct AppRoute {
     /// Shared with what outlives the route: records of long answers.
     pub(crate) name: Arc<AppName>,
-    traffic: AppTraffic,
+    traffic: Arc<AppTraffic>,
     freed: Arc<Freed>,
     pub(crate) budget: Arc<RetryBudget>,
     pub(crate) replays: Arc<ReplayCache>,
@@ -186,18 +186,22 @@ impl Tables {
     }
 
     /// All machines of an app.
-    fn traffic(&self, name: &AppName) -> Option<AppTraffic> {
+    fn traffic(&self, name: &AppName) -> Option<Arc<AppTraffic>> {
         let own = self.own.get(name.as_str());
         let mut all = own.cloned();
         let learned = self.learned.values();
         for traffic in learned.filter_map(|table| table.get(name.as_str())) {
+            let Some(all) = &mut all else {
+                all = Some(traffic.clone());
+                continue;
+            };
             // Who has a machine itself knows better.
             let is_new = |it: &&Endpoint| {
                 let mut own = own.into_iter().flat_map(|own| &own.endpoints);
                 own.all(|own| own.machine_id != it.machine_id)
             };
             let new = traffic.endpoints.iter().filter(is_new).cloned();
-            all.get_or_insert_default().endpoints.extend(new);
+            Arc::make_mut(all).endpoints.extend(new);
         }
         all
     }
@@ -362,7 +366,7 @@ impl Router {
         &self,
         tables: &Tables,
         name: &AppName,
-        traffic: &AppTraffic,
+        traffic: &Arc<AppTraffic>,
         old: Option<&AppRoute>,
     ) -> AppRoute {
         let freed = old.map_or_else(Arc::default, |old| old.freed.clone());

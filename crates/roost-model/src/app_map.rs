@@ -126,18 +126,18 @@ impl<V: PartialEq> PartialEq for AppMap<V> {
     }
 }
 
-impl<V: Clone> FromIterator<(AppName, V)> for AppMap<V> {
-    fn from_iter<I: IntoIterator<Item = (AppName, V)>>(apps: I) -> Self {
+impl<V: Clone, T: Into<V>> FromIterator<(AppName, T)> for AppMap<V> {
+    fn from_iter<I: IntoIterator<Item = (AppName, T)>>(apps: I) -> Self {
         let mut map = Self::new();
         for (name, value) in apps {
-            map.insert(name, value);
+            map.insert(name, value.into());
         }
         map
     }
 }
 
-impl<V: Clone, const N: usize> From<[(AppName, V); N]> for AppMap<V> {
-    fn from(apps: [(AppName, V); N]) -> Self {
+impl<V: Clone, T: Into<V>, const N: usize> From<[(AppName, T); N]> for AppMap<V> {
+    fn from(apps: [(AppName, T); N]) -> Self {
         apps.into_iter().collect()
     }
 }

@@ -103,7 +103,7 @@ pub fn from_line(
         match row.and_then(|row| endpoint(row, node)) {
             Ok((app, endpoint)) => {
                 n_read += 1;
-                let traffic: &mut AppTraffic = table.get_or_default(app);
+                let traffic: &mut AppTraffic = Arc::make_mut(table.get_or_default(app));
                 traffic.endpoints.push(endpoint);
             }
             Err(why) => {

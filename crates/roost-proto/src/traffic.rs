@@ -72,8 +72,8 @@ pub enum EndpointHealth {
     Down(String),
 }
 
-/// All that the edge needs to route, by app.
-pub type TrafficTable = AppMap<AppTraffic>;
+/// All that the edge needs to route, by app. Tables share what is the same in them.
+pub type TrafficTable = AppMap<Arc<AppTraffic>>;
 
 /// The edge's subscription: the newest table, and a wake-up at each change.
 pub type TrafficFeed = tokio::sync::watch::Receiver<Arc<TrafficTable>>;

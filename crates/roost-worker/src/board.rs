@@ -252,7 +252,7 @@ fn build_table(entries: &BTreeMap<MachineId, Entry>) -> TrafficTable {
         if entry.services.is_empty() {
             continue;
         }
-        let app: &mut AppTraffic = table.get_or_default(entry.app.clone());
+        let app: &mut AppTraffic = Arc::make_mut(table.get_or_default(entry.app.clone()));
         app.endpoints.extend(as_published(id, entry));
     }
     table

@@ -147,7 +147,7 @@ async fn routes(http: u16, back: u16, count: u64) {
             let number = line.unwrap().trim().parse().expect("a number");
             let (name, mut traffic) = route(number);
             traffic.endpoints[0].release = Some(release as u64);
-            table.insert(name, traffic);
+            table.insert(name, traffic.into());
             sender.send_replace(Arc::new(table.clone()));
         }
     });
