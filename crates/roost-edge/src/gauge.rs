@@ -121,8 +121,7 @@ impl TrafficGauge for TrafficCounter {
             return vec![];
         };
         let routes = router.routes();
-        let targets = routes.app(app.as_str()).into_iter();
-        let endpoints = targets.flat_map(|app| app.targets().map(|target| &target.endpoint));
+        let endpoints = routes.endpoints(app.as_str()).iter();
         // A node whose table has stopped coming may be gone.
         let is_told = |endpoint: &&Endpoint| {
             let node = endpoint.node.as_ref();

@@ -133,7 +133,8 @@ impl Load {
 
     /// What it is serving for this edge.
     pub(crate) fn now(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        // Who waits for a place looks at it after he has said that he waits.
+        self.count.load(Ordering::SeqCst)
     }
 
     /// What it is serving for all edges, as far as that is known.

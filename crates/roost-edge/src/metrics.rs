@@ -44,7 +44,7 @@ fn text(shared: &Shared) -> String {
     let of = |app: &str, region: &RegionCode| (app.to_owned(), region.to_string());
     let nobody = &shared.nobody;
     counts.insert(of("", &nobody.region), nobody.read());
-    for app in shared.router.routes().apps() {
+    for app in shared.router.routes().asked() {
         for series in app.meter.all() {
             let labels = of(app.name.as_str(), &series.region);
             counts.entry(labels).or_default().add(&series.read());

@@ -203,10 +203,12 @@ fn normalise(authority: &str) -> Option<String> {
         _ => authority,
     };
     let host = host.strip_suffix('.').unwrap_or(host);
+    let is_name = !host.contains(':') || host.starts_with('[');
     let allowed =
         |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':');
     let has_label = !host.is_empty() && !host.starts_with('.');
-    let valid = has_label && host.len() < limits::HOST_BYTES_MAX && host.bytes().all(allowed);
+    let valid =
+        has_label && is_name && host.len() < limits::HOST_BYTES_MAX && host.bytes().all(allowed);
     valid.then(|| host.to_ascii_lowercase())
 }
 
@@ -317,6 +319,7 @@ mod tests {
             ("a b", None),
             ("a/b", None),
             ("a:b", None),
+            ("a:1:2", None),
             ("", None),
             (".localhost", None),
         ] {

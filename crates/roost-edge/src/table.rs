@@ -2,24 +2,26 @@
 //!
 //! Readers load a pointer and take no lock. One writer at a time derives the
 //! next snapshot and carries over what lives longer than a table: connection
-//! pools, counts, the turn of round robin.
+//! pools, counts, the turn of round robin. An app that nobody has asked for is
+//! only listed; its route is made by who asks first ([`derive::Listed`]).
 
+mod derive;
 mod port;
 mod target;
 
 pub(crate) use port::PortRoute;
 pub(crate) use target::Target;
 
+use derive::{Listed, Maker};
+
 use crate::gauge::TrafficCounter;
 use crate::limits;
-use crate::load::{Freed, Load, Queue};
+use crate::load::Freed;
 use crate::meter::Meter;
-use crate::pool::Pool;
 use crate::rates::AppRates;
 use crate::relay::distance::Distance;
 use crate::replay_cache::ReplayCache;
 use crate::retry::RetryBudget;
-use crate::tally::Tallies;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use roost_model::app_map::AppMap;
@@ -28,7 +30,7 @@ use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{
     AppTraffic, Endpoint, EndpointHealth, PeerNode, TrafficFeed, TrafficTable,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
@@ -38,7 +40,6 @@ use tokio::sync::watch;
 pub(crate) struct AppRoute {
     /// Shared with what outlives the route: records of long answers.
     pub(crate) name: Arc<AppName>,
-    traffic: Arc<AppTraffic>,
     freed: Arc<Freed>,
     pub(crate) budget: Arc<RetryBudget>,
     pub(crate) replays: Arc<ReplayCache>,
@@ -99,24 +100,33 @@ impl AppRoute {
 }
 
 /// All routes at one moment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Routes {
-    apps: AppMap<Arc<AppRoute>>,
+    apps: AppMap<Arc<Listed>>,
     /// Those of them that ask for ports of their own.
     with_ports: AppMap<Arc<AppRoute>>,
     /// Those of them of which a release is tried out.
     split: AppMap<Arc<AppRoute>>,
+    maker: Arc<Maker>,
 }
 
 impl Routes {
     /// The route of an app.
     pub(crate) fn app(&self, name: &str) -> Option<&Arc<AppRoute>> {
-        self.apps.get(name)
+        let (name, listed) = self.apps.get_key_value(name)?;
+        Some(listed.route(name, &self.maker, None))
     }
 
-    /// All apps.
-    pub(crate) fn apps(&self) -> impl Iterator<Item = &AppRoute> {
-        self.apps.values().map(AsRef::as_ref)
+    /// The machines of an app.
+    pub(crate) fn endpoints(&self, name: &str) -> &[Endpoint] {
+        let listed = self.apps.get(name);
+        listed.map_or(&[], |listed| &listed.traffic.endpoints)
+    }
+
+    /// All apps that somebody has asked for.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &AppRoute> {
+        let made = self.apps.values().filter_map(|listed| listed.made());
+        made.map(AsRef::as_ref)
     }
 
     /// The apps that ask for ports of their own.
@@ -130,17 +140,18 @@ impl Routes {
     }
 
     fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
-        self.apps.values().flat_map(|app| &app.targets)
+        self.asked().flat_map(|app| &app.targets)
     }
 
-    /// Routes an app in another way, or not at all; how it was routed.
-    fn set(&mut self, name: &AppName, app: Option<Arc<AppRoute>>) -> Option<Arc<AppRoute>> {
+    /// Lists an app in another way, or not at all; how it was listed.
+    fn set(&mut self, name: &AppName, app: Option<Arc<Listed>>) -> Option<Arc<Listed>> {
+        let route = app.as_ref().and_then(|app| app.made());
         let has_ports = |app: &&Arc<AppRoute>| app.own_ports().next().is_some();
-        match app.as_ref().filter(has_ports) {
+        match route.filter(has_ports) {
             Some(app) => self.with_ports.insert(name.clone(), app.clone()),
             None => self.with_ports.remove(name.as_str()),
         };
-        match app.as_ref().filter(|app| app.is_split) {
+        match route.filter(|app| app.is_split) {
             Some(app) => self.split.insert(name.clone(), app.clone()),
             None => self.split.remove(name.as_str()),
         };
@@ -157,19 +168,9 @@ struct Tables {
     own: Arc<TrafficTable>,
     /// By node: what edges of other nodes have told.
     learned: BTreeMap<String, TrafficTable>,
-    /// By node: how far it is.
-    distances: BTreeMap<String, Distance>,
 }
 
 impl Tables {
-    /// How far the node of an endpoint is.
-    fn distance(&self, endpoint: &Endpoint) -> Option<Distance> {
-        let Some(node) = &endpoint.node else {
-            return Some(0);
-        };
-        self.distances.get(node.id.as_str()).copied()
-    }
-
     /// Apps that have machines at a node.
     fn apps_at(&self, node: &PeerNode) -> Vec<&AppName> {
         let is_there = |traffic: &AppTraffic| {
@@ -210,7 +211,6 @@ impl Tables {
 /// Keeps the newest snapshot.
 #[derive(Debug)]
 pub(crate) struct Router {
-    region: RegionCode,
     routes: ArcSwap<Routes>,
     feed: Mutex<TrafficFeed>,
     /// What the routes are made of. Who changes them holds it.
@@ -229,9 +229,18 @@ impl Router {
         counter: Arc<TrafficCounter>,
     ) -> Arc<Self> {
         feed.mark_changed();
+        let routes = Routes {
+            apps: AppMap::new(),
+            with_ports: AppMap::new(),
+            split: AppMap::new(),
+            maker: Arc::new(Maker {
+                region,
+                counter: counter.clone(),
+                distances: BTreeMap::new(),
+            }),
+        };
         let router = Arc::new(Self {
-            region,
-            routes: ArcSwap::default(),
+            routes: ArcSwap::from_pointee(routes),
             feed: Mutex::new(feed),
             tables: Mutex::default(),
             counter: counter.clone(),
@@ -273,11 +282,14 @@ impl Router {
         self.feed.lock().clone()
     }
 
-    /// The endpoints of this node's machines.
+    /// The endpoints of this node's machines, of apps that somebody has asked for.
     pub(crate) fn own_targets(&self) -> Vec<Arc<Target>> {
         let own = self.tables.lock().own.clone();
         let routes = self.routes.load();
-        let apps = own.iter().filter_map(|(name, _)| routes.app(name.as_str()));
+        let listed = own
+            .iter()
+            .filter_map(|(name, _)| routes.apps.get(name.as_str()));
+        let apps = listed.filter_map(|listed| listed.made());
         let targets = apps.flat_map(|app| app.targets());
         let own = targets.filter(|target| target.endpoint.node.is_none());
         own.cloned().collect()
@@ -312,46 +324,65 @@ impl Router {
 
     /// Takes that a node is so far from here from now on.
     pub(crate) fn is_at(&self, node: &PeerNode, distance: Distance) {
-        let mut tables = self.tables.lock();
-        tables.distances.insert(node.id.to_string(), distance);
-        self.apply(&tables, &tables.apps_at(node));
+        let tables = self.tables.lock();
+        let mut maker = Maker::clone(&self.routes.load().maker);
+        maker.distances.insert(node.id.to_string(), distance);
+        self.apply_with(Arc::new(maker), &tables, &tables.apps_at(node));
     }
 
-    /// Derives the routes of these apps anew.
+    /// Lists these apps anew.
     fn apply(&self, tables: &Tables, changed: &[&AppName]) {
+        let maker = self.routes.load().maker.clone();
+        self.apply_with(maker, tables, changed);
+    }
+
+    fn apply_with(&self, maker: Arc<Maker>, tables: &Tables, changed: &[&AppName]) {
         let mut routes = Routes::clone(&self.routes.load());
+        routes.maker = maker.clone();
         let mut replaced = Vec::new();
         for &name in changed {
-            let old = routes.app(name.as_str());
+            let old = routes.apps.get(name.as_str());
+            let route = old.and_then(|old| old.made()).cloned();
             let traffic = tables.traffic(name);
-            let is_moved = |old: &Arc<AppRoute>| {
-                let mut targets = old.targets.iter();
-                targets.any(|it| it.distance != tables.distance(&it.endpoint))
+            let is_moved = |route: &Arc<AppRoute>| {
+                let mut targets = route.targets.iter();
+                targets.any(|it| it.distance != maker.distance(&it.endpoint))
             };
-            // A table may change in what others know better.
-            if old.map(|old| &old.traffic) == traffic.as_ref() && !old.is_some_and(is_moved) {
+            // A table may change in what others know better. Of an app that nobody has asked for
+            // somebody may make a route just now, by what was known before.
+            let is_same = old.map(|old| &old.traffic) == traffic.as_ref();
+            if is_same && route.as_ref().is_some_and(|route| !is_moved(route)) {
                 continue;
             }
-            let derive = |traffic| self.derive_app(tables, name, &traffic, old.map(AsRef::as_ref));
-            let new = traffic.map(|traffic| Arc::new(derive(traffic)));
+            let new = traffic.map(|traffic| {
+                let listed = Arc::new(Listed::new(traffic));
+                if route.is_some() || listed.is_looked_for() {
+                    listed.route(name, &maker, route.as_deref());
+                }
+                listed
+            });
             let old = routes.set(name, new.clone());
             replaced.push((old, new));
         }
         self.routes.store(Arc::new(routes));
         for old in replaced.iter().filter_map(|(old, _)| old.as_ref()) {
-            old.is_replaced.store(true, Ordering::SeqCst);
+            old.is_replaced();
         }
         for (old, new) in &replaced {
-            let new = new.iter().flat_map(|app| &app.targets);
-            for target in new.clone() {
+            let targets_of = |listed: &Option<Arc<Listed>>| {
+                let route = listed.as_ref().and_then(|listed| listed.made().cloned());
+                route.map_or_else(Vec::new, |route| route.targets.clone())
+            };
+            let new = targets_of(new);
+            for target in &new {
                 let takes_nothing_new = matches!(
                     target.endpoint.health,
                     EndpointHealth::Draining | EndpointHealth::Asleep(_)
                 );
                 target.pool.set_open(!takes_nothing_new);
             }
-            for gone in old.iter().flat_map(|app| &app.targets) {
-                if !new.clone().any(|new| Arc::ptr_eq(&new.pool, &gone.pool)) {
+            for gone in targets_of(old) {
+                if !new.iter().any(|new| Arc::ptr_eq(&new.pool, &gone.pool)) {
                     gone.pool.set_open(false);
                 }
             }
@@ -360,82 +391,6 @@ impl Router {
         self.counter.prune();
         self.n_applied.fetch_add(1, Ordering::Relaxed);
         self.nudge();
-    }
-
-    fn derive_app(
-        &self,
-        tables: &Tables,
-        name: &AppName,
-        traffic: &Arc<AppTraffic>,
-        old: Option<&AppRoute>,
-    ) -> AppRoute {
-        let freed = old.map_or_else(Arc::default, |old| old.freed.clone());
-        let meter = old.map_or_else(Arc::<Meter>::default, |old| old.meter.clone());
-        let is_split = traffic.endpoints.iter().any(|it| it.split.is_some());
-        let mut tallies = Tallies::going_on(is_split, old);
-        let target = |endpoint: &Endpoint| {
-            let same = |target: &&Arc<Target>| {
-                target.endpoint.machine_id == endpoint.machine_id
-                    && target.endpoint.address == endpoint.address
-                    // Two services may lead to the same port of the machine.
-                    && target.endpoint.service.ports == endpoint.service.ports
-                    && target.endpoint.service.protocol == endpoint.service.protocol
-            };
-            let old = old.and_then(|old| old.targets.iter().find(same));
-            let load = old.map_or_else(|| Load::new(&freed), |old| old.load.clone());
-            if old.is_none_or(|old| old.endpoint.health != EndpointHealth::Passing) {
-                load.begins();
-            }
-            load.wake.seen(&endpoint.health);
-            Arc::new(Target {
-                app: name.clone(),
-                endpoint: endpoint.clone(),
-                pool: old.map_or_else(Pool::new, |old| old.pool.clone()),
-                in_flight: self.counter.counter(&endpoint.machine_id),
-                load,
-                series: meter.series(&endpoint.region),
-                tally: tallies.of(endpoint),
-                distance: tables.distance(endpoint),
-                is_near: endpoint.region == self.region,
-            })
-        };
-        let targets: Vec<Arc<Target>> = traffic.endpoints.iter().map(target).collect();
-        let services = traffic.endpoints.iter().map(|endpoint| &endpoint.service);
-        let numbers: BTreeSet<(Protocol, u16)> = services
-            .flat_map(|service| {
-                let numbers = service.ports.iter().flat_map(|port| port.ports.iter());
-                numbers.map(|number| (service.protocol, number))
-            })
-            .collect();
-        // Ports of one service share a queue: whoever came first is served first by either.
-        let mut queues: HashMap<*const Target, Arc<Queue>> = HashMap::new();
-        let route = |(protocol, number)| {
-            let old = old.and_then(|old| old.port_of(protocol, number));
-            let first = targets
-                .iter()
-                .find(|t| t.port_of(protocol, number).is_some())?;
-            let queue = queues
-                .entry(Arc::as_ptr(first))
-                .or_insert_with(|| old.map_or_else(|| Queue::new(&freed), |old| old.queue.clone()));
-            let queue = old.map_or(&*queue, |old| &old.queue).clone();
-            PortRoute::new((protocol, number), &targets, queue, old)
-        };
-        let ports: Vec<PortRoute> = numbers.into_iter().filter_map(route).collect();
-        let mut rules = ports.iter().map(|port| &port.rule.http);
-        AppRoute {
-            has_affinity: rules.any(|http| http.session_affinity.is_some()),
-            name: old.map_or_else(|| Arc::new(name.clone()), |old| old.name.clone()),
-            is_split,
-            traffic: traffic.clone(),
-            budget: old.map_or_else(Arc::default, |old| old.budget.clone()),
-            replays: old.map_or_else(Arc::default, |old| old.replays.clone()),
-            rates: old.map_or_else(Arc::default, |old| old.rates.clone()),
-            meter,
-            ports,
-            freed,
-            targets,
-            is_replaced: AtomicBool::new(false),
-        }
     }
 
     /// Closes back-end connections that have been idle for longer than `limit`.

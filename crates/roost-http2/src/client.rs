@@ -129,7 +129,7 @@ impl<B> fmt::Debug for Sender<B> {
 }
 
 /// Begins HTTP/2 on a connection. The driver has to be polled for as long as it takes; it ends
-/// with the last request after the last sender.
+/// with the last request after the last sender. Both need tokio's clock.
 pub fn begin<T, B>(io: T, limits: Limits) -> (Sender<B>, Driver<T, B>) {
     let mut state = State::new(limits.stream_window, limits.streams_max);
     state.out.extend_from_slice(PREFACE);
@@ -177,7 +177,7 @@ where
         self.0.0.state.lock().is_full()
     }
 
-    /// Whether another request would be sent at once, as far as is known.
+    /// Whether it takes requests, and is not known to have as many as the other side takes.
     pub fn takes_more(&self) -> bool {
         let state = self.0.0.state.lock();
         state.has_place().is_ok() && !state.is_full()
@@ -190,7 +190,8 @@ where
 
     /// Sends a request whose fields `write` writes, those of HTTP/2's own first; `is_head` when
     /// its answer has no body by its method. Waits for the header of the answer until `until`,
-    /// which is asked again when that moment has come: it may be a later one by then.
+    /// which is asked again when that moment has come, unless the request still waits for a place
+    /// then: it may be a later one by then.
     ///
     /// Dropped before, the request is taken back, or reset.
     pub async fn send(
@@ -261,8 +262,8 @@ where
         let Some(request) = request.take() else {
             return Ok(None);
         };
-        let (write, is_head, until) = (request.write, request.is_head, request.deadline);
-        let (stream, inbox) = state.open(write, is_head, until, request.first);
+        let (write, is_head, deadline) = (request.write, request.is_head, request.deadline);
+        let (stream, inbox) = state.open(write, is_head, deadline, request.first);
         if let Some(body) = request.body
             && let Some(upload) = state.upload(stream)
         {

@@ -50,8 +50,7 @@ impl Fields {
     ) -> Result<Box<Self>, HpackError> {
         // On the heap: it is large and handed on.
         let mut fields = Box::<Self>::default();
-        // Each takes a byte at least.
-        // Messages of a connection have about as many lines as those before.
+        // Messages of a connection have about as many lines as those before. Each takes a byte at least.
         let likely = (decoder.lines_before + LINES_ADDED).min(LINES_MAX);
         fields.headers = HeaderMap::with_capacity(block.len().min(likely));
         let mut n_lines = 0;

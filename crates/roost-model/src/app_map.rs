@@ -47,6 +47,11 @@ impl<V> AppMap<V> {
         self.shards[shard_of(name)].get(name)
     }
 
+    /// The same, with the app's name.
+    pub fn get_key_value(&self, name: &str) -> Option<(&AppName, &V)> {
+        self.shards[shard_of(name)].get_key_value(name)
+    }
+
     /// All apps, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&AppName, &V)> {
         self.shards.iter().flat_map(|shard| shard.iter())

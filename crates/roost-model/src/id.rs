@@ -21,45 +21,57 @@ fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
+/// Digits of the id of a machine.
+const MACHINE_ID_DIGITS: usize = 14;
+
 /// The id of a machine: 14 lower-case hexadecimal digits, as in the Machines API.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct MachineId(String);
+pub struct MachineId([u8; MACHINE_ID_DIGITS]);
 
 impl MachineId {
     /// The id with these seven bytes.
     pub fn from_bytes(bytes: [u8; 7]) -> Self {
-        Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
+        let digit = |value: u8| b"0123456789abcdef"[usize::from(value & 15)];
+        let mut digits = [0; MACHINE_ID_DIGITS];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte)]);
+        }
+        Self(digits)
     }
 
     /// Reads an id.
     pub fn parse(text: &str) -> Result<Self, ParseIdError> {
-        let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == 14 && text.bytes().all(is_hex) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ParseIdError {
-                text: shorten(text),
-                expected: "a machine id (14 hex digits)",
-            })
-        }
+        let is_hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
+        let digits = <[u8; MACHINE_ID_DIGITS]>::try_from(text.as_bytes()).ok();
+        let digits = digits.filter(|digits| digits.iter().all(is_hex));
+        digits.map(Self).ok_or_else(|| ParseIdError {
+            text: shorten(text),
+            expected: "a machine id (14 hex digits)",
+        })
     }
 
     /// The text form.
     pub fn as_str(&self) -> &str {
-        &self.0
+        str::from_utf8(&self.0).expect("digits are text")
+    }
+}
+
+impl fmt::Debug for MachineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MachineId").field(&self.as_str()).finish()
     }
 }
 
 impl fmt::Display for MachineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl From<MachineId> for String {
     fn from(id: MachineId) -> Self {
-        id.0
+        id.as_str().to_owned()
     }
 }
 

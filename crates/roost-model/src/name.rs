@@ -1,8 +1,10 @@
-//! Names that people choose, checked when they are made.
+//! Names that people choose, checked when they are made. Those of apps, of which the most copies are
+//! made, share their text.
 
 use crate::limits;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// A name did not have the form of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,17 +30,17 @@ impl ParseNameError {
 }
 
 macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident, $check:ident) => {
+    ($(#[$doc:meta])* $name:ident($text:ty), $check:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name($text);
 
         impl $name {
             /// Reads and checks a name.
             pub fn parse(text: &str) -> Result<Self, ParseNameError> {
                 $check(text)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
 
             /// The text form.
@@ -61,7 +63,7 @@ macro_rules! name_type {
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                name.as_str().to_owned()
             }
         }
 
@@ -76,23 +78,23 @@ macro_rules! name_type {
 
 name_type!(
     /// The name of an app: one DNS label, since it becomes the first label of the app's URL.
-    AppName, check_app_name
+    AppName(Arc<str>), check_app_name
 );
 name_type!(
     /// The name of a machine, unique within its app.
-    MachineName, check_machine_name
+    MachineName(String), check_machine_name
 );
 name_type!(
     /// The code of a region, such as `local` or `fra`.
-    RegionCode, check_region_code
+    RegionCode(String), check_region_code
 );
 name_type!(
     /// The name of a zone: nodes of a region that fail together, such as `a` or `rack-3`.
-    ZoneName, check_zone_name
+    ZoneName(String), check_zone_name
 );
 name_type!(
     /// The name of a secret, which becomes an environment variable.
-    SecretName, check_secret_name
+    SecretName(String), check_secret_name
 );
 
 fn check_label(kind: &'static str, text: &str, bytes_max: usize) -> Result<(), ParseNameError> {

@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(http.response_headers["f"], Vec::<String>::new());
         assert_eq!(http.replay_cache.len(), 2);
         let key = SessionKey::Header("x-s".into());
-        assert_eq!(http.session_affinity, Some(key));
+        assert_eq!(http.session_affinity.as_deref(), Some(&key));
         assert_eq!(spec.services[1].autostop, Autostop::Stop);
         let again = MachineConfig::from(&spec);
         assert_eq!(again.to_spec(identity()).unwrap(), spec);

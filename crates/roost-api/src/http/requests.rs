@@ -12,7 +12,7 @@ use http::header::CONTENT_TYPE;
 use roost_proto::rest::{ErrorBody, RequestRecord};
 
 /// A request that the edge of this node has served, with its attempts and what its time went to.
-/// Kept for an hour: failures and slow ones, up to 50 a second of the others and one in 100
+/// Kept for an hour: failures and slow ones, up to 50 a second of the others and one in 1000
 /// beyond, the newest 4096 of either.
 #[utoipa::path(get, path = "/v1/requests/{id}", tag = "requests", operation_id = "get_request",
     params(("id" = String, Path, description = "id of the request, as its response's header `roost-request-id` says")),

@@ -20,7 +20,7 @@ use roost_model::id::NodeId;
 use roost_model::machine::SessionKey;
 use roost_model::web::range::{self, Range};
 use roost_model::web::{names_tag, path};
-use roost_proto::traffic::{PeerNode, TrafficTable};
+use roost_proto::traffic::{AppTraffic, PeerNode, TrafficTable};
 use roost_proto::{peer_loads, peer_table, peer_tallies};
 use rustls::server::Acceptor;
 use std::sync::Arc;
@@ -164,7 +164,7 @@ fn table(text: &str) {
         return;
     };
     let own = table.iter().map(|(app, traffic)| {
-        let mut traffic = traffic.clone();
+        let mut traffic = AppTraffic::clone(traffic);
         for endpoint in &mut traffic.endpoints {
             endpoint.node = None;
         }

@@ -43,7 +43,7 @@ fn told(number: u8, request: &Request<Incoming>) -> Response<AnyBody> {
 
 fn keeps(mut endpoint: Endpoint, key: &SessionKey) -> Endpoint {
     for port in &mut Arc::make_mut(&mut endpoint.service).ports {
-        port.http.session_affinity = Some(key.clone());
+        port.http.session_affinity = Some(Box::new(key.clone()));
     }
     endpoint
 }

@@ -91,7 +91,7 @@ async fn two(
     let origin = Origin::new(&world, replay).await;
     let mut first = endpoint(1, origin.address);
     for port in &mut Arc::make_mut(&mut first.service).ports {
-        port.http.replay_cache = rules.to_vec();
+        port.http.replay_cache = rules.into();
     }
     let other = endpoint(2, target(&world).await);
     let apps = [app("app", first), app("other", other)];

@@ -310,7 +310,7 @@ async fn the_files_of_a_machine_of_another_node_come_from_that_nodes_edge() {
     put(dir.path(), 1, "srv/broken", "");
     let mut one = with_statics(endpoint(1, says(&far.tasks, "app").await));
     for port in &mut Arc::make_mut(&mut one.service).ports {
-        port.http.session_affinity = Some(SessionKey::Cookie("sid".into()));
+        port.http.session_affinity = Some(Box::new(SessionKey::Cookie("sid".into())));
     }
     far.publish(vec![one.clone()]);
     near.publish(vec![at(2, peers_of(&far), one)]);

@@ -90,8 +90,8 @@ impl<B> Exchange<B> {
     }
 
     /// Waits until then from now on.
-    pub(super) fn waits_until(&self, until: Instant) {
-        self.shared.state.lock().waits_until(self.stream, until);
+    pub(super) fn waits_until(&self, deadline: Instant) {
+        self.shared.state.lock().waits_until(self.stream, deadline);
         self.shared.woken.wake();
     }
 }

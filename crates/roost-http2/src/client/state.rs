@@ -103,7 +103,7 @@ pub(super) struct Stream<B> {
     /// Until all of the request has been sent.
     pub(super) upload: Option<Upload<B>>,
     /// Until when the header of the answer is waited for; nothing when that is over.
-    until: Option<Instant>,
+    deadline: Option<Instant>,
 }
 
 impl<B> Stream<B> {
@@ -217,7 +217,7 @@ impl<B> State<B> {
         &mut self,
         write: impl FnOnce(&mut Block<'_>),
         is_head: bool,
-        until: Instant,
+        deadline: Instant,
         first: First<B>,
     ) -> (u32, Arc<Mutex<Inbox>>) {
         let stream = self.next;
@@ -245,10 +245,10 @@ impl<B> State<B> {
             receives: Window::new(self.receives),
             sends,
             upload,
-            until: Some(until),
+            deadline: Some(deadline),
         });
         self.streams.insert(stream, entry);
-        self.looks_by(until);
+        self.looks_by(deadline);
         if is_left {
             self.pump(stream);
         }
@@ -256,10 +256,10 @@ impl<B> State<B> {
     }
 
     /// The header of this answer is waited for until then.
-    pub(super) fn waits_until(&mut self, number: u32, until: Instant) {
+    pub(super) fn waits_until(&mut self, number: u32, deadline: Instant) {
         if let Some(stream) = self.streams.get_mut(&number) {
-            stream.until = Some(until);
-            self.looks_by(until);
+            stream.deadline = Some(deadline);
+            self.looks_by(deadline);
         }
     }
 
@@ -272,14 +272,14 @@ impl<B> State<B> {
         let mut next = None::<Instant>;
         for stream in self.streams.values_mut() {
             let is_awaited = matches!(stream.answer, Answer::Awaited(_));
-            let Some(until) = stream.until.filter(|_| is_awaited) else {
+            let Some(deadline) = stream.deadline.filter(|_| is_awaited) else {
                 continue;
             };
-            if until > now {
-                next = Some(next.map_or(until, |at| at.min(until)));
+            if deadline > now {
+                next = Some(next.map_or(deadline, |at| at.min(deadline)));
                 continue;
             }
-            stream.until = None;
+            stream.deadline = None;
             let mut inbox = stream.inbox.lock();
             inbox.is_late = true;
             wakers.extend(inbox.waker.take());

@@ -511,7 +511,7 @@ fn sessions_of_replays_are_read_and_their_faults_named() {
     let service = &config.services[0];
     for port in [80, 443] {
         assert_eq!(
-            service.port(port).unwrap().http.replay_cache,
+            *service.port(port).unwrap().http.replay_cache,
             [ReplayCacheRule {
                 host: Some("shop.example".into()),
                 path: "/cart".into(),
@@ -574,7 +574,7 @@ fn session_affinity_is_read_and_its_faults_named() {
         assert!(warnings.is_empty(), "{warnings:?}");
         for port in [80, 443] {
             let http = &config.services[0].port(port).unwrap().http;
-            assert_eq!(http.session_affinity.as_ref(), Some(&key));
+            assert_eq!(http.session_affinity.as_deref(), Some(&key));
         }
     }
     let mine = "http_service.http_options.session_affinity";

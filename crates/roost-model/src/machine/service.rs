@@ -262,9 +262,9 @@ pub struct HttpOptions {
     /// Response headers that replace the app's, by name in lower case; no value takes one away.
     pub response_headers: BTreeMap<String, Vec<String>>,
     /// Sessions for which the edge keeps the replays of the app.
-    pub replay_cache: Vec<ReplayCacheRule>,
+    pub replay_cache: Box<[ReplayCacheRule]>,
     /// What is the same in requests that go to one machine, while it takes them; a cookie is set by the edge.
-    pub session_affinity: Option<SessionKey>,
+    pub session_affinity: Option<Box<SessionKey>>,
 }
 
 /// Which requests belong together, so that the edge sends them where the app replayed the first.

@@ -372,7 +372,7 @@ impl From<&HttpOptionsConfig> for HttpOptions {
             response_headers: headers
                 .map(|(name, change)| (name, values(change)))
                 .collect(),
-            replay_cache: Vec::new(),
+            replay_cache: [].into(),
             session_affinity: None,
         }
     }

@@ -227,7 +227,7 @@ fn http_options(options: &Node) -> HttpOptions {
             .and_then(|response| response.get("headers"))
             .map(response_headers)
             .unwrap_or_default(),
-        replay_cache: Vec::new(),
+        replay_cache: [].into(),
         session_affinity: None,
     }
 }

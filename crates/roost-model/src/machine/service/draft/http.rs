@@ -57,8 +57,8 @@ impl PortDraft {
         }
         HttpOptions {
             response_headers,
-            replay_cache,
-            session_affinity,
+            replay_cache: replay_cache.into(),
+            session_affinity: session_affinity.map(Box::new),
             ..http.clone()
         }
     }
