@@ -114,7 +114,7 @@ impl Routes {
     /// The route of an app.
     pub(crate) fn app(&self, name: &str) -> Option<&Arc<AppRoute>> {
         let (name, listed) = self.apps.get_key_value(name)?;
-        Some(listed.route(name, &self.maker, None))
+        Some(listed.route(name, &self.maker))
     }
 
     /// The machines of an app.
@@ -316,10 +316,12 @@ impl Router {
     }
 
     /// Takes the machines of another node, as its edge tells of them.
-    pub(crate) fn learn(&self, node: &PeerNode, table: TrafficTable) {
+    pub(crate) fn learn(&self, node: &PeerNode, mut table: TrafficTable) {
         let mut tables = self.tables.lock();
-        let before = tables.learned.insert(node.id.to_string(), table.clone());
-        self.apply(&tables, &before.unwrap_or_default().changed(&table));
+        let before = tables.learned.remove(node.id.as_str()).unwrap_or_default();
+        table.share(&before);
+        tables.learned.insert(node.id.to_string(), table.clone());
+        self.apply(&tables, &before.changed(&table));
     }
 
     /// Takes that a node is so far from here from now on.
@@ -342,7 +344,7 @@ impl Router {
         let mut replaced = Vec::new();
         for &name in changed {
             let old = routes.apps.get(name.as_str());
-            let route = old.and_then(|old| old.made()).cloned();
+            let route = old.and_then(|old| old.latest());
             let traffic = tables.traffic(name);
             let is_moved = |route: &Arc<AppRoute>| {
                 let mut targets = route.targets.iter();
@@ -355,9 +357,9 @@ impl Router {
                 continue;
             }
             let new = traffic.map(|traffic| {
-                let listed = Arc::new(Listed::new(traffic));
+                let listed = Arc::new(Listed::new(traffic, old.cloned()));
                 if route.is_some() || listed.is_looked_for() {
-                    listed.route(name, &maker, route.as_deref());
+                    listed.route(name, &maker);
                 }
                 listed
             });
@@ -370,7 +372,7 @@ impl Router {
         }
         for (old, new) in &replaced {
             let targets_of = |listed: &Option<Arc<Listed>>| {
-                let route = listed.as_ref().and_then(|listed| listed.made().cloned());
+                let route = listed.as_ref().and_then(|listed| listed.latest());
                 route.map_or_else(Vec::new, |route| route.targets.clone())
             };
             let new = targets_of(new);

@@ -116,6 +116,23 @@ impl<V: PartialEq> AppMap<V> {
     }
 }
 
+impl<V: PartialEq> AppMap<Arc<V>> {
+    /// Keeps of another map what is the same in it.
+    pub fn share(&mut self, other: &Self) {
+        for (ours, theirs) in self.shards.iter_mut().zip(&other.shards) {
+            if *ours == *theirs {
+                ours.clone_from(theirs);
+                continue;
+            }
+            for (name, value) in Arc::make_mut(ours) {
+                if let Some(same) = theirs.get(name.as_str()).filter(|it| *it == value) {
+                    value.clone_from(same);
+                }
+            }
+        }
+    }
+}
+
 impl<V> std::ops::Index<&AppName> for AppMap<V> {
     type Output = V;
 
@@ -153,6 +170,7 @@ mod tests {
     use crate::name::AppName;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
 
     fn name(number: u8) -> AppName {
         AppName::parse(&format!("app-{number}")).unwrap()
@@ -189,6 +207,22 @@ mod tests {
             prop_assert_eq!(&changed, &expected);
             prop_assert_eq!(old == new, expected.is_empty());
         }
+    }
+
+    #[test]
+    fn what_is_the_same_is_shared() {
+        let map = |last: u8| -> AppMap<Arc<u8>> {
+            (0..=255)
+                .map(|n| (name(n), if n == 255 { last } else { n }))
+                .collect()
+        };
+        let (old, mut new) = (map(1), map(2));
+        let shared = |new: &AppMap<Arc<u8>>, n| Arc::ptr_eq(&old[&name(n)], &new[&name(n)]);
+        assert!((0..=255).all(|n| !shared(&new, n)));
+        new.share(&old);
+        assert!((0..255).all(|n| shared(&new, n)));
+        assert_eq!((*old[&name(255)], *new[&name(255)]), (1, 2));
+        assert_eq!(old.changed(&new), [&name(255)]);
     }
 
     #[test]

@@ -234,8 +234,9 @@ impl Board {
     }
 
     fn publish(&self, entries: &BTreeMap<MachineId, Entry>) {
-        let table = build_table(entries);
+        let mut table = build_table(entries);
         self.table.send_if_modified(|published| {
+            table.share(published);
             let is_new = **published != table;
             if is_new {
                 *published = Arc::new(table);

@@ -11,6 +11,7 @@ use crate::meter::Meter;
 use crate::pool::Pool;
 use crate::relay::distance::Distance;
 use crate::tally::Tallies;
+use parking_lot::Mutex;
 use roost_model::machine::{Protocol, Service};
 use roost_model::name::{AppName, RegionCode};
 use roost_proto::traffic::{AppTraffic, Endpoint, EndpointHealth};
@@ -25,27 +26,34 @@ pub(super) struct Listed {
     route: OnceLock<Arc<AppRoute>>,
     /// Whether the app is listed in another way by now, or not at all.
     is_replaced: AtomicBool,
+    /// How it was listed before, until the route is made: somebody may ask there for the first time
+    /// while it is replaced, and what is counted there goes on here.
+    before: Mutex<Option<Arc<Self>>>,
 }
 
 impl Listed {
-    /// An app with these machines, which nobody has asked for.
-    pub(super) fn new(traffic: Arc<AppTraffic>) -> Self {
+    /// An app with these machines, which was listed like that before.
+    pub(super) fn new(traffic: Arc<AppTraffic>, before: Option<Arc<Self>>) -> Self {
+        if let Some(before) = &before {
+            // No further back: whoever asks there has asked long ago.
+            before.before.lock().take();
+        }
         Self {
             traffic,
             route: OnceLock::new(),
             is_replaced: AtomicBool::new(false),
+            before: Mutex::new(before),
         }
     }
 
-    /// Its route, made now if there is none; `old` is how it was routed before.
-    pub(super) fn route(
-        &self,
-        name: &AppName,
-        maker: &Maker,
-        old: Option<&AppRoute>,
-    ) -> &Arc<AppRoute> {
+    /// Its route, made now if there is none.
+    pub(super) fn route(&self, name: &AppName, maker: &Maker) -> &Arc<AppRoute> {
         let route = self.route.get().unwrap_or_else(|| {
-            let make = || Arc::new(maker.route(name, &self.traffic, old));
+            let make = || {
+                let before = self.before.lock().take();
+                let old = before.as_ref().and_then(|before| before.made());
+                Arc::new(maker.route(name, &self.traffic, old.map(AsRef::as_ref)))
+            };
             let route = self.route.get_or_init(make);
             fence(Ordering::SeqCst);
             route
@@ -70,6 +78,12 @@ impl Listed {
     /// Its route, if it has one.
     pub(super) fn made(&self) -> Option<&Arc<AppRoute>> {
         self.route.get()
+    }
+
+    /// Its route, or the one before, if there is one.
+    pub(super) fn latest(&self) -> Option<Arc<AppRoute>> {
+        let before = || self.before.lock().as_ref()?.made().cloned();
+        self.made().cloned().or_else(before)
     }
 
     /// Whether its route is asked for by more than its name: it has ports of its own, or a release

@@ -133,6 +133,40 @@ fn a_reading_of_the_gauge_applies_the_newest_table_first() {
 }
 
 #[test]
+fn who_asks_first_while_the_app_is_replaced_is_counted_where_it_goes_on() {
+    let (sender, feed) = tokio::sync::watch::channel(table(EndpointHealth::Passing));
+    let router = Router::new(
+        RegionCode::parse("local").unwrap(),
+        feed,
+        TrafficCounter::new(),
+    );
+    assert_eq!(router.routes().asked().count(), 0, "nobody has asked");
+    let snapshots: Vec<_> = (0..3)
+        .map(|turn| {
+            let before = router.routes.load_full();
+            let health = [EndpointHealth::Failing("x".into()), EndpointHealth::Passing];
+            sender.send_replace(table(health[turn % 2].clone()));
+            router.refresh();
+            before
+        })
+        .collect();
+    // Somebody had the last snapshot before, and asks now.
+    let late = snapshots[2].app("a").unwrap();
+    assert!(!late.is_current(), "the pick has to look again");
+    let busy = InFlight::begin(&late.targets[0]).unwrap();
+    let now = router.routes().app("a").unwrap().clone();
+    assert!(now.is_current() && Arc::ptr_eq(&now.freed, &late.freed));
+    assert_eq!(now.targets[0].load.now(), 1);
+    // From now on there is a route at each change.
+    sender.send_replace(table(EndpointHealth::Draining));
+    router.refresh();
+    let next = router.routes.load_full();
+    assert_eq!(next.asked().count(), 1);
+    assert_eq!(next.app("a").unwrap().targets[0].load.now(), 1);
+    drop(busy);
+}
+
+#[test]
 fn machines_are_in_order_of_the_way_to_them_and_those_of_the_region_before_all() {
     let all = [
         at(1, "ams"),
