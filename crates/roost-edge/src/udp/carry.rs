@@ -197,7 +197,7 @@ async fn of_edge(
     let mut tunnel = pin!(tunnel);
     let over = tokio::select! {
         // Cancel-safe: pinned, it goes on below where it was.
-        () = &mut tunnel => return,
+        _ = &mut tunnel => return,
         // Cancel-safe: the outbox keeps what it has pushed.
         over = carried.by_socket(&socket, &machine, |bytes| outbox.push(bytes)) => over,
     };
@@ -333,13 +333,15 @@ impl Carried<'_> {
             }
         });
         tokio::select! {
-            () = tunnel => self.will_go_on(),
+            are_frames = tunnel => if are_frames {
+                self.will_go_on();
+            },
             () = self.until_done() => {}
         }
     }
 
-    /// Notes its machine for the next datagram, unless that has refused: the other edge may only
-    /// have been replaced.
+    /// Notes its machine for the next datagram, unless that has refused: the other edge, if it
+    /// spoke as an edge does, may only have been replaced.
     fn will_go_on(&self) {
         if let Some(machine) = self.flow.machine() {
             let until = Instant::now() + self.shared.config.timeouts.flow_idle;

@@ -96,8 +96,8 @@ impl Outbox {
 }
 
 /// Sends what waits and gives what comes, until the other edge ends the stream or it is sent that
-/// nobody listens at the machine.
-pub(super) async fn carry<S>(stream: S, outbox: &Outbox, take: impl FnMut(Frame<'_>))
+/// nobody listens at the machine. Whether nothing came that is no frame.
+pub(super) async fn carry<S>(stream: S, outbox: &Outbox, take: impl FnMut(Frame<'_>)) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -107,9 +107,9 @@ where
         ended = send_all(writer, outbox) => ended,
         ended = take_all(reader, take) => ended,
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a flow of datagrams from edge to edge broke off");
-    }
+    let Err(error) = ended else { return true };
+    tracing::debug!(%error, "a flow of datagrams from edge to edge broke off");
+    error.kind() != io::ErrorKind::InvalidData
 }
 
 async fn send_all(mut writer: impl AsyncWrite + Unpin, outbox: &Outbox) -> io::Result<()> {

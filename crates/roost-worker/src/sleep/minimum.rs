@@ -7,7 +7,10 @@
 //!
 //! A node that is started again, or cannot be reached for a moment, is no reason: the lack has to
 //! last. Where several nodes have machines that sleep, each waits once more for those before it,
-//! so that not all of them wake one for the same lack.
+//! also while what these have woken comes up, so that not all of them wake one for the same lack.
+//!
+//! A machine is woken for its own minimum only, not for that of others that rest: when it is awake
+//! it would be too many again.
 
 use super::region::Elsewhere;
 use super::{Alike, All, alike, change, lets_sleep, n_kept};
@@ -33,16 +36,53 @@ impl Lacks {
         let since = *self.0.entry(alike.clone()).or_insert(now);
         now.saturating_duration_since(since) >= patience
     }
+
+    /// Whether machines of a group are to be woken: some are missing, and have been for long
+    /// enough.
+    fn are_due(
+        &mut self,
+        alike: &Alike,
+        (group, elsewhere): (&Group<'_>, &Elsewhere),
+        patience: Duration,
+        now: Instant,
+    ) -> bool {
+        let n_running = group.n_running + elsewhere.n_running;
+        if group.asleep.iter().all(|(_, n_kept)| *n_kept <= n_running) {
+            self.0.remove(alike);
+            return false;
+        }
+        let n_turns = elsewhere.n_nodes_before.saturating_add(1);
+        self.lasts(alike, patience.saturating_mul(n_turns), now)
+    }
 }
 
 /// The machines of this node that are alike.
 #[derive(Debug, Default)]
 struct Group<'a> {
-    /// How many of them are to be awake, over all nodes.
-    n_kept: usize,
     /// How many run here, or are about to.
     n_running: usize,
-    asleep: Vec<&'a MachineId>,
+    /// Those that sleep, each with how many are to be awake by its own services, over all nodes.
+    asleep: Vec<(&'a MachineId, usize)>,
+}
+
+/// How many run, and how many may be woken still.
+#[derive(Debug)]
+struct Room {
+    n_running: usize,
+    n_starts: usize,
+}
+
+impl Room {
+    /// Whether there is room for a machine of which so many are to be awake.
+    fn has_for(&self, n_kept: usize) -> bool {
+        self.n_starts > 0 && self.n_running < n_kept
+    }
+
+    /// One is woken.
+    fn take(&mut self) {
+        self.n_starts -= 1;
+        self.n_running += 1;
+    }
 }
 
 /// Wakes as many machines as are missing, if they are missing for a while.
@@ -55,23 +95,24 @@ pub(super) async fn hold(
     let groups = groups(all.iter().filter(|(_, entry)| !tried.contains(&entry.app)));
     lacks.0.retain(|alike, _| groups.contains_key(alike));
     let patience = inner.config.autostop_after.min(limits::LACK_MAX);
-    let mut n_starts = 0;
+    let mut n_starts = limits::LACK_STARTS_MAX;
     for (alike, group) in groups {
         let elsewhere = inner.gauge.elsewhere(&alike.0);
         let elsewhere = Elsewhere::of(&alike, &inner.config.node.id, &elsewhere);
-        let n_running = group.n_running + elsewhere.n_running;
-        let n_missing = group.n_kept.saturating_sub(n_running);
-        if n_missing == 0 {
+        if !lacks.are_due(&alike, (&group, &elsewhere), patience, now) || n_starts == 0 {
+            continue;
+        }
+        let mut room = Room {
+            n_running: group.n_running + elsewhere.n_running,
+            n_starts,
+        };
+        wake(inner, &group.asleep, &mut room).await;
+        n_starts = room.n_starts;
+        // If they do not come up, or are not to be woken, others are looked for after a while;
+        // those for whom there was no room, at the next look.
+        if n_starts > 0 {
             lacks.0.remove(&alike);
-            continue;
         }
-        let patience = patience.saturating_mul(elsewhere.n_nodes_asleep.saturating_add(1));
-        if n_starts >= limits::LACK_STARTS_MAX || !lacks.lasts(&alike, patience, now) {
-            continue;
-        }
-        // If they do not come up, or are not to be woken, others are looked for after a while.
-        lacks.0.remove(&alike);
-        n_starts += wake(inner, &group.asleep, n_missing).await;
     }
 }
 
@@ -85,29 +126,25 @@ fn groups<'a>(all: impl Iterator<Item = &'a (MachineId, Entry)>) -> BTreeMap<Ali
         let is_asleep = entry.is_asleep() && entry.services.iter().all(|it| lets_sleep(it));
         if !entry.services.is_empty() && (is_running || is_asleep) {
             let group = groups.entry(alike(entry)).or_default();
-            group.n_kept = group.n_kept.max(n_kept(entry));
             group.n_running += usize::from(is_running);
-            group.asleep.extend(is_asleep.then_some(id));
+            group.asleep.extend(is_asleep.then(|| (id, n_kept(entry))));
         }
     }
-    groups.retain(|_, group| group.n_kept > 0 && !group.asleep.is_empty());
+    groups.retain(|_, group| group.asleep.iter().any(|(_, n_kept)| *n_kept > 0));
     groups
 }
 
-/// Wakes at most so many of the machines, and says how many.
-async fn wake(inner: &Arc<Inner>, asleep: &[&MachineId], n_max: usize) -> usize {
-    let mut n_woken = 0;
-    for id in asleep {
-        if n_woken == n_max {
-            break;
-        }
-        if was_put_to_sleep(inner, id).await && change(inner, id, requests::wake_for_minimum).await
+/// Wakes those of the machines for which there is room.
+async fn wake(inner: &Arc<Inner>, asleep: &[(&MachineId, usize)], room: &mut Room) {
+    for (id, n_kept) in asleep {
+        if room.has_for(*n_kept)
+            && was_put_to_sleep(inner, id).await
+            && change(inner, id, requests::wake_for_minimum).await
         {
             tracing::info!(machine_id = %id, "a machine is woken, since too few are awake");
-            n_woken += 1;
+            room.take();
         }
     }
-    n_woken
 }
 
 /// Whether a machine rests since it had no traffic; what somebody has stopped stays so.

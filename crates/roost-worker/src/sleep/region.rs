@@ -8,6 +8,7 @@
 
 use super::{Alike, lets_sleep, ports_of};
 use roost_model::id::{MachineId, NodeId};
+use roost_model::machine::MachineState;
 use roost_proto::traffic::{Endpoint, EndpointHealth};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,38 +55,58 @@ impl OfRegion<'_> {
 /// run need not be woken here.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Elsewhere {
-    /// How many run and take requests.
+    /// How many run and take requests, or are being started.
     pub(super) n_running: usize,
-    /// How many nodes before this one have some that sleep, which they may be about to wake.
-    pub(super) n_nodes_asleep: u32,
+    /// How many nodes before this one have some that sleep, which they may be about to wake, or
+    /// that run but take no requests, perhaps since they were woken just now.
+    pub(super) n_nodes_before: u32,
 }
 
 impl Elsewhere {
     /// By the endpoints of their app elsewhere.
     pub(super) fn of(alike: &Alike, own: &NodeId, elsewhere: &[Endpoint]) -> Self {
         let (_, region, ports) = alike;
-        let (mut n_running, mut asleep) = (0, BTreeSet::new());
+        let (mut n_running, mut before) = (0, BTreeSet::new());
         for services in by_machine(elsewhere).into_values() {
-            let all = |is_so: fn(&Endpoint) -> bool| services.iter().all(|it| is_so(it));
             if services.iter().any(|endpoint| endpoint.region != *region)
                 || ports_of(services.iter().map(|endpoint| &endpoint.service)) != *ports
             {
                 continue;
             }
             // One that is tried out has a part of the requests only.
-            if all(|it| it.health == EndpointHealth::Passing && it.split.is_none()) {
+            if services
+                .iter()
+                .all(|it| runs(&it.health) && it.split.is_none())
+            {
                 n_running += 1;
-            } else if all(|it| matches!(it.health, EndpointHealth::Asleep(_))) {
+            } else if services.iter().any(|it| may_run_soon(&it.health)) {
                 let nodes = services.iter().filter_map(|it| it.node.as_ref());
-                asleep.extend(nodes.map(|node| &node.id).filter(|id| *id < own));
+                before.extend(nodes.map(|node| &node.id).filter(|id| *id < own));
             }
         }
-        let n_nodes_asleep = u32::try_from(asleep.len()).unwrap_or(u32::MAX);
+        let n_nodes_before = u32::try_from(before.len()).unwrap_or(u32::MAX);
         Self {
             n_running,
-            n_nodes_asleep,
+            n_nodes_before,
         }
     }
+}
+
+/// Whether it takes requests, or is being started: that counts here as well.
+fn runs(health: &EndpointHealth) -> bool {
+    match health {
+        EndpointHealth::Passing => true,
+        EndpointHealth::Down(state) => MachineState::parse(state) == Some(MachineState::Starting),
+        EndpointHealth::Failing(_) | EndpointHealth::Draining | EndpointHealth::Asleep(_) => false,
+    }
+}
+
+/// Whether its node may be about to wake it, or has just done so.
+fn may_run_soon(health: &EndpointHealth) -> bool {
+    matches!(
+        health,
+        EndpointHealth::Asleep(_) | EndpointHealth::Failing(_)
+    )
 }
 
 /// The services of each machine.
@@ -99,4 +120,4 @@ fn by_machine(endpoints: &[Endpoint]) -> BTreeMap<&MachineId, Vec<&Endpoint>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

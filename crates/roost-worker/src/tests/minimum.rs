@@ -141,3 +141,29 @@ async fn one_that_sleeps_takes_the_place_of_one_that_was_stopped_which_stays_so(
     assert_eq!(counts, [0, 2, 1]);
     run.shut_down().await;
 }
+
+#[tokio::test]
+async fn one_that_sleeps_is_not_woken_for_the_minimum_of_one_that_was_stopped() {
+    let (_listener, port) = port().await;
+    let mut node = node(Rung::Container);
+    node.config.node.capacity = samples::capacity(4);
+    let run = node.start().await;
+    let machine = |name, minimum| {
+        let mut request = sleepy("web", name, port, Autostop::Stop);
+        request.spec.services[0].min_machines_running = minimum;
+        request
+    };
+    let first = create(&run, machine("web-1", 1)).await;
+    // It has something to do: it is the one that stays.
+    node.gauge.1.lock().insert(first.clone(), 1);
+    let second = create(&run, machine("web-2", 1)).await;
+    run.wait(&second, MachineState::Stopped).await;
+    let third = create(&run, machine("web-3", 2)).await;
+    run.wait(&third, MachineState::Started).await;
+    stop(&run, &third).await;
+    let_some_looks_pass(&run, port).await;
+    assert_eq!(by_proxy(&run, &first).await, []);
+    assert_eq!(by_proxy(&run, &second).await.len(), 1, "it sleeps on");
+    assert_eq!(by_proxy(&run, &third).await, []);
+    run.shut_down().await;
+}

@@ -9,7 +9,7 @@ use roost_model::split::Split;
 use roost_proto::traffic::{Endpoint, EndpointHealth, PeerNode};
 use std::sync::Arc;
 
-fn node(number: u8) -> NodeId {
+pub(in crate::sleep) fn node(number: u8) -> NodeId {
     NodeId::from_ulid(ulid::Ulid::from_parts(1, number.into()))
 }
 
@@ -17,13 +17,13 @@ fn region(code: &str) -> RegionCode {
     RegionCode::parse(code).unwrap()
 }
 
-fn alike() -> Alike {
+pub(in crate::sleep) fn alike() -> Alike {
     let ports = vec![(Protocol::Tcp, 80), (Protocol::Tcp, 443)];
     (AppName::parse("web").unwrap(), region("fra"), ports)
 }
 
 /// An awake machine of a node, of release 1 and with a minimum of 2.
-fn awake(at: u8, number: u8) -> Endpoint {
+pub(in crate::sleep) fn awake(at: u8, number: u8) -> Endpoint {
     let mut service = Service::http(8080);
     (service.autostop, service.min_machines_running) = (Autostop::Stop, 2);
     Endpoint {
@@ -96,9 +96,9 @@ fn what_another_node_may_not_keep_does_not_count() {
 fn elsewhere(all: &[Endpoint]) -> (usize, u32) {
     let Elsewhere {
         n_running,
-        n_nodes_asleep,
+        n_nodes_before,
     } = Elsewhere::of(&alike(), &node(5), all);
-    (n_running, n_nodes_asleep)
+    (n_running, n_nodes_before)
 }
 
 #[test]
@@ -108,10 +108,9 @@ fn what_runs_elsewhere_need_not_be_woken_here() {
     other.release = Some(2);
     Arc::make_mut(&mut other.service).min_machines_running = 0;
     assert_eq!(elsewhere(&[awake(1, 1), awake(1, 2), other]), (3, 0));
-    let changes: [fn(&mut Endpoint); 6] = [
-        |it| it.health = EndpointHealth::Failing("no".into()),
+    let changes: [fn(&mut Endpoint); 5] = [
         |it| it.health = EndpointHealth::Draining,
-        |it| it.health = EndpointHealth::Down("starting".into()),
+        |it| it.health = EndpointHealth::Down("stopped".into()),
         |it| it.region = region("ams"),
         |it| it.split = Some(Arc::new(Split::parse("percent=5").unwrap())),
         |it| Arc::make_mut(&mut it.service).ports.truncate(1),
@@ -121,6 +120,28 @@ fn what_runs_elsewhere_need_not_be_woken_here() {
         change(&mut changed);
         assert_eq!(elsewhere(&[changed, awake(1, 2)]), (1, 0), "{idx}");
     }
+}
+
+#[test]
+fn what_is_woken_elsewhere_counts_and_who_has_one_that_is_not_up_yet_is_waited_for() {
+    let is = |at, health| Endpoint {
+        health,
+        ..awake(at, 1)
+    };
+    let starting = EndpointHealth::Down("starting".into());
+    let all = [is(1, starting.clone()), is(9, starting.clone())];
+    assert_eq!(elsewhere(&all), (2, 0));
+    let mut tried = is(1, starting);
+    tried.split = Some(Arc::new(Split::parse("percent=5").unwrap()));
+    assert_eq!(elsewhere(&[tried]), (0, 0));
+    let failing = EndpointHealth::Failing("no".into());
+    assert_eq!(elsewhere(&[is(9, failing.clone())]), (0, 0));
+    // A node is waited for once.
+    let asleep = Endpoint {
+        health: EndpointHealth::Asleep("stopped".into()),
+        ..awake(1, 2)
+    };
+    assert_eq!(elsewhere(&[is(1, failing), asleep]), (0, 1));
 }
 
 #[test]
